@@ -1,0 +1,55 @@
+# Everything a developer runs. Each target sets up what it needs first; see scripts/setup.sh.
+#
+# ARGS   options for the program behind the target:  make demo ARGS=--once
+# NOMAD  a Nomad binary; tests that need a real agent are skipped without one
+# CI     true: a test that lacks something every CI machine has fails instead of being skipped
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+
+# One thing at a time: the targets share one environment and the machine.
+.NOTPARALLEL:
+.PHONY: help setup python demo check unit guests test test-debian13 bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
+		while IFS='|' read -r target text; do printf '  make %-15s %s\n' "$$target" "$$text"; done
+
+setup: ## Install what the targets below need, if it is missing
+	@scripts/setup.sh
+
+python:
+	@scripts/setup.sh --python
+
+demo: setup ## Build a guest image and boot two VMs under Secure Boot (ARGS=--once: until they are ready)
+	@scripts/demo.sh $(ARGS)
+
+check: python ## Format, lint, types, layers, unit tests; needs no root, KVM or network
+	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/mypy src tests
+	@MYPYPATH=. .venv/bin/mypy -p bench
+	@.venv/bin/lint-imports --no-logo
+	@$(PYTEST) -q tests/unit
+
+unit: python ## The unit tests
+	@$(PYTEST) -q tests/unit $(ARGS)
+
+guests: setup ## The integration and end-to-end tests
+	@$(PYTEST) tests/integration tests/e2e $(ARGS)
+
+test: setup check ## Every test this machine can run; the end says which it skipped and why
+	@$(PYTEST) tests/integration tests/e2e $(ARGS)
+
+test-debian13: setup ## The same tests in a fresh Debian 13 with its Python and QEMU; needs root
+	@scripts/debian13.sh $(ARGS)
+
+bench: setup ## Measure the performance goals (ARGS=--json for programs)
+	@$(PYTHON) -m bench $(ARGS)
+
+clean: ## Remove the environment, caches and guest images; no Debian packages
+	rm -rf .venv .tools .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

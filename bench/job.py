@@ -1,0 +1,143 @@
+"""Goal: of a job's eight VMs the last is there within 1.3 of the time of the first.
+
+From the start of the command `nomad job run` to a VM's QMP, under a real agent. The driver writes
+vm.json as soon as QMP has said that the guest runs; the file's time is the VM's. Also what a VM
+costs under Nomad beside its QEMU: the agent has no process for it.
+"""
+
+from pathlib import Path
+
+from bench import procs
+from bench.agent import Agent, TimedJob, nomad_agent, time_job
+from bench.node import DRIVER_ARGV, TASK_MEMORY_MIB, TASK_NAME, BenchNode, bench_node
+from bench.setting import Setting
+from bench.table import Figure, Goal
+from qemu_node.host.process import command_line
+
+NAME = "job"
+
+_VMS = 8
+_ROUNDS = 3
+_LAST_TO_FIRST_MAX = 1.3
+
+_PLUGIN_CONFIG = """
+plugin "vm" {{
+  config {{
+    config = "{node_toml}"
+  }}
+}}
+"""
+
+_JOB = """
+job "{name}" {{
+  group "g" {{
+    count = {count}
+    restart {{
+      attempts = 0
+      mode     = "fail"
+    }}
+    reschedule {{
+      attempts  = 0
+      unlimited = false
+    }}
+    task "{task}" {{
+      driver       = "vm"
+      kill_timeout = "1s"
+      config {{
+        image    = "{image}"
+        firmware = "bios"
+      }}
+      resources {{
+        cpu    = 100
+        memory = {memory_mib}
+      }}
+    }}
+  }}
+}}
+"""
+
+
+async def measure(setting: Setting) -> list[Figure]:
+    """Return the times of the first and last VM, and the helpers of each.
+
+    Raises:
+        CannotRunError: no Nomad, or not root.
+    """
+    nomad = setting.require_nomad()
+    with bench_node(is_paused=True) as node:
+        plugin = node.root / "plugins" / "vm"
+        plugin.parent.mkdir()
+        plugin.write_text(f'#!/bin/sh\nexec {" ".join(DRIVER_ARGV)} "$@"\n')
+        plugin.chmod(0o755)
+        extra = _PLUGIN_CONFIG.format(node_toml=node.node_toml)
+        helpers: list[float] = []
+        async with nomad_agent(
+            nomad, node.root, driver="vm", data_dir=node.root / "nomad", extra=extra
+        ) as agent:
+            runs = [
+                await _run(agent, node, f"bench-{number}", helpers) for number in range(_ROUNDS)
+            ]
+    return [
+        Figure(
+            bench=NAME,
+            what="`nomad job run` to the first VM's QMP",
+            unit="s",
+            samples=tuple(run.delays_s[0] for run in runs),
+        ),
+        Figure(
+            bench=NAME,
+            what=f"… to the QMP of the last of {_VMS}",
+            unit="s",
+            samples=tuple(run.delays_s[-1] for run in runs),
+        ),
+        Figure(
+            bench=NAME,
+            what="last / first",
+            unit="",
+            samples=tuple(run.last_to_first for run in runs),
+            goal=Goal(at_most=_LAST_TO_FIRST_MAX),
+        ),
+        Figure(
+            bench=NAME,
+            what="processes a VM beside QEMU, of the agent and the plugin",
+            unit="",
+            samples=tuple(helpers),
+            goal=Goal(at_most=0),
+        ),
+    ]
+
+
+async def _run(agent: Agent, node: BenchNode, name: str, helpers: list[float]) -> TimedJob:
+    job_file = node.root / f"{name}.nomad.hcl"
+    job_file.write_text(
+        _JOB.format(
+            name=name,
+            count=_VMS,
+            task=TASK_NAME,
+            image=node.image,
+            memory_mib=TASK_MEMORY_MIB,
+        )
+    )
+    published = node.run_dir / "vm"
+
+    def made_at() -> list[float]:
+        return [path.stat().st_mtime for path in published.glob("*/vm.json")]
+
+    try:
+        timed = await time_job(agent, job_file, name, made_at, _VMS)
+        helpers.append(_helpers(agent, node) / _VMS)
+    finally:
+        await agent.stop_job(name)
+    return timed
+
+
+def _helpers(agent: Agent, node: BenchNode) -> int:
+    """Return how many processes there are below the agent but the plugin and the QEMUs."""
+    vms = {node.record(path.name).pid for path in (node.run_dir / "vm").iterdir()}
+    others = set(procs.descendants(agent.child.process.pid)) - vms
+    return sum(1 for pid in others if not _is_plugin(pid))
+
+
+def _is_plugin(pid: int) -> bool:
+    argv = command_line(pid)
+    return [Path(word).name for word in argv[:4]][1:] == ["-m", "qemu_node", "driver"]

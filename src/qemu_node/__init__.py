@@ -1,0 +1,1 @@
+"""Nomad QEMU node: the task driver `vm`, the node daemon and the command `qemu-node`."""

@@ -1,0 +1,181 @@
+"""`qemu-node`: the group of all commands.
+
+Owns loading a command when it is called, the global options, and what an error looks like: one line
+and a hint, no traceback for an operator's mistake. Each command lives in a module of its own.
+
+Exit codes: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
+"""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qemu_node.errors import NodeError
+
+if TYPE_CHECKING:
+    from qemu_node.config import NodeConfig
+
+PROGRAM = "qemu-node"
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+# name: (module, attribute, one line for --help). Listed here so that --help imports none of them.
+_COMMANDS = {
+    "run": ("qemu_node.cli.run", "run", "Run a job file's VMs on this machine."),
+    "vm": ("qemu_node.cli.vm", "vm", "List, show, use and stop this machine's VMs."),
+    "image": ("qemu_node.cli.image", "image", "Look at the image cache."),
+    "doctor": ("qemu_node.cli.doctor", "doctor", "Check what VMs need; say what to do about it."),
+    "driver": ("qemu_node.cli.main", "driver", "The task driver plugin; started by Nomad."),
+    "completion": ("qemu_node.cli.main", "completion", "Print a script for shell completion."),
+}
+_EXAMPLES = """\b
+Examples:
+  qemu-node doctor
+  qemu-node run examples/debian.nomad.hcl -var image=/srv/debian.qcow2
+  qemu-node run --logs web.nomad.hcl
+  qemu-node vm list --json
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """The global options, as click's context object."""
+
+    config_path: Path | None
+
+    def load_config(self) -> "NodeConfig":
+        """Return node.toml's settings.
+
+        Raises:
+            ConfigError: it cannot be read or is wrong.
+        """
+        from qemu_node import config
+
+        return config.load(self.config_path)
+
+
+pass_app = click.make_pass_decorator(App)
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, _, help_) in _COMMANDS.items()])
+
+
+@click.command(
+    cls=_LazyGroup,
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="The node's settings (node.toml); default: $QEMU_NODE_CONFIG, else the data directory's.",
+)
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
+@click.version_option(package_name=PROGRAM, prog_name=PROGRAM)
+@click.pass_context
+def cli(ctx: click.Context, config_path: Path | None, verbose: int) -> None:
+    """Compute-only QEMU virtual machines, under Nomad or by themselves."""
+    _set_up_logging(verbose)
+    ctx.obj = App(config_path=config_path)
+
+
+@click.command()
+@click.option(
+    "--stop-with-parent",
+    is_flag=True,
+    help="Stop all VMs and leave when stdin ends; `qemu-node run` starts the plugin so.",
+)
+@pass_app
+def driver(app: App, stop_with_parent: bool) -> None:
+    """Serve the task driver plugin; Nomad starts this."""
+    from qemu_node.nomad.main import run_driver
+
+    run_driver(config_path=app.config_path, stop_with_parent=stop_with_parent)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  qemu-node completion bash > ~/.local/share/bash-completion/completions/qemu-node
+  qemu-node completion zsh > "${fpath[1]}/_qemu-node"
+"""
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that makes SHELL complete this command."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise click.UsageError(f"no completion for {shell}")
+    script = found(cli, {}, PROGRAM, _completion_variable())
+    # Not `source()`, which starts a bash to ask for its version.
+    click.echo(script.source_template % script.source_vars())
+
+
+def _completion_variable() -> str:
+    return f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE"
+
+
+def _set_up_logging(verbose: int) -> None:
+    """Log to stderr as far as asked: what matters to an operator reaches him without it."""
+    level = (logging.CRITICAL, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line `arguments` and return the exit code."""
+    try:
+        result = cli.main(
+            list(arguments),
+            prog_name=PROGRAM,
+            complete_var=_completion_variable(),
+            standalone_mode=False,
+        )
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except NodeError as exc:
+        show_error(exc)
+        return EXIT_ERROR
+    except BrokenPipeError:
+        # The reader of our output is gone; nothing may be written at interpreter exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    return result if isinstance(result, int) else 0
+
+
+def show_error(exc: NodeError) -> None:
+    """Write an error as people read it: one line, and one for what to do about it."""
+    message = " ".join(str(exc).split())
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    if exc.hint:
+        click.echo(f"{click.style(' hint:', fg='cyan')} {exc.hint}", err=True)

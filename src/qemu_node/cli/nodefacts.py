@@ -1,0 +1,224 @@
+"""Finding out what `checks` judges: small reads of the host, and one short guest.
+
+Owns the order in which things are looked at. Changes nothing but the driver's note of whether
+guests run here; the guest that tells is gone before its line is printed.
+"""
+
+import asyncio
+import grp
+import os
+import pwd
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from qemu_node import config as node_config
+from qemu_node.cli import checks
+from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, UidRange
+from qemu_node.cli.vmstate import held_locks, is_locked
+from qemu_node.config import NodeConfig, Paths, QemuConfig
+from qemu_node.errors import ConfigError, MissingPartError, NodeError
+from qemu_node.host.files import free_bytes
+from qemu_node.host.process import SAFE_ENV, is_alive, run
+from qemu_node.qemu.firmware import Firmware, find_firmware
+from qemu_node.qemu.probe import QemuBinary, find_qemu
+from qemu_node.qemu.process import find_qemu_processes
+from qemu_node.qemu.proof import KVM_DEVICE
+from qemu_node.qemu.spec import FirmwareMode
+from qemu_node.vm.directory import VMDirectory, known_vm_ids
+from qemu_node.vm.hypervisor import HypervisorFinder
+from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.reconcile import FoundVM, Verdict, judge
+
+_NOMAD_VERSION = re.compile(r"^Nomad v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
+_NOMAD_TIMEOUT_S = 20.0
+
+
+async def examine(config_path: Path | None) -> AsyncIterator[Check]:
+    """Yield a check for each thing that the node needs, once it is known; the slow one is last."""
+    is_root = os.geteuid() == 0
+    yield checks.check_python(sys.version_info[:3])
+    yield checks.check_user(pwd.getpwuid(os.geteuid()).pw_name, is_root=is_root)
+    config, check = read_config(config_path)
+    yield check
+    for check in check_directories(config.paths):
+        yield check
+    qemu = await look_for_qemu(config.qemu.binary)
+    yield checks.check_qemu(qemu)
+    dirs = [Path(directory) for directory in config.qemu.firmware_dirs]
+    for mode in FirmwareMode:
+        yield checks.check_firmware(mode, look_for_firmware(mode, dirs), dirs)
+    for check in check_host(config.qemu, is_root=is_root):
+        yield check
+    yield checks.check_nomad(await find_nomad(os.environ.get("NOMAD") or "nomad"))
+    yield checks.check_leftovers(*await asyncio.to_thread(find_leftovers, config.paths))
+    found = await prove(config, is_root=is_root) if isinstance(qemu, QemuBinary) else None
+    is_kvm_barred = KVM_DEVICE.exists() and not os.access(KVM_DEVICE, os.R_OK | os.W_OK)
+    yield checks.check_accelerator(config.qemu.accelerator, found, is_kvm_barred=is_kvm_barred)
+
+
+def read_config(path: Path | None) -> tuple[NodeConfig, Check]:
+    """Return the settings, the defaults where they are wrong, and the check of node.toml."""
+    chosen = path or node_config.default_path()
+    try:
+        config = node_config.load(path)
+    except ConfigError as exc:
+        return NodeConfig(), checks.check_config(chosen, exists=True, problem=exc)
+    return config, checks.check_config(chosen, exists=chosen.exists(), problem=None)
+
+
+def check_directories(paths: Paths) -> list[Check]:
+    """Look at where the node writes."""
+    return [
+        checks.check_data_dir(look_at_directory(Path(paths.data))),
+        checks.check_run_dir(look_at_directory(paths.run_dir)),
+        checks.check_sockets(paths.vm_run_dir),
+    ]
+
+
+def check_host(qemu: QemuConfig, *, is_root: bool) -> list[Check]:
+    """Look at what kernel and distribution give."""
+    return [
+        checks.check_setpriv(shutil.which("setpriv", path=SAFE_ENV["PATH"])),
+        checks.check_cgroup(read_controllers(), is_root=is_root),
+        checks.check_ksm(read_ksm(), is_wanted=qemu.merge),
+        checks.check_group(group_id("qemu-node"), is_root=is_root),
+        checks.check_uids(qemu.first_uid, qemu.uid_count, taken_uids(), is_root=is_root),
+        checks.check_vhost_net(exists=Path("/dev/vhost-net").exists()),
+    ]
+
+
+def look_at_directory(path: Path) -> DirectoryFacts:
+    """Return whether `path` can be written, or made where it is missing."""
+    exists = path.is_dir()
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    is_writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    return DirectoryFacts(
+        path=path,
+        exists=exists,
+        is_writable=is_writable,
+        free_bytes=free_bytes(place) if is_writable else None,
+    )
+
+
+def read_controllers(root: Path = Path("/sys/fs/cgroup")) -> list[str] | None:
+    """Return the controllers of cgroup v2, None where it is not mounted."""
+    try:
+        return (root / "cgroup.controllers").read_text().split()
+    except OSError:
+        return None
+
+
+def read_ksm(root: Path = Path("/sys/kernel/mm/ksm")) -> KsmFacts | None:
+    """Return what the kernel merges, None where it cannot."""
+    try:
+        return KsmFacts(
+            is_running=(root / "run").read_text().strip() == "1",
+            pages_to_scan=int((root / "pages_to_scan").read_text()),
+            sleep_millisecs=int((root / "sleep_millisecs").read_text()),
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def group_id(name: str) -> int | None:
+    """Return the number of a group, None where there is none."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def taken_uids(subuid: Path = Path("/etc/subuid")) -> list[UidRange]:
+    """Return the user ids of this host's users, and those lent to their containers."""
+    taken = [UidRange(owner=user.pw_name, first=user.pw_uid) for user in pwd.getpwall()]
+    try:
+        text = subuid.read_text()
+    except OSError:
+        return taken
+    return taken + parse_subuid(text)
+
+
+def parse_subuid(text: str) -> list[UidRange]:
+    """Return the ranges in /etc/subuid (man 5 subuid); lines that are none are left out."""
+    fields = [line.split(":") for line in text.splitlines()]
+    return [
+        UidRange(owner=f"{owner} in /etc/subuid", first=int(first), count=int(count))
+        for owner, first, count in (parts for parts in fields if len(parts) == 3)
+        if first.isdigit() and count.strip().isdigit()
+    ]
+
+
+async def find_nomad(name: str) -> tuple[str, tuple[int, int, int]] | NodeError | None:
+    """Return where Nomad is and its version, what is wrong with it, or None."""
+    path = shutil.which(name)
+    if path is None:
+        return None
+    try:
+        done = await run([path, "version"], timeout_s=_NOMAD_TIMEOUT_S)
+    except NodeError as exc:
+        return exc
+    match = _NOMAD_VERSION.search(done.stdout.decode(errors="replace"))
+    if match is None:
+        return MissingPartError(f"{path} does not tell its version")
+    return path, (int(match[1]), int(match[2]), int(match[3]))
+
+
+def find_leftovers(paths: Paths) -> tuple[list[str], list[str]]:
+    """Return what the driver would remove, and what runs without one, by the driver's own rule."""
+    removable, unmanaged = [], []
+    locks = held_locks()
+    running = {vm_id for vm_id, _ in find_qemu_processes(paths.vm_data_dir)}
+    for vm_id in known_vm_ids(paths) | running:
+        directory = VMDirectory.of(paths, vm_id)
+        if is_locked(directory.data, locks) is not False:
+            continue
+        state = directory.read_state()
+        found = FoundVM(
+            was_started=state is not None,
+            is_running=vm_id in running or (state is not None and is_alive(state.record.process)),
+            has_alloc=state is not None and Path(state.record.alloc_dir).is_dir(),
+            unmanaged_s=0.0,
+        )
+        if judge(found) is Verdict.REMOVE:
+            removable.append(vm_id)
+        elif found.is_running:
+            unmanaged.append(vm_id)
+    return removable, unmanaged
+
+
+def look_for_firmware(mode: FirmwareMode, dirs: list[Path]) -> Firmware | NodeError | None:
+    """Return the firmware of a mode, or why there is none; None for BIOS."""
+    try:
+        return find_firmware(mode, dirs)
+    except NodeError as exc:
+        return exc
+
+
+async def look_for_qemu(binary: str) -> QemuBinary | NodeError:
+    """Return the QEMU that VMs would use, or why there is none."""
+    try:
+        return await find_qemu(binary)
+    except NodeError as exc:
+        return exc
+
+
+async def prove(config: NodeConfig, *, is_root: bool) -> Hypervisor | NodeError:
+    """Return what guests run under here, having seen one run, or why none does.
+
+    Asked as the driver asks, and remembered for it: the answer of either serves both.
+    """
+    finder = HypervisorFinder(
+        config.qemu,
+        config.paths,
+        is_root=is_root,
+        kvm_gid=group_id("kvm") if is_root else None,
+    )
+    try:
+        return await finder.find()
+    except NodeError as exc:
+        return exc

@@ -1,0 +1,105 @@
+"""`qemu-node run`: options in, a session, its exit code out."""
+
+import asyncio
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qemu_node.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, App, pass_app
+from qemu_node.cli.terminal import Duration
+
+if TYPE_CHECKING:
+    from qemu_node.run.session import SessionResult
+
+_EXAMPLES = """\b
+Examples:
+  qemu-node run examples/debian.nomad.hcl -var image=/srv/debian.qcow2
+  qemu-node run --logs web.nomad.hcl              # with the guests' serial consoles
+  qemu-node run --json web.nomad.hcl | jq .       # one event per line
+  qemu-node run --exit-when-ready web.nomad.hcl   # try whether the VMs come up
+
+Ctrl-C stops all VMs cleanly, each within its kill_timeout; a second one stops them at once.
+"""
+
+
+_EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("job_file", metavar="JOB", type=_EXISTING_FILE)
+@click.option("-var", "--var", "variables", multiple=True, metavar="NAME=VALUE",
+              help="Give a variable of the job file a value; may be repeated.")  # fmt: skip
+@click.option("-var-file", "--var-file", "var_files", multiple=True, type=_EXISTING_FILE,
+              metavar="PATH", help="Read variables from a file; may be repeated.")  # fmt: skip
+@click.option("--logs", "show_logs", is_flag=True, help="Show the guests' serial consoles.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
+@click.option("--exit-when-ready", is_flag=True,
+              help="Stop by itself when every VM's guest agent has answered.")  # fmt: skip
+@click.option("--ready-timeout", type=Duration(), metavar="DURATION",
+              help='Fail when a guest agent has not answered in this time, e.g. "5m".')  # fmt: skip
+@click.option("--parser", type=click.Choice(["auto", "nomad", "hcl2"]), default="auto",
+              show_default=True,
+              help="Who reads HCL: the nomad program, or the built-in subset.")  # fmt: skip
+@click.option("--nomad", envvar="NOMAD", type=click.Path(path_type=str), metavar="PATH",
+              help="The nomad program; default: $NOMAD, else the one in PATH, if any.")  # fmt: skip
+@pass_app
+@click.pass_context
+def run(
+    ctx: click.Context,
+    app: App,
+    *,
+    job_file: Path,
+    variables: tuple[str, ...],
+    var_files: tuple[Path, ...],
+    show_logs: bool,
+    as_json: bool,
+    exit_when_ready: bool,
+    ready_timeout: float | None,
+    parser: str,
+    nomad: str | None,
+) -> None:
+    """Run the VMs of a Nomad job file on this machine, in the foreground.
+
+    JOB is a job in HCL, or in JSON as Nomad's API has it. Its tasks of the driver "vm" start as
+    Nomad would start them; other tasks are skipped. Nothing is scheduled, registered or restarted.
+    """
+    # Imported here: `qemu-node run --help` needs none of it.
+    from qemu_node.cli.output import choose_view
+    from qemu_node.run.jobfile import JobSource, Parser, load_job
+    from qemu_node.run.runner import RunSettings, run_job
+    from qemu_node.run.session import SessionOptions
+
+    config = app.load_config()
+    job = load_job(
+        JobSource(
+            path=job_file,
+            env=os.environ,
+            variables=variables,
+            var_files=var_files,
+            parser=Parser(parser),
+            nomad=nomad or shutil.which("nomad"),
+        )
+    )
+    settings = RunSettings(
+        config=config,
+        config_path=app.config_path,
+        options=SessionOptions(
+            exit_when_ready=exit_when_ready,
+            ready_timeout_s=ready_timeout,
+            show_logs=show_logs,
+        ),
+    )
+    with choose_view(sys.stdout, as_json=as_json) as view:
+        result = asyncio.run(run_job(job, settings, view.show))
+    ctx.exit(exit_code(result))
+
+
+def exit_code(result: "SessionResult") -> int:
+    """Return what the shell is told: a failed VM counts more than how the session was ended."""
+    if result.failed:
+        return EXIT_ERROR
+    return EXIT_INTERRUPTED if result.was_hard else 0

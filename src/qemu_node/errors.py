@@ -1,0 +1,74 @@
+"""The error tree of the project.
+
+Owns the root and the few classes that callers of several layers tell apart. An error that only one
+package raises lives beside the code that raises it and derives from one of these.
+
+    NodeError                 root; `retry` says how Nomad should treat it
+    ├── ConfigError           node.toml or a plugin option is wrong; the operator mends it
+    ├── JobError              the job asks for something invalid or not allowed; its author mends it
+    ├── MissingPartError      the host lacks a program, file or permission; `hint` says which
+    ├── HostError             the host refused an operation (disk full, say); worth a retry
+    ├── GuestAgentError       the guest agent gave no usable answer
+    ├── QmpError              QEMU's control socket gave no usable answer
+    ├── ImageError            an image is unusable or did not arrive
+    └── VMNotFoundError       no such VM on this node
+"""
+
+from typing import ClassVar
+
+
+class NodeError(Exception):
+    """Root of everything that an operator or a job's author can do something about.
+
+    `str(exc)` is one line, what `nomad alloc status` shows. `hint` says what to do about it.
+    `retry` maps to Nomad's recoverable error: true where the same start may succeed later.
+    """
+
+    retry: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def explain(self) -> str:
+        """Return the message with its hint, on one line."""
+        message = " ".join(str(self).split())
+        return f"{message} ({self.hint})" if self.hint else message
+
+
+class ConfigError(NodeError):
+    """The node's own configuration is wrong; nothing was started."""
+
+
+class JobError(NodeError):
+    """The job asks for something invalid, contradictory or not allowed on this node."""
+
+
+class MissingPartError(NodeError):
+    """The host lacks something a VM needs: a program, firmware, a permission."""
+
+
+class HostError(NodeError):
+    """The host refused an operation that may succeed later, as a write to a full disk may."""
+
+    retry = True
+
+
+class GuestAgentError(NodeError):
+    """The guest agent did not answer, or answered with an error; the guest may be in any state."""
+
+    retry = True
+
+
+class QmpError(NodeError):
+    """QEMU did not answer on its control socket, or refused; its process may still run."""
+
+    retry = True
+
+
+class ImageError(NodeError):
+    """The image cannot be used; the cache holds only complete, verified images all the same."""
+
+
+class VMNotFoundError(NodeError):
+    """There is no such VM on this node."""

@@ -1,0 +1,77 @@
+"""Background tasks: the one place that starts an asyncio task outside a TaskGroup.
+
+Owns tasks whose life is that of an object rather than of a block: a reader of a connection, a
+download that outlasts the start which asked for it. Does not own what they do.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class TaskOwner:
+    """Keeps its tasks referenced, logs the failure of each, and ends them all with itself.
+
+    An exception of a task concerns nobody else here: whoever needs the outcome awaits the task.
+    What nobody expected is logged as an error with its traceback, also where somebody awaits it.
+    """
+
+    def __init__(self, name: str = "background") -> None:
+        self._name = name
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
+
+    def start(self, coro: Coroutine[Any, Any, T], *, name: str) -> "asyncio.Task[T]":
+        """Start `coro` as a task of this owner; `name` is what its failure is logged under.
+
+        Raises:
+            RuntimeError: the owner is closed; `coro` was not started.
+        """
+        if self._is_closed:
+            coro.close()
+            raise RuntimeError(f"task {name!r} started after its owner {self._name!r} was closed")
+        task = asyncio.create_task(coro, name=name)  # noqa: TID251 - the one owner of tasks
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            log.error(
+                "background task failed",
+                extra={"task": task.get_name(), "owner": self._name},
+                exc_info=error,
+            )
+
+    def __len__(self) -> int:
+        """Return how many tasks still run."""
+        return len(self._tasks)
+
+    async def aclose(self) -> None:
+        """Cancel all tasks and wait for their end. A task of ours may call it: it goes on."""
+        self._is_closed = True
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,37 @@
+"""How an image can fail a VM. Each class exists because a caller acts differently on it."""
+
+from qemu_node.errors import ImageError
+
+
+class UnsafeImageError(ImageError):
+    """The file is damaged, hostile or of a kind not accepted; nothing else has opened it."""
+
+
+class ImageDownloadError(ImageError):
+    """The image did not arrive whole; the same attempt may succeed later."""
+
+    retry = True
+
+
+class ImageRefusedError(ImageError):
+    """The source answered, and with something else than the image; asking again will not help."""
+
+    def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        """The HTTP status, where that is what refused."""
+
+    @property
+    def is_denial(self) -> bool:
+        """Whether the source says that we may not have the image (any more)."""
+        return self.status in (401, 403)
+
+
+class ChecksumMismatchError(ImageError):
+    """The bytes are not those that the checksum names; they have been removed."""
+
+
+class ImageStorageError(ImageError):
+    """The cache's file system refused a step, full for instance; what was complete still is."""
+
+    retry = True

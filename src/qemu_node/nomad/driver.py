@@ -1,0 +1,288 @@
+"""The task driver `vm`: Nomad's RPCs, answered by the VMs of this process.
+
+Owns the translation between Nomad's tasks and VMs: task ids, handles, exits, timeouts. Does not
+own what a VM is (`vm`), what the options mean (`task_request`), or the wire (`server`, `status`).
+
+What Nomad makes of the answers decides much here (client of 2.0.6-dev, seen run): a WaitTask that
+fails ends the task, so it never raises for a live VM; a RecoverTask that fails starts a second VM,
+so a VM that has ended is recovered all the same and reports its end; StopTask and DestroyTask of
+an unknown id are fine.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from qemu_node.errors import NodeError
+from qemu_node.nomad import task_exec
+from qemu_node.nomad.events import EventBroker
+from qemu_node.nomad.nodehost import NodeHost
+from qemu_node.nomad.options import parse_options, task_schema
+from qemu_node.nomad.proto import driver_pb2
+from qemu_node.nomad.service import DriverService
+from qemu_node.nomad.stats import build_stats
+from qemu_node.nomad.status import TaskNotFoundError
+from qemu_node.nomad.task_request import build_request
+from qemu_node.vm.machine import VM
+from qemu_node.vm.outcome import VMExit
+from qemu_node.vm.record import VMState
+
+log = logging.getLogger(__name__)
+
+HANDLE_VERSION = 1
+_DEFAULT_STATS_INTERVAL_S = 1.0
+
+
+class TaskBusyError(NodeError):
+    """The task is being started already; that start goes on."""
+
+
+class TaskStoppedError(NodeError):
+    """The task was stopped while it was being started; nothing is left of it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Start:
+    """A start under way."""
+
+    task: "asyncio.Task[object]"
+    is_stopped: bool = False
+    """StopTask has cancelled it, not its caller."""
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Task:
+    """A task that Nomad knows: its configuration and its VM."""
+
+    config: driver_pb2.TaskConfig
+    vm: VM
+    completed_at: float | None = None
+
+
+class VMDriver(DriverService):
+    """Answers Nomad for all VMs of this node."""
+
+    def __init__(self, host: NodeHost) -> None:
+        self._host = host
+        self._events = EventBroker()
+        self._tasks: dict[str, _Task] = {}
+        self._starts: dict[str, _Start] = {}
+
+    # The driver
+
+    async def init(self, request: driver_pb2.InitRequest) -> driver_pb2.InitResponse:
+        """Begin to serve; left-overs of an earlier driver are removed in the background."""
+        await self._host.begin()
+        return driver_pb2.InitResponse()
+
+    async def shutdown(self, request: driver_pb2.ShutdownRequest) -> driver_pb2.ShutdownResponse:
+        """Put into the tasks' logs what the guests have printed; the VMs go on."""
+        self._host.flush_logs()
+        return driver_pb2.ShutdownResponse()
+
+    async def task_config_schema(
+        self, request: driver_pb2.TaskConfigSchemaRequest
+    ) -> driver_pb2.TaskConfigSchemaResponse:
+        """Return the schema of a task's `config` block."""
+        return driver_pb2.TaskConfigSchemaResponse(spec=task_schema())
+
+    async def capabilities(
+        self, request: driver_pb2.CapabilitiesRequest
+    ) -> driver_pb2.CapabilitiesResponse:
+        """Return what the driver can do.
+
+        IMAGE isolation: `nomad alloc exec` then needs the capability alloc-exec alone, and nothing
+        of the agent's environment reaches the task. Log collection is off because the driver
+        writes Nomad's log files itself: no helper process per VM.
+        """
+        return driver_pb2.CapabilitiesResponse(
+            capabilities=driver_pb2.DriverCapabilities(
+                send_signals=False,
+                exec=True,
+                fs_isolation=driver_pb2.DriverCapabilities.IMAGE,
+                network_isolation_modes=[driver_pb2.NetworkIsolationSpec.HOST],
+                must_create_network=False,
+                mount_configs=driver_pb2.DriverCapabilities.NO_MOUNTS,
+                disable_log_collection=True,
+            )
+        )
+
+    async def fingerprint(
+        self, request: driver_pb2.FingerprintRequest
+    ) -> AsyncIterator[driver_pb2.FingerprintResponse]:
+        """Yield the node's health at once and whenever it changes."""
+        # Agents before 2.0.4 do not call Init: the first fingerprint is their sign to begin.
+        await self._host.begin()
+        async for response in self._host.fingerprints():
+            yield response
+
+    async def task_events(
+        self, request: driver_pb2.TaskEventsRequest
+    ) -> AsyncIterator[driver_pb2.DriverTaskEvent]:
+        """Yield the events of all tasks, for ever."""
+        async for event in self._events.listen():
+            yield event
+
+    # A task's life
+
+    async def start_task(
+        self, request: driver_pb2.StartTaskRequest
+    ) -> driver_pb2.StartTaskResponse:
+        """Start the task's VM and return once it runs."""
+        config = request.task
+        if config.id in self._tasks or config.id in self._starts:
+            raise TaskBusyError(f"task {config.id} is started already")
+        current = asyncio.current_task()
+        assert current is not None
+        start = self._starts[config.id] = _Start(task=current)
+        try:
+            vm = await self._start(config)
+        except asyncio.CancelledError:
+            if not start.is_stopped:
+                raise
+            # The caller still waits, and gRPC answers nothing for a call that ends cancelled.
+            current.uncancel()
+            raise TaskStoppedError(
+                f"task {config.id} was stopped while it was being started"
+            ) from None
+        finally:
+            del self._starts[config.id]
+            start.is_over.set()
+        self._tasks[config.id] = _Task(config=config, vm=vm)
+        return driver_pb2.StartTaskResponse(
+            result=driver_pb2.StartTaskResponse.SUCCESS,
+            handle=driver_pb2.TaskHandle(
+                version=HANDLE_VERSION,
+                config=config,
+                state=driver_pb2.TaskState.RUNNING,
+                driver_state=vm.state.encode(),
+            ),
+        )
+
+    async def _start(self, config: driver_pb2.TaskConfig) -> VM:
+        await self._host.begin()
+        supervisor = self._host.supervisor()
+        options = parse_options(config.msgpack_driver_config)
+        request = build_request(config, options, merge_default=self._host.merge_default)
+        vm = await supervisor.start(
+            request, lambda message, notes: self._events.tell(config, message, notes)
+        )
+        record = vm.record
+        self._events.tell(
+            config,
+            f"VM {record.vm_id} runs: {record.vcpus} vCPU, {record.memory_bytes >> 20} MiB, "
+            f"{record.firmware}, {record.accelerator}",
+            {"vm_id": record.vm_id, "pid": str(record.pid)},
+        )
+        return vm
+
+    async def recover_task(
+        self, request: driver_pb2.RecoverTaskRequest
+    ) -> driver_pb2.RecoverTaskResponse:
+        """Take up a task of an earlier driver; OK for one that has ended, and for a known one."""
+        handle = request.handle
+        # request.task_id is empty on the wire: Nomad's client fills in the handle alone.
+        config = handle.config
+        if config.id not in self._tasks:
+            await self._host.begin()
+            state = VMState.decode(handle.driver_state, f"the handle of task {config.id}")
+            vm = await self._host.supervisor().recover(state)
+            self._tasks[config.id] = _Task(config=config, vm=vm)
+        return driver_pb2.RecoverTaskResponse()
+
+    async def wait_task(self, request: driver_pb2.WaitTaskRequest) -> driver_pb2.WaitTaskResponse:
+        """Return once the VM has ended, with how."""
+        outcome = await self._find(request.task_id).vm.wait()
+        return driver_pb2.WaitTaskResponse(result=_result(outcome), err=outcome.reason or "")
+
+    async def stop_task(self, request: driver_pb2.StopTaskRequest) -> driver_pb2.StopTaskResponse:
+        """Stop the VM within the timeout, gently first; return when it is gone."""
+        start = self._starts.get(request.task_id)
+        if start is not None:
+            start.is_stopped = True
+            start.task.cancel()
+            await start.is_over.wait()
+        task = self._tasks.get(request.task_id)
+        if task is not None:
+            await task.vm.stop(request.timeout.ToNanoseconds() / 1e9)
+        return driver_pb2.StopTaskResponse()
+
+    async def destroy_task(
+        self, request: driver_pb2.DestroyTaskRequest
+    ) -> driver_pb2.DestroyTaskResponse:
+        """Remove the VM and all of its files."""
+        task = self._tasks.get(request.task_id)
+        if task is not None:
+            await self._host.supervisor().destroy(task.vm)
+            self._tasks.pop(request.task_id, None)
+        return driver_pb2.DestroyTaskResponse()
+
+    # A task seen from outside
+
+    async def inspect_task(
+        self, request: driver_pb2.InspectTaskRequest
+    ) -> driver_pb2.InspectTaskResponse:
+        """Return the VM's state."""
+        task = self._find(request.task_id)
+        record, outcome = task.vm.record, task.vm.exit
+        status = driver_pb2.TaskStatus(
+            id=task.config.id,
+            name=task.config.name,
+            state=driver_pb2.TaskState.RUNNING if outcome is None else driver_pb2.TaskState.EXITED,
+        )
+        status.started_at.FromJsonString(record.created_at)
+        # A nil timestamp is an error in Nomad; the zero one means "not yet".
+        status.completed_at.seconds = 0
+        if task.vm.ended_at is not None:
+            status.completed_at.FromMilliseconds(int(task.vm.ended_at * 1000))
+        if outcome is not None:
+            status.result.CopyFrom(_result(outcome))
+        return driver_pb2.InspectTaskResponse(
+            task=status,
+            driver=driver_pb2.TaskDriverStatus(
+                attributes={"vm_id": record.vm_id, "pid": str(record.pid), "image": record.image}
+            ),
+        )
+
+    async def task_stats(
+        self, request: driver_pb2.TaskStatsRequest
+    ) -> AsyncIterator[driver_pb2.TaskStatsResponse]:
+        """Yield the VM's use of its host until it ends."""
+        task = self._find(request.task_id)
+        meter = self._host.supervisor().meter(task.vm)
+        interval_s = request.collection_interval.ToNanoseconds() / 1e9 or _DEFAULT_STATS_INTERVAL_S
+        while task.vm.exit is None:
+            yield build_stats(
+                task.config.id,
+                meter.cpu_share(),
+                meter.pss_bytes,
+                mhz_per_core=self._host.mhz_per_core,
+            )
+            await asyncio.sleep(interval_s)
+
+    async def exec_task(self, request: driver_pb2.ExecTaskRequest) -> driver_pb2.ExecTaskResponse:
+        """Run a command in the guest, for Nomad's script checks."""
+        vm = self._find(request.task_id).vm
+        timeout_s = request.timeout.ToNanoseconds() / 1e9
+        return await task_exec.run_once(vm, list(request.command), timeout_s)
+
+    async def exec_task_streaming(
+        self, requests: AsyncIterator[driver_pb2.ExecTaskStreamingRequest]
+    ) -> AsyncIterator[driver_pb2.ExecTaskStreamingResponse]:
+        """Run a command in the guest for `nomad alloc exec`."""
+        async for response in task_exec.run_streaming(requests, lambda id_: self._find(id_).vm):
+            yield response
+
+    def _find(self, task_id: str) -> _Task:
+        task = self._tasks.get(task_id)
+        if task is None:
+            raise TaskNotFoundError
+        return task
+
+
+def _result(outcome: VMExit) -> driver_pb2.ExitResult:
+    return driver_pb2.ExitResult(
+        exit_code=outcome.exit_code, signal=outcome.signal, oom_killed=outcome.oom_killed
+    )

@@ -1,0 +1,143 @@
+"""A `config` block as an agent hands it to a plugin: checked against a schema, as MessagePack.
+
+Pure. What Nomad's agent does with hcl2 and go-cty, for callers that stand in for an agent
+(`qemu-node run`, tests). Does not own any schema: it is asked of the plugin.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+
+from qemu_node.errors import JobError
+from qemu_node.nomad.proto.hclspec_pb2 import BlockList, Object, Spec
+
+
+def encode_config(schema: Spec, values: Mapping[str, Any]) -> bytes:
+    """Return `values`, a `config` block, as a plugin with `schema` receives it from an agent.
+
+    Every key of the schema is there, nil where `values` is silent. Blocks may be given as a map or,
+    as in a job's JSON, as a list of maps.
+
+    Raises:
+        JobError: a key is not in the schema, a required one is missing, or a value has another
+            type.
+    """
+    return msgspec.msgpack.encode(_encode_object(schema.object, values, "config"))
+
+
+def _encode_object(schema: Object, values: Any, where: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise JobError(f"{where}: a block is required, not {values!r}")
+    unknown = sorted(str(key) for key in values if key not in schema.attributes)
+    if unknown:
+        raise JobError(
+            f'{where}: there is no option "{unknown[0]}"',
+            hint=f"there are: {', '.join(sorted(schema.attributes))}",
+        )
+    return {
+        key: _encode(spec, values.get(key), f"{where}.{key}")
+        for key, spec in sorted(schema.attributes.items())
+    }
+
+
+def _encode(spec: Spec, value: Any, where: str) -> Any:
+    """Return `value` as go-cty writes one that fits `spec`."""
+    match spec.WhichOneof("block"):
+        case "attr":
+            if value is None and spec.attr.required:
+                raise JobError(f"{where} is required and missing")
+            return _convert(spec.attr.type, value, where)
+        case "block_attrs":
+            block_attrs = _only(value, where)
+            if block_attrs is None:
+                return None
+            if not isinstance(block_attrs, Mapping):
+                raise JobError(f"{where}: a block of values is required, not {value!r}")
+            hcl_type = spec.block_attrs.type
+            return {
+                _normal(str(key)): _convert(hcl_type, item, f"{where}.{key}")
+                for key, item in sorted(block_attrs.items())
+            }
+        case "block_value":
+            single = _only(value, where)
+            nested = spec.block_value.nested.object
+            return None if single is None else _encode_object(nested, single, where)
+        case "block_list":
+            return _encode_list(spec.block_list, value, where)
+        case kind:
+            raise JobError(f"{where}: schemas with {kind} are not supported")
+
+
+def _encode_list(spec: BlockList, value: Any, where: str) -> list[Any]:
+    blocks = [] if value is None else value if _is_list(value) else [value]
+    if spec.max_items and len(blocks) > spec.max_items:
+        raise JobError(f"{where}: at most {spec.max_items} blocks are allowed, not {len(blocks)}")
+    if len(blocks) < spec.min_items:
+        raise JobError(f"{where}: at least {spec.min_items} blocks are required")
+    return [_encode_object(spec.nested.object, block, where) for block in blocks]
+
+
+def _only(value: Any, where: str) -> Any:
+    """Return the one block in `value`, which may be a list of one; None where there is none."""
+    if not _is_list(value):
+        return value
+    if len(value) > 1:
+        raise JobError(f"{where}: only one block is allowed, not {len(value)}")
+    return value[0] if value else None
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _convert(hcl_type: str, value: Any, where: str) -> Any:
+    """Return `value` converted as HCL converts it: numbers, truth values and strings both ways."""
+    if value is None or hcl_type == "any":
+        return value
+    if hcl_type.startswith("list(") and _is_list(value):
+        inner = hcl_type.removeprefix("list(").removesuffix(")")
+        return [_convert(inner, item, f"{where}[{i}]") for i, item in enumerate(value)]
+    convert = _SCALARS.get(hcl_type)
+    converted = convert(value) if convert is not None else None
+    if converted is None:
+        raise JobError(f"{where}: a value of type {hcl_type} is required, not {value!r}")
+    return converted
+
+
+def _string(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _normal(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    number = _number(value)
+    return None if number is None else str(number)
+
+
+def _bool(value: Any) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "false": False}.get(value) if isinstance(value, str) else None
+
+
+def _number(value: Any) -> int | float | str | None:
+    """Return a number as go-cty writes it: whole ones as integers, inexact ones as strings."""
+    text = str(value)
+    if isinstance(value, bool) or not _NUMBER.fullmatch(text):
+        return None
+    exact = Fraction(text)
+    if exact.denominator == 1:
+        return exact.numerator
+    return float(exact) if Fraction(float(exact)) == exact else text
+
+
+# Bounded, so that an exponent cannot make a number that fills the memory.
+_NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,2})?")
+_SCALARS: dict[str, Callable[[Any], Any]] = {"string": _string, "bool": _bool, "number": _number}
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

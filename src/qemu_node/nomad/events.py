@@ -1,0 +1,57 @@
+"""Task events: what the driver tells the user of a task while it works on it.
+
+Owns handing each event to everyone who listens. Events told while nobody listens, as between two
+agents, wait in a short queue.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from qemu_node.nomad.proto import driver_pb2
+
+_BACKLOG = 100
+_MESSAGE_MAX_CHARS = 500
+
+
+class EventBroker:
+    """Takes events from the driver and gives them to Nomad's TaskEvents streams."""
+
+    def __init__(self) -> None:
+        self._listeners: set[asyncio.Queue[driver_pb2.DriverTaskEvent]] = set()
+        self._backlog: deque[driver_pb2.DriverTaskEvent] = deque(maxlen=_BACKLOG)
+
+    def tell(
+        self,
+        task: driver_pb2.TaskConfig,
+        message: str,
+        annotations: dict[str, str] | None = None,
+    ) -> None:
+        """Tell of `task`. Nomad keeps the last ten events of a task: three or four a start."""
+        event = driver_pb2.DriverTaskEvent(
+            task_id=task.id,
+            alloc_id=task.alloc_id,
+            task_name=task.name,
+            message=" ".join(message.split())[:_MESSAGE_MAX_CHARS],
+            annotations=annotations or {},
+        )
+        event.timestamp.GetCurrentTime()
+        if not self._listeners:
+            self._backlog.append(event)
+        for listener in self._listeners:
+            # A listener that does not read loses its oldest event rather than our memory.
+            if listener.full():
+                listener.get_nowait()
+            listener.put_nowait(event)
+
+    async def listen(self) -> AsyncIterator[driver_pb2.DriverTaskEvent]:
+        """Yield the events that waited and then each as it is told, for ever."""
+        queue: asyncio.Queue[driver_pb2.DriverTaskEvent] = asyncio.Queue(maxsize=10 * _BACKLOG)
+        while self._backlog:
+            queue.put_nowait(self._backlog.popleft())
+        self._listeners.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._listeners.discard(queue)

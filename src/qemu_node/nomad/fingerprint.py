@@ -1,0 +1,130 @@
+"""What Nomad learns of this node: attributes for placement, health with its reason.
+
+Owns the names of the attributes and the judgement (pure, from facts), and reading the cheap facts.
+Does not own proving the accelerator (`qemu.probe`). Every changed attribute is a node update
+through Raft, so nothing that fluctuates is in here; that is what the daemon's metrics are for.
+"""
+
+from dataclasses import dataclass, field
+from importlib.metadata import version as package_version
+from pathlib import Path
+
+from qemu_node.config import QemuConfig
+from qemu_node.errors import MissingPartError, NodeError
+from qemu_node.nomad.proto import driver_pb2, structs_pb2
+from qemu_node.qemu.firmware import find_firmware
+from qemu_node.qemu.spec import FirmwareMode
+from qemu_node.vm.node import Hypervisor
+
+DRIVER_NAME = "vm"
+
+
+def driver_version() -> str:
+    """Return the version of this package, which is the plugin's."""
+    return package_version("qemu-node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """Facts that a few small reads tell."""
+
+    firmware_problems: dict[FirmwareMode, str] = field(default_factory=dict)
+    """Modes that no installed firmware serves, and why."""
+    has_ksm: bool = False
+    has_vhost_net: bool = False
+    has_cgroup2: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """The driver's health and attributes."""
+
+    is_healthy: bool
+    description: str
+    attributes: dict[str, str | bool]
+
+    def to_response(self) -> driver_pb2.FingerprintResponse:
+        """Return this in Nomad's form."""
+        health = driver_pb2.FingerprintResponse.HealthState
+        return driver_pb2.FingerprintResponse(
+            attributes={
+                name: structs_pb2.Attribute(bool_val=value)
+                if isinstance(value, bool)
+                else structs_pb2.Attribute(string_val=value)
+                for name, value in self.attributes.items()
+            },
+            health=health.HEALTHY if self.is_healthy else health.UNHEALTHY,
+            health_description=self.description,
+        )
+
+
+def build_fingerprint(
+    hypervisor: Hypervisor | None, problem: NodeError | None, facts: HostFacts | None
+) -> Fingerprint:
+    """Return what Nomad is told.
+
+    A node without one of the firmware modes is healthy as long as it has the default one: jobs that
+    want another are kept away by the attributes. Attributes that do not hold, or are not known, are
+    sent empty, because leaving one out does not take it back.
+    """
+    attributes = _attributes(hypervisor, facts)
+    if problem is None and facts is not None:
+        secure_problem = facts.firmware_problems.get(FirmwareMode.SECURE_BOOT)
+        problem = MissingPartError(secure_problem) if secure_problem else None
+    if problem is not None or hypervisor is None or facts is None:
+        reason = problem.explain() if problem is not None else "QEMU was not found"
+        return Fingerprint(is_healthy=False, description=reason, attributes=attributes)
+    return Fingerprint(
+        is_healthy=True, description=_describe(hypervisor, facts), attributes=attributes
+    )
+
+
+def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[str, str | bool]:
+    values: dict[str, str | bool] = {
+        "version": driver_version(),
+        "qemu": str(hypervisor.binary.version) if hypervisor else "",
+        "accelerator": hypervisor.accelerator.value if hypervisor else "",
+        "firmware": "",
+        "secure_boot": "",
+        "ksm": "",
+        "vhost": "",
+        "cgroup_v2": "",
+    }
+    if facts is not None:
+        modes = [mode.value for mode in FirmwareMode if mode not in facts.firmware_problems]
+        values |= {
+            "firmware": ",".join(modes),
+            "secure_boot": FirmwareMode.SECURE_BOOT.value in modes,
+            "ksm": facts.has_ksm,
+            "vhost": facts.has_vhost_net,
+            "cgroup_v2": facts.has_cgroup2,
+        }
+    prefix = f"driver.{DRIVER_NAME}"
+    return {prefix: True} | {f"{prefix}.{name}": value for name, value in values.items()}
+
+
+def _describe(hypervisor: Hypervisor, facts: HostFacts) -> str:
+    """Return the health text of a node that works, and what would make it work better."""
+    text = f"Healthy: QEMU {hypervisor.binary.version}, {hypervisor.accelerator.value}"
+    if hypervisor.kvm_problem:
+        text += f"; guests are slow without KVM: {hypervisor.kvm_problem}"
+    if not facts.has_cgroup2:
+        text += "; no cgroup v2: VMs run without limits"
+    return text
+
+
+def read_host_facts(config: QemuConfig) -> HostFacts:
+    """Read what the host has; never fails."""
+    directories = tuple(Path(directory) for directory in config.firmware_dirs)
+    problems = {}
+    for mode in FirmwareMode:
+        try:
+            find_firmware(mode, directories)
+        except NodeError as exc:
+            problems[mode] = exc.explain()
+    return HostFacts(
+        firmware_problems=problems,
+        has_ksm=Path("/sys/kernel/mm/ksm/run").exists(),
+        has_vhost_net=Path("/dev/vhost-net").exists(),
+        has_cgroup2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
+    )

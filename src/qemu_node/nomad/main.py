@@ -1,0 +1,73 @@
+"""The plugin's process: `qemu-node driver`, started by Nomad or by `qemu-node run`.
+
+Owns wiring the driver to its server and the process's standard streams. No logic.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from qemu_node.config import default_paths, load
+from qemu_node.errors import ConfigError
+from qemu_node.nomad import log as plugin_log
+from qemu_node.nomad.driver import VMDriver
+from qemu_node.nomad.nodehost import NodeHost
+from qemu_node.nomad.plugin import VMPlugin
+from qemu_node.nomad.server import serve
+
+log = logging.getLogger(__name__)
+
+LOG_LEVEL_ENV = "QEMU_NODE_LOG_LEVEL"
+
+
+def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
+    """Be the plugin until the agent ends it; the VMs go on.
+
+    Args:
+        config_path: node.toml, unless the agent's plugin block names another.
+        stop_with_parent: Stop all VMs of this process and leave when stdin ends, as it does when
+            `qemu-node run` is killed. Nomad's plugins keep stdin of the agent and ignore it.
+
+    Raises:
+        HandshakeError: no agent started this process.
+        HostError: the plugin's socket cannot be made.
+    """
+    # An agent that ignores it would have us never learn how a child ended (man 2 waitpid).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    level = logging.getLevelNamesMapping().get(os.environ.get(LOG_LEVEL_ENV, "INFO").upper())
+    plugin_log.configure(logging.INFO if level is None else level)
+    asyncio.run(_run(config_path, stop_with_parent=stop_with_parent))
+
+
+async def _run(config_path: Path | None, *, stop_with_parent: bool) -> None:
+    host = NodeHost(config_path)
+    stop = asyncio.Event()
+    try:
+        if stop_with_parent:
+            _ = host.tasks.start(_stop_at_end_of_stdin(host, stop), name="parent")
+        await serve(VMPlugin(host), VMDriver(host), run_dir=_run_dir(config_path), stop=stop)
+    finally:
+        await host.aclose()
+
+
+def _run_dir(config_path: Path | None) -> Path:
+    """Return where the plugin's socket goes, before the agent has told of its settings."""
+    try:
+        return load(config_path).paths.run_dir
+    except ConfigError:
+        # The fingerprint tells what is wrong with it; to tell, the plugin must be reached.
+        return default_paths().run_dir
+
+
+async def _stop_at_end_of_stdin(host: NodeHost, stop: asyncio.Event) -> None:
+    """Wait for the parent's end, then end what it started."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    log.warning("parent is gone: stopping its VMs")
+    await host.destroy_all()
+    stop.set()

@@ -1,0 +1,180 @@
+"""The node as the driver serves it: its settings, its services, its health.
+
+Owns building everything from node.toml, once, when the agent begins to use the plugin, and judging
+the host again every half minute. Settings or a host that are wrong make the driver unhealthy with
+the reason; they never keep the plugin, and with it the agent, from starting.
+"""
+
+import asyncio
+import grp
+import logging
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from qemu_node import config as node_config
+from qemu_node.config import NodeConfig
+from qemu_node.errors import ConfigError, NodeError
+from qemu_node.host.tasks import TaskOwner
+from qemu_node.images.cache import ImageCache
+from qemu_node.nomad.fingerprint import Fingerprint, build_fingerprint, read_host_facts
+from qemu_node.nomad.options import PluginConfig
+from qemu_node.nomad.proto import driver_pb2
+from qemu_node.nomad.tasklog import TaskLog
+from qemu_node.vm.hypervisor import HypervisorFinder
+from qemu_node.vm.logs import TaskLogs
+from qemu_node.vm.node import Node
+from qemu_node.vm.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_FINGERPRINT_INTERVAL_S = 30.0
+_SHARED_GROUP = "qemu-node"
+_KVM_GROUP = "kvm"
+_MHZ_UNKNOWN = 1000.0
+
+
+class NodeHost:
+    """Builds the node's services on first use and judges the host for Nomad's fingerprint."""
+
+    def __init__(self, config_path: Path | None = None) -> None:
+        self.tasks = TaskOwner("driver")
+        self.mhz_per_core = _MHZ_UNKNOWN
+        """What Nomad reckons one core as; `total_ticks` of a task's stats are in MHz."""
+        self._config_path = config_path
+        self._rejected: NodeError | None = None
+        self._problem: NodeError | None = ConfigError("the driver has not begun yet")
+        self._config: NodeConfig | None = None
+        self._supervisor: Supervisor | None = None
+        self._beginning = asyncio.Lock()
+        self._finder: HypervisorFinder | None = None
+
+    # Settings
+
+    def configure(self, plugin: PluginConfig) -> None:
+        """Take the settings of the agent's plugin block; node.toml is read when work begins."""
+        if plugin.config is not None:
+            self._config_path = Path(plugin.config)
+
+    def reject(self, problem: ConfigError) -> None:
+        """Remember that the plugin block is wrong."""
+        self._rejected = problem
+
+    async def begin(self) -> None:
+        """Read node.toml and begin to serve, unless done already. A fault is kept for `problem`."""
+        async with self._beginning:
+            if self._supervisor is not None:
+                return
+            try:
+                if self._rejected is not None:
+                    raise self._rejected
+                self._config = node_config.load(self._config_path)
+                self._supervisor = Supervisor(self._build_node(self._config), self._open_logs)
+            except NodeError as exc:
+                log.exception("driver cannot work")
+                self._problem = exc
+                return
+            self._problem = None
+            self._supervisor.begin()
+
+    async def aclose(self) -> None:
+        """Stop serving; the VMs go on."""
+        self.flush_logs()
+        await self.tasks.aclose()
+
+    async def destroy_all(self) -> None:
+        """End every VM of this process and remove its files."""
+        if self._supervisor is not None:
+            await self._supervisor.destroy_all()
+
+    # What the driver uses
+
+    def supervisor(self) -> Supervisor:
+        """Return the VMs of this node.
+
+        Raises:
+            NodeError: node.toml is wrong.
+        """
+        if self._supervisor is None:
+            raise self._problem or ConfigError("the driver has not begun yet")
+        return self._supervisor
+
+    @property
+    def merge_default(self) -> bool:
+        """KSM for VMs whose job does not say."""
+        return self._config is not None and self._config.qemu.merge
+
+    def flush_logs(self) -> None:
+        """Move what the guests have printed so far into the tasks' logs."""
+        if self._supervisor is not None:
+            self._supervisor.flush_logs()
+
+    # Health
+
+    async def fingerprints(self) -> AsyncIterator[driver_pb2.FingerprintResponse]:
+        """Yield the node's health now and whenever it changes."""
+        last: Fingerprint | None = None
+        while True:
+            current = await self._judge()
+            if current != last:
+                last = current
+                log.info("fingerprint", extra={"health": current.description})
+                yield current.to_response()
+            await asyncio.sleep(_FINGERPRINT_INTERVAL_S)
+
+    async def _judge(self) -> Fingerprint:
+        if self._config is None:
+            return build_fingerprint(None, self._problem, None)
+        assert self._finder is not None
+        try:
+            hypervisor = await self._finder.find()
+        except NodeError as exc:
+            return build_fingerprint(None, exc, read_host_facts(self._config.qemu))
+        return build_fingerprint(hypervisor, None, read_host_facts(self._config.qemu))
+
+    # Building
+
+    def _build_node(self, config: NodeConfig) -> Node:
+        is_root = os.geteuid() == 0
+        kvm_gid = _group_id(_KVM_GROUP) if is_root else None
+        self._finder = HypervisorFinder(config.qemu, config.paths, is_root=is_root, kvm_gid=kvm_gid)
+        return Node(
+            paths=config.paths,
+            qemu=config.qemu,
+            logs=config.logs,
+            images=ImageCache(config.paths.images_dir, config.images, self.tasks),
+            tasks=self.tasks,
+            hypervisor=self._finder.find,
+            is_root=is_root,
+            shared_gid=_group_id(_SHARED_GROUP) if is_root else None,
+            kvm_gid=kvm_gid,
+            pull_timeout_s=config.images.pull_timeout_s,
+        )
+
+    def _open_logs(self, alloc_dir: Path, task_name: str) -> TaskLogs:
+        """Open a task's log files, which `nomad alloc logs` reads."""
+        assert self._config is not None
+        limits = self._config.logs
+        stdout, stderr = (
+            TaskLog(
+                alloc_dir / "alloc" / "logs",
+                task_name,
+                stream,
+                max_files=limits.max_files,
+                max_file_bytes=limits.max_file_bytes,
+            )
+            for stream in ("stdout", "stderr")
+        )
+
+        def close() -> None:
+            stdout.close()
+            stderr.close()
+
+        return TaskLogs(stdout=stdout.write, stderr=stderr.write, close=close)
+
+
+def _group_id(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None

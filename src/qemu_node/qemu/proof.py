@@ -1,0 +1,347 @@
+"""Proof that an accelerator runs guests on this host: a short guest of the product's own flags.
+
+Owns starting that guest, watching it and remembering the outcome. Does not own what follows.
+
+Nothing less tells: a machine can have /dev/kvm, accept KVM_CREATE_VM and still abort QEMU or kill
+every guest at its first instructions. The proof is firmware that writes to the serial port.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import stat
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from qemu_node.errors import HostError, MissingPartError, NodeError
+from qemu_node.host.files import remove_tree, write_atomic
+from qemu_node.host.process import Child, send_signal
+from qemu_node.host.sockets import listen_unix
+from qemu_node.qemu.cmdline import build_argv
+from qemu_node.qemu.firmware import Firmware, ensure_varstore
+from qemu_node.qemu.probe import QemuBinary
+from qemu_node.qemu.process import start_qemu
+from qemu_node.qemu.spec import Accelerator, OsFamily, PflashFirmware, SocketFds, VMSpec
+from qemu_node.units import MIB
+
+log = logging.getLogger(__name__)
+
+KVM_DEVICE = Path("/dev/kvm")
+
+# Firmware writes its first byte after 2 to 5 s under TCG on two idle cores; silence under KVM means
+# a guest that hangs.
+_TIMEOUT_S = {Accelerator.KVM: 20.0, Accelerator.TCG: 90.0}
+_POLL_S = 0.1
+_KILL_TIMEOUT_S = 10.0
+_GUEST_RAM_BYTES = 256 * MIB
+_TAIL_BYTES = 600
+# What QEMU prints when KVM cannot go on (kvm_handle_internal_error); it stays alive then.
+_INTERNAL_ERROR = "KVM internal error"
+_LOG_PREFIX = re.compile(r"^\S+Z proof qemu-system-\w+: ", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceleratorProof:
+    """Whether guests run under an accelerator here, and in `detail` how that shows."""
+
+    accelerator: Accelerator
+    works: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceleratorChoice:
+    """The accelerator to use."""
+
+    accelerator: Accelerator
+    kvm_problem: str | None
+    """What keeps KVM from being it; None: nothing, or KVM was not asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofGuest:
+    """What a proof needs of the node."""
+
+    qemu: QemuBinary
+    firmware: Firmware | None
+    """The firmware VMs use by default; None: SeaBIOS."""
+    work_dir: Path
+    """Where the guest's files are for as long as it runs; its directories let `uid` pass."""
+    cache: Path | None
+    """A file that keeps outcomes while boot, kernel, QEMU and firmware stay the same."""
+    uid: int | None
+    """The unprivileged user it runs as; None: ours."""
+    kvm_gid: int | None
+    """Group that may open /dev/kvm, given to it as to every VM."""
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    key: str
+    works: bool
+    detail: str
+
+
+async def choose_accelerator(
+    wanted: Literal["auto", "kvm", "tcg"], guest: ProofGuest
+) -> AcceleratorChoice:
+    """Return the accelerator that `wanted` means on this host, proven to run guests.
+
+    Raises:
+        MissingPartError: guests do not run under it; with `auto`, not under TCG either.
+    """
+    kvm_problem: str | None = None
+    if wanted != "tcg":
+        proof = await prove_accelerator(Accelerator.KVM, guest)
+        if proof.works:
+            return AcceleratorChoice(accelerator=Accelerator.KVM, kvm_problem=None)
+        kvm_problem = proof.detail
+        if wanted == "kvm":
+            raise MissingPartError(kvm_problem)
+    proof = await prove_accelerator(Accelerator.TCG, guest)
+    if not proof.works:
+        raise MissingPartError(proof.detail)
+    return AcceleratorChoice(accelerator=Accelerator.TCG, kvm_problem=kvm_problem)
+
+
+async def prove_accelerator(accelerator: Accelerator, guest: ProofGuest) -> AcceleratorProof:
+    """Return whether guests run under `accelerator`; the answer is remembered until the next boot.
+
+    Raises:
+        HostError: the proof could not be made, e.g. the disk is full.
+    """
+    if accelerator is Accelerator.KVM and not os.access(KVM_DEVICE, os.F_OK):
+        return AcceleratorProof(
+            accelerator=accelerator,
+            works=False,
+            detail=f"{KVM_DEVICE} does not exist: virtualization is off in the machine's firmware, "
+            "or kvm_intel or kvm_amd is not loaded",
+        )
+    key = _key(guest)
+    known = _read_cache(guest.cache).get(accelerator.value)
+    if known is not None and known.key == key:
+        return AcceleratorProof(accelerator=accelerator, works=known.works, detail=known.detail)
+    works, detail, is_final = await _prove(accelerator, guest)
+    log.info(
+        "accelerator proven" if works else "accelerator refuted",
+        extra={"accelerator": accelerator.value, "detail": detail},
+    )
+    # Silence may have been a busy host: that is asked again next time.
+    if is_final:
+        _remember(guest.cache, accelerator, _Outcome(key=key, works=works, detail=detail))
+    return AcceleratorProof(accelerator=accelerator, works=works, detail=detail)
+
+
+async def _prove(accelerator: Accelerator, guest: ProofGuest) -> tuple[bool, str, bool]:
+    """Return whether guests run, the words for it, and whether that will still be so next time."""
+    if accelerator is Accelerator.TCG:
+        problem, is_final = await _run(accelerator, guest, guest.uid)
+        if problem is None:
+            return True, "TCG runs guests", True
+        return False, f"TCG does not run guests: {problem}", is_final
+    is_permitted = _may_open(KVM_DEVICE, guest)
+    if not is_permitted and os.geteuid() != 0:
+        return False, _permission_text(), True
+    # Without permission only root's proof tells whether giving it would help at all.
+    problem, is_final = await _run(accelerator, guest, guest.uid if is_permitted else None)
+    if problem is not None:
+        return False, f"{KVM_DEVICE} exists but does not run guests: {problem}", is_final
+    if not is_permitted:
+        return False, _permission_text(), True
+    return True, "KVM runs guests", True
+
+
+def _may_open(device: Path, guest: ProofGuest) -> bool:
+    """Tell whether a VM's user may open `device`."""
+    if guest.uid is None:
+        return os.access(device, os.R_OK | os.W_OK)
+    info = device.stat()
+    if info.st_mode & stat.S_IROTH and info.st_mode & stat.S_IWOTH:
+        return True
+    is_group = info.st_gid == guest.kvm_gid
+    return is_group and bool(info.st_mode & stat.S_IRGRP and info.st_mode & stat.S_IWGRP)
+
+
+def _permission_text() -> str:
+    return f"{KVM_DEVICE} exists but VMs may not open it: give it to group kvm, mode 0660"
+
+
+async def _run(
+    accelerator: Accelerator, guest: ProofGuest, uid: int | None
+) -> tuple[str | None, bool]:
+    """Run one guest until its firmware speaks; return what went wrong and whether for good."""
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="proof-", dir=guest.work_dir))
+    except OSError as exc:
+        raise HostError(f"cannot make a directory in {guest.work_dir}: {exc.strerror}") from exc
+    try:
+        serial_log, stderr_path = directory / "serial.log", directory / "qemu.log"
+        with ExitStack() as stack:
+            spec = _spec(accelerator, guest, directory, uid, stack)
+            child = await start_qemu(
+                build_argv(spec, guest.qemu.path, guest.qemu.version),
+                uid=uid,
+                gid=uid,
+                groups=() if guest.kvm_gid is None else (guest.kvm_gid,),
+                stderr_path=stderr_path,
+                pass_fds=_fds(spec.sockets),
+            )
+        try:
+            return await _watch(child, serial_log, stderr_path, _TIMEOUT_S[accelerator])
+        finally:
+            await _end(child)
+    finally:
+        remove_tree(directory)
+
+
+def _spec(
+    accelerator: Accelerator,
+    guest: ProofGuest,
+    directory: Path,
+    uid: int | None,
+    stack: ExitStack,
+) -> VMSpec:
+    """Make the guest's files and describe it; `stack` closes our copies of its sockets."""
+    owner = None if uid is None else (uid, uid)
+    if uid is not None:
+        os.chown(directory, uid, uid)
+    fds = {}
+    for name in ("qmp", "monitor", "qga", "serial"):
+        fds[name] = listen_unix(directory / f"{name}.sock", owner=owner)
+        stack.callback(os.close, fds[name])
+    firmware: PflashFirmware | None = None
+    if guest.firmware is not None:
+        varstore = directory / "varstore.fd"
+        ensure_varstore(guest.firmware.varstore_template, varstore, owner)
+        firmware = PflashFirmware(
+            code=guest.firmware.code, varstore=varstore, is_secure=guest.firmware.is_secure
+        )
+    return VMSpec(
+        vm_id="proof",
+        uuid="00000000-0000-4000-8000-000000000000",
+        os=OsFamily.LINUX,
+        accelerator=accelerator,
+        firmware=firmware,
+        vcpus=1,
+        memory_bytes=_GUEST_RAM_BYTES,
+        merge=False,
+        overlay=None,
+        base=None,
+        config_drive=None,
+        nics=(),
+        sockets=SocketFds(**fds),
+        vnc_socket=directory / "vnc.sock",
+        serial_log=directory / "serial.log",
+        # SeaBIOS writes to the serial port only where it is told that there is no screen.
+        args=() if firmware is not None else ("-machine", "graphics=off"),
+    )
+
+
+def _fds(sockets: SocketFds) -> Sequence[int]:
+    return (sockets.qmp, sockets.monitor, sockets.qga, sockets.serial)
+
+
+async def _watch(
+    child: Child, serial_log: Path, stderr_path: Path, timeout_s: float
+) -> tuple[str | None, bool]:
+    """Wait for the first word of the firmware; return what came instead and whether for good."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while asyncio.get_running_loop().time() < deadline:
+        status = child.exit_status()
+        words = _last_words(stderr_path)
+        if status is not None:
+            how = (
+                f"was killed by {signal.Signals(-status).name}"
+                if status < 0
+                else f"ended with exit code {status}"
+            )
+            return f"QEMU {how}" + (f": {words}" if words else ""), True
+        if _INTERNAL_ERROR in words:
+            return f"QEMU stopped the guest: {words}", True
+        if _has_content(serial_log):
+            return None, True
+        await asyncio.sleep(_POLL_S)
+    words = _last_words(stderr_path)
+    problem = f"its firmware said nothing within {timeout_s:g} s"
+    return problem + (f": {words}" if words else ""), False
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _last_words(stderr_path: Path) -> str:
+    """Return the beginning of what QEMU said, on one line: its cause comes first."""
+    text = stderr_path.read_bytes().decode(errors="replace")
+    words = "; ".join(line.strip() for line in _LOG_PREFIX.sub("", text).splitlines() if line)
+    return words[:_TAIL_BYTES]
+
+
+async def _end(child: Child) -> None:
+    """Kill the guest and reap it."""
+    send_signal(child.process, signal.SIGKILL)
+    # Polled: while its last threads exit, a process is a zombie already and not to be reaped yet.
+    for _ in range(int(_KILL_TIMEOUT_S / _POLL_S)):
+        if child.exit_status() is not None:
+            return
+        await asyncio.sleep(_POLL_S)
+    log.warning("proof guest does not end", extra={"pid": child.process.pid})
+
+
+def _key(guest: ProofGuest) -> str:
+    """Return what an outcome depends on, as text."""
+    parts = [
+        Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        os.uname().release,
+        _stamp(Path(guest.qemu.path)),
+        str(guest.qemu.version),
+        "seabios" if guest.firmware is None else _stamp(guest.firmware.code),
+        _stamp(KVM_DEVICE),
+        f"uid={'own' if guest.uid is None else 'vm'} kvm_gid={guest.kvm_gid}",
+    ]
+    return " | ".join(parts)
+
+
+def _stamp(path: Path) -> str:
+    try:
+        info = path.stat()
+    except OSError:
+        return f"{path} absent"
+    owner = f"{info.st_uid}:{info.st_gid}:{info.st_mode:o}"
+    # Opening a device changes nothing that counts, but its mtime.
+    return f"{path} {owner}" + (
+        "" if stat.S_ISCHR(info.st_mode) else f" {info.st_mtime_ns} {info.st_size}"
+    )
+
+
+def _read_cache(cache: Path | None) -> dict[str, _Outcome]:
+    """Return what is remembered; a cache that cannot be read is an empty one."""
+    if cache is None:
+        return {}
+    try:
+        return msgspec.json.decode(cache.read_bytes(), type=dict[str, _Outcome])
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as exc:
+        log.warning("proof cache ignored", extra={"path": str(cache), "reason": str(exc)})
+        return {}
+
+
+def _remember(cache: Path | None, accelerator: Accelerator, outcome: _Outcome) -> None:
+    if cache is None:
+        return
+    content = _read_cache(cache) | {accelerator.value: outcome}
+    try:
+        write_atomic(cache, msgspec.json.encode(content), mode=0o600)
+    except NodeError as exc:
+        log.warning("proof not remembered", extra={"reason": exc.explain()})

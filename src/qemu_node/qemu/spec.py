@@ -1,0 +1,140 @@
+"""What one QEMU process is asked to be: a value, complete, without I/O.
+
+Owns the vocabulary of a VM's hardware. Does not own how the job's options become one (`vm.launch`)
+nor how it is spelled on a command line (`cmdline`).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class OsFamily(StrEnum):
+    """The guest's operating system family: decides devices, clock and enlightenments."""
+
+    LINUX = "linux"
+    WINDOWS = "windows"
+
+
+class FirmwareMode(StrEnum):
+    """How the guest's firmware starts; the value is the job's word."""
+
+    SECURE_BOOT = "secure-boot"
+    UEFI = "uefi"
+    BIOS = "bios"
+
+
+class Accelerator(StrEnum):
+    """Who executes the guest's code."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class DiskFormat(StrEnum):
+    """Image formats that are accepted; the value is QEMU's driver name."""
+
+    QCOW2 = "qcow2"
+    RAW = "raw"
+
+
+class DiskAio(StrEnum):
+    """How QEMU does disk I/O on the host; the value is QEMU's word."""
+
+    IO_URING = "io_uring"
+    THREADS = "threads"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QemuVersion:
+    """A QEMU version as `(major, minor, micro)`, ordered."""
+
+    major: int
+    minor: int
+    micro: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.micro}"
+
+    def at_least(self, major: int, minor: int = 0) -> bool:
+        """Tell whether this is `major.minor` or newer."""
+        return (self.major, self.minor) >= (major, minor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PflashFirmware:
+    """UEFI firmware: read-only code and this VM's own variable store, both raw images."""
+
+    code: Path
+    varstore: Path
+    is_secure: bool
+    """SMM guards the varstore: only firmware code may write it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseImage:
+    """A read-only image whose format is known; it is never probed."""
+
+    path: Path
+    format: DiskFormat
+    fd: int | None = None
+    """The same file, open for reading, inherited by QEMU under this number: it then needs no right
+    to the path, and gets the very file that was checked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortForward:
+    """A TCP port of the host that user-mode networking hands to the guest."""
+
+    host_ip: str
+    host_port: int
+    guest_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserNic:
+    """A NIC behind QEMU's user-mode network stack (slirp)."""
+
+    mac: str
+    hostname: str
+    forwards: tuple[PortForward, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketFds:
+    """Listening unix sockets, made by us and inherited by QEMU under these numbers."""
+
+    qmp: int
+    monitor: int
+    qga: int
+    serial: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VMSpec:
+    """Everything that decides a VM's command line. Sizes in bytes."""
+
+    vm_id: str
+    uuid: str
+    os: OsFamily
+    accelerator: Accelerator
+    firmware: PflashFirmware | None
+    """None: SeaBIOS, which QEMU carries."""
+    vcpus: int
+    memory_bytes: int
+    """Guest RAM, a multiple of 2 MiB."""
+    merge: bool
+    overlay: Path | None
+    """The writable top, qcow2; None: no disk, as of the guest that proves an accelerator."""
+    base: BaseImage | None
+    """What the overlay lies on; None: on nothing, the overlay starts empty."""
+    config_drive: Path | None
+    nics: tuple[UserNic, ...]
+    sockets: SocketFds
+    vnc_socket: Path
+    serial_log: Path
+    """QEMU appends everything that the guest prints on its serial port."""
+    aio: DiskAio = DiskAio.THREADS
+    """`io_uring` only where the host is known to allow it (`probe.choose_aio`)."""
+    args: tuple[str, ...] = ()
+    """Raw options, already checked against the operator's list."""

@@ -1,0 +1,183 @@
+"""What this program asks of a guest agent, one method per question.
+
+Owns spelling the commands and waiting for a program that runs in the guest. Does not own who may
+ask: `run` is for callers that have looked at the job's `allow_exec`.
+
+Every call takes its own turn on the socket, so that a health check waits for no long command, and
+has one deadline for all of it.
+"""
+
+import asyncio
+import base64
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from qemu_node.errors import GuestAgentError
+from qemu_node.qga import replies
+from qemu_node.qga.client import AgentSession, AgentTimeoutError
+from qemu_node.qga.replies import AgentInfo, ExecResult, GuestInterface, OsInfo
+from qemu_node.qga.wire import printable
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+INPUT_MAX_BYTES = 16 << 20
+"""Most that a program in the guest can be given; as much as it can give back."""
+
+_TIMEOUT_S = 5.0
+_REFUSAL_WAIT_S = 2.0
+_POLL_FIRST_S = 0.1
+_POLL_MAX_S = 1.0
+_TURN_MAX_S = 30.0
+"""Longest that `run` keeps others from the agent: a reply lost in the guest never comes."""
+
+
+class GuestAgent:
+    """The agent of one VM. Keeps nothing open between calls; safe to use from several tasks.
+
+    Every method raises GuestAgentError where the agent gives no usable answer in time; it says
+    nothing about whether the guest is well.
+    """
+
+    def __init__(self, socket: Path, lock: Path) -> None:
+        self._socket = socket
+        self._lock = lock
+
+    async def ping(self, timeout_s: float = _TIMEOUT_S) -> None:
+        """Return if the agent answers."""
+        await self._ask("guest-ping", replies.Nothing, timeout_s)
+
+    async def info(self, timeout_s: float = _TIMEOUT_S) -> AgentInfo:
+        """Return the agent's version and its enabled commands."""
+        return replies.agent_info(await self._ask("guest-info", replies.RawInfo, timeout_s))
+
+    async def osinfo(self, timeout_s: float = _TIMEOUT_S) -> OsInfo:
+        """Return what the guest says of its operating system."""
+        return replies.os_info(await self._ask("guest-get-osinfo", replies.RawOsInfo, timeout_s))
+
+    async def host_name(self, timeout_s: float = _TIMEOUT_S) -> str:
+        """Return the guest's host name."""
+        raw = await self._ask("guest-get-host-name", replies.RawHostName, timeout_s)
+        return printable(raw.host_name)
+
+    async def network_interfaces(self, timeout_s: float = _TIMEOUT_S) -> list[GuestInterface]:
+        """Return the guest's network interfaces with their addresses."""
+        raw = await self._ask("guest-network-get-interfaces", list[replies.RawInterface], timeout_s)
+        return replies.interfaces(raw)
+
+    async def shutdown(
+        self,
+        mode: Literal["powerdown", "halt", "reboot"] = "powerdown",
+        *,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> None:
+        """Return once the agent has taken the request; whether the guest obeys is to be seen.
+
+        An agent that obeys answers nothing, so this returns after two seconds of silence, or
+        `timeout_s` if that is shorter, or as soon as QEMU is gone.
+
+        Raises:
+            GuestAgentError: no agent took it, or it answered that it cannot.
+        """
+        async with self._session(timeout_s) as session:
+            await session.send("guest-shutdown", {"mode": mode})
+            wait_s = min(_REFUSAL_WAIT_S, session.left_s)
+            refusal = await session.refusal("guest-shutdown", wait_s)
+        if refusal is not None:
+            raise refusal
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        input: bytes = b"",  # noqa: A002 - as subprocess.run calls it
+        env: Sequence[str] = (),
+    ) -> ExecResult:
+        """Run a program in the guest, without a shell, and return how it ended.
+
+        Args:
+            argv: The program, looked up in the agent's PATH, and its arguments.
+            timeout_s: For all of it. The guest is not told when it has passed.
+            input: What the program reads.
+            env: `NAME=value` entries that replace the agent's own environment; none keep it.
+
+        Raises:
+            AgentTimeoutError: it did not end in time; it may still be running in the guest.
+            AgentRefusedError: the agent could not start it, with the guest's reason.
+            GuestAgentError: the agent may not run programs, or was lost track of.
+        """
+        if not argv or len(input) > INPUT_MAX_BYTES:
+            what = "no command is given" if not argv else "its input is longer than 16 MiB"
+            raise GuestAgentError(f"nothing was run in the guest: {what}")
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        pid = await self._start(argv, input, env, timeout_s)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._wait(pid)
+        except TimeoutError as exc:
+            raise AgentTimeoutError(
+                f"the command did not end within {timeout_s:g} s; "
+                f"it may still be running in the guest as process {pid}"
+            ) from exc
+
+    async def _start(
+        self, argv: Sequence[str], stdin: bytes, env: Sequence[str], timeout_s: float
+    ) -> int:
+        """Return the guest's number of a program that has been started."""
+        arguments: dict[str, object] = {
+            "path": argv[0],
+            "arg": list(argv[1:]),
+            "capture-output": True,
+        }
+        if env:
+            arguments["env"] = list(env)
+        if stdin:
+            arguments["input-data"] = base64.b64encode(stdin).decode("ascii")
+        async with self._session(min(timeout_s, _TURN_MAX_S)) as session:
+            raw = await session.execute("guest-info", kind=replies.RawInfo)
+            if "guest-exec" not in replies.agent_info(raw).enabled:
+                raise GuestAgentError(
+                    "the guest agent has guest-exec disabled",
+                    hint="see allow-rpcs and block-rpcs in the guest's qemu-ga.conf",
+                )
+            return (await session.execute("guest-exec", arguments, kind=replies.RawExec)).pid
+
+    async def _wait(self, pid: int) -> ExecResult:
+        """Return how process `pid` ended, once it has; waits for ever."""
+        pause_s = _POLL_FIRST_S
+        while True:
+            try:
+                status = await self._ask(
+                    "guest-exec-status", replies.RawExecStatus, _TURN_MAX_S, {"pid": pid}
+                )
+            except AgentTimeoutError as exc:
+                log.info("guest agent is silent", extra={"pid": pid, "error": str(exc)})
+            except GuestAgentError as exc:
+                raise GuestAgentError(
+                    f"lost track of the command, process {pid} in the guest: {exc}"
+                ) from exc
+            else:
+                if status.exited:
+                    return replies.exec_result(status)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _POLL_MAX_S)
+
+    async def _ask(
+        self,
+        command: str,
+        kind: type[T],
+        timeout_s: float,
+        arguments: Mapping[str, object] | None = None,
+    ) -> T:
+        async with self._session(timeout_s) as session:
+            return await session.execute(command, arguments, kind=kind)
+
+    @contextlib.asynccontextmanager
+    async def _session(self, timeout_s: float) -> AsyncGenerator[AgentSession]:
+        async with AgentSession.open(self._socket, self._lock, timeout_s=timeout_s) as session:
+            yield session

@@ -1,0 +1,208 @@
+"""The guest agent's values, as the guest sends them and as the program uses them: pure.
+
+Owns making a hostile guest's values safe to show, log and hand on: text is one printable line of
+bounded length, lists are bounded, addresses are addresses. Does not own the envelope they come in
+(`wire`). Names are those of QEMU's qga/qapi-schema.json.
+"""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from qemu_node.errors import GuestAgentError
+from qemu_node.qga.wire import printable
+
+_LIST_MAX = 256
+_ADDRESSES_MAX = 64
+_MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
+
+
+class Nothing(msgspec.Struct):
+    """An object whose members, if any, do not matter."""
+
+
+class RawCommand(msgspec.Struct):
+    """GuestAgentCommandInfo."""
+
+    name: str
+    enabled: bool
+
+
+class RawInfo(msgspec.Struct):
+    """GuestAgentInfo."""
+
+    version: str
+    supported_commands: list[RawCommand]
+
+
+class RawOsInfo(msgspec.Struct, rename="kebab"):
+    """GuestOSInfo; every member is optional."""
+
+    id: str = ""
+    name: str = ""
+    pretty_name: str = ""
+    version: str = ""
+    version_id: str = ""
+    machine: str = ""
+    kernel_release: str = ""
+
+
+class RawHostName(msgspec.Struct, rename="kebab"):
+    """GuestHostName."""
+
+    host_name: str
+
+
+class RawAddress(msgspec.Struct, rename="kebab"):
+    """GuestIpAddress."""
+
+    ip_address: str
+
+
+class RawInterface(msgspec.Struct, rename="kebab"):
+    """GuestNetworkInterface."""
+
+    name: str
+    hardware_address: str = ""
+    ip_addresses: list[RawAddress] = []
+
+
+class RawExec(msgspec.Struct):
+    """GuestExec."""
+
+    pid: int
+
+
+class RawExecStatus(msgspec.Struct, rename="kebab"):
+    """GuestExecStatus; the data is base64."""
+
+    exited: bool
+    exitcode: int | None = None
+    signal: int | None = None
+    out_data: bytes = b""
+    err_data: bytes = b""
+    out_truncated: bool = False
+    err_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentInfo:
+    """The agent's version and the commands that it may be sent."""
+
+    version: str
+    enabled: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OsInfo:
+    """The guest's operating system, in its own words; empty where it does not say."""
+
+    id: str
+    name: str
+    pretty_name: str
+    version: str
+    version_id: str
+    machine: str
+    kernel_release: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestInterface:
+    """A network interface of the guest."""
+
+    name: str
+    mac: str
+    """Lower case with colons; empty where it has none."""
+    addresses: tuple[str, ...]
+    """IPv4 and IPv6, without prefix length or zone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    """How a program in the guest ended, and what it printed."""
+
+    exit_code: int
+    """-2^31 to 2^31 - 1; 128 + N where signal N ended it, as shells have it."""
+    signal: int | None
+    """The signal, or the exception code on Windows, that ended it."""
+    stdout: bytes
+    stderr: bytes
+    truncated: bool
+    """It printed more than the agent keeps: 16 MiB of each."""
+
+
+def agent_info(raw: RawInfo) -> AgentInfo:
+    """Return `raw` made safe."""
+    # qemu-ga 10 has about 60 commands.
+    commands = raw.supported_commands[: 4 * _LIST_MAX]
+    return AgentInfo(
+        version=printable(raw.version),
+        enabled=frozenset(printable(command.name) for command in commands if command.enabled),
+    )
+
+
+def os_info(raw: RawOsInfo) -> OsInfo:
+    """Return `raw` made safe."""
+    return OsInfo(
+        id=printable(raw.id),
+        name=printable(raw.name),
+        pretty_name=printable(raw.pretty_name),
+        version=printable(raw.version),
+        version_id=printable(raw.version_id),
+        machine=printable(raw.machine),
+        kernel_release=printable(raw.kernel_release),
+    )
+
+
+def interfaces(raw: Sequence[RawInterface]) -> list[GuestInterface]:
+    """Return `raw` made safe; what is no address is left out."""
+    return [
+        GuestInterface(
+            name=printable(interface.name),
+            mac=_mac(interface.hardware_address),
+            addresses=_addresses(interface.ip_addresses),
+        )
+        for interface in raw[:_LIST_MAX]
+    ]
+
+
+def _mac(text: str) -> str:
+    mac = text.lower()
+    return mac if _MAC.match(mac) and mac != "00:00:00:00:00:00" else ""
+
+
+def _addresses(raw: Sequence[RawAddress]) -> tuple[str, ...]:
+    found = []
+    for item in raw[:_ADDRESSES_MAX]:
+        try:
+            found.append(str(ipaddress.ip_address(item.ip_address.partition("%")[0])))
+        except ValueError:
+            continue
+    return tuple(found)
+
+
+def exec_result(raw: RawExecStatus) -> ExecResult:
+    """Return the end of a program that has exited.
+
+    Raises:
+        GuestAgentError: the agent says neither how it ended, nor anything possible.
+    """
+    if raw.exitcode is not None:
+        code, signal = raw.exitcode, None
+    elif raw.signal is not None:
+        code, signal = (128 + raw.signal if 0 < raw.signal < 128 else 255), raw.signal
+    else:
+        raise GuestAgentError("the guest agent does not say how the command ended")
+    # Windows has 32 bits without a sign, everyone else reads them with one.
+    if not -(1 << 31) <= code < 1 << 32 or (signal is not None and not 0 <= signal < 1 << 32):
+        raise GuestAgentError("the guest agent reports an impossible exit code")
+    return ExecResult(
+        exit_code=code - (1 << 32) if code >= 1 << 31 else code,
+        signal=signal,
+        stdout=raw.out_data,
+        stderr=raw.err_data,
+        truncated=raw.out_truncated or raw.err_truncated,
+    )

@@ -1,0 +1,255 @@
+"""QMP events and run states as typed values: pure.
+
+Owns what QEMU's words about a guest mean. Does not own the connection they come from (`client`) nor
+what a VM's end means for its task (`vm.outcome`).
+
+Names and members are those of QEMU's qapi/run-state.json and qapi/block-core.json. Members that a
+newer QEMU adds are ignored; what does not fit its type counts as not said, for an event can't be
+asked for again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+
+_TEXT_MAX_CHARS = 400
+_UINT64_MAX = (1 << 64) - 1
+
+Word = Annotated[str, msgspec.Meta(max_length=_TEXT_MAX_CHARS, pattern=r"^[ -~]*\Z")]
+"""A word of QEMU's own: ASCII on one line, whatever wrote it."""
+
+
+def printable(text: str) -> str:
+    """Return the beginning of `text`, with `?` for what a terminal or log may not show as is."""
+    return "".join(char if char.isprintable() else "?" for char in text[:_TEXT_MAX_CHARS])
+
+
+class RunState(StrEnum):
+    """QAPI RunState: what QEMU does with its guest."""
+
+    COLO = "colo"
+    DEBUG = "debug"
+    FINISH_MIGRATE = "finish-migrate"
+    GUEST_PANICKED = "guest-panicked"
+    INMIGRATE = "inmigrate"
+    INTERNAL_ERROR = "internal-error"
+    IO_ERROR = "io-error"
+    PAUSED = "paused"
+    POSTMIGRATE = "postmigrate"
+    PRELAUNCH = "prelaunch"
+    RESTORE_VM = "restore-vm"
+    RUNNING = "running"
+    SAVE_VM = "save-vm"
+    SHUTDOWN = "shutdown"
+    SUSPENDED = "suspended"
+    WATCHDOG = "watchdog"
+    UNKNOWN = "unknown"
+    """Ours: a state newer than this list."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "RunState":
+        return cls.UNKNOWN
+
+
+class StatusInfo(msgspec.Struct, frozen=True):
+    """QAPI StatusInfo."""
+
+    status: RunState
+    running: bool
+    """The vCPUs execute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QmpEvent:
+    """One event as it came; its data is unchecked."""
+
+    name: str
+    data: Mapping[str, Any]
+    timestamp_s: float
+    """Seconds since the epoch on the host's clock; 0 where QEMU could not tell."""
+
+
+class Shutdown(msgspec.Struct, frozen=True):
+    """SHUTDOWN: the guest is at its end, QEMU perhaps too."""
+
+    guest: bool
+    """The guest did it itself."""
+    reason: Word = ""
+    """QAPI ShutdownCause."""
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """RESET: the guest begins again; QEMU goes on."""
+
+    guest: bool
+    reason: Word = ""
+
+
+class PanicInfo(msgspec.Struct, frozen=True, rename="kebab"):
+    """QAPI GuestPanicInformation, the members of every type of it. pvpanic reports none."""
+
+    type: Word
+    arg1: int = 0
+    """With hyper-v: the bug check code of Windows' blue screen; arg2 to arg5 are its parameters."""
+    arg2: int = 0
+    arg3: int = 0
+    arg4: int = 0
+    arg5: int = 0
+    message: str = ""
+    """With tdx."""
+
+
+class GuestPanicked(msgspec.Struct, frozen=True):
+    """GUEST_PANICKED: the guest's kernel gave up."""
+
+    action: Word
+    """QAPI GuestPanicAction: what QEMU does about it."""
+    info: PanicInfo | None = None
+
+
+class BlockIoError(msgspec.Struct, frozen=True, rename="kebab"):
+    """BLOCK_IO_ERROR: a disk of the guest failed on the host's side."""
+
+    operation: Word
+    action: Word
+    """`stop` where the guest is paused until someone says `cont`."""
+    nospace: bool = False
+    """The host's file system is full."""
+    node_name: Word = ""
+    device: Word = ""
+    reason: Word = ""
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """STOP: the vCPUs no longer execute."""
+
+
+TypedEvent = Shutdown | Reset | GuestPanicked | BlockIoError | Stop
+
+_TYPES: dict[str, type[TypedEvent]] = {
+    "SHUTDOWN": Shutdown,
+    "RESET": Reset,
+    "GUEST_PANICKED": GuestPanicked,
+    "BLOCK_IO_ERROR": BlockIoError,
+    "STOP": Stop,
+}
+
+
+class _Timestamp(msgspec.Struct, frozen=True):
+    seconds: int = 0
+    microseconds: int = 0
+
+
+class _Message(msgspec.Struct):
+    event: str
+    data: dict[str, Any] = {}
+    timestamp: _Timestamp = _Timestamp()
+
+
+def parse_message(message: Mapping[str, object]) -> QmpEvent | None:
+    """Return the event that a QMP message carries; None where it is not shaped as one."""
+    try:
+        parsed = msgspec.convert(dict(message), _Message)
+    except (msgspec.ValidationError, RecursionError):
+        return None
+    stamp = parsed.timestamp
+    # QEMU sends -1 for both where it could not read the clock (qapi/qmp-event.c).
+    is_told = 0 < stamp.seconds < 1 << 40 and 0 <= stamp.microseconds < 1_000_000
+    return QmpEvent(
+        name=printable(parsed.event),
+        data=parsed.data,
+        timestamp_s=stamp.seconds + stamp.microseconds / 1e6 if is_told else 0.0,
+    )
+
+
+def typed(event: QmpEvent) -> TypedEvent | None:
+    """Return what `event` says; None for events that this program does not act on, or malformed."""
+    kind = _TYPES.get(event.name)
+    if kind is None:
+        return None
+    try:
+        return msgspec.convert(event.data, kind)
+    except (msgspec.ValidationError, RecursionError):
+        return None
+
+
+class GuestEndKind(StrEnum):
+    """How a guest came to its end by itself."""
+
+    POWERED_OFF = "powered-off"
+    PANICKED = "panicked"
+    INTERNAL_ERROR = "internal-error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestEnd:
+    """A guest's own end, as QEMU told it: nothing of it will run again.
+
+    An end that somebody forced on QEMU (`quit`, a signal) is none: QEMU leaves by itself then, and
+    whether that was wanted only the one who asked knows.
+    """
+
+    kind: GuestEndKind
+    reason: str
+
+    @property
+    def is_failure(self) -> bool:
+        """True unless the guest powered off."""
+        return self.kind is not GuestEndKind.POWERED_OFF
+
+
+_POWERED_OFF = GuestEnd(kind=GuestEndKind.POWERED_OFF, reason="the guest powered off")
+
+
+def guest_end_of_status(status: StatusInfo) -> GuestEnd | None:
+    """Return the end that a run state shows; None for a guest that may go on.
+
+    Needs `-action shutdown=pause,panic=pause`, with which QEMU keeps an ended guest to be asked.
+    """
+    match status.status:
+        case RunState.SHUTDOWN:
+            return _POWERED_OFF
+        case RunState.GUEST_PANICKED:
+            return GuestEnd(kind=GuestEndKind.PANICKED, reason="the guest's kernel panicked")
+        case RunState.INTERNAL_ERROR:
+            return GuestEnd(
+                kind=GuestEndKind.INTERNAL_ERROR,
+                reason="QEMU stopped the guest: internal error of the accelerator",
+            )
+        case _:
+            return None
+
+
+def guest_end_of_event(event: QmpEvent) -> GuestEnd | None:
+    """Return the end that `event` announces; None for every other event.
+
+    Under `-action panic=pause` QEMU sends no SHUTDOWN after GUEST_PANICKED. An internal error is
+    announced by STOP alone, so ask for the status after one.
+    """
+    match typed(event):
+        case GuestPanicked(info=info):
+            return GuestEnd(kind=GuestEndKind.PANICKED, reason=_describe_panic(info))
+        case Shutdown(reason="guest-panic"):
+            return GuestEnd(kind=GuestEndKind.PANICKED, reason=_describe_panic(None))
+        case Shutdown(guest=True):
+            return _POWERED_OFF
+        case _:
+            return None
+
+
+def _describe_panic(info: PanicInfo | None) -> str:
+    told = "the guest's kernel panicked"
+    if info is None:
+        return told
+    if info.type == "hyper-v":
+        code, *parameters = (
+            f"{arg & _UINT64_MAX:#x}"
+            for arg in (info.arg1, info.arg2, info.arg3, info.arg4, info.arg5)
+        )
+        return f"{told}: Windows bug check {code} ({', '.join(parameters)})"
+    return f"{told} ({printable(info.type)})" + (
+        f": {printable(info.message)}" if info.message else ""
+    )

@@ -1,0 +1,192 @@
+"""Session and allocation directories of `qemu-node run`.
+
+Owns `<data>/run/<session>/`: made under a lock that lives as long as the session, laid out as Nomad
+lays out its own (client/allocdir), removed at the end; what a killed session left is removed by the
+next one. Does not own what a VM keeps below `<data>/vm`.
+"""
+
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from qemu_node.errors import HostError, JobError, NodeError
+from qemu_node.host.files import FileLock, host_error, open_beneath, remove_tree, write_all
+from qemu_node.vm.record import StateError, read_record
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LOCK_SUFFIX = ".lock"
+# Nomad's modes: what leads to an allocation can be passed through only, what is in it is open.
+_PASS_MODE = 0o711
+_OPEN_MODE = 0o777
+_SECRET_MODE = 0o700
+
+
+class SessionDir:
+    """The directory of one session, locked from `create` to `remove`."""
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def create(cls, root: Path) -> "SessionDir":
+        """Make a new session below `root`, which is made too.
+
+        Raises:
+            HostError: the host refused; nothing is left.
+        """
+        path = root / secrets.token_hex(6)
+        lock = FileLock(path.with_suffix(_LOCK_SUFFIX))
+        try:
+            root.mkdir(mode=_PASS_MODE, parents=True, exist_ok=True)
+            # Locked before the directory exists: a sweep never sees one without its lock.
+            if not lock.try_acquire():
+                raise HostError(f"the new session {path} is in use by another process")
+            path.mkdir(mode=_PASS_MODE)
+        except OSError as exc:
+            lock.release()
+            raise host_error("make", path, exc) from exc
+        return cls(path, lock)
+
+    def remove(self) -> None:
+        """Remove the directory and everything in it.
+
+        Raises:
+            HostError: something could not be removed; a later sweep tries again.
+        """
+        try:
+            remove_tree(self.path)
+            self._lock.path.unlink(missing_ok=True)
+        finally:
+            self._lock.release()
+
+
+def sweep(root: Path, *, vm_run_dir: Path) -> list[Path]:
+    """Remove the sessions below `root` whose process is gone, and return them.
+
+    A session to which a VM's record still points is left alone: its driver has not ended yet.
+    """
+    removed: list[Path] = []
+    in_use = set(_alloc_dirs(vm_run_dir))
+    for lock_path in sorted(root.glob(f"*{_LOCK_SUFFIX}")):
+        path = lock_path.with_suffix("")
+        lock = FileLock(lock_path)
+        try:
+            if any(used.is_relative_to(path) for used in in_use) or not lock.try_acquire():
+                continue
+            SessionDir(path, lock).remove()
+            removed.append(path)
+        except HostError as exc:
+            log.warning("left-over session", extra={"path": str(path), "error": str(exc)})
+    return removed
+
+
+def _alloc_dirs(vm_run_dir: Path) -> Iterator[Path]:
+    for record_path in vm_run_dir.glob("*/vm.json"):
+        try:
+            yield Path(read_record(record_path).alloc_dir)
+        except StateError as exc:
+            log.debug("unreadable record", extra={"path": str(record_path), "error": str(exc)})
+
+
+def make_alloc_dir(session: Path, alloc_id: str, task_names: list[str]) -> Path:
+    """Make the directories of an allocation and its tasks, and return the allocation's.
+
+    Raises:
+        HostError: the host refused a step; what was made stays with its session.
+    """
+    alloc_dir = session / "alloc" / alloc_id
+    try:
+        _make(session / "alloc", _PASS_MODE)
+        _make(alloc_dir, _PASS_MODE)
+        for name in ("", "logs", "tmp", "data"):
+            _make(alloc_dir / "alloc" / name, _OPEN_MODE)
+        for task_name in task_names:
+            task_dir = alloc_dir / task_name
+            for name in ("", "local", "tmp"):
+                _make(task_dir / name, _OPEN_MODE)
+            for name in ("secrets", "private"):
+                _make(task_dir / name, _SECRET_MODE)
+    except OSError as exc:
+        raise host_error("make", exc.filename or alloc_dir, exc) from exc
+    return alloc_dir
+
+
+def _make(path: Path, mode: int) -> None:
+    path.mkdir(exist_ok=True)
+    path.chmod(mode)
+
+
+def read_source(path: str, task_dir: Path, where: str) -> str:
+    """Return the text of a template's `source`, inside the task directory.
+
+    Raises:
+        JobError: it is not there, not inside, or not UTF-8 text.
+    """
+    return _beneath(task_dir, path, where, _read)
+
+
+def write_rendered(path: str, text: str, perms: int, task_dir: Path, where: str) -> None:
+    """Write a rendered template to `path`, inside the task directory; directories are made.
+
+    Raises:
+        JobError: `path` leads out of the task directory.
+    """
+
+    def write(dir_fd: int, relative: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        fd = open_beneath(dir_fd, relative, flags, mode=perms)
+        try:
+            write_all(fd, text.encode())
+            os.fchmod(fd, perms)
+        finally:
+            os.close(fd)
+
+    def make_parents_and_write(dir_fd: int, relative: str) -> None:
+        parts = Path(relative).parts
+        for depth in range(1, len(parts)):
+            parent = task_dir.joinpath(*parts[:depth])
+            if not parent.is_dir():
+                _make(parent, _OPEN_MODE)
+        write(dir_fd, relative)
+
+    _beneath(task_dir, path, where, make_parents_and_write)
+
+
+def _read(dir_fd: int, relative: str) -> str:
+    with os.fdopen(open_beneath(dir_fd, relative, os.O_RDONLY), encoding="utf-8") as file:
+        return file.read()
+
+
+def _beneath(task_dir: Path, path: str, where: str, act: Callable[[int, str], T]) -> T:
+    """Call `act` with the task directory's descriptor and `path` relative to it."""
+    relative = _relative(path, where)
+    dir_fd = os.open(task_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return act(dir_fd, relative)
+    except (OSError, UnicodeDecodeError, NodeError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise JobError(f"{where}: {path}: {reason}") from exc
+    finally:
+        os.close(dir_fd)
+
+
+def _relative(path: str, where: str) -> str:
+    """Return `path` relative to the task directory; `/local/x` is `local/x`, as for a driver.
+
+    Raises:
+        JobError: it leads out of the task directory.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts:
+        raise JobError(
+            f"{where}: {path!r} is not inside the task directory",
+            hint='write it as "local/…"',
+        )
+    return "/".join(parts)

@@ -1,0 +1,81 @@
+"""What happens in a session, as values: for the table, the plain lines and `--json` alike. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class EventKind(StrEnum):
+    """The value is the word in `--json`."""
+
+    NOTE = "note"
+    """Something the operator should know; the session goes on."""
+    NODE = "node"
+    """The driver answered: its version and accelerator."""
+    STEP = "step"
+    """A VM's start got further."""
+    RUNNING = "running"
+    READY = "ready"
+    """The guest agent answered for the first time, or says more than it did."""
+    SILENT = "silent"
+    """The guest agent, which had answered, no longer does."""
+    LOG = "log"
+    """A line of the serial console."""
+    STOPPING = "stopping"
+    EXITED = "exited"
+    FAILED = "failed"
+    """The VM did not start, or ended on its own with an error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """One thing that happened. `vm` None: it concerns the session."""
+
+    kind: EventKind
+    message: str
+    vm: str | None = None
+    details: Mapping[str, object] = field(default_factory=dict)
+    """More, under names that stay the same: `percent`, `vm_id`, `pid`, `addresses` …"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VMRow:
+    """What is known about a VM, for one row of the table."""
+
+    vm: str
+    step: str = "waiting"
+    percent: float | None = None
+    agent: str = ""
+    address: str = ""
+    secure_boot: bool | None = None
+    running_since_s: float | None = None
+    has_ended: bool = False
+    has_failed: bool = False
+
+
+def update_row(row: VMRow, event: RunEvent, now_s: float) -> VMRow:
+    """Return `row` after `event`, which concerns its VM and happened at `now_s`."""
+    changes: dict[str, object] = {}
+    match event.kind:
+        case EventKind.STEP if row.running_since_s is None:
+            changes = {"step": event.message, "percent": event.details.get("percent")}
+        case EventKind.RUNNING:
+            changes = {"step": "booting", "percent": None, "running_since_s": now_s,
+                       "address": event.details.get("address", row.address)}  # fmt: skip
+        case EventKind.READY:
+            changes = {"step": "ready", "agent": event.details.get("host_name") or "answers",
+                       "address": event.details.get("address") or row.address,
+                       "secure_boot": event.details.get("secure_boot")}  # fmt: skip
+        case EventKind.SILENT:
+            changes = {"step": "running", "agent": "silent"}
+        case EventKind.STOPPING:
+            changes = {"step": "stopping", "percent": None}
+        case EventKind.EXITED:
+            changes = {"step": event.message, "has_ended": True, "running_since_s": None}
+        case EventKind.FAILED:
+            changes = {"step": event.message, "has_ended": True, "has_failed": True,
+                       "percent": None, "running_since_s": None}  # fmt: skip
+        case EventKind.STEP | EventKind.NOTE | EventKind.NODE | EventKind.LOG:
+            pass
+    values = {name: getattr(row, name) for name in VMRow.__slots__} | changes
+    return VMRow(**values)

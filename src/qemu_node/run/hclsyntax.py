@@ -1,0 +1,166 @@
+"""HCL2 text → blocks and attributes with their lines.
+
+Owns the contact with python-hcl2: its grammar and its parse tree (lark). Does not own the meaning
+of an expression (`hcleval`) or of a block (`jobfile_hcl`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import hcl2
+from lark import Token, Tree
+from lark.exceptions import UnexpectedInput
+
+from qemu_node.errors import JobError
+
+Node = Tree[Token]
+
+
+class HclError(JobError):
+    """The file cannot be read as it is written; the message begins with `file:line:`."""
+
+    def __init__(self, origin: str, line: int, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{origin}:{line}: {problem}", hint=hint)
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """HCL text and where it comes from. `first_line` is the line of its first character there."""
+
+    origin: str
+    text: str
+    first_line: int = 1
+
+    def line_of(self, node: Node) -> int:
+        """Return the line of the file on which `node` begins."""
+        return self.first_line + self.text.count("\n", 0, node.meta.start_pos)
+
+    def text_of(self, node: Node) -> str:
+        """Return `node` as it is written."""
+        return self.text[node.meta.start_pos : node.meta.end_pos]
+
+    def error(self, node: Node, problem: str, *, hint: str | None = None) -> HclError:
+        """Return an error that names the file and the line of `node`."""
+        return HclError(self.origin, self.line_of(node), problem, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """`name = expression`."""
+
+    name: str
+    expression: Node
+    source: Source
+
+    def error(self, problem: str, *, hint: str | None = None) -> HclError:
+        """Return an error at this attribute."""
+        return self.source.error(self.expression, problem, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`type "label" { … }`."""
+
+    type: str
+    labels: tuple[str, ...]
+    body: "Body"
+    node: Node
+    source: Source
+
+    def error(self, problem: str, *, hint: str | None = None) -> HclError:
+        """Return an error at the block's first line."""
+        return self.source.error(self.node, problem, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The inside of a file or a block; attributes are unique, blocks in order."""
+
+    attributes: dict[str, Attribute]
+    blocks: tuple[Block, ...]
+
+    def blocks_of(self, type_: str) -> list[Block]:
+        """Return the blocks of one type."""
+        return [block for block in self.blocks if block.type == type_]
+
+
+def parse_body(source: Source) -> Body:
+    """Return the blocks and attributes of a whole file.
+
+    Raises:
+        HclError: the text is not HCL, or gives an attribute twice.
+    """
+    return _body(subtrees(_parse(source))[0], source)
+
+
+def parse_expression(source: Source) -> tuple[Node, Source]:
+    """Return a single expression, and the source that its nodes' positions refer to.
+
+    Raises:
+        HclError: the text is not an expression.
+    """
+    # The grammar knows whole files only, so the expression becomes an attribute of one.
+    wrapped = Source(source.origin, f"x = {source.text.strip()}\n", source.first_line)
+    body = parse_body(wrapped)
+    if set(body.attributes) != {"x"} or body.blocks:
+        raise HclError(source.origin, source.first_line, f"not an expression: {source.text!r}")
+    return body.attributes["x"].expression, wrapped
+
+
+def subtrees(node: Node) -> list[Node]:
+    """Return the children of `node` that mean something: no tokens, newlines or comments."""
+    return [
+        child
+        for child in node.children
+        if isinstance(child, Tree) and child.data != "new_line_or_comment"
+    ]
+
+
+def tokens(node: Node) -> Iterator[Token]:
+    """Yield the tokens directly below `node`."""
+    return (child for child in node.children if isinstance(child, Token))
+
+
+def _parse(source: Source) -> Node:
+    text = source.text if source.text.endswith("\n") else source.text + "\n"
+    try:
+        tree: Node = hcl2.parses_to_tree(text)
+    except UnexpectedInput as exc:
+        # At the end of the file lark gives -1.
+        line = exc.line if exc.line > 0 else text.count("\n")
+        lines = text.splitlines()
+        shown = lines[line - 1].strip() if line <= len(lines) else ""
+        raise HclError(
+            source.origin, source.first_line + line - 1, f"this is not HCL: {shown[:80]}"
+        ) from exc
+    return tree
+
+
+def _body(node: Node, source: Source) -> Body:
+    attributes: dict[str, Attribute] = {}
+    blocks: list[Block] = []
+    for number, child in enumerate(subtrees(node)):
+        if number > 0 and not _begins_line(child, source):
+            # The grammar accepts `a = 1 b = 2`; HCL does not.
+            raise source.error(child, "an argument or block must begin on a new line")
+        if child.data == "attribute":
+            name_node, expression = subtrees(child)
+            name = source.text_of(name_node)
+            if name in attributes:
+                raise source.error(child, f"{name} is given twice")
+            attributes[name] = Attribute(name, expression, source)
+        else:
+            blocks.append(_block(child, source))
+    return Body(attributes, tuple(blocks))
+
+
+def _block(node: Node, source: Source) -> Block:
+    *words, body = subtrees(node)
+    names = [source.text_of(word).strip('"') for word in words]
+    return Block(names[0], tuple(names[1:]), _body(body, source), node, source)
+
+
+def _begins_line(node: Node, source: Source) -> bool:
+    before = source.text[: node.meta.start_pos].rpartition("\n")[2].strip()
+    return not before or before.endswith("*/")

@@ -1,0 +1,137 @@
+"""A session with everything around it: its directory, the driver's process, signals.
+
+Owns acquiring these and giving them back in reverse order. The driver reads a pipe whose other end
+is ours alone: when this process dies, however it dies, the driver reads the end of file, stops the
+VMs that it started, and exits.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_node.config import NodeConfig
+from qemu_node.nomad.client import LogEntry, PluginClient
+from qemu_node.run.allocdir import SessionDir, sweep
+from qemu_node.run.driverlink import DriverLink, driver_environment
+from qemu_node.run.events import EventKind, RunEvent
+from qemu_node.run.guestwatch import AgentWatch
+from qemu_node.run.jobmodel import Job
+from qemu_node.run.placement import own_cpus, pick_free_ports, place
+from qemu_node.run.session import Session, SessionOptions, SessionResult
+
+log = logging.getLogger(__name__)
+driver_log = logging.getLogger("qemu_node.driver")
+
+_LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO}
+_LAST_STOP_S = 60.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """Where and how to run a job."""
+
+    config: NodeConfig
+    config_path: Path | None
+    """The node.toml that the driver reads too; None: the default one."""
+    options: SessionOptions
+
+
+async def run_job(
+    job: Job, settings: RunSettings, on_event: Callable[[RunEvent], None]
+) -> SessionResult:
+    """Run the VMs of `job` until all have ended or a signal stops them.
+
+    Raises:
+        NodeError: nothing could be started; nothing is left.
+    """
+    _announce(job, on_event)
+    placements = place(job, free_ports=pick_free_ports, cpus=own_cpus())
+    for placement in placements:
+        on_event(RunEvent(kind=EventKind.STEP, message="waiting", vm=placement.vm))
+    paths = settings.config.paths
+    root = Path(paths.data) / "run"
+    for left_over in await asyncio.to_thread(sweep, root, vm_run_dir=paths.vm_run_dir):
+        log.info("removed a left-over session", extra={"path": str(left_over)})
+    session_dir = SessionDir.create(root)
+    try:
+        async with _driver(settings.config_path) as driver:
+            session = Session(
+                driver,
+                placements,
+                session_dir=session_dir.path,
+                node_id=str(uuid.uuid4()),
+                vm_run_dir=paths.vm_run_dir,
+                watch=AgentWatch,
+                on_event=on_event,
+                options=settings.options,
+            )
+            with _signals_to(session.request_stop):
+                return await session.run()
+    finally:
+        session_dir.remove()
+
+
+def _announce(job: Job, on_event: Callable[[RunEvent], None]) -> None:
+    for skipped in job.skipped:
+        on_event(RunEvent(kind=EventKind.NOTE, message=f"skipped: {skipped}"))
+    for note in job.notes:
+        on_event(RunEvent(kind=EventKind.NOTE, message=note))
+
+
+@contextlib.asynccontextmanager
+async def _driver(config_path: Path | None) -> AsyncIterator[DriverLink]:
+    """Start the driver's process as an agent does, and end it after the block."""
+    reading_end, writing_end = os.pipe()
+    try:
+        client = await PluginClient.launch(
+            [sys.executable, "-m", "qemu_node", "driver", "--stop-with-parent"],
+            env=driver_environment(),
+            stdin_fd=reading_end,
+            on_log=_log_driver,
+        )
+    except BaseException:
+        os.close(writing_end)
+        raise
+    finally:
+        os.close(reading_end)
+    try:
+        yield DriverLink(client.base, client.driver, config_path=config_path)
+    except BaseException:
+        # Whatever went wrong, no VM outlives the session: at the pipe's end the driver stops all.
+        os.close(writing_end)
+        writing_end = -1
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_STOP_S):
+                await client.wait_ended()
+        raise
+    finally:
+        await client.shutdown()
+        if writing_end >= 0:
+            os.close(writing_end)
+
+
+def _log_driver(entry: LogEntry) -> None:
+    level = _LEVELS.get(str(entry.get("@level", "")), logging.DEBUG)
+    fields = {key: value for key, value in entry.items() if not key.startswith("@")}
+    driver_log.log(level, "%s %s", entry.get("@message", ""), fields or "")
+
+
+@contextlib.contextmanager
+def _signals_to(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` for every signal that asks this process to end, inside the block."""
+    loop = asyncio.get_running_loop()
+    for signum in _SIGNALS:
+        loop.add_signal_handler(signum, stop)
+    try:
+        yield
+    finally:
+        for signum in _SIGNALS:
+            loop.remove_signal_handler(signum)

@@ -1,0 +1,322 @@
+"""One run of a job's VMs: start all, watch, wait, stop, clean up.
+
+Owns the order of things and what counts as a failure. Does not own the driver's process (`runner`),
+nor how anything looks to people (`cli.output`). Restarts nothing.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from qemu_node.errors import NodeError
+from qemu_node.run.driverlink import DriverInfo, TaskDriver, TaskEnd
+from qemu_node.run.events import EventKind, RunEvent
+from qemu_node.run.guestwatch import GuestFacts, GuestWatch, reachable_address
+from qemu_node.run.logtail import LogTail
+from qemu_node.run.placement import Placement
+from qemu_node.run.taskconfig import prepare_task
+from qemu_node.vm.record import StateError, VMRecord, read_record
+
+T = TypeVar("T")
+
+_LOG_POLL_S = 0.3
+_STOP_GRACE_S = 5.0
+"""How long StopTask may take to return once WaitTask has told of the VM's end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """What the operator chose."""
+
+    exit_when_ready: bool = False
+    """End by itself, successfully, when every guest agent has answered."""
+    ready_timeout_s: float | None = None
+    """Fail when a guest agent has not answered after this time; None: wait for ever."""
+    show_logs: bool = False
+    poll_s: float = 1.0
+    """Pause between two looks at a guest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionResult:
+    """How a session ended."""
+
+    failed: tuple[str, ...]
+    """The VMs that did not start, or ended with an error, or were not ready in time."""
+    was_hard: bool
+    """It was told to stop twice."""
+
+
+class Session:
+    """Runs placements to their end. `request_stop` may be called at any time, twice for hard."""
+
+    def __init__(
+        self,
+        driver: TaskDriver,
+        placements: Sequence[Placement],
+        *,
+        session_dir: Path,
+        node_id: str,
+        vm_run_dir: Path,
+        watch: Callable[[VMRecord], GuestWatch],
+        on_event: Callable[[RunEvent], None],
+        options: SessionOptions,
+    ) -> None:
+        self._driver = driver
+        self._placements = placements
+        self._session_dir = session_dir
+        self._node_id = node_id
+        self._vm_run_dir = vm_run_dir
+        self._watch = watch
+        self._on_event = on_event
+        self._options = options
+        self._stop = asyncio.Event()
+        self._hard_stop = asyncio.Event()
+        self._ready: set[str] = set()
+        self._failed: dict[str, None] = {}  # an ordered set
+
+    def request_stop(self) -> None:
+        """Stop all VMs within their kill_timeout; asked again, at once."""
+        if self._stop.is_set():
+            self._hard_stop.set()
+        self._stop.set()
+
+    async def run(self) -> SessionResult:
+        """Run until every VM has ended.
+
+        Raises:
+            NodeError: the driver cannot start VMs; none was started.
+        """
+        info = await self._unless_stopped(self._driver.begin())
+        if info is not None:
+            self._emit(EventKind.NODE, info.health or "the driver is ready", None,
+                       attributes=info.attributes)  # fmt: skip
+            async with _helpers(self._pump_events(), self._watch_clock()):
+                await self._run_all(info)
+        return SessionResult(failed=tuple(self._failed), was_hard=self._hard_stop.is_set())
+
+    async def _run_all(self, info: DriverInfo) -> None:
+        async with asyncio.TaskGroup() as group:
+            for placement in self._placements:
+                group.create_task(self._run_vm(placement, info))
+
+    async def _run_vm(self, placement: Placement, info: DriverInfo) -> None:
+        try:
+            vm_id = await self._start(placement, info)
+            if vm_id is None:
+                self._emit(EventKind.EXITED, "stopped before it ran", placement.vm)
+            else:
+                self._judge(placement, await self._attend(placement, vm_id))
+        except NodeError as exc:
+            self._fail(placement.vm, exc.explain().removeprefix("vm: "))
+        finally:
+            with contextlib.suppress(NodeError):
+                await self._driver.destroy(placement.task_id)
+
+    async def _start(self, placement: Placement, info: DriverInfo) -> str | None:
+        """Start the VM and return its vm_id; None where a stop came first."""
+        if self._stop.is_set():
+            return None
+        self._emit(EventKind.STEP, "preparing", placement.vm)
+        task = await asyncio.to_thread(
+            prepare_task, placement, info.facts, session=self._session_dir, node_id=self._node_id
+        )
+        self._emit(EventKind.STEP, "starting", placement.vm)
+        vm_id = await self._unless_stopped(self._driver.start(task))
+        if vm_id is None:
+            # The call was cancelled, and the driver may have got further meanwhile.
+            await self._driver.stop(placement.task_id, 0, "")
+        return vm_id
+
+    async def _attend(self, placement: Placement, vm_id: str) -> TaskEnd:
+        """Watch a running VM until it has ended."""
+        record = self._read_record(vm_id)
+        self._emit(
+            EventKind.RUNNING,
+            "running",
+            placement.vm,
+            vm_id=vm_id,
+            pid=record.pid if record is not None else None,
+            address=reachable_address(record) if record is not None else "",
+        )
+        helpers: list[Coroutine[object, object, None]] = []
+        if record is not None:
+            helpers.append(self._watch_guest(placement, record))
+        tail = LogTail(self._logs_dir(placement), placement.task.name)
+        if self._options.show_logs:
+            helpers.append(self._follow_logs(placement, tail))
+        async with _helpers(*helpers), asyncio.TaskGroup() as group:
+            stopper = group.create_task(self._stop_when_asked(placement))
+            end = await self._wait(placement)
+            if self._stop.is_set():
+                await asyncio.wait({stopper}, timeout=_STOP_GRACE_S)
+            stopper.cancel()
+        if self._options.show_logs:
+            self._emit_lines(placement, tail.flush())
+        return end
+
+    async def _wait(self, placement: Placement) -> TaskEnd:
+        try:
+            return await self._driver.wait(placement.task_id)
+        except NodeError as exc:
+            return TaskEnd(exit_code=1, reason=f"the driver lost sight of the VM: {exc.explain()}")
+
+    async def _stop_when_asked(self, placement: Placement) -> None:
+        await self._stop.wait()
+        self._emit(EventKind.STOPPING, "stopping", placement.vm)
+        async with _helpers(self._stop_hard_when_asked(placement)):
+            is_stopped = await self._stop_vm(placement, placement.task.kill_timeout_s)
+        if not is_stopped:
+            await self._stop_hard_when_asked(placement)
+
+    async def _stop_hard_when_asked(self, placement: Placement) -> None:
+        await self._hard_stop.wait()
+        await self._stop_vm(placement, 0)
+
+    async def _stop_vm(self, placement: Placement, timeout_s: float) -> bool:
+        try:
+            await self._driver.stop(placement.task_id, timeout_s, placement.task.kill_signal)
+        except NodeError as exc:
+            self._emit(EventKind.NOTE, f"stopping failed: {exc.explain()}", placement.vm)
+            return False
+        return True
+
+    async def _watch_guest(self, placement: Placement, record: VMRecord) -> None:
+        watch = self._watch(record)
+        known: GuestFacts | None = None
+        while True:
+            # Given up at once when a stop is asked for: the driver then needs the agent itself.
+            facts = await self._unless_stopped(watch.look())
+            if self._stop.is_set():
+                return
+            if facts is not None and facts != known:
+                self._emit(
+                    EventKind.READY,
+                    f"the guest agent of {facts.host_name} answers",
+                    placement.vm,
+                    host_name=facts.host_name,
+                    addresses=list(facts.addresses),
+                    address=reachable_address(record, facts),
+                    secure_boot=facts.secure_boot,
+                )
+                self._count_ready(placement.vm)
+            elif facts is None and known is not None:
+                self._emit(EventKind.SILENT, "the guest agent no longer answers", placement.vm)
+            known = facts
+            await self._unless_stopped(asyncio.sleep(self._options.poll_s))
+
+    def _count_ready(self, vm: str) -> None:
+        self._ready.add(vm)
+        if self._options.exit_when_ready and len(self._ready) == len(self._placements):
+            self._stop.set()
+
+    async def _watch_clock(self) -> None:
+        timeout_s = self._options.ready_timeout_s
+        if timeout_s is None:
+            return
+        await asyncio.sleep(timeout_s)
+        for placement in self._placements:
+            if placement.vm not in self._ready and placement.vm not in self._failed:
+                self._failed[placement.vm] = None
+                self._emit(
+                    EventKind.NOTE,
+                    f"its guest agent has not answered within {timeout_s:g} s",
+                    placement.vm,
+                )
+        if self._failed:
+            self._stop.set()
+
+    async def _pump_events(self) -> None:
+        names = {(p.alloc_id, p.task.name): p.vm for p in self._placements}
+        # A driver that is gone is told of by every VM's wait.
+        with contextlib.suppress(NodeError):
+            async for event in self._driver.events():
+                vm = names.get((event.alloc_id, event.task_name))
+                if vm is not None:
+                    self._emit(EventKind.STEP, event.message, vm, percent=event.percent)
+
+    async def _follow_logs(self, placement: Placement, tail: LogTail) -> None:
+        while True:
+            self._emit_lines(placement, tail.read_lines())
+            await asyncio.sleep(_LOG_POLL_S)
+
+    def _emit_lines(self, placement: Placement, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._emit(EventKind.LOG, line, placement.vm)
+
+    def _judge(self, placement: Placement, end: TaskEnd) -> None:
+        details = {"exit_code": end.exit_code, "signal": end.signal, "oom_killed": end.oom_killed}
+        if not end.is_failure:
+            was_asked = self._stop.is_set()
+            message = "stopped" if was_asked else "powered off"
+        elif self._stop.is_set() and end.signal and not end.reason:
+            # What we killed because it did not go in time is no failure of the VM.
+            message = "stopped by force"
+        else:
+            self._fail(placement.vm, end.describe(), **details)
+            return
+        self._emit(EventKind.EXITED, message, placement.vm, **details)
+        if self._options.exit_when_ready and placement.vm not in self._ready:
+            self._fail(placement.vm, "it ended before its guest agent answered")
+
+    def _fail(self, vm: str, message: str, **details: object) -> None:
+        self._failed[vm] = None
+        self._emit(EventKind.FAILED, message, vm, **details)
+        if self._options.exit_when_ready:
+            self._stop.set()
+
+    async def _unless_stopped(self, work: Coroutine[object, object, T]) -> T | None:
+        """Return the result of `work`, or None, and `work` cancelled, once a stop is requested.
+
+        Raises:
+            NodeError: `work` raised it.
+        """
+        outcome: T | NodeError | None = None
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(_caught(work))
+            stopping = group.create_task(self._stop.wait())
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                outcome = working.result()
+            working.cancel()
+            stopping.cancel()
+        if isinstance(outcome, NodeError):
+            raise outcome
+        return outcome
+
+    def _read_record(self, vm_id: str) -> VMRecord | None:
+        try:
+            return read_record(self._vm_run_dir / vm_id / "vm.json")
+        except StateError as exc:
+            self._emit(EventKind.NOTE, f"the guest cannot be watched: {exc}", None)
+            return None
+
+    def _logs_dir(self, placement: Placement) -> Path:
+        return self._session_dir / "alloc" / placement.alloc_id / "alloc" / "logs"
+
+    def _emit(self, kind: EventKind, message: str, vm: str | None, **details: object) -> None:
+        given = {name: value for name, value in details.items() if value is not None}
+        self._on_event(RunEvent(kind=kind, message=message, vm=vm, details=given))
+
+
+async def _caught(work: Coroutine[object, object, T]) -> T | NodeError:
+    """Return what `work` returns or, if it raises one, its NodeError."""
+    try:
+        return await work
+    except NodeError as exc:
+        return exc
+
+
+@contextlib.asynccontextmanager
+async def _helpers(*work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Run `work` beside the block and cancel it at the block's end."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(item) for item in work]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()

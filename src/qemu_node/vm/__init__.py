@@ -1,0 +1,1 @@
+"""One VM's life, from a request to its removal; and all VMs of the node."""

@@ -1,0 +1,279 @@
+"""Where one VM's files are, and who may touch them.
+
+Owns the layout of a VM's two directories, their permissions and their lock.
+
+    <data>/vm/<vm_id>/       0711, ours     what must survive a wiped /run
+        state.json           ours           VMState; it means that the start was completed
+        exit.json            ours           VMExit, once the end is known
+        overlay.qcow2 varstore.fd config-drive.iso serial.log    the VM's user
+        qemu.log             ours           QEMU's stderr
+    <run>/vm/<vm_id>/        01771, ours    QEMU may add its VNC socket, and remove nothing else
+        vm.json usage.json   ours
+        qmp.sock monitor.sock qga.sock serial.sock vnc.sock      0660, group qemu-node
+    <data>/vm/.uid/<uid>     the vm_id that runs as this user
+
+The lock is flock(2) on the data directory itself: held by the driver that manages the VM for as
+long as it does, and released by the kernel whatever ends that driver. There is no lock file to
+leave behind.
+"""
+
+import contextlib
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from qemu_node.config import Paths
+from qemu_node.errors import HostError, NodeError
+from qemu_node.host import files
+from qemu_node.vm.names import VM_ID
+from qemu_node.vm.outcome import VMExit
+from qemu_node.vm.record import SocketPaths, StateError, VMState
+
+
+class VMBusyError(NodeError):
+    """Another process manages this VM; nothing was changed."""
+
+    retry = True
+
+
+@dataclass(frozen=True, slots=True)
+class VMDirectory:
+    """The two directories of one VM."""
+
+    data: Path
+    run: Path
+
+    @classmethod
+    def of(cls, paths: Paths, vm_id: str) -> "VMDirectory":
+        """Return the directories of `vm_id`, which need not exist."""
+        return cls(data=paths.vm_data_dir / vm_id, run=paths.vm_run_dir / vm_id)
+
+    @property
+    def vm_id(self) -> str:
+        """The VM's name on this node."""
+        return self.data.name
+
+    @property
+    def overlay(self) -> Path:
+        """The VM's disk."""
+        return self.data / "overlay.qcow2"
+
+    @property
+    def varstore(self) -> Path:
+        """The VM's UEFI variables."""
+        return self.data / "varstore.fd"
+
+    @property
+    def config_drive(self) -> Path:
+        """The ISO that the guest configures itself from."""
+        return self.data / "config-drive.iso"
+
+    @property
+    def serial_log(self) -> Path:
+        """What the guest printed and the driver has not yet put into the task's log."""
+        return self.data / "serial.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        """What QEMU wrote to stderr."""
+        return self.data / "qemu.log"
+
+    @property
+    def state_file(self) -> Path:
+        """VMState; written last in a start."""
+        return self.data / "state.json"
+
+    @property
+    def exit_file(self) -> Path:
+        """VMExit; written before the act that destroys the evidence."""
+        return self.data / "exit.json"
+
+    @property
+    def vm_json(self) -> Path:
+        """VMRecord for the daemon and the command line."""
+        return self.run / "vm.json"
+
+    @property
+    def usage_json(self) -> Path:
+        """What only root can read cheaply."""
+        return self.run / "usage.json"
+
+    @property
+    def qga_lock(self) -> Path:
+        """Held by whoever speaks to the guest agent, whose socket serves one client."""
+        return self.run / "qga.lock"
+
+    def socket_paths(self) -> SocketPaths:
+        """Return where the sockets are."""
+        return SocketPaths(
+            qmp=str(self.run / "qmp.sock"),
+            monitor=str(self.run / "monitor.sock"),
+            qga=str(self.run / "qga.sock"),
+            vnc=str(self.run / "vnc.sock"),
+            serial=str(self.run / "serial.sock"),
+        )
+
+    def create_data(self) -> None:
+        """Make the data directory and its parents.
+
+        Raises:
+            HostError: the file system refused.
+        """
+        try:
+            self.data.parent.mkdir(parents=True, exist_ok=True)
+            self.data.parent.chmod(0o711)
+            self.data.mkdir(exist_ok=True)
+            # Traversable for the VM's user, who must reach its own files; not readable.
+            self.data.chmod(0o711)
+        except OSError as exc:
+            raise HostError(f"cannot make {self.data}: {exc.strerror}") from exc
+
+    def create_run(self, gid: int | None) -> None:
+        """Make the run directory; the group `gid` (the VM's own) may add to it.
+
+        The sticky bit lets QEMU bind its VNC socket there but neither remove nor replace vm.json.
+
+        Raises:
+            HostError: the file system refused.
+        """
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            if gid is not None:
+                os.chown(self.run, -1, gid)
+            self.run.chmod(0o1771 if gid is not None else 0o700)
+        except OSError as exc:
+            raise HostError(f"cannot make {self.run}: {exc.strerror}") from exc
+
+    def is_fresh(self) -> bool:
+        """Tell whether nothing of a VM is here yet but the empty data directory."""
+        return not any(self.data.iterdir()) and not self.run.exists()
+
+    def read_state(self) -> VMState | None:
+        """Return the written state, or None where a start was never completed or it is damaged."""
+        with contextlib.suppress(OSError, StateError):
+            return VMState.decode(self.state_file.read_bytes(), str(self.state_file))
+        return None
+
+    def read_exit(self) -> VMExit | None:
+        """Return the written end of the VM, or None."""
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            return msgspec.json.decode(self.exit_file.read_bytes(), type=VMExit)
+        return None
+
+    def write_exit(self, outcome: VMExit) -> None:
+        """Write down how the VM ended.
+
+        Raises:
+            HostError: the disk is full, say.
+        """
+        files.write_atomic(self.exit_file, msgspec.json.encode(outcome), mode=0o600)
+
+    def remove(self) -> None:
+        """Remove both directories and the user's lease; what is missing is fine.
+
+        Raises:
+            HostError: something could not be removed.
+        """
+        release_uid(self.data.parent, self.vm_id)
+        files.remove_tree(self.run)
+        files.remove_tree(self.data)
+
+
+class DirectoryLock:
+    """The right to manage one VM. Ends with `release`, or with the process."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def try_acquire(cls, directory: Path) -> "DirectoryLock | None":
+        """Return the lock on `directory`, or None where another holds it or it does not exist."""
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder may have removed the directory, and a newcomer made another one.
+            is_current = directory.stat().st_ino == os.fstat(fd).st_ino
+        except (BlockingIOError, FileNotFoundError):
+            is_current = False
+        if not is_current:
+            os.close(fd)
+            return None
+        return cls(fd)
+
+    def release(self) -> None:
+        """Let others manage the VM; harmless when done twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def known_vm_ids(paths: Paths) -> set[str]:
+    """Return the VMs of which a directory exists, live or not."""
+    found: set[str] = set()
+    for parent in (paths.vm_data_dir, paths.vm_run_dir):
+        with contextlib.suppress(FileNotFoundError):
+            found |= {entry.name for entry in os.scandir(parent) if VM_ID.fullmatch(entry.name)}
+    return found
+
+
+def lease_uid(vm_data_dir: Path, vm_id: str, first_uid: int, count: int) -> int:
+    """Return a user id that no other VM of this node has, and write down who has it.
+
+    The lease is a file made with O_EXCL, so two drivers cannot draw the same one.
+
+    Raises:
+        HostError: all are taken, or the file system refused.
+    """
+    leases = vm_data_dir / ".uid"
+    try:
+        leases.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Start at a place of the VM's own, so that a uid is not reused right after its VM went.
+        offset = int(vm_id[-12:], 16)
+        for n in range(count):
+            uid = first_uid + (offset + n) % count
+            try:
+                fd = os.open(leases / str(uid), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                continue
+            _sign_lease(leases / str(uid), fd, vm_id)
+            return uid
+    except OSError as exc:
+        raise files.host_error("lease a user id in", leases, exc) from exc
+    raise HostError(
+        f"all {count} user ids for VMs are taken", hint="raise qemu.uid_count in node.toml"
+    )
+
+
+def _sign_lease(path: Path, fd: int, vm_id: str) -> None:
+    """Write into a lease whose it is; nothing is left of one that the disk does not take."""
+    try:
+        files.write_all(fd, vm_id.encode())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+
+
+def uid_leases(vm_data_dir: Path) -> dict[int, str]:
+    """Return which VM holds which user id; an unreadable or empty lease counts as held by ""."""
+    leases: dict[int, str] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(vm_data_dir / ".uid"):
+            if entry.name.isdigit():
+                with contextlib.suppress(FileNotFoundError):
+                    leases[int(entry.name)] = Path(entry.path).read_text()
+    return leases
+
+
+def release_uid(vm_data_dir: Path, vm_id: str) -> None:
+    """Give back the user ids that `vm_id` holds."""
+    for uid, holder in uid_leases(vm_data_dir).items():
+        if holder == vm_id:
+            (vm_data_dir / ".uid" / str(uid)).unlink(missing_ok=True)

@@ -1,0 +1,93 @@
+"""The health port: HTTP 200 while the guest agent answers, for Nomad's service checks.
+
+Owns a listener per VM that answers every GET the same way. Speaks just enough HTTP/1.1 for a check:
+one request per connection, no body read, nothing of the request used.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from qemu_node.errors import GuestAgentError, HostError
+from qemu_node.qga.commands import GuestAgent
+
+log = logging.getLogger(__name__)
+
+_REQUEST_MAX_BYTES = 8192
+_REQUEST_TIMEOUT_S = 5.0
+_PING_TIMEOUT_S = 3.0
+_FRESH_S = 2.0
+"""An answer of the agent serves all checks for this long: an idle guest is not to be kept awake."""
+
+
+class HealthServer:
+    """Answers for one VM's guest agent."""
+
+    def __init__(self, agent: GuestAgent) -> None:
+        self._agent = agent
+        self._server: asyncio.Server | None = None
+        self._pinging = asyncio.Lock()
+        self._answered_at = 0.0
+        self._problem: str | None = "not asked yet"
+
+    async def listen(self, host_ip: str, port: int) -> None:
+        """Begin to answer on `host_ip`:`port`.
+
+        Raises:
+            HostError: the port cannot be had.
+        """
+        try:
+            self._server = await asyncio.start_server(
+                self._serve, host_ip or None, port, limit=_REQUEST_MAX_BYTES
+            )
+        except OSError as exc:
+            raise HostError(f"cannot listen on {host_ip}:{port}: {exc.strerror}") from exc
+
+    async def close(self) -> None:
+        """Stop answering. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                    await self._server.wait_closed()
+            self._server = None
+
+    async def problem(self) -> str | None:
+        """Return why the agent is not healthy, or None while it answers."""
+        async with self._pinging:
+            if time.monotonic() - self._answered_at > _FRESH_S:
+                try:
+                    await self._agent.ping(timeout_s=_PING_TIMEOUT_S)
+                    self._problem = None
+                except GuestAgentError as exc:
+                    self._problem = str(exc)
+                self._answered_at = time.monotonic()
+            return self._problem
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                request = await reader.readuntil(b"\r\n\r\n")
+            if request.split(b" ", 1)[0] not in (b"GET", b"HEAD"):
+                _respond(writer, 405, "Method Not Allowed", "only GET")
+            elif (problem := await self.problem()) is None:
+                _respond(writer, 200, "OK", "guest agent answers")
+            else:
+                _respond(writer, 503, "Service Unavailable", problem)
+            await writer.drain()
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+def _respond(writer: asyncio.StreamWriter, status: int, reason: str, text: str) -> None:
+    body = f"{text}\n".encode()
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    writer.write(head.encode() + body)

@@ -1,0 +1,369 @@
+"""A VM's start: the steps, their order and their undo.
+
+Owns what happens between a request and a guest that runs. Each step is announced with its name in
+the log (`start step`), so that a test can end the driver at any of them, and registers its undo
+before the next one begins: a start that fails or is cancelled leaves no process, file, socket or
+user id. A driver killed in the middle leaves what `reconcile` and the next start of the task
+remove.
+"""
+
+import logging
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from qemu_node.errors import HostError
+from qemu_node.host import files
+from qemu_node.host.cgroup import Scope
+from qemu_node.host.process import Child, ProcessId, boot_id
+from qemu_node.host.threads import to_the_end
+from qemu_node.images import configdrive
+from qemu_node.images.cache import CachedImage
+from qemu_node.images.configdrive import ConfigDrive
+from qemu_node.images.overlay import write_overlay
+from qemu_node.net.mac import stable_mac
+from qemu_node.qemu.args import check_args
+from qemu_node.qemu.cmdline import build_argv
+from qemu_node.qemu.firmware import Firmware, ensure_varstore, find_firmware
+from qemu_node.qemu.overhead import guest_memory_bytes
+from qemu_node.qemu.process import start_qemu
+from qemu_node.qemu.spec import (
+    BaseImage,
+    DiskFormat,
+    PflashFirmware,
+    PortForward,
+    UserNic,
+    VMSpec,
+)
+from qemu_node.qmp.client import QmpConnection
+from qemu_node.vm.directory import DirectoryLock, VMDirectory, lease_uid
+from qemu_node.vm.download import fetch_image
+from qemu_node.vm.greeting import greet
+from qemu_node.vm.listeners import Listeners
+from qemu_node.vm.node import Hypervisor, Node, Tell
+from qemu_node.vm.record import NicRecord, VMRecord, VMState
+from qemu_node.vm.removal import claim, kill
+from qemu_node.vm.request import VMRequest
+
+log = logging.getLogger(__name__)
+
+
+class StartStep(StrEnum):
+    """The steps of a start, in order."""
+
+    CLAIM = "claim"
+    IMAGE = "image"
+    USER = "user"
+    OVERLAY = "overlay"
+    VARSTORE = "varstore"
+    CONFIG_DRIVE = "config-drive"
+    SOCKETS = "sockets"
+    CGROUP = "cgroup"
+    SPAWN = "spawn"
+    QMP = "qmp"
+    PUBLISH = "publish"
+
+
+@dataclass(slots=True, kw_only=True)
+class Launched:
+    """A VM that runs, with what its manager now holds."""
+
+    state: VMState
+    directory: VMDirectory
+    lock: DirectoryLock
+    child: Child
+    qmp: QmpConnection
+
+
+async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
+    """Start the VM that `request` describes and return once QMP says that it runs.
+
+    Raises:
+        NodeError: a step failed; everything that was made has been removed again.
+    """
+    # What needs no undo comes first: most mistakes of a job are found here.
+    hypervisor = await node.hypervisor()
+    args = check_args(request.args, node.qemu.allow_args)
+    ram_bytes = guest_memory_bytes(
+        request.memory_bytes,
+        accelerator=hypervisor.accelerator,
+        vcpus=request.vcpus,
+        firmware=request.firmware,
+    )
+    firmware = find_firmware(request.firmware, node.firmware_dirs)
+    async with AsyncExitStack() as undo:
+        start = _Start(request, node, tell, undo)
+        lock = await start.claim()
+        image = await start.fetch_image()
+        uid = start.lease_user()
+        start.write_overlay(image)
+        pflash = start.copy_varstore(firmware)
+        drive = await start.write_config_drive()
+        listeners = start.listen()
+        spec = VMSpec(
+            vm_id=request.identity.vm_id,
+            uuid=request.identity.uuid,
+            os=request.os,
+            accelerator=hypervisor.accelerator,
+            firmware=pflash,
+            vcpus=request.vcpus,
+            memory_bytes=ram_bytes,
+            merge=request.merge,
+            overlay=start.directory.overlay,
+            base=BaseImage(path=image.path, format=DiskFormat(image.format.value), fd=image.fd),
+            config_drive=start.directory.config_drive,
+            nics=(_user_nic(request, drive.hostname),),
+            sockets=listeners.fds,
+            vnc_socket=start.directory.run / "vnc.sock",
+            serial_log=start.directory.serial_log,
+            aio=hypervisor.aio,
+            args=args,
+        )
+        scope = start.limit()
+        child = await start.spawn(spec, hypervisor, listeners, scope)
+        qmp = await start.greet(child)
+        record = _record(
+            request,
+            spec,
+            start.directory,
+            child.process,
+            image=image.origin,
+            hostname=drive.hostname,
+        )
+        state = VMState(
+            vm_id=record.vm_id,
+            task_id=request.identity.task_id,
+            boot_id=boot_id(),
+            record=record,
+            uid=uid,
+            scope=None if scope is None else str(scope.path),
+            health=request.health,
+        )
+        start.publish(state)
+        undo.pop_all()
+        # QEMU has its own copy of the descriptor.
+        image.close()
+    return Launched(state=state, directory=start.directory, lock=lock, child=child, qmp=qmp)
+
+
+class _Start:
+    """The steps of one start; each pushes its undo."""
+
+    def __init__(self, request: VMRequest, node: Node, tell: Tell, undo: AsyncExitStack) -> None:
+        self.directory = VMDirectory.of(node.paths, request.identity.vm_id)
+        self._request = request
+        self._node = node
+        self._tell = tell
+        self._undo = undo
+        self._uid: int | None = None
+
+    @property
+    def _owner(self) -> tuple[int, int] | None:
+        """User and group of what QEMU opens: its own, the group has the same number."""
+        return None if self._uid is None else (self._uid, self._uid)
+
+    def _announce(self, step: StartStep) -> None:
+        log.debug("start step", extra={"step": step.value, "vm_id": self.directory.vm_id})
+
+    async def claim(self) -> DirectoryLock:
+        self._announce(StartStep.CLAIM)
+        lock = await claim(self.directory)
+        self._undo.callback(lock.release)
+        self._undo.callback(self.directory.remove)
+        return lock
+
+    async def fetch_image(self) -> CachedImage:
+        self._announce(StartStep.IMAGE)
+        image = await fetch_image(self._request, self._node, self._tell)
+        self._undo.callback(image.close)
+        return image
+
+    def lease_user(self) -> int | None:
+        self._announce(StartStep.USER)
+        if self._node.is_root:
+            self._uid = lease_uid(
+                self._node.paths.vm_data_dir,
+                self.directory.vm_id,
+                self._node.qemu.first_uid,
+                self._node.qemu.uid_count,
+            )
+        return self._uid
+
+    def write_overlay(self, image: CachedImage) -> None:
+        self._announce(StartStep.OVERLAY)
+        write_overlay(
+            self.directory.overlay,
+            base=image.path,
+            base_format=image.format,
+            virtual_size_bytes=max(image.virtual_size_bytes, self._request.disk_size_bytes or 0),
+            owner=self._owner,
+        )
+
+    def copy_varstore(self, firmware: Firmware | None) -> PflashFirmware | None:
+        self._announce(StartStep.VARSTORE)
+        if firmware is None:
+            return None
+        ensure_varstore(firmware.varstore_template, self.directory.varstore, self._owner)
+        return PflashFirmware(
+            code=firmware.code, varstore=self.directory.varstore, is_secure=firmware.is_secure
+        )
+
+    async def write_config_drive(self) -> ConfigDrive:
+        self._announce(StartStep.CONFIG_DRIVE)
+        identity = self._request.identity
+        drive = configdrive.complete(
+            await to_the_end(configdrive.read_config_drive, self._request.task_dir),
+            uuid=identity.uuid,
+            hostname=identity.hostname,
+            name=identity.hostname,
+        )
+        await to_the_end(
+            configdrive.write_iso, self.directory.config_drive, drive.files, self._owner
+        )
+        return drive
+
+    def listen(self) -> Listeners:
+        self._announce(StartStep.SOCKETS)
+        self.directory.create_run(self._uid)
+        listeners = Listeners(self.directory, self._node.shared_gid)
+        self._undo.callback(listeners.close)
+        return listeners
+
+    def limit(self) -> Scope | None:
+        self._announce(StartStep.CGROUP)
+        scope = Scope.find(self._request.scope)
+        if scope is not None:
+            scope.apply(self._request.limits)
+        return scope
+
+    async def spawn(
+        self,
+        spec: VMSpec,
+        hypervisor: Hypervisor,
+        listeners: Listeners,
+        scope: Scope | None,
+    ) -> Child:
+        self._announce(StartStep.SPAWN)
+        _create_for(self.directory.serial_log, self._owner)
+        inherited = () if spec.base is None or spec.base.fd is None else (spec.base.fd,)
+        child = await start_qemu(
+            build_argv(spec, hypervisor.binary.path, hypervisor.binary.version),
+            uid=self._uid,
+            gid=self._uid,
+            groups=() if self._node.kvm_gid is None else (self._node.kvm_gid,),
+            cgroup_procs=None if scope is None else scope.procs_path,
+            stderr_path=self.directory.qemu_log,
+            pass_fds=(*listeners.all_fds, *inherited),
+        )
+        self._undo.callback(child.exit_status)
+        self._undo.push_async_callback(kill, child.process)
+        # From here QEMU alone holds the listeners, so that its end is seen as a closed connection.
+        listeners.close()
+        return child
+
+    async def greet(self, child: Child) -> QmpConnection:
+        self._announce(StartStep.QMP)
+        qmp = await greet(self.directory, child)
+        self._undo.push_async_callback(qmp.close)
+        _open_vnc_to_group(self.directory.run / "vnc.sock", self._node)
+        return qmp
+
+    def publish(self, state: VMState) -> None:
+        self._announce(StartStep.PUBLISH)
+        publish(self.directory, state)
+
+
+def publish(directory: VMDirectory, state: VMState) -> None:
+    """Write state.json and vm.json; the VM is known from here on.
+
+    Raises:
+        HostError: the disk is full, say.
+    """
+    files.write_atomic(directory.vm_json, msgspec.json.encode(state.record), mode=0o644)
+    files.write_atomic(directory.state_file, state.encode(), mode=0o600)
+
+
+def _user_nic(request: VMRequest, hostname: str) -> UserNic:
+    identity = request.identity
+    return UserNic(
+        mac=stable_mac(identity.alloc_id, identity.task, 0),
+        hostname=hostname,
+        forwards=tuple(
+            PortForward(
+                host_ip=forward.host_ip,
+                host_port=forward.host_port,
+                guest_port=forward.guest_port,
+            )
+            for forward in request.forwards
+        ),
+    )
+
+
+def _create_for(path: Path, owner: tuple[int, int] | None) -> None:
+    """Make an empty file for QEMU to append to, who may not create files here."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if owner is not None:
+                os.fchown(fd, *owner)
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise HostError(f"cannot make {path}: {exc.strerror}") from exc
+
+
+def _open_vnc_to_group(path: Path, node: Node) -> None:
+    """Let the daemon's group use the VNC socket, which QEMU itself has made."""
+    if node.is_root and node.shared_gid is not None:
+        try:
+            os.chown(path, -1, node.shared_gid, follow_symlinks=False)
+        except OSError as exc:
+            log.warning("VNC socket stays closed to the daemon", extra={"error": str(exc)})
+
+
+def _record(
+    request: VMRequest,
+    spec: VMSpec,
+    directory: VMDirectory,
+    process: ProcessId,
+    *,
+    image: str,
+    hostname: str,
+) -> VMRecord:
+    identity = request.identity
+    return VMRecord(
+        vm_id=identity.vm_id,
+        alloc_id=identity.alloc_id,
+        namespace=identity.namespace,
+        job_id=identity.job_id,
+        job_name=identity.job_name,
+        group=identity.group,
+        task=identity.task,
+        index=identity.index,
+        node_name=identity.node_name,
+        pid=process.pid,
+        start_time=process.start_time,
+        uuid=identity.uuid,
+        hostname=hostname,
+        os=request.os.value,
+        firmware=request.firmware.value,
+        accelerator=spec.accelerator.value,
+        image=image,
+        vcpus=request.vcpus,
+        memory_bytes=spec.memory_bytes,
+        memory_min_bytes=request.memory_bytes,
+        memory_max_bytes=request.memory_max_bytes,
+        nics=tuple(
+            NicRecord(mode="user", mac=nic.mac, forwards=request.forwards) for nic in spec.nics
+        ),
+        sockets=directory.socket_paths(),
+        qga_lock=str(directory.qga_lock),
+        allow_exec=request.allow_exec,
+        alloc_dir=str(request.alloc_dir),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,373 @@
+"""One running VM: watched, stopped, ended.
+
+Owns a VM from the moment it runs to the removal of its files, through restarts of the driver. Does
+not own its start (`launch`), nor which VMs there are (`supervisor`).
+
+    launch/recover ──▶ RUNNING ──(guest ended, QEMU gone)──▶ EXITED ──destroy──▶ DESTROYED
+                          └──stop──▶ STOPPING ──────────────────┘
+
+QEMU is run with `-action shutdown=pause,panic=pause`: a guest that ended leaves its QEMU paused,
+which says so over QMP whenever it is asked. So no end is lost while no driver is there; the driver
+that sees it writes it down and quits QEMU.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from enum import StrEnum
+from pathlib import Path
+
+from qemu_node.errors import GuestAgentError, HostError, NodeError, QmpError
+from qemu_node.host.cgroup import Scope
+from qemu_node.host.process import Child, ProcessId, send_signal, wait_gone
+from qemu_node.host.race import race
+from qemu_node.host.tasks import TaskOwner
+from qemu_node.qga.commands import GuestAgent
+from qemu_node.qmp import commands as qmp_commands
+from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.events import GuestEnd, QmpEvent, guest_end_of_event, guest_end_of_status
+from qemu_node.vm.directory import DirectoryLock, VMDirectory
+from qemu_node.vm.launch import Launched, publish
+from qemu_node.vm.logs import VMLogs
+from qemu_node.vm.outcome import (
+    FORCED_OFF,
+    POWERED_OFF,
+    ProcessEnd,
+    VMExit,
+    describe,
+    judge_process_end,
+)
+from qemu_node.vm.record import VMRecord, VMState
+from qemu_node.vm.removal import KILL_TIMEOUT_S, UnkillableError
+from qemu_node.vm.stop import StopAction, plan_stop
+
+log = logging.getLogger(__name__)
+
+_QUIT_TIMEOUT_S = 5.0
+_AGENT_TIMEOUT_S = 5.0
+"""How long an agent that may not be there is waited for before the power button is pressed."""
+
+_RUNG_MIN_S = 0.5
+"""What a rung of the stop ladder gets though the next is due: QEMU answers within milliseconds."""
+
+_RECONNECT_FIRST_S = 0.5
+_RECONNECT_MAX_S = 30.0
+
+
+class VMPhase(StrEnum):
+    """Where a VM is in its life."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    DESTROYED = "destroyed"
+
+
+class VM:
+    """A VM that this process manages; it holds the VM's lock."""
+
+    def __init__(
+        self,
+        state: VMState,
+        directory: VMDirectory,
+        *,
+        lock: DirectoryLock | None,
+        logs: VMLogs,
+        tasks: TaskOwner,
+    ) -> None:
+        self.state = state
+        self.directory = directory
+        self.phase = VMPhase.RUNNING
+        self.agent = GuestAgent(Path(state.record.sockets.qga), directory.qga_lock)
+        self._lock = lock
+        self._logs = logs
+        self._tasks = tasks
+        self._child: Child | None = None
+        self._qmp: QmpConnection | None = None
+        self._guest_end: GuestEnd | None = None
+        self._news = asyncio.Event()
+        self.ended_at: float | None = None
+        """Unix time of its end, once it is concluded."""
+        self._exit: asyncio.Future[VMExit] = asyncio.get_running_loop().create_future()
+        self._oom_kills_before = self._oom_kills()
+
+    # Life
+
+    def run(self, launched: Launched) -> None:
+        """Begin to watch the VM that `launched` started."""
+        self._child, self._qmp = launched.child, launched.qmp
+        # What happened before this line is found by the watch's first query.
+        launched.qmp.listen(self._on_event)
+        self._begin_watch()
+
+    def adopt(self) -> None:
+        """Begin to watch a VM that an earlier driver started, or report that it has ended.
+
+        Its sockets and vm.json may be gone with a wiped /run; the latter is written again.
+        """
+        if not self.state.is_running:
+            _ = self._tasks.start(self._finish(), name=f"finish {self.directory.vm_id}")
+            return
+        try:
+            if not self.directory.vm_json.exists():
+                self.directory.create_run(self.state.uid)
+                publish(self.directory, self.state)
+        except HostError as exc:
+            # Others cannot see it then; Nomad must all the same.
+            log.warning("recovered VM is not published", extra={"error": str(exc)})
+        self._begin_watch()
+
+    async def wait(self) -> VMExit:
+        """Return how the VM ended, once it has. Cancelling is harmless."""
+        return await asyncio.shield(self._exit)
+
+    async def destroy(self) -> None:
+        """Kill the VM if it still runs, remove all of its files and give up its lock. Idempotent.
+
+        Raises:
+            HostError: it does not die or its files cannot be removed; call again.
+        """
+        if self.phase is VMPhase.DESTROYED:
+            return
+        if not self._exit.done():
+            await self.stop(0.0)
+        self.directory.remove()
+        self.phase = VMPhase.DESTROYED
+        if self._lock is not None:
+            self._lock.release()
+
+    # What others may know
+
+    @property
+    def record(self) -> VMRecord:
+        """What vm.json says."""
+        return self.state.record
+
+    @property
+    def process(self) -> ProcessId:
+        """The VM's QEMU."""
+        return self.state.record.process
+
+    @property
+    def exit(self) -> VMExit | None:
+        """How it ended, or None while it runs."""
+        return self._exit.result() if self._exit.done() else None
+
+    # Watching
+
+    def _begin_watch(self) -> None:
+        _ = self._tasks.start(self._watch(), name=f"watch {self.directory.vm_id}")
+
+    async def _watch(self) -> None:
+        """Follow the VM to its end, whoever its parent is."""
+        # A task of its own: whatever goes wrong there, the end of the process is still noticed.
+        control = self._tasks.start(self._follow_qmp(), name=f"qmp {self.directory.vm_id}")
+        try:
+            await wait_gone(self.process)
+        finally:
+            control.cancel()
+        await self._finish()
+
+    async def _finish(self) -> None:
+        """Take what the VM has left behind, now that its process is gone."""
+        await self._logs.finish()
+        self._conclude()
+
+    async def _follow_qmp(self) -> None:
+        """Keep a control connection; when the guest has ended, write it down and quit QEMU."""
+        pause_s = _RECONNECT_FIRST_S
+        while True:
+            try:
+                if self._qmp is None:
+                    self._qmp = await QmpConnection.connect(
+                        self.directory.run / "qmp.sock", on_event=self._on_event
+                    )
+                status = await qmp_commands.query_status(self._qmp)
+                self._note_end(guest_end_of_status(status))
+                self._drop_false_end()
+                pause_s = _RECONNECT_FIRST_S
+                await self._until_news(self._qmp)
+                if self._qmp.is_open and self._guest_end is None:
+                    continue
+            except QmpError as exc:
+                log.warning(
+                    "control socket does not answer",
+                    extra={"vm_id": self.directory.vm_id, "error": str(exc)},
+                )
+            if self._guest_end is not None:
+                await self._quit_ended_guest(self._guest_end)
+                return
+            await self._drop_qmp()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RECONNECT_MAX_S)
+
+    def _on_event(self, event: QmpEvent) -> None:
+        self._note_end(guest_end_of_event(event))
+        if event.name == "STOP":
+            # An internal error of the accelerator is announced by nothing else: look at the status.
+            self._news.set()
+
+    async def _until_news(self, qmp: QmpConnection) -> None:
+        """Return when the guest has ended or stopped, or the connection is closed."""
+        await race(self._wait_news(), qmp.wait_closed())
+
+    async def _wait_news(self) -> None:
+        await self._news.wait()
+        self._news.clear()
+
+    async def _wait_exit(self) -> None:
+        await self.wait()
+
+    def _note_end(self, end: GuestEnd | None) -> None:
+        if end is not None and self._guest_end is None:
+            self._guest_end = end
+            self._news.set()
+
+    def _drop_false_end(self) -> None:
+        """Forget an end written down for a stop that was never finished, now that the guest runs.
+
+        Not before it is seen to run: a QEMU that was told to quit may take seconds to be gone.
+        """
+        if self.phase is VMPhase.RUNNING and self._guest_end is None:
+            with contextlib.suppress(OSError):
+                self.directory.exit_file.unlink(missing_ok=True)
+
+    def _write_end(self, outcome: VMExit) -> None:
+        """Put the end on disk, for a driver that comes after us."""
+        try:
+            self.directory.write_exit(outcome)
+        except HostError as exc:
+            # We still know it ourselves; only a driver that dies right now would not be believed.
+            log.warning("end of VM not written down", extra={"error": str(exc)})
+
+    async def _quit_ended_guest(self, end: GuestEnd) -> None:
+        """End the QEMU of a guest that has ended; its end is on disk before."""
+        self._write_end(_exit_of(end))
+        with contextlib.suppress(QmpError):
+            await qmp_commands.quit(self._control())
+            await asyncio.sleep(_QUIT_TIMEOUT_S)
+        # Cancelled before this line if QEMU has left, as it does.
+        send_signal(self.process, signal.SIGKILL)
+
+    async def _drop_qmp(self) -> None:
+        qmp, self._qmp = self._qmp, None
+        if qmp is not None:
+            await qmp.close()
+
+    def _conclude(self) -> None:
+        """Decide how the VM ended, now that its process is gone."""
+        if self._exit.done():
+            return
+        # Asked for in any case: a child that is not reaped stays in the process table.
+        exit_status = None if self._child is None else self._child.exit_status()
+        if self._guest_end is not None:
+            outcome = _exit_of(self._guest_end)
+        else:
+            outcome = self.directory.read_exit() or judge_process_end(
+                ProcessEnd(
+                    exit_status=exit_status,
+                    is_stopping=self.phase is VMPhase.STOPPING,
+                    oom_kills=self._oom_kills() - self._oom_kills_before,
+                    last_words=self._logs.last_words,
+                )
+            )
+            # What we alone know, as its parent, a driver that comes after us has no other way to.
+            self._write_end(outcome)
+        self._logs.say(f"VM ended: {describe(outcome)}")
+        self.phase = VMPhase.EXITED
+        self.ended_at = time.time()
+        log.info(
+            "VM ended",
+            extra={
+                "vm_id": self.directory.vm_id,
+                "exit_code": outcome.exit_code,
+                "reason": outcome.reason or "",
+            },
+        )
+        self._exit.set_result(outcome)
+        if self._qmp is not None:
+            _ = self._tasks.start(self._drop_qmp(), name=f"close {self.directory.vm_id}")
+
+    def _oom_kills(self) -> int:
+        scope = Scope.find(self.state.scope) if self.state.scope else None
+        return 0 if scope is None else scope.oom_kills()
+
+    # Stopping
+
+    async def stop(self, timeout_s: float) -> None:
+        """End the VM within `timeout_s`, gently first, and return once it is gone.
+
+        May be called again with a shorter timeout while an earlier call is still waiting.
+
+        Raises:
+            HostError: the process survived SIGKILL for half a minute.
+        """
+        if self._exit.done():
+            return
+        self.phase = VMPhase.STOPPING
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        steps = plan_stop(timeout_s, has_agent=True)
+        for step, following in zip(steps, (*steps[1:], None), strict=True):
+            if await self._gone_within(begin + step.at_s - loop.time()):
+                return
+            until_s = KILL_TIMEOUT_S if following is None else following.at_s
+            limit_s = begin + until_s - loop.time()
+            await self._act(step.action, limit_s)
+        if not await self._gone_within(KILL_TIMEOUT_S):
+            raise UnkillableError(self.process.pid)
+
+    async def _gone_within(self, limit_s: float) -> bool:
+        """Tell whether the VM's end is concluded within `limit_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(limit_s, 0.0)):
+                await self.wait()
+        return self._exit.done()
+
+    async def _act(self, action: StopAction, limit_s: float) -> None:
+        """Take one rung; what fails, or takes until the next one is due, is left to that one."""
+        log.info("stop step", extra={"step": action.value, "vm_id": self.directory.vm_id})
+        try:
+            async with asyncio.timeout(max(limit_s, _RUNG_MIN_S)):
+                match action:
+                    case StopAction.GUEST_AGENT:
+                        await self._ask_agent(limit_s)
+                    case StopAction.ACPI:
+                        await qmp_commands.system_powerdown(self._control())
+                    case StopAction.QUIT:
+                        self._write_end(FORCED_OFF)
+                        await self._quit()
+                    case StopAction.KILL:
+                        send_signal(self.process, signal.SIGKILL)
+        except (NodeError, TimeoutError) as exc:
+            log.info("stop step failed", extra={"step": action.value, "error": str(exc)})
+
+    async def _ask_agent(self, limit_s: float) -> None:
+        """Ask the guest agent to power off; if it does not answer, press the power button now."""
+        try:
+            answer_s = min(limit_s, _AGENT_TIMEOUT_S)
+            await race(self.agent.shutdown(timeout_s=answer_s), self._wait_exit())
+        except GuestAgentError as exc:
+            log.info("guest agent cannot shut down", extra={"error": str(exc)})
+            await qmp_commands.system_powerdown(self._control())
+
+    async def _quit(self) -> None:
+        """Make QEMU leave: by QMP, or by the signal that means the same to it."""
+        try:
+            await qmp_commands.quit(self._control())
+        except QmpError:
+            send_signal(self.process, signal.SIGTERM)
+
+    def _control(self) -> QmpConnection:
+        if self._qmp is None:
+            raise QmpError("QEMU's control socket cannot be reached")
+        return self._qmp
+
+
+def _exit_of(end: GuestEnd) -> VMExit:
+    """Return what Nomad is told of a guest's own end."""
+    if end.is_failure:
+        return VMExit(exit_code=1, reason=end.reason)
+    return POWERED_OFF

@@ -1,0 +1,39 @@
+"""Names derived from a task's identity: pure."""
+
+import hashlib
+import re
+import uuid
+
+VM_ID_MAX_BYTES = 29
+"""16 of the task's name, a dash, 12 of the hash; `config` reckons socket paths with it."""
+
+VM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,15}-[0-9a-f]{12}")
+
+_UUID_NAMESPACE = uuid.UUID("6f1c2f0e-6d2c-5d36-9f53-2f6a8a4b6f0a")
+
+
+def vm_id(alloc_id: str, task_name: str) -> str:
+    """Return the name of a task's VM on this node, the same for every start within one allocation.
+
+    An allocation's id is unique over namespaces, jobs, groups and reschedules, and the hash covers
+    the task's whole name; the readable part is for people. At most `VM_ID_MAX_BYTES` of
+    `[a-z0-9-]`, fit for a path, a QEMU option and a host name.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", task_name.lower()).strip("-")[:16].strip("-") or "vm"
+    digest = hashlib.sha256(f"{alloc_id}/{task_name}".encode()).hexdigest()
+    return f"{readable}-{digest[:12]}"
+
+
+def vm_uuid(alloc_id: str, task_name: str) -> str:
+    """Return the SMBIOS UUID of a task's VM, the same for every start within one allocation."""
+    return str(uuid.uuid5(_UUID_NAMESPACE, f"{alloc_id}/{task_name}"))
+
+
+def default_hostname(job_name: str, group: str, task: str, index: int | None) -> str:
+    """Return the host name of a guest whose job names none, such as `web-api-3`.
+
+    A task named like its group is not repeated. The caller makes it fit RFC 1123.
+    """
+    parts = [job_name, group, task]
+    distinct = [part for n, part in enumerate(parts) if part and part not in parts[:n]]
+    return "-".join([*distinct, *([] if index is None else [str(index)])])

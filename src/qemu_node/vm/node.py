@@ -1,0 +1,51 @@
+"""What VMs need of the node they run on, gathered once and handed to each."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_node.config import LogsConfig, Paths, QemuConfig
+from qemu_node.host.tasks import TaskOwner
+from qemu_node.images.cache import ImageCache
+from qemu_node.qemu.probe import QemuBinary
+from qemu_node.qemu.spec import Accelerator, DiskAio
+
+Tell = Callable[[str, dict[str, str]], None]
+"""Receives a line for the task's events, with annotations. Nomad keeps the last ten: be sparing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hypervisor:
+    """The QEMU that starts VMs here, and who executes the guests' code."""
+
+    binary: QemuBinary
+    accelerator: Accelerator
+    kvm_problem: str | None
+    """Why it is not KVM, where KVM was wanted."""
+    aio: DiskAio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The services that a VM's start uses."""
+
+    paths: Paths
+    qemu: QemuConfig
+    logs: LogsConfig
+    images: ImageCache
+    tasks: TaskOwner
+    hypervisor: Callable[[], Awaitable[Hypervisor]]
+    """Finds QEMU and proves the accelerator; quick after the first time.
+
+    Raises MissingPartError where no guest can start."""
+    is_root: bool
+    shared_gid: int | None
+    """Group `qemu-node`, which may use the VMs' sockets; None: there is no such group."""
+    kvm_gid: int | None
+    """Group that may open /dev/kvm."""
+    pull_timeout_s: float
+
+    @property
+    def firmware_dirs(self) -> tuple[Path, ...]:
+        """Where QEMU's firmware descriptors are."""
+        return tuple(Path(directory) for directory in self.qemu.firmware_dirs)

@@ -1,0 +1,140 @@
+"""What is left of VMs that nobody manages: found, judged, removed.
+
+Owns the rule (`judge`, pure) and its application. References are found, never counted: a VM is
+what has a directory, a process, or a leased user id. A VM whose lock another driver holds is left
+alone.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Container
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from qemu_node.config import Paths
+from qemu_node.errors import HostError
+from qemu_node.qemu.process import find_qemu_processes
+from qemu_node.vm.directory import (
+    DirectoryLock,
+    VMDirectory,
+    known_vm_ids,
+    release_uid,
+    uid_leases,
+)
+from qemu_node.vm.removal import remove_vm
+
+log = logging.getLogger(__name__)
+
+EVIDENCE_GRACE_S = 600.0
+"""How long the files of an ended VM wait for a driver that asks how it ended.
+
+Nomad recovers its tasks within seconds of starting a driver."""
+
+_LEASE_GRACE_S = 60.0
+
+
+class Verdict(StrEnum):
+    """What to do with a VM that nobody manages."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundVM:
+    """What there is of one unmanaged VM."""
+
+    was_started: bool
+    """Its start was completed: state.json is there."""
+    is_running: bool
+    has_alloc: bool
+    """Nomad's directory of its allocation still exists."""
+    unmanaged_s: float
+    """How long this process has known it without a manager."""
+
+
+def judge(found: FoundVM) -> Verdict:
+    """Return what becomes of a VM without a manager.
+
+    A start that was never completed is of no use to anyone: Nomad starts the task anew. A VM of an
+    allocation that Nomad has removed is nobody's. A running VM is kept for the driver that will
+    recover it, and the files of an ended one for a while, because they say how it ended.
+    """
+    if not found.was_started or not found.has_alloc:
+        return Verdict.REMOVE
+    if found.is_running or found.unmanaged_s < EVIDENCE_GRACE_S:
+        return Verdict.KEEP
+    return Verdict.REMOVE
+
+
+class Reconciler:
+    """Removes what has no live VM behind it; to be run at the start and every minute."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._unmanaged_since: dict[str, float] = {}
+
+    async def run(self, managed: Container[str] = ()) -> list[str]:
+        """Look at every VM that is not in `managed` and return the ids of those removed."""
+        running = {vm_id for vm_id, _ in find_qemu_processes(self._paths.vm_data_dir)}
+        removed = []
+        candidates = known_vm_ids(self._paths) | running
+        for vm_id in sorted(candidates):
+            if vm_id in managed:
+                self._unmanaged_since.pop(vm_id, None)
+            elif await self._look_at(vm_id, is_running=vm_id in running):
+                removed.append(vm_id)
+        self._unmanaged_since = {
+            vm_id: since for vm_id, since in self._unmanaged_since.items() if vm_id in candidates
+        }
+        self._remove_stale_leases()
+        return removed
+
+    async def _look_at(self, vm_id: str, *, is_running: bool) -> bool:
+        """Judge one VM and act on it; True if it was removed."""
+        directory = VMDirectory.of(self._paths, vm_id)
+        with contextlib.suppress(HostError):
+            # A VM whose data directory was lost, but not its process or sockets, needs one to lock.
+            directory.create_data()
+        lock = DirectoryLock.try_acquire(directory.data)
+        if lock is None:
+            self._unmanaged_since.pop(vm_id, None)
+            return False
+        try:
+            if judge(self._examine(directory, is_running=is_running)) is Verdict.KEEP:
+                return False
+            log.info("removing what is left of a VM", extra={"vm_id": vm_id})
+            await remove_vm(directory)
+        except HostError as exc:
+            log.warning("left-over VM not removed", extra={"vm_id": vm_id, "error": str(exc)})
+            return False
+        else:
+            return True
+        finally:
+            lock.release()
+
+    def _examine(self, directory: VMDirectory, *, is_running: bool) -> FoundVM:
+        state = directory.read_state()
+        since = self._unmanaged_since.setdefault(directory.vm_id, time.monotonic())
+        return FoundVM(
+            was_started=state is not None,
+            is_running=is_running or (state is not None and state.is_running),
+            has_alloc=state is not None and Path(state.record.alloc_dir).is_dir(),
+            unmanaged_s=time.monotonic() - since,
+        )
+
+    def _remove_stale_leases(self) -> None:
+        """Give back user ids whose VM is gone."""
+        vm_data_dir = self._paths.vm_data_dir
+        for uid, holder in uid_leases(vm_data_dir).items():
+            lease = vm_data_dir / ".uid" / str(uid)
+            if holder:
+                if not (vm_data_dir / holder).exists():
+                    release_uid(vm_data_dir, holder)
+                continue
+            # Empty: its writer died between making and filling it, or is about to fill it.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - lease.stat().st_mtime > _LEASE_GRACE_S:
+                    lease.unlink()

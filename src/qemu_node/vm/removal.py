@@ -1,0 +1,92 @@
+"""Ending a VM's processes and removing its files, whoever made them.
+
+Owns the way back from any state, also from one that a killed driver left. The caller holds the VM's
+lock, or gets it from `claim`.
+"""
+
+import asyncio
+import signal
+
+from qemu_node.errors import HostError
+from qemu_node.host.process import ProcessId, send_signal, wait_gone
+from qemu_node.qemu.process import find_qemu_processes
+from qemu_node.vm.directory import DirectoryLock, VMBusyError, VMDirectory
+
+KILL_TIMEOUT_S = 30.0
+"""Bound for the end of a process after SIGKILL; freeing a large guest takes seconds."""
+
+_CLAIM_TRIES = 20
+_CLAIM_PAUSE_S = 0.1
+
+
+class UnkillableError(HostError):
+    """A process survived SIGKILL: it hangs in the kernel and holds on to its files."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(
+            f"QEMU process {pid} did not end within {KILL_TIMEOUT_S:g} s of SIGKILL",
+            hint="it hangs in the kernel; look at dmesg",
+        )
+
+
+async def claim(directory: VMDirectory) -> DirectoryLock:
+    """Return the lock on a fresh data directory, having removed a left-over VM of the same task.
+
+    A left-over is what a driver killed during a start leaves, or a VM that Nomad gave up and now
+    starts anew.
+
+    Raises:
+        VMBusyError: a live driver manages this VM.
+        HostError: the directory cannot be made, or the left-over does not die.
+    """
+    for _ in range(_CLAIM_TRIES):
+        directory.create_data()
+        lock = DirectoryLock.try_acquire(directory.data)
+        if lock is None:
+            # Its manager may be on its way out, or a reconcile is looking at it.
+            await asyncio.sleep(_CLAIM_PAUSE_S)
+            continue
+        if directory.is_fresh():
+            return lock
+        try:
+            await remove_vm(directory)
+        finally:
+            lock.release()
+    raise VMBusyError(
+        f"VM {directory.vm_id} is managed by another process",
+        hint="another driver or `qemu-node run` holds it; stop it there",
+    )
+
+
+async def remove_vm(directory: VMDirectory) -> None:
+    """Kill what runs of a VM and remove its files; the caller holds its lock.
+
+    Raises:
+        UnkillableError: a process does not end.
+        HostError: a file cannot be removed.
+    """
+    state = directory.read_state()
+    processes = {
+        process
+        for vm_id, process in find_qemu_processes(directory.data.parent)
+        if vm_id == directory.vm_id
+    }
+    if state is not None and state.is_running:
+        processes.add(state.record.process)
+    for process in processes:
+        await kill(process)
+    directory.remove()
+
+
+async def kill(process: ProcessId) -> None:
+    """SIGKILL a process and return when it is gone.
+
+    Raises:
+        UnkillableError: it does not end.
+    """
+    send_signal(process, signal.SIGKILL)
+    try:
+        async with asyncio.timeout(KILL_TIMEOUT_S):
+            await wait_gone(process)
+    except TimeoutError:
+        raise UnkillableError(process.pid) from None

@@ -1,0 +1,148 @@
+"""The file to which QEMU appends what the guest prints on its serial port, read as a queue.
+
+Owns the place up to which the file has been consumed and the disk space before it. Does not own the
+file (the start makes it, QEMU writes it with O_APPEND) nor what becomes of the bytes
+(`console_log`).
+
+QEMU writes whether or not the driver lives, so the file alone must tell what is still to be read. A
+consumed byte is overwritten with NUL, which costs no disk access, and whole megabytes of them are
+punched out of the file; after a restart the first byte that is not NUL is the first unconsumed one.
+Nothing is remembered anywhere else, so there is nothing that could disagree with the file: a driver
+killed at any instruction reads on where it had got to, at worst some bytes twice, and loses none.
+The NULs that a guest prints itself may get lost this way; the log drops them anyway.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from qemu_node.host.files import host_error, punch_hole, seek_data
+from qemu_node.units import KIB, MIB
+
+log = logging.getLogger(__name__)
+
+_PUNCH_BYTES = 1 * MIB
+"""Consumed bytes that may stay on disk. Punching writes dirty pages of its range back first (ext4
+before Linux 6.13), so it is done rarely and not for each line."""
+
+_SCAN_BYTES = 256 * KIB
+_SCAN_MAX_BYTES = 16 * MIB
+"""How much of a run of NULs one call looks at: it runs on the event loop."""
+
+
+class SerialLog:
+    """The unconsumed bytes of one serial log. One reader at a time; the VM's lock sees to that.
+
+    Keeps at most 1 MiB of consumed bytes on disk. The file's apparent size goes on growing. Where
+    holes cannot be punched (a file system other than ext4, XFS, Btrfs, tmpfs), the file is emptied
+    when all of it has been consumed; what QEMU appends in the microseconds between check and cut is
+    lost there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the log.
+
+        Raises:
+            HostError: there is no such file, it is a link, or it may not be read and written.
+        """
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as exc:
+            raise host_error("open serial log", path, exc) from exc
+        self._position = 0
+        self._punched_to = 0
+        self._is_start_known = False
+        self._can_punch = True
+
+    def pending_bytes(self) -> int:
+        """Return how many bytes wait to be read; one fstat(2) where there are none.
+
+        Raises:
+            OSError: the file system failed.
+        """
+        size = os.fstat(self._fd).st_size
+        if size < self._position:
+            # Only a QEMU that its guest has taken over can have cut it: begin again.
+            self._position = self._punched_to = 0
+            self._is_start_known = False
+        if size == self._position:
+            return 0
+        if not self._is_start_known:
+            self._find_start()
+        return size - self._position if self._is_start_known else 0
+
+    def read_new(self, max_bytes: int) -> bytes:
+        """Return up to `max_bytes` from the first unconsumed byte on; they stay until consumed.
+
+        Raises:
+            OSError: the file system failed.
+        """
+        return os.pread(self._fd, max_bytes, self._position) if self.pending_bytes() else b""
+
+    def _find_start(self) -> None:
+        """Move to the first byte that is not NUL; give up for this time after `_SCAN_MAX_BYTES`."""
+        for _ in range(_SCAN_MAX_BYTES // _SCAN_BYTES):
+            position = seek_data(self._fd, self._position)
+            if position is None:
+                # Only a hole is left. Its end is where QEMU's next byte goes.
+                self._position = os.fstat(self._fd).st_size
+                return
+            self._position = position
+            chunk = os.pread(self._fd, _SCAN_BYTES, position)
+            if not chunk:
+                return
+            self._position += len(chunk) - len(chunk.lstrip(b"\0"))
+            if self._position < position + len(chunk):
+                self._is_start_known = True
+                return
+
+    def consume(self, count: int) -> None:
+        """Forget the next `count` bytes, read or not: their content has reached its destination.
+
+        A failure to erase them is logged, not raised: the same bytes would be read again after a
+        restart, which is no reason to stop now.
+        """
+        begin, self._position = self._position, self._position + count
+        try:
+            if not self._punch():
+                self._overwrite(begin, self._position)
+                self._cut()
+        except OSError as exc:
+            log.warning(
+                "consumed serial output could not be erased",
+                extra={"path": str(self.path), "error": str(exc)},
+            )
+
+    def _punch(self) -> bool:
+        """Free all consumed bytes if there are enough of them; tell whether it was done."""
+        length = self._position - self._punched_to
+        if not self._can_punch or length < _PUNCH_BYTES:
+            return False
+        self._can_punch = punch_hole(self._fd, self._punched_to, length)
+        if self._can_punch:
+            self._punched_to = self._position
+        else:
+            log.warning(
+                "no holes on this file system; the serial log is cut each time it is read up",
+                extra={"path": str(self.path)},
+            )
+        return self._can_punch
+
+    def _overwrite(self, begin: int, end: int) -> None:
+        while begin < end:
+            begin += os.pwrite(self._fd, bytes(min(end - begin, _SCAN_BYTES)), begin)
+
+    def _cut(self) -> None:
+        """Where nothing can be punched, empty a file that has been read up."""
+        if self._can_punch or self._position < _PUNCH_BYTES:
+            return
+        if os.fstat(self._fd).st_size == self._position:
+            os.ftruncate(self._fd, 0)
+            self._position = 0
+
+    def close(self) -> None:
+        """Close the file; what is unconsumed stays in it. Harmless when done twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

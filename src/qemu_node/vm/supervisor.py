@@ -1,0 +1,228 @@
+"""All VMs that this process manages, and the loops that serve them.
+
+Owns the set of VMs, their logs' pumping, their usage files and the periodic reconcile. Does not own
+what Nomad calls them (task ids are `nomad.driver`'s).
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from qemu_node.errors import HostError, NodeError
+from qemu_node.host import files
+from qemu_node.vm.console_log import PumpTurns
+from qemu_node.vm.directory import DirectoryLock, VMBusyError, VMDirectory
+from qemu_node.vm.health import HealthServer
+from qemu_node.vm.launch import launch
+from qemu_node.vm.logs import NO_LOGS, TaskLogs, VMLogs
+from qemu_node.vm.machine import VM
+from qemu_node.vm.node import Node, Tell
+from qemu_node.vm.reconcile import Reconciler
+from qemu_node.vm.record import VMState
+from qemu_node.vm.request import VMRequest
+from qemu_node.vm.usage import UsageMeter
+
+log = logging.getLogger(__name__)
+
+_PUMP_INTERVAL_S = 0.25
+_USAGE_INTERVAL_S = 20.0
+_RECONCILE_INTERVAL_S = 60.0
+_RECOVER_LOCK_TIMEOUT_S = 10.0
+
+
+OpenLogs = Callable[[Path, str], TaskLogs]
+"""Opens the logs of a task: its allocation's directory, its name."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Managed:
+    """A VM with what serves it."""
+
+    vm: VM
+    logs: VMLogs
+    meter: UsageMeter
+    health: HealthServer | None = None
+
+
+class Supervisor:
+    """The VMs that this process manages; each is held by its lock."""
+
+    def __init__(self, node: Node, open_logs: OpenLogs) -> None:
+        self._node = node
+        self._open_logs = open_logs
+        self._managed: dict[str, _Managed] = {}
+        self._turns = PumpTurns()
+        self._reconciler = Reconciler(node.paths)
+
+    @property
+    def vms(self) -> list[VM]:
+        """The managed VMs."""
+        return [managed.vm for managed in self._managed.values()]
+
+    def begin(self) -> None:
+        """Begin to serve: remove left-overs, then pump logs, measure and reconcile."""
+        _ = self._node.tasks.start(self._reconcile_loop(), name="reconcile")
+        _ = self._node.tasks.start(self._pump_loop(), name="logs")
+        _ = self._node.tasks.start(self._usage_loop(), name="usage")
+
+    async def start(self, request: VMRequest, tell: Tell) -> VM:
+        """Start a VM and manage it.
+
+        Raises:
+            NodeError: it did not start; nothing is left of it.
+        """
+        vm_id = request.identity.vm_id
+        if vm_id in self._managed:
+            # A restart in place comes after DestroyTask; whatever is here is a left-over of ours.
+            await self.destroy(self._managed[vm_id].vm)
+        logs = self._open_logs(request.alloc_dir, request.identity.task)
+        try:
+            launched = await launch(request, self._node, tell=tell)
+        except BaseException as exc:
+            if isinstance(exc, NodeError):
+                logs.stderr(f"VM did not start: {exc.explain()}\n".encode())
+            logs.close()
+            raise
+        vm = self._take(launched.state, launched.directory, launched.lock, logs)
+        vm.run(launched)
+        try:
+            await self._serve_health(vm)
+        except asyncio.CancelledError:
+            await self.destroy(vm)
+            raise
+        return vm
+
+    async def recover(self, state: VMState) -> VM:
+        """Take up a VM of an earlier driver, or report the end of one that is gone. Idempotent.
+
+        Raises:
+            VMBusyError: another live driver manages it.
+        """
+        known = self._managed.get(state.vm_id)
+        if known is not None:
+            return known.vm
+        directory = VMDirectory.of(self._node.paths, state.vm_id)
+        lock = await _lock_for_recovery(directory)
+        try:
+            logs = self._open_logs(Path(state.record.alloc_dir), state.record.task)
+        except HostError as exc:
+            # An error would make Nomad start a second VM; this one goes on without its log.
+            log.warning("recovered VM is not logged", extra={"error": str(exc)})
+            logs = NO_LOGS
+        vm = self._take(state, directory, lock, logs)
+        vm.adopt()
+        await self._serve_health(vm)
+        return vm
+
+    async def destroy(self, vm: VM) -> None:
+        """End a VM, remove its files and forget it. Idempotent.
+
+        Raises:
+            HostError: it does not die or its files cannot be removed; it is still managed.
+        """
+        await vm.destroy()
+        vm_id = vm.record.vm_id
+        managed = self._managed.get(vm_id)
+        if managed is None or managed.vm is not vm:
+            return
+        del self._managed[vm_id]
+        managed.logs.close()
+        if managed.health is not None:
+            await managed.health.close()
+
+    async def destroy_all(self) -> None:
+        """End every managed VM and remove its files; what fails is logged and left to reconcile."""
+        for result in await asyncio.gather(
+            *(self.destroy(vm) for vm in self.vms), return_exceptions=True
+        ):
+            if isinstance(result, BaseException):
+                log.error("VM not removed", exc_info=result)
+
+    def meter(self, vm: VM) -> UsageMeter:
+        """Return the meter of a managed VM."""
+        return self._managed[vm.record.vm_id].meter
+
+    async def reconcile(self) -> list[str]:
+        """Remove what has no live VM behind it; return the ids of the VMs removed."""
+        removed = await self._reconciler.run(self._managed)
+        await self._node.images.reconcile()
+        return removed
+
+    def flush_logs(self) -> None:
+        """Move what the guests have printed so far into the tasks' logs."""
+        self._turns.poll(
+            [pump for managed in self._managed.values() for pump in managed.logs.pumps]
+        )
+
+    def _take(
+        self, state: VMState, directory: VMDirectory, lock: DirectoryLock | None, logs: TaskLogs
+    ) -> VM:
+        vm_logs = VMLogs(directory, logs, self._node.logs)
+        vm = VM(state, directory, lock=lock, logs=vm_logs, tasks=self._node.tasks)
+        self._managed[state.vm_id] = _Managed(
+            vm=vm, logs=vm_logs, meter=UsageMeter(state.record.process)
+        )
+        return vm
+
+    async def _serve_health(self, vm: VM) -> None:
+        endpoint = vm.state.health
+        if endpoint is None or vm.exit is not None:
+            return
+        server = HealthServer(vm.agent)
+        try:
+            await server.listen(endpoint.host_ip, endpoint.port)
+        except HostError as exc:
+            # The VM runs; its health check will fail and say that nobody listens.
+            log.warning("health port not served", extra={"error": str(exc)})
+            return
+        self._managed[vm.record.vm_id].health = server
+
+    async def _pump_loop(self) -> None:
+        while True:
+            self.flush_logs()
+            await asyncio.sleep(_PUMP_INTERVAL_S)
+
+    async def _usage_loop(self) -> None:
+        while True:
+            for managed in list(self._managed.values()):
+                if managed.vm.exit is None:
+                    usage = await asyncio.to_thread(managed.meter.measure)
+                    with contextlib.suppress(HostError):
+                        usage_json = managed.vm.directory.usage_json
+                        files.write_atomic(usage_json, msgspec.json.encode(usage))
+            await asyncio.sleep(_USAGE_INTERVAL_S)
+
+    async def _reconcile_loop(self) -> None:
+        while True:
+            try:
+                await self.reconcile()
+            except (OSError, NodeError) as exc:
+                log.warning("reconcile failed", extra={"error": str(exc)})
+            await asyncio.sleep(_RECONCILE_INTERVAL_S)
+
+
+async def _lock_for_recovery(directory: VMDirectory) -> DirectoryLock | None:
+    """Return the lock of a VM to recover; None where its directory cannot even be made.
+
+    Raises:
+        VMBusyError: another live driver manages the VM.
+    """
+    try:
+        directory.create_data()
+    except HostError as exc:
+        log.warning("VM recovered without its directory", extra={"error": str(exc)})
+        return None
+    with contextlib.suppress(TimeoutError):
+        # The driver before us may still be closing down.
+        async with asyncio.timeout(_RECOVER_LOCK_TIMEOUT_S):
+            while True:
+                lock = DirectoryLock.try_acquire(directory.data)
+                if lock is not None:
+                    return lock
+                await asyncio.sleep(0.1)
+    raise VMBusyError(f"VM {directory.vm_id} is managed by another driver")

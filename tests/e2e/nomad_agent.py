@@ -1,0 +1,242 @@
+"""A real Nomad agent, server and client in one, on loopback, with the plugin of this tree."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from qemu_node.host import process
+
+WAIT_S = 120.0
+POLL_S = 0.25
+
+_CONFIG = """
+data_dir = "{data}"
+bind_addr = "127.0.0.1"
+advertise {{
+  http = "127.0.0.1"
+  rpc = "127.0.0.1"
+  serf = "127.0.0.1"
+}}
+ports {{
+  http = {http}
+  rpc = {rpc}
+  serf = {serf}
+}}
+name = "lab"
+disable_update_check = true
+disable_anonymous_signature = true
+log_level = "DEBUG"
+plugin_dir = "{plugins}"
+consul {{
+  auto_advertise = false
+  server_auto_join = false
+  client_auto_join = false
+}}
+telemetry {{
+  publish_allocation_metrics = true
+  collection_interval = "1s"
+}}
+server {{
+  enabled = true
+  bootstrap_expect = 1
+}}
+client {{
+  enabled = true
+  servers = ["127.0.0.1:{rpc}"]
+  network_interface = "lo"
+  cpu_total_compute = 8000
+  memory_total_mb = 16384
+  options = {{
+    "driver.allowlist" = "vm"
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault"
+  }}
+}}
+plugin "vm" {{
+  config {{
+    config = "{node_toml}"
+  }}
+}}
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that were free a moment ago."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [sock.getsockname()[1] for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+class NomadAgent:
+    """One agent over its restarts; its data stays in `directory`."""
+
+    def __init__(self, directory: Path, node_toml: Path) -> None:
+        self.directory = directory
+        self.log = directory / "agent.log"
+        http, rpc, serf = free_ports(3)
+        self.address = f"http://127.0.0.1:{http}"
+        plugins = directory / "plugins"
+        plugins.mkdir(parents=True)
+        plugin = plugins / "vm"
+        plugin.write_text(f'#!/bin/sh\nexec {sys.executable} -m qemu_node driver "$@"\n')
+        plugin.chmod(0o755)
+        self._config = directory / "agent.hcl"
+        self._config.write_text(
+            _CONFIG.format(
+                data=directory / "data",
+                plugins=plugins,
+                node_toml=node_toml,
+                http=http,
+                rpc=rpc,
+                serf=serf,
+            )
+        )
+        self._child: process.Child | None = None
+
+    async def start(self) -> None:
+        """Start the agent and wait until its node is ready with a healthy driver."""
+        log_fd = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            self._child = process.spawn(
+                [os.environ["NOMAD"], "agent", f"-config={self._config}"],
+                stderr_fd=log_fd,
+                env={**process.SAFE_ENV, "HOME": str(self.directory)},
+            )
+        finally:
+            os.close(log_fd)
+        await self.until(self._driver_health, lambda health: health[0], "a healthy driver")
+
+    async def _driver_health(self) -> tuple[bool, object]:
+        nodes = await self.get("/v1/nodes")
+        if not nodes:
+            return False, nodes
+        node = await self.get(f"/v1/node/{nodes[0]['ID']}")
+        driver = (node["Drivers"] or {}).get("vm") or {}
+        return node["Status"] == "ready" and bool(driver.get("Healthy")), driver
+
+    async def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:
+        """End the agent; its plugin and the VMs are not touched by us."""
+        child = self._child
+        if child is None or child.exit_status() is not None:
+            return
+        process.send_signal(child.process, signum)
+        async with asyncio.timeout(WAIT_S):
+            await process.wait_gone(child.process)
+        child.exit_status()
+        self._child = None
+
+    def plugin(self) -> process.ProcessId:
+        """Return the plugin process that serves this agent's tasks."""
+        wanted = str(self.directory)
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            argv = process.command_line(int(entry.name))
+            if argv[1:4] == ["-m", "qemu_node", "driver"] and wanted in _environ(entry):
+                found = process.identify(int(entry.name))
+                if found is not None:
+                    return found
+        raise AssertionError("no plugin process")
+
+    async def get(self, path: str) -> Any:
+        """Return the JSON that the API answers."""
+        return await self._request("GET", path)
+
+    async def post(self, path: str, body: object) -> Any:
+        """Return the JSON that the API answers."""
+        return await self._request("POST", path, body)
+
+    async def delete(self, path: str) -> Any:
+        """Return the JSON that the API answers."""
+        return await self._request("DELETE", path)
+
+    async def _request(self, method: str, path: str, body: object = None) -> Any:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(
+                method, self.address + path, json=body, timeout=aiohttp.ClientTimeout(total=30)
+            ) as response,
+        ):
+            text = await response.text()
+            if response.status >= 400:
+                raise AssertionError(f"{method} {path}: {response.status} {text}")
+            return json.loads(text) if text else None
+
+    async def until(
+        self,
+        probe: Callable[[], Any],
+        accept: Callable[[Any], bool],
+        what: str,
+        *,
+        timeout_s: float = WAIT_S,
+    ) -> Any:
+        """Return the first answer of `probe` that `accept` takes; its last one is in the error."""
+        last: object = None
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while asyncio.get_running_loop().time() < deadline:
+            try:
+                last = await probe()
+                if accept(last):
+                    return last
+            except (aiohttp.ClientError, TimeoutError, AssertionError) as exc:
+                last = exc
+            await asyncio.sleep(POLL_S)
+        raise AssertionError(f"no {what} within {timeout_s:g} s; last: {last}")
+
+    async def command(self, *argv: str, timeout_s: float = 60.0) -> process.Completed:
+        """Run the `nomad` command against this agent."""
+        return await process.run(
+            [os.environ["NOMAD"], *argv],
+            env={**process.SAFE_ENV, "NOMAD_ADDR": self.address, "HOME": str(self.directory)},
+            timeout_s=timeout_s,
+            check=False,
+        )
+
+    async def run_job(self, text: str) -> str:
+        """Submit the job `text`, HCL, and return its id."""
+        job = await self.post("/v1/jobs/parse", {"JobHCL": text, "Canonicalize": True})
+        await self.post("/v1/jobs", {"Job": job})
+        return str(job["ID"])
+
+    async def allocations(self, job_id: str) -> list[Any]:
+        """Return the allocations of a job, oldest first."""
+        allocations = await self.get(f"/v1/job/{job_id}/allocations")
+        return sorted(allocations, key=lambda allocation: allocation["CreateIndex"])
+
+    async def running_allocations(self, job_id: str, count: int = 1) -> list[Any]:
+        """Return the allocations of a job once `count` of them run."""
+        return list(
+            await self.until(
+                lambda: self.allocations(job_id),
+                lambda all_: sum(a["ClientStatus"] == "running" for a in all_) == count,
+                f"{count} running allocations of {job_id}",
+            )
+        )
+
+    async def stop_job(self, job_id: str) -> None:
+        """Stop a job and wait until its allocations have ended."""
+        allocations = await self.allocations(job_id)
+        await self.delete(f"/v1/job/{job_id}")
+        for allocation in allocations:
+            await self.until(
+                lambda allocation=allocation: self.get(f"/v1/allocation/{allocation['ID']}"),  # type: ignore[misc]
+                lambda a: a["ClientStatus"] in ("complete", "failed", "lost"),
+                f"end of allocation {allocation['ID']}",
+            )
+
+
+def _environ(entry: Path) -> str:
+    try:
+        return (entry / "environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""

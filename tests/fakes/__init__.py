@@ -1,0 +1,1 @@
+"""Peers that speak a protocol and can misbehave on request."""

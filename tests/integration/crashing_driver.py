@@ -1,0 +1,79 @@
+"""A program that is a driver for each of several tasks, each killed by SIGKILL at a named point.
+
+    python crashing_driver.py ROOT IMAGE POINT TASK…
+
+A point is `start NAME` or `stop NAME`, the step that is announced in the log, or `started`. Exit
+code 0: all drivers were killed there. What they leave behind is the caller's to look at.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from integration.vmnode import VMNode
+
+from qemu_node.host import process
+from qemu_node.vm.stop import StopAction
+
+STOP_TIMEOUT_S = 2.0
+STARTED = "started"
+
+
+def alloc_id_of(task: str) -> str:
+    """Return the allocation of a task: each has its own."""
+    return f"11111111-2222-3333-4444-{task:0>12}"
+
+
+class _Assassin(logging.Handler):
+    """Kills this process at a step."""
+
+    def __init__(self, point: str) -> None:
+        super().__init__()
+        self._point = point
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind, _, what = record.getMessage().partition(" ")
+        if what == "step" and f"{kind} {record.__dict__['step']}" == self._point:
+            _die()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _drive(root: Path, image: Path, point: str, task: str) -> None:
+    node = VMNode(root, image)
+    vm = await node.start(node.request(task=task, alloc_id=alloc_id_of(task)))
+    if point == STARTED:
+        _die()
+    if point == f"stop {StopAction.KILL}":
+        # A QEMU that works has left before it has to be killed.
+        process.send_signal(vm.process, signal.SIGSTOP)
+    await vm.stop(STOP_TIMEOUT_S)
+
+
+def main() -> int:
+    root, image, point, *tasks = sys.argv[1:]
+    log = logging.getLogger("qemu_node")
+    log.setLevel(logging.DEBUG)
+    log.addHandler(_Assassin(point))
+    children = []
+    for task in tasks:
+        child = os.fork()
+        if child == 0:
+            try:
+                asyncio.run(_drive(Path(root), Path(image), point, task))
+            except Exception:
+                traceback.print_exc()
+            os._exit(1)
+        children.append(child)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return 0 if statuses == [-signal.SIGKILL] * len(tasks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

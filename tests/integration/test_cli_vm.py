@@ -1,0 +1,208 @@
+"""`qemu-node vm` beside a driver, on a guest that boots."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import signal
+import sys
+import termios
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from integration.vmnode import VMNode, until
+
+from qemu_node.host import process
+from qemu_node.host.process import Completed
+from qemu_node.vm.machine import VM
+from qemu_node.vm.outcome import POWERED_OFF
+
+pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(600)]
+
+READY = "small guest ready"
+TIMEOUT_S = 120.0
+# Repeats each line that is typed on the serial console.
+REPEATER = """#!/bin/sh
+(while read -r line; do echo "heard $line"; done) </dev/ttyS0 >/dev/ttyS0 &
+"""
+
+
+class CommandLine:
+    """`qemu-node vm` as an operator of this node calls it."""
+
+    def __init__(self, node: VMNode) -> None:
+        self.config = node.root / "node.toml"
+        paths = node.paths
+        self.config.write_text(f'[paths]\nrun = "{paths.run}"\ndata = "{paths.data}"\n')
+
+    def argv(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "qemu_node", "--config", str(self.config), "vm", *arguments]
+
+    async def run(self, *arguments: str, stdin: bytes = b"") -> Completed:
+        argv = self.argv(*arguments)
+        return await process.run(
+            argv, stdin=stdin, timeout_s=TIMEOUT_S, env=dict(os.environ), check=False
+        )
+
+    async def ok(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        done = await self.run(*arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+
+@pytest.fixture
+async def node(short_tmp_path: Path, small_guest_image: Path) -> AsyncIterator[VMNode]:
+    node = VMNode(short_tmp_path, small_guest_image)
+    yield node
+    await node.close()
+
+
+@pytest.fixture
+def cli(node: VMNode) -> CommandLine:
+    return CommandLine(node)
+
+
+async def boot(node: VMNode, user_data: str = "") -> VM:
+    vm = await node.start(node.request(user_data=user_data))
+    await node.printed(READY)
+    await vm.agent.ping(timeout_s=TIMEOUT_S)
+    return vm
+
+
+async def has_address(vm: VM) -> None:
+    """Return once the guest has one: its DHCP client runs beside the rest of its boot."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not any(
+            "10.0.2.15" in interface.addresses
+            for interface in await vm.agent.network_interfaces(timeout_s=TIMEOUT_S)
+        ):
+            await asyncio.sleep(0.2)
+
+
+class Terminal:
+    """A terminal with an operator at it, who reads and types."""
+
+    def __init__(self) -> None:
+        self._fd, self.slave = pty.openpty()
+        os.set_blocking(self._fd, False)
+        self.settings = termios.tcgetattr(self.slave)
+        self.seen = b""
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._fd, keys)
+
+    def _look(self) -> bytes:
+        with contextlib.suppress(BlockingIOError):
+            self.seen += os.read(self._fd, 65536)
+        return self.seen
+
+    async def shows(self, text: bytes) -> None:
+        await until(self._look, lambda seen: text in seen, repr(text))
+
+    def close(self) -> None:
+        os.close(self._fd)
+        os.close(self.slave)
+
+
+async def test_an_operator_sees_and_uses_a_running_vm(
+    node: VMNode, cli: CommandLine, tmp_path: Path
+) -> None:
+    vm = await boot(node)
+    await has_address(vm)
+    (listed,) = json.loads(await cli.ok("list", "--json", "--wide"))
+    assert (listed["vm_id"], listed["state"]) == (vm.record.vm_id, "running")
+    assert "10.0.2.15" in listed["addresses"]
+
+    shown = json.loads(await cli.ok("show", "vm", "--json"))
+    assert shown["qemu"]["run_state"] == "running"
+    assert shown["agent"]["host_name"] == vm.record.hostname
+
+    done = await cli.run("exec", "vm", "--", "sh", "-c", "cat; echo no >&2; exit 7", stdin=b"in")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"in", b"no\n")
+
+    picture = tmp_path / "screen.png"
+    await cli.ok("screenshot", "vm", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_mode & 0o777 == 0o600
+    assert vm.exit is None
+
+
+async def test_the_console_is_the_guests_terminal_and_gives_back_the_operators(
+    node: VMNode, cli: CommandLine, tmp_path: Path
+) -> None:
+    vm = await boot(node, REPEATER)
+    terminal = Terminal()
+    try:
+        with (tmp_path / "stderr").open("wb") as stderr:
+            child = process.spawn(
+                cli.argv("console", "vm"),
+                stdin_fd=terminal.slave,
+                stdout_fd=terminal.slave,
+                stderr_fd=stderr.fileno(),
+                env=dict(os.environ),
+            )
+        words = tmp_path / "stderr"
+        await until(words.read_text, lambda text: "Ctrl-] leaves" in text, "greeting")
+        # Typed again until the console has taken over the terminal; what came before is dropped.
+        async with asyncio.timeout(TIMEOUT_S):
+            while b"heard knock" not in terminal._look():
+                terminal.type(b"knock\r")
+                await asyncio.sleep(0.5)
+        second = await cli.run("console", "--no-input", "vm")
+        assert second.returncode == 1
+        assert b"somebody else has the console" in second.stderr
+        terminal.type(b"\x03still here\r")
+        await terminal.shows(b"still here")
+        terminal.type(b"\x1d")
+        code = await until(child.exit_status, lambda code: code is not None, "end of the console")
+        assert code == 0, words.read_text()
+        assert termios.tcgetattr(terminal.slave) == terminal.settings
+    finally:
+        terminal.close()
+    assert vm.exit is None
+    await node.printed("heard knock")
+
+
+async def test_a_gentle_stop_is_an_ordinary_end_for_the_driver(
+    node: VMNode, cli: CommandLine
+) -> None:
+    vm = await boot(node)
+    stopped = json.loads(await cli.ok("stop", "vm", "--timeout", "90s", "--json"))
+    assert stopped == {"vm_id": vm.record.vm_id, "by": "guest-agent", "waits_for_driver": False}
+    assert await node.ended(vm) == POWERED_OFF
+
+
+async def test_a_stop_by_force_is_told_to_nomad_as_one_from_outside(
+    node: VMNode, cli: CommandLine
+) -> None:
+    vm = await node.start(node.request())
+    await cli.ok("stop", "vm", "--now")
+    ended = await node.ended(vm)
+    assert ended.is_failure
+    assert "from outside" in (ended.reason or "")
+
+
+async def crashed(driver: VMNode, vm: VM) -> None:
+    """Let a driver's process end as SIGKILL would: its lock and connections go, its VM stays."""
+    assert vm._lock is not None
+    vm._lock.release()
+    await driver.tasks.aclose()
+    await vm._drop_qmp()
+
+
+async def test_a_vm_without_a_driver_is_shut_down_and_kept_for_the_next_one_to_report(
+    node: VMNode, cli: CommandLine
+) -> None:
+    first = VMNode(node.root, node.image)
+    vm = await boot(first)
+    await crashed(first, vm)
+    try:
+        (listed,) = json.loads(await cli.ok("list", "--json"))
+        assert listed["state"] == "unmanaged"
+        stopped = json.loads(await cli.ok("stop", "vm", "--timeout", "90s", "--json"))
+        assert stopped["waits_for_driver"] is True
+        assert await node.ended(await node.supervisor.recover(vm.state)) == POWERED_OFF
+    finally:
+        process.send_signal(vm.process, signal.SIGKILL)

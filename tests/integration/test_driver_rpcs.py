@@ -1,0 +1,599 @@
+"""Nomad's RPCs, called on the driver itself: a task's whole life, unknown ids, mistakes, repeats.
+
+A real QEMU whose guest has nothing to boot, but for the one test that waits for a guest agent.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fakes.fake_qemu import fake_qemu, fake_qemu_with_qmp
+from integration.vmnode import VMNode, release, until
+
+from qemu_node.errors import JobError, MissingPartError, NodeError
+from qemu_node.host import process
+from qemu_node.nomad.calls import DriverCalls
+from qemu_node.nomad.driver import TaskBusyError, TaskStoppedError, VMDriver
+from qemu_node.nomad.nodehost import NodeHost
+from qemu_node.nomad.plugin import VMPlugin
+from qemu_node.nomad.proto import driver_pb2
+from qemu_node.nomad.rpc import CHANNEL_OPTIONS, grpc, unix_target
+from qemu_node.nomad.server import PluginServer
+from qemu_node.nomad.status import PluginError, TaskNotFoundError
+from qemu_node.nomad.task_exec import ExecError
+from qemu_node.qemu.proof import AcceleratorChoice
+from qemu_node.qemu.spec import Accelerator
+from qemu_node.vm.directory import VMBusyError
+from qemu_node.vm.greeting import QemuStartError
+from qemu_node.vm.outcome import VMExit
+from qemu_node.vm.record import StateError, VMState
+
+pytestmark = pytest.mark.timeout(300)
+
+real_qemu = pytest.mark.needs_qemu
+
+ALLOC_ID = "11111111-2222-3333-4444-555555555555"
+TASK_ID = f"{ALLOC_ID}/vm/00000000"
+HEALTHY = driver_pb2.FingerprintResponse.HEALTHY
+UNHEALTHY = driver_pb2.FingerprintResponse.UNHEALTHY
+
+
+class NomadNode:
+    """What the driver finds on a node: node.toml, an allocation, an image."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.node_toml = root / "node.toml"
+        self.image = root / "images" / "empty.raw"
+        self.image.parent.mkdir()
+        with self.image.open("wb") as image:
+            image.truncate(1 << 20)
+        self.alloc_dir = root / "alloc" / ALLOC_ID
+        self.logs = self.alloc_dir / "alloc" / "logs"
+        self.logs.mkdir(parents=True)
+        self.configure()
+
+    def configure(self, binary: str = "qemu-system-x86_64", more: str = "") -> None:
+        """Write node.toml."""
+        self.node_toml.write_text(
+            f'[paths]\nrun = "{self.root}/r"\ndata = "{self.root}/d"\n'
+            f'[images]\nimage_paths = ["{self.image.parent}"]\n'
+            f'[qemu]\naccelerator = "tcg"\nbinary = "{binary}"\n{more}\n'
+        )
+
+    def task(
+        self,
+        *,
+        task_id: str = TASK_ID,
+        name: str = "vm",
+        memory_mb: int = 512,
+        ports: dict[str, int] | None = None,
+        **options: Any,
+    ) -> driver_pb2.TaskConfig:
+        """Return the configuration of a task as Nomad sends it."""
+        (self.alloc_dir / name / "local").mkdir(parents=True, exist_ok=True)
+        config = {"image": str(self.image), "firmware": "bios", **options}
+        return driver_pb2.TaskConfig(
+            id=task_id,
+            name=name,
+            msgpack_driver_config=msgspec.msgpack.encode(config),
+            alloc_id=ALLOC_ID,
+            alloc_dir=str(self.alloc_dir),
+            job_id="job",
+            job_name="job",
+            task_group_name="group",
+            namespace="default",
+            node_name="node",
+            env={"NOMAD_ALLOC_INDEX": "0"},
+            resources=driver_pb2.Resources(
+                allocated_resources=driver_pb2.AllocatedTaskResources(
+                    memory=driver_pb2.AllocatedMemoryResources(memory_mb=memory_mb)
+                ),
+                linux_resources=driver_pb2.LinuxResources(cpu_shares=100),
+                ports=[
+                    driver_pb2.PortMapping(label=label, value=port, host_ip="127.0.0.1")
+                    for label, port in (ports or {}).items()
+                ],
+            ),
+        )
+
+    def log(self, stream: str, task: str = "vm") -> str:
+        """Return what is in a task's first log file."""
+        return (self.logs / f"{task}.{stream}.0").read_text()
+
+    def vms(self) -> VMNode:
+        """Return a look at the VMs' files."""
+        return VMNode(self.root, self.image)
+
+
+@pytest.fixture
+def nomad(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NomadNode:
+    async def without_proof(*_: object) -> AcceleratorChoice:
+        return AcceleratorChoice(accelerator=Accelerator.TCG, kvm_problem=None)
+
+    # The proof boots a firmware, which is tested elsewhere.
+    monkeypatch.setattr("qemu_node.vm.hypervisor.choose_accelerator", without_proof)
+    return NomadNode(short_tmp_path)
+
+
+@contextlib.asynccontextmanager
+async def driver_on(nomad: NomadNode, *, keep: bool = False) -> AsyncIterator[VMDriver]:
+    """Give a driver; in the end its VMs are destroyed or, with `keep`, left as SIGKILL would."""
+    host = NodeHost(nomad.node_toml)
+    driver = VMDriver(host)
+    try:
+        yield driver
+    finally:
+        if not keep:
+            await host.destroy_all()
+        await host.aclose()
+        if keep:
+            await release(host.supervisor())
+
+
+@pytest.fixture
+async def driver(nomad: NomadNode) -> AsyncIterator[VMDriver]:
+    async with driver_on(nomad) as driver:
+        yield driver
+
+
+async def start(driver: VMDriver, config: driver_pb2.TaskConfig) -> driver_pb2.TaskHandle:
+    response = await driver.start_task(driver_pb2.StartTaskRequest(task=config))
+    assert response.result == driver_pb2.StartTaskResponse.SUCCESS
+    return response.handle
+
+
+async def stop(driver: VMDriver, timeout_s: float, task_id: str = TASK_ID) -> None:
+    request = driver_pb2.StopTaskRequest(task_id=task_id)
+    request.timeout.FromMilliseconds(int(timeout_s * 1000))
+    await driver.stop_task(request)
+
+
+async def destroy(driver: VMDriver, task_id: str = TASK_ID) -> None:
+    await driver.destroy_task(driver_pb2.DestroyTaskRequest(task_id=task_id, force=True))
+
+
+async def inspect(driver: VMDriver, task_id: str = TASK_ID) -> driver_pb2.InspectTaskResponse:
+    return await driver.inspect_task(driver_pb2.InspectTaskRequest(task_id=task_id))
+
+
+async def wait(driver: VMDriver, task_id: str = TASK_ID) -> driver_pb2.WaitTaskResponse:
+    async with asyncio.timeout(60):
+        return await driver.wait_task(driver_pb2.WaitTaskRequest(task_id=task_id))
+
+
+async def recover(driver: VMDriver, handle: driver_pb2.TaskHandle) -> None:
+    # Nomad's client leaves task_id empty.
+    await driver.recover_task(driver_pb2.RecoverTaskRequest(handle=handle))
+
+
+def state_of(handle: driver_pb2.TaskHandle) -> VMState:
+    return VMState.decode(handle.driver_state, "handle")
+
+
+async def events(driver: VMDriver) -> list[driver_pb2.DriverTaskEvent]:
+    """Return the events that nobody has listened to yet."""
+    told: list[driver_pb2.DriverTaskEvent] = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            async for event in driver.task_events(driver_pb2.TaskEventsRequest()):
+                told.append(event)  # noqa: PERF401 - cut off by the timeout
+    return told
+
+
+# A life
+
+
+@real_qemu
+async def test_a_task_is_started_seen_stopped_and_destroyed(
+    driver: VMDriver, nomad: NomadNode
+) -> None:
+    handle = await start(driver, nomad.task())
+    state = state_of(handle)
+    assert (handle.version, handle.state) == (1, driver_pb2.TaskState.RUNNING)
+    assert handle.config.id == TASK_ID
+
+    seen = await inspect(driver)
+    assert (seen.task.id, seen.task.state) == (TASK_ID, driver_pb2.TaskState.RUNNING)
+    assert seen.task.started_at.ToSeconds() == pytest.approx(time.time(), abs=120)
+    assert seen.task.HasField("completed_at")
+    assert seen.driver.attributes["vm_id"] == state.vm_id
+    assert seen.driver.attributes["pid"] == str(state.record.pid)
+
+    request = driver_pb2.TaskStatsRequest(task_id=TASK_ID)
+    request.collection_interval.FromMilliseconds(50)
+    stats = driver.task_stats(request)
+    first = await anext(aiter(stats))
+    second = await anext(aiter(stats))
+    assert first.stats.id == TASK_ID
+    assert second.stats.agg_resource_usage.cpu.percent >= 0
+    assert second.stats.timestamp.ToNanoseconds() > first.stats.timestamp.ToNanoseconds()
+
+    (event,) = await events(driver)
+    assert (event.task_id, event.alloc_id, event.task_name) == (TASK_ID, ALLOC_ID, "vm")
+    assert state.vm_id in event.message
+
+    assert nomad.log("stdout") == ""
+    waiting = asyncio.ensure_future(wait(driver))
+    await stop(driver, 1.0)
+    outcome = await waiting
+    assert (outcome.result.exit_code, outcome.result.signal, outcome.err) == (137, 9, "")
+    seen = await inspect(driver)
+    assert seen.task.state == driver_pb2.TaskState.EXITED
+    assert seen.task.completed_at.ToSeconds() >= seen.task.started_at.ToSeconds()
+    assert [response async for response in stats] == []
+    # Answered at once, and as often as asked.
+    assert await wait(driver) == outcome
+    await stop(driver, 1.0)
+    assert nomad.vms().leftovers() != []
+    await destroy(driver)
+    assert nomad.vms().leftovers() == []
+    assert not process.is_alive(state.record.process)
+    with pytest.raises(TaskNotFoundError):
+        await inspect(driver)
+
+
+async def test_unknown_ids_are_not_found_and_harmless_to_end(driver: VMDriver) -> None:
+    for call in (
+        driver.inspect_task(driver_pb2.InspectTaskRequest(task_id="x")),
+        driver.wait_task(driver_pb2.WaitTaskRequest(task_id="x")),
+        driver.exec_task(driver_pb2.ExecTaskRequest(task_id="x", command=["true"])),
+        anext(aiter(driver.task_stats(driver_pb2.TaskStatsRequest(task_id="x")))),
+    ):
+        with pytest.raises(TaskNotFoundError):
+            await call
+    await stop(driver, 1.0, "x")
+    await destroy(driver, "x")
+    await destroy(driver, "x")
+
+
+@real_qemu
+async def test_exec_is_refused_where_the_job_does_not_allow_it(
+    driver: VMDriver, nomad: NomadNode
+) -> None:
+    await start(driver, nomad.task())
+    with pytest.raises(ExecError, match="not allowed by this job"):
+        await driver.exec_task(driver_pb2.ExecTaskRequest(task_id=TASK_ID, command=["id"]))
+
+    async def requests() -> AsyncIterator[driver_pb2.ExecTaskStreamingRequest]:
+        setup = driver_pb2.ExecTaskStreamingRequest.Setup(task_id=TASK_ID, command=["id"])
+        yield driver_pb2.ExecTaskStreamingRequest(setup=setup)
+
+    with pytest.raises(ExecError, match="not allowed by this job"):
+        await anext(aiter(driver.exec_task_streaming(requests())))
+
+
+@real_qemu
+async def test_a_task_is_destroyed_while_it_runs(driver: VMDriver, nomad: NomadNode) -> None:
+    state = state_of(await start(driver, nomad.task()))
+    waiting = asyncio.ensure_future(wait(driver))
+    await asyncio.sleep(0)
+    await destroy(driver)
+    assert not process.is_alive(state.record.process)
+    assert nomad.vms().leftovers() == []
+    assert (await waiting).result.exit_code == 137
+
+
+@real_qemu
+async def test_a_guest_answers_for_its_health_and_prints_into_the_task_s_log(
+    driver: VMDriver, nomad: NomadNode, small_guest_image: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    image = shutil.copy(small_guest_image, nomad.image.with_name("small.qcow2"))
+    config = nomad.task(
+        image=str(image),
+        ports={"health": port},
+        health_port="health",
+        guest_agent={"allow_exec": True},
+    )
+    await start(driver, config)
+    assert (await http_status(port))[0] == 503
+    begin = time.monotonic()
+    while (answer := await http_status(port))[0] != 200:
+        assert time.monotonic() - begin < 150, answer
+        await asyncio.sleep(0.5)
+    await until(lambda: nomad.log("stdout"), lambda text: "small guest ready" in text, "console")
+    done = await driver.exec_task(
+        driver_pb2.ExecTaskRequest(task_id=TASK_ID, command=["/bin/sh", "-c", "echo hi; exit 3"])
+    )
+    assert (done.stdout, done.result.exit_code) == (b"hi\n", 3)
+    await stop(driver, 60)
+    outcome = await wait(driver)
+    assert (outcome.result.exit_code, outcome.err) == (0, "")
+    await destroy(driver)
+    with pytest.raises(OSError, match=r"Connect call failed"):
+        await http_status(port)
+    assert "small guest ready" in nomad.log("stdout")
+
+
+async def http_status(port: int) -> tuple[int, str]:
+    """Return what the health port answers: status and text."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(30):
+            answer = (await reader.read()).decode()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    return int(answer.split(" ", 2)[1]), answer.rpartition("\r\n\r\n")[2]
+
+
+# Starts that fail
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"imge": "x"}, "imge"),
+        ({"image": 7}, '"image"'),
+        ({"image": "nothing.qcow2"}, "nothing.qcow2"),
+        ({"firmware": "coreboot"}, "coreboot"),
+        ({"health_port": "http"}, "no port"),
+        ({"memory_mb": 1}, "memory"),
+        ({"args": ["-machine", "none"]}, "-machine"),
+    ],
+)
+@real_qemu
+async def test_a_mistake_in_the_job_is_named_and_nothing_is_left(
+    driver: VMDriver, nomad: NomadNode, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(JobError) as caught:
+        await start(driver, nomad.task(**changes))
+    assert words in caught.value.explain()
+    assert not caught.value.retry
+    assert nomad.vms().leftovers() == []
+    with pytest.raises(TaskNotFoundError):
+        await inspect(driver)
+
+
+async def test_the_task_s_stderr_says_why_its_start_failed(
+    nomad: NomadNode, short_tmp_path: Path
+) -> None:
+    nomad.configure(fake_qemu(short_tmp_path, "echo 'a bad day' >&2; exit 3"))
+    async with driver_on(nomad) as driver:
+        with pytest.raises(QemuStartError, match="a bad day"):
+            await start(driver, nomad.task())
+    assert "VM did not start" in nomad.log("stderr")
+    assert "a bad day" in nomad.log("stderr")
+    assert nomad.log("stdout") == ""
+    assert nomad.vms().leftovers() == []
+
+
+async def test_a_node_without_qemu_is_unhealthy_and_starts_nothing(nomad: NomadNode) -> None:
+    nomad.configure("qemu-system-nothing")
+    async with driver_on(nomad) as driver:
+        health = await anext(aiter(driver.fingerprint(driver_pb2.FingerprintRequest())))
+        assert health.health == UNHEALTHY
+        assert "apt install qemu-system-x86" in health.health_description
+        with pytest.raises(MissingPartError, match="not installed"):
+            await start(driver, nomad.task())
+    assert "apt install qemu-system-x86" in nomad.log("stderr")
+
+
+async def test_a_qemu_that_is_no_qemu_or_may_not_be_run_makes_the_node_unhealthy(
+    nomad: NomadNode, short_tmp_path: Path
+) -> None:
+    impostor = short_tmp_path / "qemu"
+    impostor.write_text("#!/bin/sh\necho GNU bash, version 5\n")
+    for mode, words in ((0o755, "not a QEMU"), (0o644, "not installed")):
+        impostor.chmod(mode)
+        nomad.configure(str(impostor))
+        async with driver_on(nomad) as driver:
+            health = await anext(aiter(driver.fingerprint(driver_pb2.FingerprintRequest())))
+            assert health.health == UNHEALTHY
+            assert words in health.health_description
+
+
+@real_qemu
+async def test_a_node_without_firmware_is_unhealthy_with_the_package_and_still_runs_bios_guests(
+    nomad: NomadNode,
+) -> None:
+    nomad.configure(more=f'firmware_dirs = ["{nomad.root}/nothing"]')
+    async with driver_on(nomad) as driver:
+        health = await anext(aiter(driver.fingerprint(driver_pb2.FingerprintRequest())))
+        assert health.health == UNHEALTHY
+        assert "apt install ovmf" in health.health_description
+        assert health.attributes["driver.vm.firmware"].string_val == "bios"
+        with pytest.raises(MissingPartError) as caught:
+            await start(driver, nomad.task(firmware="secure-boot"))
+        assert "apt install ovmf" in caught.value.explain()
+        await start(driver, nomad.task(task_id="other"))
+
+
+async def test_a_wrong_node_toml_makes_the_node_unhealthy_until_it_is_mended(
+    nomad: NomadNode,
+) -> None:
+    nomad.configure(more="no_such_setting = 1")
+    async with driver_on(nomad) as driver:
+        health = await anext(aiter(driver.fingerprint(driver_pb2.FingerprintRequest())))
+        assert health.health == UNHEALTHY
+        assert "no_such_setting" in health.health_description
+        with pytest.raises(NodeError, match="no_such_setting"):
+            await start(driver, nomad.task())
+
+
+@real_qemu
+async def test_a_whole_node_is_healthy(nomad: NomadNode, driver: VMDriver) -> None:
+    health = await anext(aiter(driver.fingerprint(driver_pb2.FingerprintRequest())))
+    assert health.health == HEALTHY, health.health_description
+    assert health.attributes["driver.vm"].bool_val
+
+
+# Starts and stops that meet
+
+
+def mute(nomad: NomadNode) -> None:
+    """Give the node a QEMU that starts and says nothing."""
+    nomad.configure(fake_qemu(nomad.root, "while :; do read line; done </dev/zero"))
+
+
+async def test_a_stop_during_a_start_ends_it_and_leaves_nothing(nomad: NomadNode) -> None:
+    mute(nomad)
+    async with driver_on(nomad) as driver:
+        starting = asyncio.ensure_future(start(driver, nomad.task()))
+        await until(nomad.vms().running, bool, "QEMU", 60)
+        await stop(driver, 5.0)
+        assert nomad.vms().running() == set()
+        assert nomad.vms().leftovers() == []
+        with pytest.raises(TaskStoppedError):
+            await starting
+        with pytest.raises(TaskNotFoundError):
+            await inspect(driver)
+
+
+async def test_a_stop_during_a_start_is_an_answer_to_whoever_waits_for_the_start(
+    nomad: NomadNode,
+) -> None:
+    mute(nomad)
+    async with driver_on(nomad) as driver, served(driver, nomad.root) as calls:
+        starting = asyncio.ensure_future(
+            calls.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
+        )
+        await until(nomad.vms().running, bool, "QEMU", 60)
+        request = driver_pb2.StopTaskRequest(task_id=TASK_ID)
+        request.timeout.FromSeconds(5)
+        await calls.stop_task(request)
+        assert nomad.vms().leftovers() == []
+        async with asyncio.timeout(20):
+            with pytest.raises(PluginError, match="stopped while it was being started"):
+                await starting
+
+
+async def test_an_agent_that_goes_away_during_a_start_takes_it_along(nomad: NomadNode) -> None:
+    mute(nomad)
+    async with driver_on(nomad) as driver:
+        async with served(driver, nomad.root) as calls:
+            starting = asyncio.ensure_future(
+                calls.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
+            )
+            await until(nomad.vms().running, bool, "QEMU", 60)
+        with pytest.raises((PluginError, asyncio.CancelledError)):
+            await starting
+        await until(nomad.vms().leftovers, lambda left: left == [], "undo", 60)
+        assert nomad.vms().running() == set()
+
+
+@contextlib.asynccontextmanager
+async def served(driver: VMDriver, root: Path) -> AsyncIterator[DriverCalls]:
+    """Serve `driver` on a socket and give its caller's side."""
+    server = PluginServer(VMPlugin(driver._host), driver, on_shutdown=lambda: None)
+    path = root / "plugin.sock"
+    await server.start(path)
+    async with grpc.aio.insecure_channel(unix_target(path), options=CHANNEL_OPTIONS) as channel:
+        try:
+            yield DriverCalls(channel)
+        finally:
+            await server.stop()
+
+
+async def test_a_second_start_of_one_id_is_refused_and_the_first_goes_on(
+    nomad: NomadNode,
+) -> None:
+    nomad.configure(fake_qemu_with_qmp(nomad.root, greeting="late", greeting_delay_s=1.0))
+    async with driver_on(nomad) as driver:
+        without_users(driver)
+        first = asyncio.ensure_future(start(driver, nomad.task()))
+        await until(nomad.vms().running, bool, "QEMU", 60)
+        with pytest.raises(TaskBusyError):
+            await start(driver, nomad.task())
+        state = state_of(await first)
+        assert process.is_alive(state.record.process)
+        with pytest.raises(TaskBusyError):
+            await start(driver, nomad.task())
+        assert process.is_alive(state.record.process)
+
+
+def without_users(driver: VMDriver) -> None:
+    """Let VMs run as us: a user of their own might not reach this Python."""
+
+    async def begin() -> None:
+        await real_begin()
+        object.__setattr__(driver._host.supervisor()._node, "is_root", False)
+
+    real_begin = driver._host.begin
+    driver._host.begin = begin  # type: ignore[method-assign]
+
+
+@real_qemu
+async def test_a_new_task_of_the_same_allocation_replaces_the_vm_of_the_old_one(
+    driver: VMDriver, nomad: NomadNode
+) -> None:
+    old = state_of(await start(driver, nomad.task()))
+    new = state_of(await start(driver, nomad.task(task_id=f"{TASK_ID}-2")))
+    assert new.vm_id == old.vm_id
+    assert not process.is_alive(old.record.process)
+    assert (await wait(driver)).result.exit_code == 137
+    # Nomad is late to destroy the old task; the new one is not touched.
+    await destroy(driver)
+    assert process.is_alive(new.record.process)
+    assert new.record.sockets.qmp
+    assert Path(new.record.sockets.qmp).exists()
+
+
+@real_qemu
+async def test_two_drivers_cannot_both_start_a_task(driver: VMDriver, nomad: NomadNode) -> None:
+    state = state_of(await start(driver, nomad.task()))
+    async with driver_on(nomad) as other:
+        with pytest.raises(VMBusyError) as caught:
+            await start(other, nomad.task())
+        assert caught.value.retry
+    assert process.is_alive(state.record.process)
+
+
+# Recovery
+
+
+@real_qemu
+async def test_a_task_is_recovered_by_its_handle_and_again(nomad: NomadNode) -> None:
+    async with driver_on(nomad, keep=True) as first:
+        handle = await start(first, nomad.task())
+    # An agent that was restarted does not send the options again.
+    handle.config.msgpack_driver_config = b""
+    async with driver_on(nomad) as second:
+        await recover(second, handle)
+        await recover(second, handle)
+        seen = await inspect(second)
+        assert seen.task.state == driver_pb2.TaskState.RUNNING
+        assert process.is_alive(state_of(handle).record.process)
+        await stop(second, 1.0)
+        assert (await wait(second)).err == ""
+        await destroy(second)
+    assert nomad.vms().leftovers() == []
+
+
+@real_qemu
+async def test_a_task_that_ended_while_no_driver_was_there_is_recovered_and_reports_its_end(
+    nomad: NomadNode,
+) -> None:
+    async with driver_on(nomad, keep=True) as first:
+        handle = await start(first, nomad.task())
+        state = state_of(handle)
+        managed = first._host.supervisor()._managed[state.vm_id]
+    managed.vm.directory.write_exit(VMExit(exit_code=1, reason="the guest panicked"))
+    process.send_signal(state.record.process, signal.SIGKILL)
+    await until(lambda: process.is_alive(state.record.process), lambda alive: not alive, "end", 60)
+    async with driver_on(nomad) as second:
+        await recover(second, handle)
+        outcome = await wait(second)
+        assert (outcome.result.exit_code, outcome.err) == (1, "the guest panicked")
+        await destroy(second)
+    assert nomad.vms().leftovers() == []
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"version": 99}', b"\xff"])
+async def test_a_handle_that_cannot_be_read_is_an_error(
+    driver: VMDriver, nomad: NomadNode, data: bytes
+) -> None:
+    handle = driver_pb2.TaskHandle(version=1, config=nomad.task(), driver_state=data)
+    with pytest.raises(StateError, match="cannot be read"):
+        await recover(driver, handle)

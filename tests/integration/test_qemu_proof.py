@@ -1,0 +1,83 @@
+"""The proof that an accelerator runs guests, with the QEMU and the /dev/kvm of this machine."""
+
+import os
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from fakes.real_vm import UNPRIVILEGED_UID, make_vm_directory
+
+from qemu_node.config import QemuConfig
+from qemu_node.qemu import proof
+from qemu_node.qemu.firmware import find_firmware
+from qemu_node.qemu.probe import QemuBinary, find_qemu
+from qemu_node.qemu.proof import ProofGuest, choose_accelerator, prove_accelerator
+from qemu_node.qemu.spec import Accelerator, FirmwareMode
+
+pytestmark = pytest.mark.needs_qemu
+
+
+@pytest.fixture
+def directory() -> Generator[Path]:
+    directory = make_vm_directory("proof")
+    yield directory
+    shutil.rmtree(directory.parent)
+
+
+def _guest(
+    qemu: QemuBinary, directory: Path, mode: FirmwareMode = FirmwareMode.SECURE_BOOT
+) -> ProofGuest:
+    return ProofGuest(
+        qemu=qemu,
+        firmware=find_firmware(mode, [Path(name) for name in QemuConfig().firmware_dirs]),
+        work_dir=directory,
+        cache=directory / "proof.json",
+        uid=UNPRIVILEGED_UID,
+        kvm_gid=None,
+    )
+
+
+def _names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
+@pytest.mark.parametrize("mode", [FirmwareMode.SECURE_BOOT, FirmwareMode.BIOS])
+async def test_tcg_is_proven_once_and_leaves_nothing_behind(
+    directory: Path, mode: FirmwareMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = _guest(await find_qemu("qemu-system-x86_64"), directory, mode)
+    first = await prove_accelerator(Accelerator.TCG, guest)
+    assert first.works, first.detail
+    assert _names(directory) == ["proof.json"]
+
+    async def fail(*_: object, **__: object) -> None:
+        pytest.fail("a guest was started again")
+
+    monkeypatch.setattr(proof, "start_qemu", fail)
+    assert await prove_accelerator(Accelerator.TCG, guest) == first
+
+
+async def test_kvm_that_is_there_and_runs_no_guest_is_reported_in_qemus_words(
+    directory: Path,
+) -> None:
+    if not os.access("/dev/kvm", os.F_OK):
+        pytest.skip("this machine has no /dev/kvm")
+    guest = _guest(await find_qemu("qemu-system-x86_64"), directory)
+    answer = await prove_accelerator(Accelerator.KVM, guest)
+    if answer.works:
+        pytest.skip("KVM runs guests here")
+    assert answer.detail.startswith("/dev/kvm exists but")
+    if "does not run guests" in answer.detail:
+        assert "QEMU was killed by SIG" in answer.detail or "QEMU ended" in answer.detail
+    choice = await choose_accelerator("auto", guest)
+    assert choice.accelerator is Accelerator.TCG
+    assert choice.kvm_problem == answer.detail
+
+
+@pytest.mark.needs_kvm
+async def test_kvm_that_runs_guests_is_chosen(directory: Path) -> None:
+    guest = _guest(await find_qemu("qemu-system-x86_64"), directory)
+    choice = await choose_accelerator("auto", guest)
+    assert choice.accelerator is Accelerator.KVM
+    assert choice.kvm_problem is None

@@ -1,0 +1,168 @@
+"""`qemu-node run` as a process, with the real driver and a QEMU whose guest has nothing to boot."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from qemu_node.host import process
+from qemu_node.vm.record import VMRecord, read_record
+
+pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root]
+
+_DEADLINE_S = 120.0
+_SRC = str(Path(process.__file__).parents[2])
+
+JOB = """
+job "run" {
+  group "g" {
+    count = 2
+    task "vm" {
+      driver       = "vm"
+      kill_timeout = "6s"
+      config {
+        image    = "IMAGE"
+        firmware = "bios"
+      }
+      resources { memory = 256 }
+    }
+  }
+}
+"""
+
+
+class RunCommand:
+    """One `qemu-node run`, its events, and the directories it works in."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.data = root / "data"
+        self.run_dir = root / "run"
+        images = root / "images"
+        images.mkdir()
+        with (images / "blank.raw").open("wb") as image:
+            image.truncate(1 << 20)
+        (root / "node.toml").write_text(
+            f'[paths]\nrun = "{self.run_dir}"\ndata = "{self.data}"\n'
+            f'[images]\nimage_paths = ["{images}"]\n[qemu]\naccelerator = "tcg"\n'
+        )
+        (root / "job.nomad.hcl").write_text(JOB.replace("IMAGE", str(images / "blank.raw")))
+        self._children: list[process.Child] = []
+
+    def start(self) -> process.Child:
+        argv = [
+            sys.executable, "-m", "qemu_node", "--config", str(self._root / "node.toml"),
+            "run", "--json", "--parser", "hcl2", str(self._root / "job.nomad.hcl"),
+        ]  # fmt: skip
+        env = dict(process.SAFE_ENV) | {"PYTHONPATH": _SRC}
+        out = os.open(self._root / "events", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        err = os.open(self._root / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            child = process.spawn(argv, stderr_fd=err, stdout_fd=out, env=env)
+        finally:
+            os.close(out)
+            os.close(err)
+        self._children.append(child)
+        return child
+
+    def events(self, kind: str) -> list[dict[str, object]]:
+        lines = (self._root / "events").read_text().splitlines()
+        return [event for line in lines if (event := json.loads(line))["event"] == kind]
+
+    def records(self) -> list[VMRecord]:
+        return [read_record(path) for path in (self.run_dir / "vm").glob("*/vm.json")]
+
+    def stderr(self) -> str:
+        return (self._root / "stderr").read_text()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                while not condition():
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            pytest.fail(f"waited in vain; stderr: {self.stderr()}")
+
+    async def until_running(self, child: process.Child) -> list[VMRecord]:
+        await self.until(
+            lambda: len(self.events("running")) == 2 or child.exit_status() is not None
+        )
+        assert child.exit_status() is None, self.stderr()
+        return self.records()
+
+    async def exit_code(self, child: process.Child) -> int:
+        await self.until(lambda: child.exit_status() is not None)
+        code = child.exit_status()
+        assert code is not None
+        return code
+
+    async def aclose(self) -> None:
+        for child in self._children:
+            process.send_signal(child.process, signal.SIGKILL)
+            await process.wait_gone(child.process)
+            child.exit_status()
+        for record in self.records():
+            process.send_signal(record.process, signal.SIGKILL)
+
+
+@pytest.fixture
+async def command() -> AsyncIterator[RunCommand]:
+    # pytest's directories are too long for sockets, and closed to the users that VMs run as.
+    with tempfile.TemporaryDirectory(prefix="run-") as root:
+        os.chmod(root, 0o711)  # noqa: PTH101 - Path.chmod counts as blocking
+        running = RunCommand(Path(root))
+        yield running
+        await running.aclose()
+
+
+async def test_ctrl_c_stops_all_vms_and_leaves_nothing(command: RunCommand) -> None:
+    child = command.start()
+    records = await command.until_running(child)
+    assert all(process.is_alive(record.process) for record in records)
+    assert process.send_signal(child.process, signal.SIGINT)
+    assert await command.exit_code(child) == 0, command.stderr()
+    assert len(command.events("exited")) == 2
+    assert not any(process.is_alive(record.process) for record in records)
+    assert command.records() == []
+    assert list((command.data / "run").iterdir()) == []
+    vm_dirs = (command.data / "vm").iterdir()
+    assert [path.name for path in vm_dirs if not path.name.startswith(".")] == []
+
+
+async def test_a_second_ctrl_c_does_not_wait(command: RunCommand) -> None:
+    child = command.start()
+    await command.until_running(child)
+    assert process.send_signal(child.process, signal.SIGINT)
+    await command.until(lambda: len(command.events("stopping")) == 2)
+    assert process.send_signal(child.process, signal.SIGINT)
+    assert await command.exit_code(child) == 130, command.stderr()
+    assert command.records() == []
+
+
+async def test_a_vm_that_dies_fails_the_command(command: RunCommand) -> None:
+    child = command.start()
+    for record in await command.until_running(child):
+        process.send_signal(record.process, signal.SIGKILL)
+    assert await command.exit_code(child) == 1, command.stderr()
+    assert len(command.events("failed")) == 2
+
+
+async def test_vms_do_not_outlive_a_command_that_is_killed(command: RunCommand) -> None:
+    child = command.start()
+    records = await command.until_running(child)
+    process.send_signal(child.process, signal.SIGKILL)
+    await command.until(lambda: not any(process.is_alive(r.process) for r in records))
+    await command.until(lambda: command.records() == [])
+    left_over = list((command.data / "run").iterdir())
+    assert left_over
+    again = command.start()
+    await command.until_running(again)
+    assert not any(path.exists() for path in left_over)
+    process.send_signal(again.process, signal.SIGINT)
+    assert await command.exit_code(again) == 0, command.stderr()

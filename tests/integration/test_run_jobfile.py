@@ -1,0 +1,120 @@
+"""The two parsers of HCL against each other: the Nomad program and python-hcl2."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qemu_node.errors import JobError
+from qemu_node.run.jobfile import JobSource, Parser, load_job
+from qemu_node.run.jobmodel import Job
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+VARIABLES = {"minimal.nomad.hcl": ["image=/srv/x.qcow2"]}
+
+TRICKY = """
+variable "n" { default = 2 }
+variable "o" { default = { a = 1 } }
+variable "ratio" {
+  type    = map(number)
+  default = { x = "1.5" }
+}
+locals {
+  both = "${local.one}-${var.n}"
+  one  = upper("a")
+}
+job "with space" {
+  datacenters = ["*"]
+  meta = { "a.b" = true }
+  group "g" {
+    count = var.n
+    network {
+      port "ssh" { to = 22 }
+      port "web" {}
+    }
+    service {
+      name = "x"
+      port = "ssh"
+    }
+    task "vm" {
+      driver       = "vm"
+      kill_timeout = "1m"
+      kill_signal  = "SIGQUIT"
+      config {
+        image   = NOMAD_TASK_DIR
+        args    = [local.both, "x${NOMAD_ALLOC_ID}y", "$${z}", "${attr.kernel.name}"]
+        a       = { b = { c = 1 } }
+        o       = var.o
+        list    = [{ x = 1 }, { y = [1, { z = 2 }] }]
+        ratio   = var.ratio["x"]
+        text    = "${1.5}-${true}-${3}-${var.o.a}"
+        cond    = var.n > 1 && var.o.a == 1 ? "yes" : "no"
+        math    = (var.n + 1) * 3 - 7 / 2
+        nothing = null
+        labelled "one" "two" { q = 1 }
+        labelled "three" { q = 1.50 }
+        network { mode = "user" }
+      }
+      env = { A = true, B = 1.5 }
+      template {
+        destination = "local/a"
+        perms       = "0600"
+        data        = <<-EOT
+          #cloud-config
+            deeper: {{ env "X" }}
+
+          last: ${var.n} $${kept} ${NOMAD_META_x}
+        EOT
+      }
+      template {
+        destination     = "local/b"
+        left_delimiter  = "[["
+        right_delimiter = "]]"
+        data            = <<EOT
+  kept "quoted" \\n ${local.one}
+EOT
+      }
+      resources {
+        cores      = 1
+        memory     = 512
+        memory_max = 1024
+      }
+    }
+    task "other" {
+      driver = "raw_exec"
+      config { command = "/bin/true" }
+    }
+  }
+}
+"""
+
+
+def read(path: Path, variables: list[str], parser: Parser) -> Job:
+    nomad = os.environ["NOMAD"] if parser is Parser.NOMAD else None
+    return load_job(JobSource(path=path, env={}, variables=variables, parser=parser, nomad=nomad))
+
+
+@pytest.mark.needs_nomad
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.nomad.hcl")))
+def test_both_parsers_read_the_examples_alike(name: str) -> None:
+    variables = VARIABLES.get(name, [])
+    by_nomad = read(EXAMPLES / name, variables, Parser.NOMAD)
+    assert read(EXAMPLES / name, variables, Parser.HCL2) == by_nomad
+
+
+@pytest.mark.needs_nomad
+@pytest.mark.parametrize("variables", [[], ["n=1"], ["o={a=5,b=6}", 'ratio={x="2"}']])
+def test_both_parsers_read_a_tricky_job_alike(tmp_path: Path, variables: list[str]) -> None:
+    path = tmp_path / "tricky.nomad.hcl"
+    path.write_text(TRICKY)
+    by_nomad = read(path, variables, Parser.NOMAD)
+    assert read(path, variables, Parser.HCL2) == by_nomad
+
+
+@pytest.mark.needs_nomad
+def test_what_nomad_refuses_is_told_on_one_line_with_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.nomad.hcl"
+    path.write_text('job "x" {\n  nope = 1\n}\n')
+    with pytest.raises(JobError, match=r"wrong\.nomad\.hcl:2,3-7: Unsupported argument") as caught:
+        read(path, [], Parser.NOMAD)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,303 @@
+"""A VM's life with a real QEMU and a guest that boots: start, watch, stop, recovery, removal."""
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from integration.vmnode import WAIT_S, VMNode
+
+from qemu_node.errors import HostError, ImageError, JobError, NodeError
+from qemu_node.host import process
+from qemu_node.qemu.spec import FirmwareMode
+from qemu_node.qmp import commands as qmp_commands
+from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.events import guest_end_of_status
+from qemu_node.vm.directory import VMBusyError
+from qemu_node.vm.machine import VM
+from qemu_node.vm.outcome import POWERED_OFF
+
+pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(600)]
+
+READY = "small guest ready"
+
+
+@pytest.fixture
+async def node(short_tmp_path: Path, small_guest_image: Path) -> AsyncIterator[VMNode]:
+    node = VMNode(short_tmp_path, small_guest_image)
+    yield node
+    await node.close()
+
+
+async def restarted(node: VMNode) -> VMNode:
+    """Let the driver's process end as SIGKILL would leave it, and return a new driver."""
+    await node.tasks.aclose()
+    for vm in node.supervisor.vms:
+        # What the kernel does for a process that is gone.
+        await vm._drop_qmp()
+        if vm._lock is not None:
+            vm._lock.release()
+    node.supervisor._managed.clear()
+    return VMNode(node.root, node.image)
+
+
+async def stopped(vm: VM, timeout_s: float) -> None:
+    async with asyncio.timeout(120):
+        await vm.stop(timeout_s)
+
+
+async def test_a_guest_boots_under_secure_boot_answers_and_shuts_down_cleanly(
+    node: VMNode,
+) -> None:
+    vm = await node.start(node.request(firmware=FirmwareMode.SECURE_BOOT))
+    log = await node.printed(READY)
+    assert "secure_boot=yes" in log
+    assert f"host={vm.record.hostname}" in log
+    assert "\x1b" not in log
+    await vm.agent.ping(timeout_s=60)
+    result = await vm.agent.run(["/bin/sh", "-c", "echo hello; exit 3"], timeout_s=60)
+    assert (result.exit_code, result.stdout) == (3, b"hello\n")
+    await stopped(vm, 60)
+    assert vm.exit == POWERED_OFF
+    await node.supervisor.destroy(vm)
+    assert node.leftovers() == []
+
+
+async def test_a_guest_without_an_agent_is_stopped_by_its_power_button(node: VMNode) -> None:
+    vm = await node.start(
+        node.request(user_data="#!/bin/sh\nwhile :; do echo stuck; sleep 1; done\n")
+    )
+    await node.printed("stuck")
+    await stopped(vm, 60)
+    assert vm.exit == POWERED_OFF
+    assert "power button" in await node.printed("power button")
+
+
+async def test_a_guest_that_refuses_everything_is_gone_when_the_timeout_ends(
+    node: VMNode,
+) -> None:
+    refuse = "#!/bin/sh\nprintf '#!/bin/sh\\n' >/sbin/shutdown\nrm -f /etc/acpi/power\n"
+    vm = await node.start(node.request(user_data=refuse))
+    await node.printed(READY)
+    begin = asyncio.get_running_loop().time()
+    await stopped(vm, 8)
+    assert asyncio.get_running_loop().time() - begin < 60
+    assert vm.exit is not None
+    assert not process.is_alive(vm.process)
+
+
+async def test_a_power_off_inside_the_guest_is_exit_code_0(node: VMNode) -> None:
+    vm = await node.start(node.request(user_data="#!/bin/sh\npoweroff -f\n"))
+    assert await node.ended(vm) == POWERED_OFF
+
+
+async def test_a_reboot_inside_the_guest_is_no_exit(node: VMNode) -> None:
+    vm = await node.start(
+        node.request(user_data="#!/bin/sh\n[ -e /run/no ] || { (sleep 3; reboot -f) & }\n")
+    )
+    await node.printed(READY, times=2)
+    assert vm.exit is None
+
+
+async def test_a_panic_is_a_failure_with_its_reason(node: VMNode) -> None:
+    vm = await node.start(node.request(user_data="#!/bin/sh\necho c >/proc/sysrq-trigger\n"))
+    outcome = await node.ended(vm)
+    assert outcome.exit_code == 1
+    assert outcome.reason
+    assert "panic" in outcome.reason
+
+
+async def test_a_crash_of_qemu_is_a_failure_with_its_signal(node: VMNode) -> None:
+    vm = await node.start(node.request())
+    process.send_signal(vm.process, signal.SIGSEGV)
+    outcome = await node.ended(vm)
+    assert (outcome.exit_code, outcome.signal) == (139, signal.SIGSEGV)
+
+
+async def test_a_new_driver_adopts_a_running_vm_untouched(node: VMNode) -> None:
+    vm = await node.start(node.request())
+    await node.printed(READY)
+    second = await restarted(node)
+    try:
+        adopted = await second.supervisor.recover(vm.state)
+        assert adopted.process == vm.process
+        assert process.is_alive(adopted.process)
+        assert await second.supervisor.recover(vm.state) is adopted
+        await stopped(adopted, 60)
+        assert adopted.exit == POWERED_OFF
+    finally:
+        await second.close()
+    assert second.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("user_data", "exit_code", "reason"),
+    [
+        ("#!/bin/sh\nsleep 2; poweroff -f\n", 0, None),
+        ("#!/bin/sh\nsleep 2; echo c >/proc/sysrq-trigger\n", 1, "panic"),
+    ],
+)
+async def test_an_end_while_no_driver_was_there_is_reported_as_it_was(
+    node: VMNode, user_data: str, exit_code: int, reason: str | None
+) -> None:
+    vm = await node.start(node.request(user_data=user_data))
+    second = await restarted(node)
+    try:
+        await until_guest_ended(vm)
+        adopted = await second.supervisor.recover(vm.state)
+        outcome = await second.ended(adopted)
+    finally:
+        await second.close()
+    assert outcome.exit_code == exit_code
+    assert (reason is None) == (outcome.reason is None)
+    assert (reason or "") in (outcome.reason or "")
+
+
+async def until_guest_ended(vm: VM) -> None:
+    """Wait for the guest's end as anyone may see it, without telling the driver."""
+    monitor = await QmpConnection.connect(Path(vm.record.sockets.monitor))
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while guest_end_of_status(await qmp_commands.query_status(monitor)) is None:
+                await asyncio.sleep(0.2)
+    finally:
+        await monitor.close()
+
+
+async def test_a_crash_while_no_driver_was_there_is_a_failure(node: VMNode) -> None:
+    vm = await node.start(node.request())
+    second = await restarted(node)
+    try:
+        process.send_signal(vm.process, signal.SIGKILL)
+        await process.wait_gone(vm.process)
+        adopted = await second.supervisor.recover(vm.state)
+        outcome = await second.ended(adopted)
+    finally:
+        await second.close()
+    assert outcome.exit_code == 1
+    assert "while the driver was away" in (outcome.reason or "")
+
+
+async def test_two_drivers_cannot_manage_one_vm(node: VMNode) -> None:
+    vm = await node.start(node.request())
+    second = VMNode(node.root, node.image)
+    try:
+        with pytest.raises(VMBusyError):
+            await second.supervisor.recover(vm.state)
+        assert await second.supervisor.reconcile() == []
+        assert process.is_alive(vm.process)
+    finally:
+        await second.close()
+
+
+async def test_a_left_over_vm_of_the_same_task_is_replaced(node: VMNode) -> None:
+    first = await node.start(node.request())
+    second = await restarted(node)
+    try:
+        vm = await second.start(second.request())
+        assert not process.is_alive(first.process)
+        assert process.is_alive(vm.process)
+    finally:
+        await second.close()
+
+
+async def test_a_vm_outlives_a_wiped_run_directory(node: VMNode) -> None:
+    vm = await node.start(node.request())
+    await node.printed(READY)
+    second = await restarted(node)
+    shutil.rmtree(node.paths.run_dir)
+    try:
+        adopted = await second.supervisor.recover(vm.state)
+        assert adopted.directory.vm_json.exists()
+        assert adopted.exit is None
+        await stopped(adopted, 4)
+        assert not process.is_alive(vm.process)
+    finally:
+        await second.close()
+    assert second.leftovers() == []
+
+
+async def test_a_cancelled_start_leaves_nothing(node: VMNode) -> None:
+    for delay_s in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4):
+        start = asyncio.ensure_future(node.start(node.request()))
+        await asyncio.sleep(delay_s)
+        start.cancel()
+        try:
+            vm = await start
+        except asyncio.CancelledError:
+            assert node.leftovers() == []
+        else:
+            await node.supervisor.destroy(vm)
+    assert node.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"memory_mib": 1}, JobError),
+        ({"args": ("-device", "pvpanic")}, JobError),
+    ],
+)
+async def test_a_start_that_fails_leaves_nothing(
+    node: VMNode, changes: dict[str, object], error: type[NodeError]
+) -> None:
+    with pytest.raises(error):
+        await node.start(node.request(**changes))  # type: ignore[arg-type]
+    assert node.leftovers() == []
+
+
+async def test_an_image_that_is_unsafe_leaves_nothing(node: VMNode, short_tmp_path: Path) -> None:
+    hostile = short_tmp_path / "hostile.qcow2"
+    await process.run(
+        ["qemu-img", "create", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", str(hostile), "1M"]
+    )
+    request = node.request()
+    target = request.task_dir / "local" / "hostile.qcow2"
+    shutil.copy(hostile, target)
+    with pytest.raises(ImageError, match="backing"):
+        await node.start(replace(request, image="local/hostile.qcow2"))
+    assert node.leftovers() == []
+
+
+async def test_qemu_that_refuses_to_start_is_quoted(node: VMNode) -> None:
+    broken = VMNode(node.root, node.image)
+    object.__setattr__(
+        broken.node, "qemu", type(broken.node.qemu)(allow_args=("-device nonsense",))
+    )
+    with pytest.raises(HostError, match="nonsense"):
+        await broken.start(broken.request(args=("-device", "nonsense")))
+    assert broken.leftovers() == []
+    await broken.close()
+
+
+async def test_two_starts_of_one_task_at_once_give_one_vm(node: VMNode) -> None:
+    second = VMNode(node.root, node.image)
+    try:
+        results = await asyncio.gather(
+            node.start(node.request()), second.start(second.request()), return_exceptions=True
+        )
+        started = [result for result in results if isinstance(result, VM)]
+        refused = [result for result in results if isinstance(result, VMBusyError)]
+        assert (len(started), len(refused)) == (1, 1), results
+    finally:
+        await second.close()
+
+
+@pytest.mark.needs_root
+async def test_every_vm_runs_as_a_user_of_its_own_without_privileges(node: VMNode) -> None:
+    vms = [await node.start(node.request(task=task)) for task in ("one", "two")]
+    uids = set()
+    for vm in vms:
+        status = Path(f"/proc/{vm.process.pid}/status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        uids.add(fields["Uid"].split()[0])
+        assert fields["NoNewPrivs"] == "1"
+        assert fields["Seccomp"] == "2"
+        assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
+        assert os.getsid(vm.process.pid) == vm.process.pid
+    assert len(uids) == 2
+    assert "0" not in uids

@@ -1,0 +1,203 @@
+"""A node for tests: the product's supervisor on directories of the test's own, logs in memory."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from qemu_node.config import ImagesConfig, LogsConfig, Paths, QemuConfig
+from qemu_node.host.cgroup import ScopeLimits
+from qemu_node.host.tasks import TaskOwner
+from qemu_node.images.cache import ImageCache
+from qemu_node.qemu.probe import QemuBinary, find_qemu
+from qemu_node.qemu.process import find_qemu_processes
+from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, OsFamily, QemuVersion
+from qemu_node.units import MIB
+from qemu_node.vm.logs import TaskLogs
+from qemu_node.vm.machine import VM
+from qemu_node.vm.node import Hypervisor, Node
+from qemu_node.vm.outcome import VMExit
+from qemu_node.vm.request import TaskIdentity, VMRequest
+from qemu_node.vm.supervisor import Supervisor
+
+WAIT_S = 120.0
+T = TypeVar("T")
+
+
+class VMNode:
+    """One driver's worth of node; make a second one on the same root to play a restarted driver."""
+
+    def __init__(
+        self,
+        root: Path,
+        image: Path,
+        *,
+        qemu: QemuConfig | None = None,
+        qemu_program: str | None = None,
+        is_root: bool | None = None,
+    ) -> None:
+        """Make a node on `root` whose jobs may name what is beside `image`.
+
+        Args:
+            root: Where its directories are; short, because of the sockets.
+            image: The image of its guests.
+            qemu: Settings other than the defaults.
+            qemu_program: A program in QEMU's place, which is not asked for its version.
+            is_root: Whether each VM gets a user of its own; by default where that is possible.
+        """
+        self.root = root
+        self.image = image
+        self._qemu_program = qemu_program
+        self.paths = Paths(run=str(root / "r"), data=str(root / "d"))
+        self.console: dict[str, bytearray] = {}
+        self.words: dict[str, bytearray] = {}
+        self.told: list[str] = []
+        self.tasks = TaskOwner("test")
+        self.node = Node(
+            paths=self.paths,
+            qemu=qemu or QemuConfig(),
+            logs=LogsConfig(),
+            images=ImageCache(
+                self.paths.images_dir, ImagesConfig(image_paths=(str(image.parent),)), self.tasks
+            ),
+            tasks=self.tasks,
+            hypervisor=self._hypervisor,
+            is_root=os.geteuid() == 0 if is_root is None else is_root,
+            shared_gid=None,
+            kvm_gid=None,
+            pull_timeout_s=WAIT_S,
+        )
+        self.supervisor = Supervisor(self.node, self._open_logs)
+
+    async def _hypervisor(self) -> Hypervisor:
+        if self._qemu_program is None:
+            binary = await find_qemu(self.node.qemu.binary)
+        else:
+            version = QemuVersion(major=7, minor=2, micro=22)
+            binary = QemuBinary(path=self._qemu_program, version=version)
+        return Hypervisor(
+            binary=binary,
+            accelerator=Accelerator.TCG,
+            kvm_problem=None,
+            aio=DiskAio.THREADS,
+        )
+
+    def _open_logs(self, _alloc_dir: Path, task_name: str) -> TaskLogs:
+        stdout = self.console.setdefault(task_name, bytearray())
+        stderr = self.words.setdefault(task_name, bytearray())
+        return TaskLogs(stdout=stdout.extend, stderr=stderr.extend, close=lambda: None)
+
+    def request(
+        self,
+        *,
+        task: str = "vm",
+        alloc_id: str = "11111111-2222-3333-4444-555555555555",
+        firmware: FirmwareMode = FirmwareMode.BIOS,
+        user_data: str = "",
+        args: tuple[str, ...] = (),
+        memory_mib: int = 512,
+    ) -> VMRequest:
+        """Return the request of a small guest; BIOS by default because it boots fastest."""
+        alloc_dir = self.root / "alloc" / alloc_id
+        latest = alloc_dir / task / "local" / "config-drive" / "openstack" / "latest"
+        latest.mkdir(parents=True, exist_ok=True)
+        (alloc_dir / "alloc" / "logs").mkdir(parents=True, exist_ok=True)
+        if user_data:
+            (latest / "user_data").write_text(user_data)
+        return VMRequest(
+            identity=TaskIdentity(
+                task_id=f"{alloc_id}/{task}/00000000",
+                alloc_id=alloc_id,
+                namespace="default",
+                job_id="job",
+                job_name="job",
+                group="group",
+                task=task,
+                index=0,
+                node_name="node",
+            ),
+            alloc_dir=alloc_dir,
+            task_dir=alloc_dir / task,
+            image=str(self.image),
+            checksum=None,
+            disk_size_bytes=None,
+            os=OsFamily.LINUX,
+            firmware=firmware,
+            vcpus=1,
+            memory_bytes=memory_mib * MIB,
+            memory_max_bytes=memory_mib * MIB,
+            forwards=(),
+            merge=True,
+            args=args,
+            allow_exec=True,
+            health=None,
+            scope="",
+            limits=ScopeLimits(
+                memory_max_bytes=None, cpu_shares=100, cpuset_cpus="", pids_max=1024
+            ),
+        )
+
+    async def start(self, request: VMRequest) -> VM:
+        """Start a VM as the driver does."""
+        return await self.supervisor.start(request, lambda text, _notes: self.told.append(text))
+
+    async def printed(self, text: str, task: str = "vm", *, times: int = 1) -> str:
+        """Return the guest's console once it holds `text` so many times."""
+
+        def console() -> str:
+            self.supervisor.flush_logs()
+            return self.console[task].decode()
+
+        return await until(console, lambda log: log.count(text) >= times, repr(text))
+
+    async def ended(self, vm: VM, timeout_s: float = WAIT_S) -> VMExit:
+        """Return how a VM ended."""
+        async with asyncio.timeout(timeout_s):
+            return await vm.wait()
+
+    def running(self) -> set[str]:
+        """Return the ids of the VMs that have a process."""
+        return {vm_id for vm_id, _ in find_qemu_processes(self.paths.vm_data_dir)}
+
+    def leftovers(self) -> list[str]:
+        """Return what a node without VMs should not have."""
+        return [
+            str(path.relative_to(self.root))
+            for pattern in ("r/vm/*", "d/vm/[!.]*", "d/vm/.uid/*")
+            for path in self.root.glob(pattern)
+        ]
+
+    async def crash(self) -> None:
+        """Leave everything as SIGKILL of the driver would; this node is of no further use."""
+        await self.tasks.aclose()
+        await release(self.supervisor)
+
+    async def close(self) -> None:
+        """End every VM of this node."""
+        await self.supervisor.destroy_all()
+        await self.tasks.aclose()
+
+
+async def release(supervisor: Supervisor) -> None:
+    """Do for `supervisor` what the kernel does for a process that is gone; its VMs go on."""
+    for managed in supervisor._managed.values():
+        await managed.vm._drop_qmp()
+        if managed.vm._lock is not None:
+            managed.vm._lock.release()
+        managed.logs.close()
+    supervisor._managed.clear()
+
+
+async def until(
+    probe: Callable[[], T], accept: Callable[[T], bool], what: str, timeout_s: float = WAIT_S
+) -> T:
+    """Return the first value of `probe` that `accept` takes; the last one is in the error."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    value = probe()
+    while not accept(value):
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"no {what} within {timeout_s:g} s; last: {value!r}")
+        await asyncio.sleep(0.1)
+        value = probe()
+    return value

@@ -1,0 +1,162 @@
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from qemu_node.cli import checks
+from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, Level, UidRange
+from qemu_node.errors import ConfigError, MissingPartError
+from qemu_node.qemu.firmware import Firmware
+from qemu_node.qemu.probe import QemuBinary
+from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, QemuVersion
+from qemu_node.units import GIB
+from qemu_node.vm.node import Hypervisor
+
+QEMU = QemuBinary(path="/usr/bin/qemu-system-x86_64", version=QemuVersion(major=10, minor=0))
+FIRMWARE = Firmware(
+    code=Path("/usr/share/OVMF/CODE.fd"),
+    varstore_template=Path("/usr/share/OVMF/VARS.fd"),
+    is_secure=True,
+    descriptor=Path("/usr/share/qemu/firmware/40.json"),
+)
+MISSING = MissingPartError("it is missing", hint="apt install it")
+DIRS = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
+
+
+def hypervisor(accelerator: Accelerator, problem: str | None = None) -> Hypervisor:
+    return Hypervisor(
+        binary=QEMU, accelerator=accelerator, kvm_problem=problem, aio=DiskAio.THREADS
+    )
+
+
+def directory(*, exists: bool = True, free: int | None = 100 * GIB) -> DirectoryFacts:
+    return DirectoryFacts(path=Path("/data"), exists=exists, is_writable=True, free_bytes=free)
+
+
+@pytest.mark.parametrize(
+    ("check", "level"),
+    [
+        (checks.check_python((3, 13, 1)), Level.OK),
+        (checks.check_python((3, 10, 9)), Level.FAIL),
+        (checks.check_user("root", is_root=True), Level.OK),
+        (checks.check_user("alice", is_root=False), Level.WARN),
+        (checks.check_config(Path("/n"), exists=True, problem=None), Level.OK),
+        (checks.check_config(Path("/n"), exists=False, problem=None), Level.OK),
+        (checks.check_config(Path("/n"), exists=True, problem=ConfigError("bad")), Level.FAIL),
+        (checks.check_qemu(QEMU), Level.OK),
+        (checks.check_qemu(MISSING), Level.FAIL),
+        (checks.check_firmware(FirmwareMode.SECURE_BOOT, FIRMWARE, DIRS), Level.OK),
+        (checks.check_firmware(FirmwareMode.SECURE_BOOT, MISSING, DIRS), Level.FAIL),
+        (checks.check_firmware(FirmwareMode.UEFI, MISSING, DIRS), Level.WARN),
+        (checks.check_firmware(FirmwareMode.BIOS, None, DIRS), Level.OK),
+        (checks.check_setpriv("/usr/bin/setpriv"), Level.OK),
+        (checks.check_setpriv(None), Level.FAIL),
+        (checks.check_cgroup(["cpu", "cpuset", "io", "memory", "pids"], is_root=True), Level.OK),
+        (checks.check_cgroup(["cpu", "memory"], is_root=True), Level.WARN),
+        (checks.check_cgroup(None, is_root=True), Level.WARN),
+        (checks.check_ksm(None, is_wanted=True), Level.WARN),
+        (checks.check_ksm(None, is_wanted=False), Level.OK),
+        (checks.check_data_dir(directory()), Level.OK),
+        (checks.check_data_dir(directory(exists=False)), Level.OK),
+        (checks.check_data_dir(directory(free=5 * GIB)), Level.WARN),
+        (checks.check_data_dir(directory(free=1000)), Level.FAIL),
+        (checks.check_run_dir(directory()), Level.OK),
+        (checks.check_sockets(Path("/run/qemu-node/vm")), Level.OK),
+        (checks.check_sockets(Path("/" + "r" * 70)), Level.FAIL),
+        (checks.check_group(101, is_root=True), Level.OK),
+        (checks.check_group(None, is_root=True), Level.WARN),
+        (checks.check_group(None, is_root=False), Level.OK),
+        (checks.check_vhost_net(exists=True), Level.OK),
+        (checks.check_vhost_net(exists=False), Level.OK),
+        (checks.check_nomad(None), Level.OK),
+        (checks.check_nomad(("/usr/bin/nomad", (1, 11, 3))), Level.OK),
+        (checks.check_nomad(("/usr/bin/nomad", (1, 9, 9))), Level.WARN),
+        (checks.check_nomad(MISSING), Level.WARN),
+        (checks.check_leftovers([], []), Level.OK),
+        (checks.check_leftovers(["a-1"], []), Level.WARN),
+        (checks.check_leftovers([], ["b-1"]), Level.WARN),
+    ],
+)
+def test_each_thing_is_judged_by_what_vms_lose_without_it(check: Check, level: Level) -> None:
+    assert check.level is level
+    assert check.detail
+    assert level is Level.OK or check.advice, "what is wrong comes with what to do"
+
+
+@pytest.mark.parametrize("name", ["data dir", "run dir"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_directory_that_cannot_be_written_keeps_vms_from_running(
+    name: str, *, exists: bool
+) -> None:
+    facts = DirectoryFacts(path=Path("/x"), exists=exists, is_writable=False)
+    judge = checks.check_data_dir if name == "data dir" else checks.check_run_dir
+    check = judge(facts)
+    assert (check.name, check.level) == (name, Level.FAIL)
+    assert "/x" in check.detail
+    assert f"paths.{name.split()[0]}" in (check.advice or "")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "level", "said"),
+    [
+        ("auto", hypervisor(Accelerator.KVM), Level.OK, "KVM"),
+        ("auto", hypervisor(Accelerator.TCG, "KVM said: no"), Level.WARN, "KVM said: no"),
+        ("tcg", hypervisor(Accelerator.TCG), Level.OK, "as node.toml asks"),
+        ("kvm", MissingPartError("KVM said: no"), Level.FAIL, "KVM said: no"),
+        ("auto", None, Level.FAIL, "no QEMU"),
+    ],
+)
+def test_a_kvm_that_exists_and_does_not_work_is_told_in_qemus_words(
+    wanted: Literal["auto", "kvm", "tcg"],
+    found: Hypervisor | MissingPartError | None,
+    level: Level,
+    said: str,
+) -> None:
+    check = checks.check_accelerator(wanted, found, is_kvm_barred=False)
+    assert check.level is level
+    assert said in check.detail
+
+
+@pytest.mark.parametrize(("is_kvm_barred", "advice"), [(True, "usermod"), (False, "nested")])
+def test_a_kvm_that_this_user_may_not_open_needs_a_group_and_not_a_machine(
+    *, is_kvm_barred: bool, advice: str
+) -> None:
+    found = hypervisor(Accelerator.TCG, "KVM said: no")
+    check = checks.check_accelerator("auto", found, is_kvm_barred=is_kvm_barred)
+    assert advice in (check.advice or "")
+
+
+def test_firmware_that_is_missing_comes_with_its_package_and_where_it_was_looked_for() -> None:
+    check = checks.check_firmware(FirmwareMode.SECURE_BOOT, MISSING, DIRS)
+    assert check.advice == "apt install it"
+    assert "/etc/qemu/firmware or /usr/share/qemu/firmware" in check.detail
+
+
+@pytest.mark.parametrize(("is_running", "level"), [(True, Level.OK), (False, Level.WARN)])
+def test_ksm_that_is_off_merges_nothing(*, is_running: bool, level: Level) -> None:
+    facts = KsmFacts(is_running=is_running, pages_to_scan=100, sleep_millisecs=20)
+    assert checks.check_ksm(facts, is_wanted=True).level is level
+
+
+@pytest.mark.parametrize(
+    ("taken", "level"),
+    [
+        (UidRange(owner="alice", first=199_999), Level.OK),
+        (UidRange(owner="alice", first=210_000), Level.OK),
+        (UidRange(owner="alice", first=200_000), Level.WARN),
+        (UidRange(owner="alice", first=209_999), Level.WARN),
+        (UidRange(owner="alice", first=165_536, count=65_536), Level.WARN),
+        (UidRange(owner="alice", first=100_000, count=65_536), Level.OK),
+    ],
+)
+def test_nobody_else_may_have_a_vms_user_id(taken: UidRange, level: Level) -> None:
+    check = checks.check_uids(200_000, 10_000, [taken], is_root=True)
+    assert check.level is level
+    assert (taken.owner in check.detail) is (level is Level.WARN)
+
+
+def test_many_leftovers_are_counted_and_a_few_named() -> None:
+    check = checks.check_leftovers([f"vm-{n}" for n in range(9)], ["web-1"])
+    assert check.detail == (
+        "1 running without a driver: web-1; 9 to be removed: vm-0, vm-1, vm-2 …"
+    )

@@ -1,0 +1,117 @@
+import io
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from qemu_node.cli.output import (
+    JsonView,
+    LiveView,
+    PlainView,
+    choose_view,
+    clean,
+    format_uptime,
+    plain_line,
+)
+from qemu_node.run.events import EventKind, RunEvent
+
+READY = RunEvent(
+    kind=EventKind.READY,
+    message="the guest agent of web-0 answers",
+    vm="g[0]",
+    details={"host_name": "web-0", "address": "127.0.0.1:20022 → 22", "secure_boot": True},
+)
+
+
+def event(
+    kind: EventKind, message: str = "x", vm: str | None = "g[0]", **details: object
+) -> RunEvent:
+    return RunEvent(kind=kind, message=message, vm=vm, details=details)
+
+
+def test_json_has_one_object_per_line_with_the_events_details() -> None:
+    stream = io.StringIO()
+    with JsonView(stream, now=lambda: datetime(2026, 1, 2, tzinfo=UTC)) as view:
+        view.show(READY)
+    assert json.loads(stream.getvalue()) == {
+        "time": "2026-01-02T00:00:00.000+00:00",
+        "event": "ready",
+        "vm": "g[0]",
+        "message": "the guest agent of web-0 answers",
+        "host_name": "web-0",
+        "address": "127.0.0.1:20022 → 22",
+        "secure_boot": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("shown", "line"),
+    [
+        (
+            READY,
+            "g[0]: the guest agent of web-0 answers; Secure Boot enabled; 127.0.0.1:20022 → 22",
+        ),
+        (event(EventKind.STEP, "downloading", percent=40.0), "g[0]: downloading 40 %"),
+        (event(EventKind.FAILED, "no image"), "g[0]: failed: no image"),
+        (event(EventKind.LOG, "login:\x1b[2J"), "g[0] | login:�[2J"),
+        (event(EventKind.NOTE, "skipped: g/x (exec)", vm=None), "skipped: g/x (exec)"),
+    ],
+)
+def test_a_plain_line_says_it_all(shown: RunEvent, line: str) -> None:
+    assert plain_line(shown) == line
+
+
+def test_plain_lines_carry_the_time() -> None:
+    stream = io.StringIO()
+    with PlainView(stream) as view:
+        view.show(event(EventKind.STEP, "starting"))
+    assert stream.getvalue()[2] == ":"
+    assert stream.getvalue().endswith(" g[0]: starting\n")
+
+
+def test_the_table_follows_the_events() -> None:
+    stream = io.StringIO()
+    now = [100.0]
+    view = LiveView(stream, clock=lambda: now[0])
+    view.show(event(EventKind.STEP, "downloading", percent=40.0))
+    view.show(event(EventKind.STEP, "downloading", vm="g[1]"))
+    assert cells(view)[0][:3] == ["g[0]", "downloading", "40 %"]
+    view.show(event(EventKind.RUNNING))
+    now[0] = 165.0
+    view.show(READY)
+    assert cells(view)[0] == [
+        "g[0]", "ready", "", "web-0", "enabled", "127.0.0.1:20022 → 22", "1:05",
+    ]  # fmt: skip
+    view.show(event(EventKind.EXITED, "stopped"))
+    assert cells(view)[0][1] == "stopped"
+    assert cells(view)[0][6] == ""
+
+
+def cells(view: LiveView) -> list[list[str]]:
+    columns = [[str(cell) for cell in column.cells] for column in view.table().columns]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def test_a_hostile_guest_cannot_steer_the_terminal() -> None:
+    hostile = event(EventKind.READY, "x", host_name="\x1b]0;pwned\x07[red]", address="\x9b2J")
+    view = LiveView(io.StringIO())
+    view.show(hostile)
+    shown = "".join(cells(view)[0]) + plain_line(hostile)
+    assert not set(shown) & {"\x1b", "\x07", "\x9b"}
+    assert "[red]" in shown
+
+
+def test_without_a_terminal_lines_are_plain() -> None:
+    assert isinstance(choose_view(io.StringIO(), as_json=False), PlainView)
+    assert isinstance(choose_view(io.StringIO(), as_json=True), JsonView)
+
+
+def test_clean_keeps_text_and_drops_what_reorders_it() -> None:
+    assert clean("ä → 日本\u202e") == "ä → 日本�"
+
+
+@pytest.mark.parametrize(
+    ("since_s", "text"), [(None, ""), (0.0, "2:46:40"), (9_940.0, "1:00"), (10_000.0, "0:00")]
+)
+def test_uptime_reads_like_a_clock(since_s: float | None, text: str) -> None:
+    assert format_uptime(since_s, 10_000.0) == text

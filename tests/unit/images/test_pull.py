@@ -1,0 +1,47 @@
+import pytest
+
+from qemu_node.images.checksum import Algorithm, Checksum
+from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.pull import UNVALIDATED_TTL_S, Step, plan_pull
+from qemu_node.images.store import SourceRecord
+
+NOW_S = 1_800_000_000.0
+SAME = Checksum(Algorithm.SHA256, "a" * 64)
+OTHER = Checksum(Algorithm.SHA256, "b" * 64)
+SAME_512 = Checksum(Algorithm.SHA512, "c" * 128)
+
+
+def record(
+    *, etag: str | None = None, modified: str | None = None, age_s: float = 0.0
+) -> SourceRecord:
+    return SourceRecord(
+        url="http://h/x",
+        sha256="a" * 64,
+        format=ImageFormat.QCOW2,
+        size_bytes=1,
+        virtual_size_bytes=1,
+        etag=etag,
+        last_modified=modified,
+        fetched_at=NOW_S - age_s,
+        checked_at=NOW_S - age_s,
+    )
+
+
+@pytest.mark.parametrize(
+    ("cached", "wanted", "step"),
+    [
+        (None, None, Step.DOWNLOAD),
+        (None, SAME, Step.DOWNLOAD),
+        (record(etag='"1"'), None, Step.REVALIDATE),
+        (record(modified="Sun, 22 Nov 2026 15:00:00 GMT"), None, Step.REVALIDATE),
+        (record(etag='"1"'), SAME, Step.SERVE),
+        (record(etag='"1"'), OTHER, Step.DOWNLOAD),
+        (record(etag='"1"'), SAME_512, Step.DOWNLOAD),
+        (record(), SAME, Step.SERVE),
+        (record(age_s=UNVALIDATED_TTL_S - 1), None, Step.SERVE),
+        (record(age_s=UNVALIDATED_TTL_S), None, Step.DOWNLOAD),
+        (record(age_s=-1), None, Step.DOWNLOAD),
+    ],
+)
+def test_plan(cached: SourceRecord | None, wanted: Checksum | None, step: Step) -> None:
+    assert plan_pull(cached, wanted, NOW_S) is step

@@ -1,0 +1,63 @@
+from qemu_node.errors import ConfigError, MissingPartError
+from qemu_node.nomad.fingerprint import HostFacts, build_fingerprint
+from qemu_node.qemu.probe import QemuBinary
+from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, QemuVersion
+from qemu_node.vm.node import Hypervisor
+
+QEMU = QemuBinary(path="/usr/bin/qemu-system-x86_64", version=QemuVersion(major=10, minor=0))
+FACTS = HostFacts(has_ksm=True, has_vhost_net=True, has_cgroup2=True)
+
+
+def hypervisor(kvm_problem: str | None = None) -> Hypervisor:
+    return Hypervisor(
+        binary=QEMU,
+        accelerator=Accelerator.TCG if kvm_problem else Accelerator.KVM,
+        kvm_problem=kvm_problem,
+        aio=DiskAio.THREADS,
+    )
+
+
+def test_a_node_where_guests_run_is_healthy_and_says_with_what() -> None:
+    fingerprint = build_fingerprint(hypervisor(), None, FACTS)
+    assert fingerprint.is_healthy
+    assert fingerprint.description == "Healthy: QEMU 10.0.0, kvm"
+    assert fingerprint.attributes["driver.vm.secure_boot"] is True
+    assert fingerprint.attributes["driver.vm.firmware"] == "secure-boot,uefi,bios"
+
+
+def test_a_node_without_kvm_is_healthy_and_says_why_it_is_slow() -> None:
+    fingerprint = build_fingerprint(hypervisor("/dev/kvm is broken"), None, FACTS)
+    assert fingerprint.is_healthy
+    assert "/dev/kvm is broken" in fingerprint.description
+    assert fingerprint.attributes["driver.vm.accelerator"] == "tcg"
+
+
+def test_what_is_missing_is_named_with_its_package() -> None:
+    problem = MissingPartError("QEMU is not installed", hint="apt install qemu-system-x86")
+    fingerprint = build_fingerprint(None, problem, FACTS)
+    assert not fingerprint.is_healthy
+    assert "apt install qemu-system-x86" in fingerprint.description
+
+
+def test_a_node_without_secure_boot_firmware_is_unhealthy_but_other_firmware_is_optional() -> None:
+    lacks_secure = HostFacts(firmware_problems={FirmwareMode.SECURE_BOOT: "apt install ovmf"})
+    assert not build_fingerprint(hypervisor(), None, lacks_secure).is_healthy
+    lacks_uefi = HostFacts(firmware_problems={FirmwareMode.UEFI: "apt install ovmf"})
+    fingerprint = build_fingerprint(hypervisor(), None, lacks_uefi)
+    assert fingerprint.is_healthy
+    assert fingerprint.attributes["driver.vm.firmware"] == "secure-boot,bios"
+
+
+def test_what_is_not_known_is_sent_empty_rather_than_left_out() -> None:
+    unknown = build_fingerprint(None, ConfigError("node.toml is wrong"), None)
+    known = build_fingerprint(hypervisor(), None, FACTS)
+    assert unknown.attributes.keys() == known.attributes.keys()
+    assert unknown.attributes["driver.vm.secure_boot"] == ""
+    assert "node.toml is wrong" in unknown.description
+
+
+def test_the_response_carries_booleans_as_booleans() -> None:
+    response = build_fingerprint(hypervisor(), None, FACTS).to_response()
+    assert response.health == response.HEALTHY
+    assert response.attributes["driver.vm"].bool_val is True
+    assert response.attributes["driver.vm.qemu"].string_val == "10.0.0"

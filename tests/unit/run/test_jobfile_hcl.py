@@ -1,0 +1,231 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from qemu_node.errors import JobError
+from qemu_node.run.jobapi import job_from_api
+from qemu_node.run.jobfile import JobSource, load_job
+from qemu_node.run.jobfile_hcl import parse_hcl_job
+from qemu_node.run.jobmodel import Job, Port, VmTask
+
+JOB = """
+variable "image" { default = "disk.qcow2" }
+variable "count" {
+  type    = number
+  default = 1
+}
+variable "keys" {
+  type    = list(string)
+  default = []
+}
+locals {
+  label = "${var.image}-${local.suffix}"
+  suffix = upper("x")
+}
+job "web" {
+  meta { team = "a" }
+  group "g" {
+    count = var.count
+    network {
+      port "ssh" { to = 22 }
+      port "web" { static = 8080 }
+    }
+    task "vm" {
+      driver = "vm"
+      kill_timeout = "1m30s"
+      config {
+BODY
+      }
+      env {
+        N = 1
+        F = true
+      }
+      resources {
+        memory = 512
+        cores = 2
+      }
+    }
+    task "side" {
+      driver = "exec"
+      artifact { source = "http://x" }
+    }
+  }
+}
+"""
+
+
+def write_job(tmp_path: Path, body: str = "image = var.image", text: str = JOB) -> Path:
+    path = tmp_path / "web.nomad.hcl"
+    path.write_text(text.replace("BODY", body))
+    return path
+
+
+def line_of(text: str) -> int:
+    return JOB.count("\n", 0, JOB.index(text)) + 1
+
+
+def load(path: Path, *variables: str, **env: str) -> Job:
+    return job_from_api(parse_hcl_job(path, env=env, variables=variables), str(path))
+
+
+def only_task(job: Job) -> VmTask:
+    return job.groups[0].tasks[0]
+
+
+def config_of(tmp_path: Path, body: str, *variables: str) -> object:
+    return only_task(load(write_job(tmp_path, body), *variables)).config
+
+
+def test_the_whole_job_becomes_the_model(tmp_path: Path) -> None:
+    job = load(write_job(tmp_path), "count=1")
+    task = only_task(job)
+    assert (job.id, job.groups[0].name, task.name) == ("web", "g", "vm")
+    assert job.groups[0].ports == (Port(label="web", static=8080), Port(label="ssh", to=22))
+    assert task.kill_timeout_s == 90
+    assert task.env == {"N": "1", "F": "true"}
+    assert (task.resources.memory_mib, task.resources.cores) == (512, 2)
+    assert job.meta == {"team": "a"}
+
+
+def test_tasks_of_other_drivers_are_skipped_whatever_is_in_them(tmp_path: Path) -> None:
+    assert load(write_job(tmp_path)).skipped == ("g/side (exec)",)
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("var.image", "disk.qcow2"),
+        ('"${var.image}.x"', "disk.qcow2.x"),
+        ('"${var.count}"', 1),
+        ("local.label", "disk.qcow2-X"),
+        ("var.count + 2 * 3", 7),
+        ("7 / 2", 3.5),
+        ("-7 % 3", -1),
+        ("var.count > 0 && !false ? 1 : 2", 1),
+        ('"a" == "a"', True),
+        ("true == 1", False),
+        ('[1, "b", true]', [1, "b", True]),
+        ('["a", "b"][1]', "b"),
+        ('{ a = 1, "b" : 2 }["b"]', 2),
+        ('join(",", ["a", "b"])', "a,b"),
+        ("NOMAD_TASK_DIR", "${NOMAD_TASK_DIR}"),
+        ('"x-${NOMAD_ALLOC_INDEX}"', "x-${NOMAD_ALLOC_INDEX}"),
+        ('"${attr.kernel.name}"', "${attr.kernel.name}"),
+        ('"${env["HOME"]}"', '${env["HOME"]}'),
+        ('"$${literal} \\"q\\" \\u00e4\\n"', '${literal} "q" ä\n'),
+        ("<<EOT\n  a ${var.image}\n  $${b}\nEOT", "  a disk.qcow2\n  ${b}\n"),
+        ("<<-EOT\n    a\n\n      b\n    EOT", "a\n\n  b\n"),
+        ("<<-EOT\n    a\n  ${var.image}\n    EOT", "  a\ndisk.qcow2\n"),
+    ],
+)
+def test_expressions_have_the_values_that_hcl_gives_them(
+    tmp_path: Path, expression: str, value: object
+) -> None:
+    config = config_of(tmp_path, f"x = {expression}")
+    assert config == {"x": value}
+    assert type(config["x"]) is type(value)
+
+
+def test_blocks_and_objects_of_config_have_nomads_api_form(tmp_path: Path) -> None:
+    body = 'network { mode = "user" }\nports { ssh = 22 }\nmap = { a = 1 }\nnothing = null'
+    assert config_of(tmp_path, body) == {
+        "network": [{"mode": "user"}],
+        "ports": [{"ssh": 22}],
+        "map": [{"a": 1}],
+    }
+
+
+def test_files_are_read_beside_the_job_file(tmp_path: Path) -> None:
+    (tmp_path / "seed.txt").write_text("seed")
+    assert config_of(tmp_path, 'x = file("seed.txt")') == {"x": "seed"}
+
+
+def test_variables_come_from_defaults_environment_files_and_arguments(tmp_path: Path) -> None:
+    values = tmp_path / "v.hcl"
+    values.write_text('image = "file"\nkeys = ["k"]\nunknown = 1\n')
+    path = write_job(tmp_path, "a = var.image\nb = var.keys")
+    from_file = parse_hcl_job(path, env={"NOMAD_VAR_image": "env"}, var_files=[values])
+    assert only_task(job_from_api(from_file, "x")).config == {"a": "file", "b": ["k"]}
+    assert only_task(load(path, NOMAD_VAR_image="env")).config == {"a": "env", "b": []}
+    given = only_task(load(path, "image=arg", 'keys=["x", "y"]', NOMAD_VAR_image="env"))
+    assert given.config == {"a": "arg", "b": ["x", "y"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "problem"),
+    [
+        ("x = [for k in var.keys : k]", 0, "`for` expressions"),
+        ("x = var.keys[*].a", 0, "splat"),
+        ('x = "%{ if true }a%{ endif }"', 0, "directives"),
+        ("x = <<EOT\na\n%{ if true }\nEOT", 2, "directives"),
+        ("x = jsonencode({})", 0, r"jsonencode\(\)"),
+        ("x = var.nope", 0, "no variable 'nope'"),
+        ('x = "${local.nope}"', 0, "no local value 'nope'"),
+        ("x = <<EOT\na\n${var.nope}\nEOT", 2, "no variable 'nope'"),
+        ('x = 1\ny = file("missing")', 1, "No such file"),
+        ("x = 1 / 0", 0, "division by zero"),
+        ("x = 1 y = 2", 0, "new line"),
+        ("x = ", 0, "not HCL"),
+        ("x = 1\nx = 2", 1, "given twice"),
+        ('dynamic "network" {\nfor_each = []\n}', 0, "dynamic"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named_with_file_and_line(
+    tmp_path: Path, body: str, line: int, problem: str
+) -> None:
+    path = write_job(tmp_path, body)
+    with pytest.raises(
+        JobError, match=f"^{re.escape(str(path))}:{line_of('BODY') + line}: .*{problem}"
+    ):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("kill_timeout = ", "kill_time = ", "no argument 'kill_time'"),
+        ('kill_timeout = "1m30s"', 'artifact { source = "x" }', "artifact"),
+        ('kill_timeout = "1m30s"', "lifecycle {}", "lifecycle"),
+        ("count = var.count", "counts = 1", "no argument 'counts'"),
+        ('meta { team = "a" }', "periodic {}", "periodic"),
+        ('job "web" {', "job {", "one label"),
+        ('driver = "vm"', "", "no driver"),
+        ('suffix = upper("x")', "suffix = local.label", "depends on itself"),
+    ],
+)
+def test_wrong_or_unsupported_parts_are_named_with_file_and_line(
+    tmp_path: Path, old: str, new: str, problem: str
+) -> None:
+    path = write_job(tmp_path, "x = local.label", JOB.replace(old, new, 1))
+    line = line_of('task "vm"' if not new else "label =" if "label" in new else old)
+    with pytest.raises(JobError, match=f":{line}: .*{problem}"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        (["count=x"], "variable 'count' is number, but its value 'x'"),
+        (["keys=1"], r"variable 'keys' is list\(string\), but its value is not a list"),
+        (["nope=1"], "declares no such variable"),
+        (["image"], "has no value"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, variables: list[str], problem: str) -> None:
+    with pytest.raises(JobError, match=problem):
+        load(write_job(tmp_path), *variables)
+
+
+def test_a_variable_without_any_value_is_named_with_its_line(tmp_path: Path) -> None:
+    path = write_job(tmp_path, text='variable "a" {}\n' + JOB)
+    with pytest.raises(JobError, match=r":1: variable 'a' has no value"):
+        load(path)
+
+
+def test_a_file_without_vm_tasks_is_refused_with_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "x.nomad.hcl"
+    path.write_text('job "j" {\n group "g" {\n  task "t" {\n   driver = "exec"\n  }\n }\n}\n')
+    with pytest.raises(JobError, match='no task with driver "vm"') as caught:
+        load_job(JobSource(path=path, env={}))
+    assert caught.value.hint == "its other tasks: g/t (exec)"

@@ -1,0 +1,107 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from qemu_node.errors import JobError
+from qemu_node.nomad.options import parse_options, task_schema
+from qemu_node.nomad.proto import driver_pb2
+from qemu_node.run.jobapi import job_from_api
+from qemu_node.run.placement import place
+from qemu_node.run.taskconfig import DriverFacts, prepare_task
+
+FACTS = DriverFacts(task_schema=task_schema(), has_own_paths=True)
+
+
+def prepare(tmp_path: Path, **task: object) -> driver_pb2.TaskConfig:
+    vm = {"Name": "vm", "Driver": "vm", "Config": {"image": "x"}} | task
+    networks = [{"DynamicPorts": [{"Label": "ssh", "To": 22}]}]
+    raw = {"ID": "j", "TaskGroups": [{"Name": "g", "Tasks": [vm], "Networks": networks}]}
+    placement = place(job_from_api(raw, "j"), free_ports=lambda _: [20022], cpus=[2, 3])[0]
+    return prepare_task(placement, FACTS, session=tmp_path, node_id="n")
+
+
+def template(data: str, destination: str = "local/config-drive/a/b", **more: object) -> object:
+    return [{"EmbeddedTmpl": data, "DestPath": destination} | more]
+
+
+def test_options_arrive_with_variables_filled_in(tmp_path: Path) -> None:
+    config = {"image": "${NOMAD_TASK_DIR}/x-${NOMAD_ALLOC_INDEX}.raw", "ports": [{"ssh": 22}]}
+    task = prepare(tmp_path, Config=config)
+    options = parse_options(task.msgpack_driver_config)
+    assert options.image == "/local/x-0.raw"
+    assert options.ports == {"ssh": 22}
+
+
+def test_resources_and_ports_are_those_of_nomad(tmp_path: Path) -> None:
+    wanted = {"Cores": 2, "MemoryMB": 512, "MemoryMaxMB": 1024}
+    resources = prepare(tmp_path, Resources=wanted).resources
+    assert resources.allocated_resources.memory.memory_mb == 512
+    assert resources.allocated_resources.memory.memory_max_mb == 1024
+    assert resources.linux_resources.memory_limit_bytes == 1024 << 20
+    assert resources.linux_resources.cpuset_cpus == "2,3"
+    assert resources.linux_resources.cpuset_cgroup == ""
+    port = resources.ports[0]
+    assert (port.label, port.value, port.to, port.host_ip) == ("ssh", 20022, 22, "127.0.0.1")
+
+
+def test_directories_are_laid_out_as_nomad_does(tmp_path: Path) -> None:
+    alloc_dir = Path(prepare(tmp_path).alloc_dir)
+    for name in ("alloc/logs", "alloc/tmp", "alloc/data", "vm/local", "vm/tmp", "vm/secrets"):
+        assert (alloc_dir / name).is_dir()
+    assert stat.S_IMODE((alloc_dir / "vm" / "secrets").stat().st_mode) == 0o700
+    assert stat.S_IMODE((alloc_dir / "alloc" / "logs").stat().st_mode) == 0o777
+
+
+def test_templates_are_rendered_before_the_start(tmp_path: Path) -> None:
+    data = 'n={{ env "NOMAD_ALLOC_INDEX" }} own={{ env "OWN" }} ${NOMAD_ALLOC_INDEX}\n'
+    templates = template(data, "local/${NOMAD_JOB_ID}/f", Perms="0600")
+    task = prepare(tmp_path, Templates=templates, Env={"OWN": "${NOMAD_JOB_ID}"})
+    written = Path(task.alloc_dir) / "vm" / "local" / "j" / "f"
+    assert written.read_text() == "n=0 own=j ${NOMAD_ALLOC_INDEX}\n"
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    assert task.env["OWN"] == "j"
+
+
+def test_a_source_template_is_read_from_the_task_directory(tmp_path: Path) -> None:
+    first = {"EmbeddedTmpl": "[[ x ]]", "DestPath": "local/t"}
+    second = {"SourcePath": "/local/t", "DestPath": "local/u", "LeftDelim": "<<",
+              "RightDelim": ">>"}  # fmt: skip
+    task = prepare(tmp_path, Templates=[first, second])
+    assert (Path(task.alloc_dir) / "vm" / "local" / "u").read_text() == "[[ x ]]"
+
+
+@pytest.mark.parametrize("destination", ["../x", "local/../../x", "/", "."])
+def test_a_destination_outside_the_task_directory_is_refused(
+    tmp_path: Path, destination: str
+) -> None:
+    with pytest.raises(JobError, match="not inside the task directory"):
+        prepare(tmp_path, Templates=template("x", destination))
+
+
+def test_a_link_out_of_the_task_directory_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    placed = Path(prepare(tmp_path).alloc_dir)
+    (placed / "vm" / "local" / "evil").symlink_to(outside)
+    from qemu_node.run.allocdir import write_rendered
+
+    with pytest.raises(JobError):
+        write_rendered("local/evil/x", "text", 0o644, placed / "vm", "t")
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        ({"Config": {"image": "${NOPE}"}}, r"g\[0\]: config.image: .*NOPE"),
+        ({"Config": {"imge": "x"}}, 'no option "imge"'),
+        ({"Env": {"A": "${NOPE}"}}, r"g\[0\]: env A: .*NOPE"),
+        ({"Templates": template("{{ key }}")}, r"template 1 \(local/config-drive/a/b\), line 1"),
+    ],
+)
+def test_a_mistake_is_named_with_its_vm(
+    tmp_path: Path, task: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(JobError, match=problem):
+        prepare(tmp_path, **task)

@@ -1,0 +1,277 @@
+"""The pages say what the code does: names, defaults, figures, commands, error texts, links."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import hcl2
+import msgspec
+import pytest
+
+from qemu_node import config
+from qemu_node.cli.main import cli
+from qemu_node.nomad.encoding import encode_config
+from qemu_node.nomad.fingerprint import HostFacts, build_fingerprint
+from qemu_node.nomad.options import (
+    GuestAgentOptions,
+    NetworkOptions,
+    TaskOptions,
+    parse_options,
+    task_schema,
+)
+from qemu_node.qemu.overhead import guest_memory_bytes
+from qemu_node.qemu.spec import Accelerator, FirmwareMode
+from qemu_node.run.jobfile import JobSource, Parser, load_job
+from qemu_node.units import MIB
+from qemu_node.vm.stop import plan_stop
+
+_ROOT = Path(__file__).parents[2]
+_PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md")])
+_SOURCE = _ROOT / "src" / "qemu_node"
+
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^ *```$", re.DOTALL | re.MULTILINE
+)
+_LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
+_MIN_LITERAL_CHARS = 6
+_MAX_TEXT_CHARS = 300
+"""What is longer is a docstring or a script, and no error."""
+
+
+def _page(name: str) -> str:
+    return (_ROOT / name).read_text()
+
+
+def _snippets(language: str) -> list[Any]:
+    """Return every fenced block of `language`, as a parameter named after its page."""
+    return [
+        pytest.param(
+            re.sub(f"^{match['indent']}", "", match["body"], flags=re.MULTILINE),
+            id=f"{page.name}:{page.read_text()[: match.start()].count(chr(10)) + 1}",
+        )
+        for page in _PAGES
+        for match in _FENCE.finditer(page.read_text())
+        if match["language"] == language
+    ]
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    """Yield the cells of each table row."""
+    for line in text.splitlines():
+        if line.startswith("|"):
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def _documented(text: str) -> set[str]:
+    """Return the names in the first cells of tables."""
+    return {
+        name.removesuffix(" { }")
+        for cells in _rows(text)
+        for name in re.findall(r"`([^`]+)`", cells[0])
+    }
+
+
+def _names(struct: type[msgspec.Struct]) -> set[str]:
+    return {field.name for field in msgspec.structs.fields(struct)}
+
+
+def test_every_option_of_a_job_has_its_row() -> None:
+    documented = _documented(_page("docs/driver.md"))
+    assert _names(TaskOptions) <= documented
+    nested = {
+        f"{name} of {block}"
+        for block, struct in (("network", NetworkOptions), ("guest_agent", GuestAgentOptions))
+        for name in _names(struct)
+    }
+    first_cells = {cells[0].replace("`", "") for cells in _rows(_page("docs/driver.md"))}
+    assert nested <= first_cells
+
+
+def test_every_attribute_has_its_row() -> None:
+    attributes = build_fingerprint(None, None, HostFacts()).attributes
+    assert set(attributes) - {"driver.vm"} <= _documented(_page("docs/driver.md"))
+
+
+@pytest.mark.parametrize(
+    "section", [config.Paths, config.ImagesConfig, config.QemuConfig, config.LogsConfig]
+)
+def test_every_setting_has_its_row(section: type[msgspec.Struct]) -> None:
+    assert _names(section) <= _documented(_page("docs/node-toml.md"))
+
+
+def test_the_settings_shown_in_full_are_the_defaults() -> None:
+    [text] = [m["body"] for m in _FENCE.finditer(_page("docs/node-toml.md")) if m["language"]]
+    shown = config.parse(text, "node-toml.md")
+    assert shown == config.NodeConfig(paths=config.Paths(run="/run/qemu-node", data="/data"))
+    for section in (config.Paths, config.ImagesConfig, config.QemuConfig, config.LogsConfig):
+        assert all(re.search(rf"^{name} *=", text, re.MULTILINE) for name in _names(section))
+
+
+@pytest.mark.parametrize("text", _snippets("toml"))
+def test_settings_in_a_page_are_accepted(text: str) -> None:
+    config.parse(text, "the page")
+
+
+@pytest.mark.parametrize("text", _snippets("hcl"))
+def test_hcl_in_a_page_parses(text: str) -> None:
+    assert hcl2.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text", [p for p in _snippets("hcl") if str(p.values[0]).startswith("job ")]
+)
+def test_a_job_in_a_page_has_options_that_the_driver_takes(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "page.nomad.hcl"
+    path.write_text(text)
+    job = load_job(
+        JobSource(path=path, env={}, variables=(), var_files=(), parser=Parser.HCL2, nomad=None)
+    )
+    for group in job.groups:
+        for task in group.tasks:
+            assert parse_options(encode_config(task_schema(), dict(task.config))).image
+
+
+def test_the_job_in_the_readme_has_twelve_lines() -> None:
+    [text] = [m["body"] for m in _FENCE.finditer(_page("README.md")) if m["language"] == "hcl"]
+    assert len(text.splitlines()) <= 12
+
+
+def test_guest_memory_is_what_the_page_says() -> None:
+    rows = [
+        cells
+        for cells in _rows(_page("docs/driver.md"))
+        if cells[0].isdigit() and cells[2].endswith("MiB")
+    ]
+    assert rows
+    for memory, vcpus, *shown in rows:
+        for accelerator, text in zip((Accelerator.KVM, Accelerator.TCG), shown, strict=True):
+            guest = guest_memory_bytes(
+                int(memory) * MIB,
+                accelerator=accelerator,
+                vcpus=int(vcpus),
+                firmware=FirmwareMode.SECURE_BOOT,
+            )
+            assert text == f"{guest // MIB} MiB"
+
+
+def test_the_stop_ladder_is_what_the_page_says() -> None:
+    page = _page("docs/driver.md")
+    for timeout_s, row in ((5, "5 s (Nomad's default)"), (30, "30 s"), (120, "2 min")):
+        [cells] = [cells for cells in _rows(page) if cells[0] == row]
+        shown = [float(cell.removesuffix(" s")) for cell in cells[1:]]
+        planned = [step.at_s for step in plan_stop(timeout_s, has_agent=True)]
+        assert shown == pytest.approx(planned, abs=0.06)
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_relative_links_resolve(page: Path) -> None:
+    targets = [match["target"] for match in _LINK.finditer(page.read_text())]
+    relative = [target for target in targets if "://" not in target]
+    missing = [t for t in relative if not (page.parent / t.partition("#")[0]).exists()]
+    assert not missing
+
+
+def _code(text: str) -> Iterator[str]:
+    """Yield what a page prints as code: lines of unnamed fenced blocks, and code spans."""
+    for match in _FENCE.finditer(text):
+        if not match["language"]:
+            yield from match["body"].splitlines()
+    yield from re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))
+
+
+def _words(command: str) -> list[str]:
+    """Return the words of a printed command up to a comment, pipe or redirection."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.commenters = "#"
+    lexer.whitespace_split = True
+    try:
+        words = list(lexer)
+    except ValueError:  # a here-document, or a quotation that goes on
+        return []
+    end = next((n for n, word in enumerate(words) if set(word) <= set("|<>;&()")), len(words))
+    return words[:end]
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_printed_commands_exist_with_their_options(page: Path) -> None:
+    for line in _code(page.read_text()):
+        match = re.match(r"\s*(?:sudo )?(?:\S*/)?qemu-node ((?!Z).*)", line)
+        if match is None:
+            continue
+        command: click.Command = cli
+        context = click.Context(cli)
+        for word in _words(match[1]):
+            if word == "--":
+                break
+            if word.startswith("-"):
+                known = {option for p in command.get_params(context) for option in p.opts}
+                assert word.partition("=")[0] in known, line
+            elif isinstance(command, click.Group) and word.islower():
+                found = command.get_command(context, word)
+                assert found is not None or word.startswith("path"), line
+                command = found or command
+
+
+def test_make_targets_in_the_pages_exist() -> None:
+    makefile = _page("Makefile")
+    for page in _PAGES:
+        for line in _code(page.read_text()):
+            match = re.match(r"\s*(?:[A-Z_]+=\S+ )*(?:sudo )?make ([a-z][a-z0-9-]*)", line)
+            if match is not None:
+                assert f"\n{match[1]}:" in makefile, line
+
+
+def test_symbols_in_the_architecture_exist() -> None:
+    sources = [*_SOURCE.rglob("*.py"), *(_ROOT / "tests").rglob("*.py"), _ROOT / "pyproject.toml"]
+    known = set(re.findall(r"\w+", " ".join(path.read_text() for path in sources)))
+    known |= {path.stem for path in sources} | {path.parent.name for path in sources}
+    prose = _FENCE.sub("", _page("ARCHITECTURE.md"))
+    symbols = set(re.findall(r"`([A-Za-z][\w.]*)`", prose))
+    assert len(symbols) > 60
+    assert {s for s in symbols if not set(s.split(".")) <= known} == set()
+
+
+@cache
+def _texts() -> frozenset[str]:
+    """Return every string that the code can say, NUL for what is filled in."""
+    found = set()
+    for path in _SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.add(
+                    "".join(
+                        str(part.value) if isinstance(part, ast.Constant) else "\0"
+                        for part in node.values
+                    )
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return frozenset(text for text in found if 0 < len(text) <= _MAX_TEXT_CHARS)
+
+
+def _is_said(symptom: str) -> bool:
+    """Tell whether the code can say `symptom`, where "…" stands for anything."""
+    wanted = re.compile(".*".join(map(re.escape, symptom.split("…"))), re.DOTALL)
+    if any(wanted.search(text) for text in _texts()):
+        return True
+    spoken = symptom.replace("…", "X")
+    return any(
+        re.fullmatch("(?s:.+)".join(map(re.escape, text.split("\0"))), spoken)
+        for text in _texts()
+        if "\0" in text and len(re.findall(r"[a-z]", text)) >= _MIN_LITERAL_CHARS
+    )
+
+
+def test_texts_in_troubleshooting_are_those_of_the_code() -> None:
+    ours = re.sub(
+        r"^## What Nomad says.*?(?=^## )", "", _page("docs/troubleshooting.md"),
+        flags=re.DOTALL | re.MULTILINE,
+    )  # fmt: skip
+    symptoms = {match[1] for cells in _rows(ours) if (match := re.fullmatch("`(.+)`", cells[0]))}
+    assert len(symptoms) > 40
+    assert sorted(symptom for symptom in symptoms if not _is_said(symptom)) == []

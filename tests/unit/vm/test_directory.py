@@ -1,0 +1,114 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from qemu_node.config import Paths
+from qemu_node.errors import HostError
+from qemu_node.vm.directory import (
+    DirectoryLock,
+    VMDirectory,
+    known_vm_ids,
+    lease_uid,
+    release_uid,
+    uid_leases,
+)
+from qemu_node.vm.names import vm_id
+from qemu_node.vm.outcome import VMExit
+
+VM_A = vm_id("alloc-a", "web")
+VM_B = vm_id("alloc-b", "web")
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(run=str(tmp_path / "run"), data=str(tmp_path / "data"))
+
+
+def test_only_one_holder_of_the_lock_at_a_time(paths: Paths) -> None:
+    directory = VMDirectory.of(paths, VM_A)
+    directory.create_data()
+    first = DirectoryLock.try_acquire(directory.data)
+    assert first is not None
+    assert DirectoryLock.try_acquire(directory.data) is None
+    first.release()
+    second = DirectoryLock.try_acquire(directory.data)
+    assert second is not None
+    second.release()
+
+
+def test_the_lock_of_a_removed_directory_is_worth_nothing(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = VMDirectory.of(paths, VM_A)
+    directory.create_data()
+    real_open = os.open
+
+    def open_then_replace(path: Path, flags: int, *args: int, **kwargs: int) -> int:
+        fd = real_open(path, flags, *args, **kwargs)
+        directory.data.rename(directory.data.with_name("gone"))
+        directory.data.mkdir()
+        return fd
+
+    monkeypatch.setattr("qemu_node.vm.directory.os.open", open_then_replace)
+    assert DirectoryLock.try_acquire(directory.data) is None
+
+
+def test_there_is_no_lock_without_a_directory(paths: Paths) -> None:
+    assert DirectoryLock.try_acquire(VMDirectory.of(paths, VM_A).data) is None
+
+
+def test_qemu_may_add_to_the_run_directory_but_not_replace_what_is_ours(paths: Paths) -> None:
+    directory = VMDirectory.of(paths, VM_A)
+    directory.create_run(os.getgid())
+    assert directory.run.stat().st_mode & 0o7777 == 0o1771
+    directory.create_data()
+    assert directory.data.stat().st_mode & 0o7777 == 0o711
+
+
+def test_removal_takes_both_directories_and_the_lease_and_may_be_repeated(paths: Paths) -> None:
+    directory = VMDirectory.of(paths, VM_A)
+    directory.create_data()
+    directory.create_run(None)
+    lease_uid(paths.vm_data_dir, VM_A, 5000, 10)
+    (directory.run / "sub").mkdir()
+    directory.remove()
+    directory.remove()
+    assert known_vm_ids(paths) == set()
+    assert uid_leases(paths.vm_data_dir) == {}
+
+
+def test_what_is_no_vm_is_not_listed(paths: Paths) -> None:
+    VMDirectory.of(paths, VM_A).create_data()
+    (paths.vm_data_dir / "lost+found").mkdir()
+    (paths.vm_run_dir / VM_B).mkdir(parents=True)
+    assert known_vm_ids(paths) == {VM_A, VM_B}
+
+
+def test_every_vm_gets_a_user_of_its_own_until_there_are_no_more(tmp_path: Path) -> None:
+    holders = [vm_id(f"alloc-{n}", "web") for n in range(5)]
+    uids = [lease_uid(tmp_path, holder, 5000, 5) for holder in holders]
+    assert sorted(uids) == [5000, 5001, 5002, 5003, 5004]
+    with pytest.raises(HostError, match="all 5 user ids"):
+        lease_uid(tmp_path, VM_B, 5000, 5)
+    release_uid(tmp_path, holders[2])
+    assert lease_uid(tmp_path, VM_B, 5000, 5) == uids[2]
+
+
+def test_a_damaged_state_or_exit_reads_as_none(paths: Paths) -> None:
+    directory = VMDirectory.of(paths, VM_A)
+    directory.create_data()
+    assert directory.read_state() is None
+    assert directory.read_exit() is None
+    directory.state_file.write_text('{"version": 1, "vm_id"')
+    directory.exit_file.write_bytes(b"\xff")
+    assert directory.read_state() is None
+    assert directory.read_exit() is None
+
+
+def test_the_end_of_a_vm_reads_back_as_written(paths: Paths) -> None:
+    directory = VMDirectory.of(paths, VM_A)
+    directory.create_data()
+    outcome = VMExit(exit_code=1, reason="the guest's kernel panicked")
+    directory.write_exit(outcome)
+    assert directory.read_exit() == outcome
