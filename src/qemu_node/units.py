@@ -4,6 +4,7 @@ Inside the program sizes are bytes and times are seconds.
 """
 
 import re
+from dataclasses import dataclass
 
 from qemu_node.errors import ConfigError
 
@@ -14,6 +15,7 @@ TIB = 1 << 40
 
 _SIZE = re.compile(r"^\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)(?:i?B)?\s*$", re.IGNORECASE)
 _FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+_PERCENT = re.compile(r"^\s*(?P<pct>\d+(?:\.\d+)?)\s*%\s*$")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -31,6 +33,39 @@ def parse_size(text: str) -> int:
     if size_bytes >= 1 << 63:
         raise ConfigError(f"{text!r} is larger than any disk", hint="sizes end at 8 EiB")
     return size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of a whole whose size is known later: so many per cent of it, or so many bytes."""
+
+    pct: float | None = None
+    size_bytes: int = 0
+
+    def of(self, total_bytes: int) -> int:
+        """Return the bytes that this is of `total_bytes`, never more than all of them."""
+        wanted = self.size_bytes if self.pct is None else int(total_bytes * self.pct / 100)
+        return min(wanted, total_bytes)
+
+
+def parse_share(text: str) -> Share:
+    """Return the share that `text` names: `"10%"`, or a size such as `"20G"`.
+
+    Raises:
+        ConfigError: `text` is neither, or more than 100 %.
+    """
+    match = _PERCENT.match(text)
+    if match is None:
+        try:
+            return Share(size_bytes=parse_size(text))
+        except ConfigError as exc:
+            raise ConfigError(
+                f"{text!r} is neither a share nor a size", hint='write it as "10%" or "20G"'
+            ) from exc
+    pct = float(match["pct"])
+    if pct > 100:
+        raise ConfigError(f"{text!r} is more than the whole", hint='write it as "10%" or "20G"')
+    return Share(pct=pct)
 
 
 def parse_duration(text: str) -> float:

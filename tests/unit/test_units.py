@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.errors import ConfigError
-from qemu_node.units import GIB, KIB, MIB, format_size, parse_duration, parse_size
+from qemu_node.units import (
+    GIB,
+    KIB,
+    MIB,
+    format_size,
+    parse_duration,
+    parse_share,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +67,24 @@ def test_sizes_are_shown_in_the_largest_fitting_unit() -> None:
         "5.0 GiB",
         "3.0 TiB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "of_a_tib"),
+    [
+        ("10%", GIB * 1024 // 10),
+        ("0 %", 0),
+        ("100%", 1024 * GIB),
+        ("20G", 20 * GIB),
+        ("9T", 1 << 40),
+    ],
+)
+def test_share_is_a_part_or_a_size_and_never_more_than_the_whole(text: str, of_a_tib: int) -> None:
+    assert parse_share(text).of(1 << 40) == of_a_tib
+
+
+@pytest.mark.parametrize("text", ["", "%", "101%", "-1%", "10 percent"])
+def test_what_is_no_share_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_share(text)
+    assert refused.value.hint
