@@ -132,7 +132,7 @@ class ImageStore:
         """
         path = self._sources / f"{key}.json"
         try:
-            files.write_atomic(path, msgspec.json.encode(record), mode=0o600)
+            files.write_atomic(path, msgspec.json.encode(record), mode=0o600, is_durable=True)
         except HostError as exc:
             raise ImageStorageError(str(exc), hint=exc.hint) from exc
 
