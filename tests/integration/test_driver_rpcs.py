@@ -51,6 +51,8 @@ class NomadNode:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.network = ""
+        """Further settings of the section `[network]`."""
         self.node_toml = root / "node.toml"
         self.image = root / "images" / "empty.raw"
         self.image.parent.mkdir()
@@ -62,9 +64,10 @@ class NomadNode:
         self.configure()
 
     def configure(self, binary: str = "qemu-system-x86_64", more: str = "") -> None:
-        """Write node.toml."""
+        """Write node.toml. Guests may reach the node, so that no filter is left on this machine."""
         self.node_toml.write_text(
             f'[paths]\nrun = "{self.root}/r"\ndata = "{self.root}/d"\n'
+            f"[network]\nallow_host = true\n{self.network}\n"
             f'[images]\nimage_paths = ["{self.image.parent}"]\n'
             f'[qemu]\naccelerator = "tcg"\nbinary = "{binary}"\n{more}\n'
         )

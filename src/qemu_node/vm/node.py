@@ -9,6 +9,7 @@ from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
+from qemu_node.vm.network import Network
 
 Tell = Callable[[str, dict[str, str]], None]
 """Receives a line for the task's events, with annotations. Nomad keeps the last ten: be sparing."""
@@ -33,6 +34,7 @@ class Node:
     qemu: QemuConfig
     logs: LogsConfig
     images: ImageCache
+    network: Network
     tasks: TaskOwner
     hypervisor: Callable[[], Awaitable[Hypervisor]]
     """Finds QEMU and proves the accelerator; quick after the first time.

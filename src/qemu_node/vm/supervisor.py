@@ -46,6 +46,8 @@ class _Managed:
     vm: VM
     logs: VMLogs
     meter: UsageMeter
+    detaching: "asyncio.Task[None]"
+    """Gives up the VM's ports once it has ended; a stop does not wait for it."""
     health: HealthServer | None = None
 
 
@@ -130,6 +132,8 @@ class Supervisor:
         managed = self._managed.get(vm_id)
         if managed is None or managed.vm is not vm:
             return
+        # Its ports may be attached again as soon as this returns, by a restart in place.
+        await asyncio.wait({managed.detaching})
         del self._managed[vm_id]
         managed.logs.close()
         if managed.health is not None:
@@ -150,6 +154,10 @@ class Supervisor:
     async def reconcile(self) -> list[str]:
         """Remove what has no live VM behind it; return the ids of the VMs removed."""
         removed = await self._reconciler.run(self._managed)
+        try:
+            await self._node.network.reconcile()
+        except NodeError as exc:
+            log.warning("network not reconciled", extra={"error": exc.explain()})
         await self._node.images.reconcile()
         return removed
 
@@ -164,10 +172,15 @@ class Supervisor:
     ) -> VM:
         vm_logs = VMLogs(directory, logs, self._node.logs)
         vm = VM(state, directory, lock=lock, logs=vm_logs, tasks=self._node.tasks)
+        detaching = self._node.tasks.start(self._detach(vm), name=f"detach {state.vm_id}")
         self._managed[state.vm_id] = _Managed(
-            vm=vm, logs=vm_logs, meter=UsageMeter(state.record.process)
+            vm=vm, logs=vm_logs, meter=UsageMeter(state.record.process), detaching=detaching
         )
         return vm
+
+    async def _detach(self, vm: VM) -> None:
+        await vm.wait()
+        await self._node.network.detach(vm.record.ports)
 
     async def _serve_health(self, vm: VM) -> None:
         endpoint = vm.state.health
