@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fakes.fake_qemu import fake_qemu
 from integration.plainbridge import PlainBridge
@@ -28,6 +29,7 @@ from qemu_node.qemu.proof import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
 from qemu_node.vm.greeting import QemuStartError
 from qemu_node.vm.network import Network
+from qemu_node.vm.usage import Usage
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root, pytest.mark.timeout(600)]
 
@@ -169,6 +171,17 @@ async def test_the_ports_of_a_vm_are_found_again_by_the_next_driver(
     await following.supervisor.reconcile()
     assert next_manager.reconciled[-1] == ()
     await following.close()
+
+
+async def test_what_was_dropped_of_a_vm_s_frames_is_written_down(
+    node: VMNode, manager: PlainBridge
+) -> None:
+    vm = await node.start(node.request(nics=(port(node, 0), port(node, 1))))
+    manager.drops = {port(node, n).ifname: {"mac": 2, "arp": 0} for n in (0, 1)}
+    node.supervisor.begin()
+    await until(vm.directory.usage_json.exists, bool, "usage.json")
+    usage = msgspec.json.decode(vm.directory.usage_json.read_bytes(), type=Usage)
+    assert usage.drops == {"mac": 4}
 
 
 # A task

@@ -146,6 +146,7 @@ def report_to_json(report: VMReport) -> dict[str, object]:
         "uptime_s": summary.uptime_s,
         "cpu_pct": summary.cpu_pct,
         "pss_bytes": summary.pss_bytes,
+        "drops": dict(summary.drops),
         "qemu": {
             "run_state": report.run_state,
             "version": report.qemu_version,
@@ -180,6 +181,8 @@ def report_lines(report: VMReport) -> list[tuple[str, str]]:
         ("memory", _memory_words(summary, record)),
     ]
     lines += _nic_lines(record)
+    if record.ports:
+        lines.append(("frames dropped", _drop_words(summary.drops)))
     lines += _agent_lines(report)
     lines += [
         (f"{name} socket", path) for name, path in msgspec.structs.asdict(record.sockets).items()
@@ -241,6 +244,11 @@ def _nic_words(nic: NicRecord) -> str:
     words += [f"{nic.rate_mbit} Mbit/s"] if nic.rate_mbit is not None else []
     words += [f"addresses in {' '.join(nic.addresses)}"] if nic.addresses else []
     return ", ".join(words)
+
+
+def _drop_words(drops: Mapping[str, int]) -> str:
+    """Return what the guest was not let through with, by reason."""
+    return ", ".join(f"{count} {reason}" for reason, count in drops.items()) or "none"
 
 
 def _agent_lines(report: VMReport) -> list[tuple[str, str]]:

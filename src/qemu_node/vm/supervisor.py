@@ -7,7 +7,7 @@ what Nomad calls them (task ids are `nomad.driver`'s).
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record import VMState
 from qemu_node.vm.request import VMRequest
-from qemu_node.vm.usage import UsageMeter
+from qemu_node.vm.usage import UsageMeter, drops_of
 
 log = logging.getLogger(__name__)
 
@@ -202,13 +202,22 @@ class Supervisor:
 
     async def _usage_loop(self) -> None:
         while True:
+            drops = await self._drops()
             for managed in list(self._managed.values()):
                 if managed.vm.exit is None:
+                    managed.meter.drops = drops_of(managed.vm.record.ports, drops)
                     usage = await asyncio.to_thread(managed.meter.measure)
                     with contextlib.suppress(HostError):
                         usage_json = managed.vm.directory.usage_json
                         files.write_atomic(usage_json, msgspec.json.encode(usage))
             await asyncio.sleep(_USAGE_INTERVAL_S)
+
+    async def _drops(self) -> Mapping[str, Mapping[str, int]]:
+        try:
+            return await self._node.network.drops()
+        except NodeError as exc:
+            log.warning("drop counters not read", extra={"error": str(exc)})
+            return {}
 
     async def _reconcile_loop(self) -> None:
         while True:

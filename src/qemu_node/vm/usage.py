@@ -5,10 +5,13 @@ taken by `measure` alone, every 20 seconds.
 """
 
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from qemu_node.host.process import ProcessId, cpu_times, pss_bytes
+from qemu_node.net.spec import PortSpec
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +22,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cpu_user_s: float
     cpu_system_s: float
     pss_bytes: int
+    drops: dict[str, int] = {}
+    """Frames of the guest that were not let through, by reason; those of its whole life."""
 
 
 class CpuShare(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +42,8 @@ class UsageMeter:
     """Reads one process's use. Safe to call after the process has gone: it then reports zeros."""
 
     def __init__(self, process: ProcessId) -> None:
+        self.drops: dict[str, int] = {}
+        """What the ruleset dropped, as the VM's manager last read it."""
         self._process = process
         self._pss_bytes = 0
         self._last: tuple[float, float, float] | None = None
@@ -55,6 +62,7 @@ class UsageMeter:
             cpu_user_s=0.0 if times is None else times.user_s,
             cpu_system_s=0.0 if times is None else times.system_s,
             pss_bytes=self._pss_bytes,
+            drops=self.drops,
         )
 
     def cpu_share(self) -> CpuShare:
@@ -71,3 +79,16 @@ class UsageMeter:
             user_pct=100 * (times.user_s - last[1]) / span_s,
             system_pct=100 * (times.system_s - last[2]) / span_s,
         )
+
+
+def drops_of(ports: Iterable[PortSpec], drops: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return what was dropped on a VM's ports together, by reason.
+
+    Args:
+        ports: The VM's.
+        drops: TAP → reason → frames, of all VMs.
+    """
+    total: Counter[str] = Counter()
+    for port in ports:
+        total.update(drops.get(port.ifname, {}))
+    return {reason: count for reason, count in sorted(total.items()) if count}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fakes.fake_qga import FakeProgram, FakeQga
 from fakes.fake_qmp import FakeQmp
@@ -20,6 +21,7 @@ from qemu_node.config import Paths
 from qemu_node.units import MIB
 from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.record import NicRecord, VMRecord
+from qemu_node.vm.usage import Usage
 
 Output = pytest.CaptureFixture[str]
 
@@ -173,7 +175,7 @@ async def test_show_tells_what_is_written_down_and_what_qemu_and_guest_say(
     assert report["state"] == "unmanaged"
 
 
-def test_show_tells_a_port_s_vlans(node: Node) -> None:
+def test_show_tells_a_port_s_vlans_and_what_was_dropped(node: Node, capsys: Output) -> None:
     access = NicRecord(
         mode="vlan", mac="02:00:00:00:00:01", ifname="qn0", vlan=30, isolated=True, queues=2,
         mtu=9000, rate_mbit=500, addresses=("10.3.0.0/16",),
@@ -181,6 +183,11 @@ def test_show_tells_a_port_s_vlans(node: Node) -> None:
     trunk = NicRecord(mode="vlan", mac="02:00:00:00:00:02", ifname="qn1", trunk=(30, 31, 40))
     user = NicRecord(mode="user", mac="02:00:00:00:00:03")
     record = node.publish(nics=(access, trunk, user))
+    usage = Usage(
+        measured_at=0.0, cpu_user_s=0.0, cpu_system_s=0.0, pss_bytes=0, drops={"mac": 5, "tag": 1}
+    )
+    directory = VMDirectory.of(node.paths, record.vm_id)
+    directory.usage_json.write_bytes(msgspec.json.encode(usage))
     summary = summarize(node.paths, record.vm_id)
     report = VMReport(record=record, summary=summary)
     lines = dict(vmtable.report_lines(report))
@@ -190,6 +197,8 @@ def test_show_tells_a_port_s_vlans(node: Node) -> None:
     )
     assert lines["NIC 1"] == "trunk of VLANs 30-31, 40, 02:00:00:00:00:02, qn1"
     assert lines["NIC 2"] == "user mode, 02:00:00:00:00:03"
+    assert lines["frames dropped"] == "5 mac, 1 tag"
+    assert vmtable.report_to_json(report)["drops"] == {"mac": 5, "tag": 1}
 
 
 async def test_show_waits_for_nobody_who_does_not_answer(
