@@ -51,8 +51,8 @@ class NomadNode:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.network = ""
-        """Further settings of the section `[network]`."""
+        self.network = "allow_host = true"
+        """The section `[network]`; by default one that leaves no filter on this machine."""
         self.node_toml = root / "node.toml"
         self.image = root / "images" / "empty.raw"
         self.image.parent.mkdir()
@@ -64,10 +64,10 @@ class NomadNode:
         self.configure()
 
     def configure(self, binary: str = "qemu-system-x86_64", more: str = "") -> None:
-        """Write node.toml. Guests may reach the node, so that no filter is left on this machine."""
+        """Write node.toml."""
         self.node_toml.write_text(
             f'[paths]\nrun = "{self.root}/r"\ndata = "{self.root}/d"\n'
-            f"[network]\nallow_host = true\n{self.network}\n"
+            f"[network]\n{self.network}\n"
             f'[images]\nimage_paths = ["{self.image.parent}"]\n'
             f'[qemu]\naccelerator = "tcg"\nbinary = "{binary}"\n{more}\n'
         )

@@ -20,6 +20,8 @@ from integration.vmnode import ALLOC_ID, WAIT_S, VMNode, until
 from network.namespaces import ip, private_network
 
 from qemu_node.config import NetworkConfig, Paths
+from qemu_node.errors import NodeError
+from qemu_node.host import process
 from qemu_node.host.process import send_signal
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.spec import PortSpec
@@ -188,21 +190,48 @@ async def test_what_was_dropped_of_a_vm_s_frames_is_written_down(
 
 
 @pytest.fixture
-async def driver(
-    short_tmp_path: Path, manager: PlainBridge, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[NomadNode, VMDriver]]:
-    """Give a driver on a node whose default VLAN is 30."""
+def nomad(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NomadNode:
+    """Return a node whose network is the product's own, and on which QEMU is known to work."""
 
     async def without_proof(*_: object) -> AcceleratorChoice:
         return AcceleratorChoice(accelerator=Accelerator.TCG, kvm_problem=None)
 
     monkeypatch.setattr("qemu_node.vm.hypervisor.choose_accelerator", without_proof)
+    return NomadNode(short_tmp_path)
+
+
+@pytest.fixture
+async def driver(
+    nomad: NomadNode, manager: PlainBridge, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[NomadNode, VMDriver]]:
+    """Give a driver on a node whose default VLAN is 30."""
     monkeypatch.setattr("qemu_node.nomad.nodehost.PortManager", lambda _config, uids: manager)
-    nomad = NomadNode(short_tmp_path)
     nomad.network = 'bridge = "br0"\ndefault_vlan = 30'
     nomad.configure()
     async with driver_on(nomad) as driver:
         yield nomad, driver
+
+
+async def test_a_vm_in_user_mode_starts_on_a_node_that_is_kept_from_it(nomad: NomadNode) -> None:
+    nomad.network = ""
+    nomad.configure()
+    async with driver_on(nomad) as driver:
+        await driver.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
+        tables = (await process.run(["nft", "list", "tables"])).stdout.decode()
+    assert "inet qn_user_200000_10000" in tables
+
+
+async def test_a_bridge_that_is_not_there_is_in_the_health_text(nomad: NomadNode) -> None:
+    nomad.network = 'bridge = "br7"\ndefault_vlan = 30'
+    nomad.configure()
+    async with driver_on(nomad) as driver:
+        health = await anext(driver.fingerprint(driver_pb2.FingerprintRequest()))
+        with pytest.raises(NodeError):
+            await driver.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
+    assert health.health == health.HEALTHY
+    assert "the bridge br7 does not exist" in health.health_description
+    assert health.attributes["driver.vm.vlans"].string_val == ""
+    assert nomad.vms().leftovers() == []
 
 
 async def test_a_task_without_a_block_is_in_the_default_vlan(

@@ -136,11 +136,14 @@ class NodeHost:
         if self._config is None:
             return build_fingerprint(None, self._problem, None)
         assert self._finder is not None
+        assert self._network is not None
+        problems = await self._network.problems()
+        facts = read_host_facts(self._config.qemu, self._config.network, problems)
         try:
             hypervisor = await self._finder.find()
         except NodeError as exc:
-            return build_fingerprint(None, exc, read_host_facts(self._config.qemu))
-        return build_fingerprint(hypervisor, None, read_host_facts(self._config.qemu))
+            return build_fingerprint(None, exc, facts)
+        return build_fingerprint(hypervisor, None, facts)
 
     # Building
 
