@@ -23,6 +23,9 @@ from qemu_node.vm.request import Advertise
 _NEWS_LIMIT_S = 900.0
 """How long a guest is asked for the event's sake; `qemu-node vm show` asks at any time."""
 
+_IPV4_WAIT_S = 10.0
+"""What DHCP gets after the guest's first address; half of the time where that is less."""
+
 
 async def wait_to_advertise(
     vm: VM, advertise: Advertise, tell: Tell
@@ -67,7 +70,8 @@ async def _ask(vm: VM, nics: Sequence[NicRecord], limit_s: float) -> GuestNetwor
     """Return what the guest says, None if it says nothing within `limit_s` or ends."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
-            _, found = await race(until_addressed(vm.agent, nics), _end(vm))
+            asking = until_addressed(vm.agent, nics, ipv4_wait_s=min(_IPV4_WAIT_S, limit_s / 2))
+            _, found = await race(asking, _end(vm))
             return found
     return None
 

@@ -25,8 +25,9 @@ _ASK_TIMEOUT_S = 3.0
 """Others use the agent too, one at a time: a silent one is not waited for long."""
 _HOST_NAME_MAX_CHARS = 64
 """HOST_NAME_MAX of Linux; Windows has fewer. A guest may say anything."""
-_PAUSE_FIRST_S = 1.0
-_PAUSE_MAX_S = 15.0
+_PAUSE_MIN_S, _PAUSE_MAX_S = 1.0, 15.0
+_PAUSE_SHARE = 0.2
+"""Pauses are this part of the time that has passed: an address is at most so much late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,11 @@ class GuestNetwork:
     host_name: str
     addresses: tuple[str, ...]
     """Of the NICs in question, IPv4 first; what leads nowhere is left out."""
+
+    @property
+    def has_ipv4(self) -> bool:
+        """Whether one of the addresses is of IPv4."""
+        return any("." in address for address in self.addresses)
 
     @classmethod
     def of(
@@ -87,21 +93,33 @@ def addresses_of(
     )
 
 
-async def until_addressed(agent: GuestAgent, nics: Sequence[NicRecord]) -> GuestNetwork:
+async def until_addressed(
+    agent: GuestAgent, nics: Sequence[NicRecord], *, ipv4_wait_s: float = 0.0
+) -> GuestNetwork:
     """Return what the guest says once one of `nics` has an address. Waits for ever: cancel it.
 
-    A guest is asked rarely after the first half minute, so that an idle one stays idle.
+    The longer it takes the more rarely a guest is asked, so that one without an address stays idle.
+
+    Args:
+        agent: Whom to ask.
+        nics: The NICs in question.
+        ipv4_wait_s: How long an IPv6 address, which a guest has before DHCP answers, waits for an
+            IPv4 one.
     """
-    pause_s = _PAUSE_FIRST_S
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    addressed_at: float | None = None
     while True:
         try:
             interfaces = await agent.network_interfaces(timeout_s=_ASK_TIMEOUT_S)
             host_name = await agent.host_name(timeout_s=_ASK_TIMEOUT_S)
             found = GuestNetwork.of(host_name, interfaces, nics)
             if found.addresses:
-                return found
+                addressed_at = addressed_at or loop.time()
+                if found.has_ipv4 or loop.time() >= addressed_at + ipv4_wait_s:
+                    return found
         except (GuestAgentError, HostError) as exc:
             # HostError: the VM's directory, and the lock in it, may be on their way out.
             log.debug("guest does not tell its addresses yet", extra={"error": str(exc)})
-        await asyncio.sleep(pause_s)
-        pause_s = min(1.5 * pause_s, _PAUSE_MAX_S)
+        pause_s = (loop.time() - began) * _PAUSE_SHARE
+        await asyncio.sleep(min(max(pause_s, _PAUSE_MIN_S), _PAUSE_MAX_S))

@@ -70,7 +70,7 @@ def test_whatever_a_guest_claims_is_an_address_of_its_networks(
 async def test_a_guest_is_asked_until_it_has_an_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qemu_node.vm.guestnet._PAUSE_FIRST_S", 0.01)
+    monkeypatch.setattr("qemu_node.vm.guestnet._PAUSE_MIN_S", 0.01)
     answers = iter(
         [
             [],
@@ -97,10 +97,33 @@ async def test_a_guest_is_asked_until_it_has_an_address(
     assert found == GuestNetwork(host_name=("web-0" + "x" * 100)[:64], addresses=("10.1.2.3",))
 
 
+@pytest.mark.parametrize(
+    ("ipv4_wait_s", "expected"), [(60.0, ("10.1.2.3", "2001:db8::1")), (0.0, ("2001:db8::1",))]
+)
+async def test_an_ipv6_address_waits_for_dhcp_as_long_as_it_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ipv4_wait_s: float,
+    expected: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("qemu_node.vm.guestnet._PAUSE_MIN_S", 0.01)
+    addresses = iter([["2001:db8::1"], ["2001:db8::1"], ["2001:db8::1", "10.1.2.3"]])
+
+    def interfaces(_arguments: object) -> object:
+        listed = [{"ip-address": address} for address in next(addresses)]
+        return [{"name": "eth0", "hardware-address": MAC, "ip-addresses": listed}]
+
+    replies = {"guest-network-get-interfaces": interfaces}
+    async with FakeQga(tmp_path / "qga.sock", replies=replies), asyncio.timeout(30):
+        agent = GuestAgent(tmp_path / "qga.sock", tmp_path / "qga.lock")
+        found = await until_addressed(agent, [NIC], ipv4_wait_s=ipv4_wait_s)
+    assert found.addresses == expected
+
+
 async def test_a_guest_without_an_agent_is_asked_for_as_long_as_one_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qemu_node.vm.guestnet._PAUSE_FIRST_S", 0.01)
+    monkeypatch.setattr("qemu_node.vm.guestnet._PAUSE_MIN_S", 0.01)
     agent = GuestAgent(tmp_path / "qga.sock", tmp_path / "qga.lock")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
