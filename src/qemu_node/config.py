@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from qemu_node.errors import ConfigError
-from qemu_node.units import parse_duration, parse_size
+from qemu_node.units import Share, parse_duration, parse_share, parse_size
 
 CONFIG_ENV = "QEMU_NODE_CONFIG"
 """Environment variable that names another node.toml than the default one."""
@@ -61,6 +61,36 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long a start waits for a download, which goes on afterwards."""
     max_size: str = "256G"
     """Largest download, and largest virtual size of a disk."""
+    ttl: str = "5m"
+    """How long a source is not asked again; prefetched images are brought up to date as often."""
+    unused_for: str = "7d"
+    """An image that no VM has used for so long is removed."""
+    low_space: str = "10%"
+    """Free space of the cache's file system below which unused images are removed."""
+    high_space: str = "20%"
+    """Free space at which that ends."""
+    prefetch: tuple[str, ...] = ()
+    """Sources whose images the driver keeps in the cache."""
+
+    @property
+    def ttl_s(self) -> float:
+        """`ttl` in seconds."""
+        return parse_duration(self.ttl)
+
+    @property
+    def unused_for_s(self) -> float:
+        """`unused_for` in seconds."""
+        return parse_duration(self.unused_for)
+
+    @property
+    def low_space_share(self) -> Share:
+        """`low_space` as a share of the file system."""
+        return parse_share(self.low_space)
+
+    @property
+    def high_space_share(self) -> Share:
+        """`high_space` as a share of the file system."""
+        return parse_share(self.high_space)
 
     @property
     def pull_timeout_s(self) -> float:
@@ -203,4 +233,16 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError("qemu.first_uid must be at least 1000 and qemu.uid_count at least 1")
     if config.logs.max_files < 1 or config.logs.max_file_bytes < 4096:
         raise ConfigError("logs.max_files must be at least 1 and logs.max_file_size at least 4K")
-    _ = config.images.pull_timeout_s, config.images.max_size_bytes, config.logs.rate_bytes_per_s
+    _check_images(config.images)
+    _ = config.logs.rate_bytes_per_s
+
+
+def _check_images(images: ImagesConfig) -> None:
+    _ = images.pull_timeout_s, images.max_size_bytes, images.ttl_s, images.unused_for_s
+    low, high = images.low_space_share, images.high_space_share
+    is_comparable = (low.pct is None) == (high.pct is None)
+    if is_comparable and (high.pct or high.size_bytes) < (low.pct or low.size_bytes):
+        raise ConfigError(
+            f"images.high_space ({images.high_space}) is less than images.low_space "
+            f"({images.low_space})"
+        )

@@ -14,13 +14,15 @@ from types import TracebackType
 from typing import Self
 
 from qemu_node.config import ImagesConfig
-from qemu_node.errors import NodeError
+from qemu_node.errors import JobError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images import imagefile
+from qemu_node.images.base import mark_used
 from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums, parse_checksum
 from qemu_node.images.errors import (
     ChecksumMismatchError,
     ImageDownloadError,
+    ImageGoneError,
     ImageStorageError,
     UnsafeImageError,
 )
@@ -75,20 +77,6 @@ class CachedImage:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredImage:
-    """One line of `image list`: what a source gave last."""
-
-    origin: str
-    digest: str
-    path: Path
-    format: ImageFormat
-    size_bytes: int
-    virtual_size_bytes: int
-    fetched_at: float
-    """Unix time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,31 +136,26 @@ class ImageCache:
         pulled = await self._shared_pull(image, wanted, on_progress)
         return await _in_thread(lambda: self._open_stored(image, pulled))
 
-    def list(self) -> list[StoredImage]:
-        """Return what the cache holds, ordered by URL. Blocks for a few file operations."""
-        return [
-            StoredImage(
-                origin=record.url,
-                digest=str(Checksum(Algorithm.SHA256, record.sha256)),
-                path=path,
-                format=record.format,
-                size_bytes=record.size_bytes,
-                virtual_size_bytes=record.virtual_size_bytes,
-                fetched_at=record.fetched_at,
-            )
-            for record, path in self._store.records()
-        ]
+    async def pull(
+        self,
+        source: str,
+        *,
+        checksum: str | None = None,
+        on_progress: OnProgress = lambda _done, _total: None,
+    ) -> Pulled:
+        """Return what the cache holds of a URL once it is up to date; nothing is opened.
 
-    async def reconcile(self) -> None:
-        """Remove what killed downloads left behind; downloads that run, here or elsewhere, go on.
+        May be cancelled as `get` may.
 
         Raises:
-            HostError, ImageStorageError: the host refused.
+            JobError: `source` is no URL, or `checksum` makes no sense.
+            ImageError: the image cannot be had; `retry` says whether later.
         """
-        await asyncio.to_thread(self._store.prepare)
-        removed = await asyncio.to_thread(self._store.clean)
-        if removed:
-            log.info("interrupted downloads removed", extra={"count": removed})
+        image = parse_source(source)
+        if isinstance(image, PathSource):
+            raise JobError(f"image {image} is a path: there is nothing to fetch")
+        wanted = None if checksum is None else parse_checksum(checksum)
+        return await self._shared_pull(image, wanted, on_progress)
 
     async def _shared_pull(
         self, source: UrlSource, checksum: Checksum | UrlSource | None, on_progress: OnProgress
@@ -213,8 +196,11 @@ class ImageCache:
         path = self._store.blob_path(record)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError as exc:
+            raise ImageGoneError(f"{path} was removed while the VM was being started") from exc
         except OSError as exc:
             raise ImageStorageError(f"cannot open {path}: {exc.strerror}") from exc
+        mark_used(fd)
         info = self._inspect(fd, source.shown, record.format)
         return CachedImage(
             path=path,

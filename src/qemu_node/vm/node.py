@@ -7,6 +7,8 @@ from pathlib import Path
 from qemu_node.config import LogsConfig, Paths, QemuConfig
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.prefetch import Prefetcher
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
 
@@ -33,6 +35,8 @@ class Node:
     qemu: QemuConfig
     logs: LogsConfig
     images: ImageCache
+    keeper: ImageKeeper
+    prefetcher: Prefetcher
     tasks: TaskOwner
     hypervisor: Callable[[], Awaitable[Hypervisor]]
     """Finds QEMU and proves the accelerator; quick after the first time.
