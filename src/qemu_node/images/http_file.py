@@ -8,7 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 Sign = Callable[[str, str], Mapping[str, str]]
-"""(method, URL as sent) → headers to add. May hold a secret, and reads it when called."""
+"""(method, URL as sent) → headers to add.
+
+Reads the operator's secret when called, so that a rotated one counts: blocks for a small file, and
+belongs in a thread. Raises an ImageError where the secret cannot be had or must not be sent there.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,5 +38,10 @@ class SmallAnswer:
 
     status: int
     headers: Mapping[str, str]
-    """By lower-case name."""
+    """By lower-case name; several of one name are joined by ", ", as RFC 9110, 5.3 has it."""
     body: bytes = field(repr=False)
+    is_foreign: bool = False
+    """Whether a redirect led to another scheme, host or port than was asked.
+
+    Such an answer may be used where a digest vouches for it, and never asks for credentials.
+    """
