@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from qemu_node.config import ImagesConfig
-from qemu_node.errors import NodeError
+from qemu_node.errors import JobError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images import imagefile
 from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums, parse_checksum
@@ -145,6 +145,8 @@ class ImageCache:
         wanted = None if checksum is None else parse_checksum(checksum)
         if isinstance(image, PathSource):
             return await self._get_local(image, wanted, task_dir)
+        if not isinstance(image, UrlSource):
+            raise JobError(f"image {image}: this node fetches from https and http only")
         pulled = await self._shared_pull(image, wanted, on_progress)
         return await _in_thread(lambda: self._open_stored(image, pulled))
 
@@ -178,7 +180,10 @@ class ImageCache:
         self, source: UrlSource, checksum: Checksum | UrlSource | None, on_progress: OnProgress
     ) -> Pulled:
         """Wait for the pull of `source`, started by us or by an earlier call."""
-        wish = (source.key, checksum.key if isinstance(checksum, UrlSource) else _text(checksum))
+        wish = (
+            source.key(),
+            checksum.key() if isinstance(checksum, UrlSource) else _text(checksum),
+        )
         pull = self._pulls.get(wish)
         if pull is None:
             progress = Progress()

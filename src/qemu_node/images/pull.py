@@ -110,10 +110,10 @@ class Puller:
             ImageStorageError: the cache cannot take it.
         """
         await to_the_end(self._store.prepare)
-        lock = self._store.lock(source.key)
+        lock = self._store.lock(source.key())
         while not lock.try_acquire():
             # Another process fetches it, or another wish of this one.
-            progress.done_bytes = self._store.partial_bytes(source.key)
+            progress.done_bytes = self._store.partial_bytes(source.key())
             progress.is_downloading = progress.done_bytes > 0
             await asyncio.sleep(_LOCK_POLL_S)
         try:
@@ -125,7 +125,7 @@ class Puller:
     async def _pull_locked(
         self, source: UrlSource, checksum: Checksum | UrlSource | None, progress: Progress
     ) -> Pulled:
-        record = await to_the_end(self._store.read_record, source.key)
+        record = await to_the_end(self._store.read_record, source.key())
         wanted, note = await self._wanted(source, checksum, record)
         if record is not None and wanted is not None:
             record = await self._with_digest(record, wanted.algorithm)
@@ -139,8 +139,8 @@ class Puller:
                     raise
                 return Pulled(record=record, note=_stale_note(record, exc))
         assert record is not None  # SERVE is planned only where there is one.
-        if isinstance(checksum, UrlSource) and record.sums_key != checksum.key:
-            record = msgspec.structs.replace(record, sums_key=checksum.key)
+        if isinstance(checksum, UrlSource) and record.sums_key != checksum.key():
+            record = msgspec.structs.replace(record, sums_key=checksum.key())
             await self._remember(source, record)
         return Pulled(record=record, note=note)
 
@@ -156,7 +156,7 @@ class Puller:
         try:
             text = await fetch_text(checksum, limits=self._limits)
         except (ImageDownloadError, ImageRefusedError) as exc:
-            if record is None or record.sums_key != checksum.key or _is_denial(exc):
+            if record is None or record.sums_key != checksum.key() or _is_denial(exc):
                 raise
             return record.checksum(Algorithm.SHA256), _stale_note(record, exc)
         return find_in_sums(text, source.file_name, str(checksum)), None
@@ -196,7 +196,7 @@ class Puller:
                 await self._remember(source, record)
                 return record
             record = self._judge(source, sink.partial, wanted, validators or Validators())
-            await to_the_end(self._store.place, source.key, sink.partial, record)
+            await to_the_end(self._store.place, source.key(), sink.partial, record)
         finally:
             sink.discard()
         log.info(
@@ -240,12 +240,12 @@ class Puller:
     async def _remember(self, source: UrlSource, record: SourceRecord) -> None:
         """Write down a later answer of the source; without it the image is as good as before."""
         try:
-            await to_the_end(self._store.write_record, source.key, record)
+            await to_the_end(self._store.write_record, source.key(), record)
         except ImageStorageError as exc:
             log.warning("image record not updated", extra={"url": source.shown, "error": str(exc)})
 
     def _new_partial(self, source: UrlSource, algorithms: set[Algorithm]) -> PartialFile:
-        return PartialFile(self._store.partial_path(source.key), algorithms)
+        return PartialFile(self._store.partial_path(source.key()), algorithms)
 
 
 class _PartialSink:

@@ -10,10 +10,10 @@ goes: nothing here removes a placed image.
     <images>/locks/<key>.lock              flock: the right to fetch this source and to write the
                                            two files above
 
-`<key>` stands for a URL with its credentials (`UrlSource.key`). A blob appears under its name only
-complete and on stable storage; the record that names it is written afterwards. A crash between the
-two leaves a blob that the next download of the same bytes takes over. The names of blobs cannot be
-listed by others than the owner, since VMs of any user may read their content.
+`<key>` stands for a source with its credentials (`UrlSource.key()`). A blob appears under its name
+only complete and on stable storage; the record that names it is written afterwards. A
+crash between the two leaves a blob that the next download of the same bytes takes over. The names
+of blobs cannot be listed by others than the owner, since VMs of any user may read their content.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     etag: str | None = None
     last_modified: str | None = None
     sums_key: str | None = None
-    """`UrlSource.key` of the SUMS file that last listed this digest."""
+    """`UrlSource.key()` of the SUMS file that last listed this digest."""
     fetched_at: float
     """Unix time at which the image had arrived."""
     checked_at: float
