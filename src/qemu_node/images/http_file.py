@@ -43,5 +43,5 @@ class SmallAnswer:
     is_foreign: bool = False
     """Whether a redirect led to another scheme, host or port than was asked.
 
-    Such an answer may be used where a digest vouches for it, and never asks for credentials.
+    Nobody there is told who we are.
     """
