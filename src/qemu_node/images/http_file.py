@@ -4,7 +4,7 @@ Owns what the kinds of sources (plain URL, S3, OCI) tell the downloader about a 
 own making it (`fetch`) nor how a source becomes one (`sigv4`, `oci`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 Sign = Callable[[str, str], Mapping[str, str]]
@@ -25,6 +25,11 @@ class HttpFile:
     """The file for people."""
     sign: Sign | None = field(default=None, repr=False)
     """Called anew for each request, only for those to `url`'s own scheme, host and port."""
+    renew: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
+    """What makes `sign` give something new, where `url`'s own origin answers 401.
+
+    A registry's token is good for minutes, a download may take hours. Worth one more request.
+    """
     accept: str | None = None
     """The Accept header."""
 

@@ -10,6 +10,7 @@ Sources: github.com/opencontainers/distribution-spec, spec.md; distribution.gith
 "Token Authentication Specification".
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Protocol
@@ -86,7 +87,7 @@ async def resolve_oci(
         manifest_digest=manifest_digest,
         layer_digest=layer.digest,
         size_bytes=layer.size,
-        file=registry.file(f"blobs/{layer.digest}"),
+        file=registry.blob(layer.digest),
     )
 
 
@@ -106,8 +107,17 @@ class _Registry:
         is_token = credential is not None and credential.bearer is not None
         # A password is sent when asked for, since mostly it is for another host.
         self._sign = credential.sign_http() if credential is not None and is_token else None
+        self._challenge: Challenge | None = None
+        """What the registry wants a token of its token service for."""
 
-    def file(self, path: str, accept: str | None = None) -> HttpFile:
+    def blob(self, digest: str) -> HttpFile:
+        """Return how a blob is asked for, for as long as that takes."""
+        file = self._file(f"blobs/{digest}")
+        if self._challenge is None:
+            return file
+        return dataclasses.replace(file, sign=self._sign_now, renew=self._renew)
+
+    def _file(self, path: str, accept: str | None = None) -> HttpFile:
         """Return how something of the repository is asked for, with what has been learnt."""
         repository = quote(self._source.repository, safe="/")
         return HttpFile(
@@ -120,10 +130,10 @@ class _Registry:
     async def manifest(self, reference: str, digest: str | None) -> bytes:
         """Return a manifest or index, checked against `digest` where that is known."""
         path = f"manifests/{reference}"
-        answer = await self._fetch_small(self.file(path, _ACCEPT), max_bytes=MAX_BYTES)
+        answer = await self._fetch_small(self._file(path, _ACCEPT), max_bytes=MAX_BYTES)
         if answer.status == _STATUS_UNAUTHORIZED and self._sign is None:
             self._sign = await self._answer(answer)
-            answer = await self._fetch_small(self.file(path, _ACCEPT), max_bytes=MAX_BYTES)
+            answer = await self._fetch_small(self._file(path, _ACCEPT), max_bytes=MAX_BYTES)
         if answer.status == _STATUS_UNAUTHORIZED:
             raise self._denied("the registry does not accept who we are")
         if digest is not None:
@@ -136,6 +146,7 @@ class _Registry:
             raise self._denied("another host, to which the registry redirects, asks who we are")
         for challenge in parse_challenges(answer.headers.get("www-authenticate", "")):
             if challenge.scheme == "bearer":
+                self._challenge = challenge
                 return _bearer(await self._token(challenge))
             if challenge.scheme == "basic":
                 sign = None if self._credential is None else self._credential.sign_basic()
@@ -143,6 +154,16 @@ class _Registry:
                     raise self._denied("the registry asks for a user and a password")
                 return sign
         raise self._denied("the registry asks who we are in a way that is not known")
+
+    async def _renew(self) -> None:
+        """Get a new token."""
+        assert self._challenge is not None
+        self._sign = _bearer(await self._token(self._challenge))
+
+    def _sign_now(self, method: str, url: str) -> Mapping[str, str]:
+        """Sign with the newest token."""
+        assert self._sign is not None
+        return self._sign(method, url)
 
     async def _token(self, challenge: Challenge) -> str:
         """Return a token to pull with, for the operator's user or for anybody."""

@@ -169,6 +169,23 @@ async def test_anybody_gets_a_token_for_a_public_image() -> None:
     assert "t0ken" not in repr(blob)
 
 
+async def test_a_token_that_ran_out_is_renewed_for_the_blob() -> None:
+    bearer = challenge('Bearer realm="https://auth.example.org/token"')
+    script = Script([bearer, ok(TOKEN), ok(MANIFEST), ok(TOKEN.replace(b"t0ken", b"newer"))])
+    blob = await resolve(script)
+    assert blob.file.sign is not None
+    assert blob.file.renew is not None
+    await blob.file.renew()
+    assert blob.file.sign("GET", blob.file.url) == {"Authorization": "Bearer newer"}
+    assert script.asked[3].url == script.asked[1].url
+
+
+async def test_what_is_no_token_is_not_renewed(credential: Callable[..., Credential]) -> None:
+    basic = await resolve(Script([challenge("Basic"), ok(MANIFEST)]), credential=credential())
+    public = await resolve(Script([ok(MANIFEST)]))
+    assert (basic.file.renew, public.file.renew) == (None, None)
+
+
 async def test_the_operators_user_gets_a_token_where_the_registry_says(
     credential: Callable[..., Credential],
 ) -> None:
