@@ -98,7 +98,14 @@ def test_every_attribute_has_its_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "section", [config.Paths, config.ImagesConfig, config.QemuConfig, config.LogsConfig]
+    "section",
+    [
+        config.Paths,
+        config.ImagesConfig,
+        config.CredentialConfig,
+        config.QemuConfig,
+        config.LogsConfig,
+    ],
 )
 def test_every_setting_has_its_row(section: type[msgspec.Struct]) -> None:
     assert _names(section) <= _documented(_page("docs/node-toml.md"))
