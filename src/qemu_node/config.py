@@ -94,6 +94,18 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Largest download, and largest virtual size of a disk."""
     credentials: tuple[CredentialConfig, ...] = ()
     """For sources that ask who is there."""
+    sources: tuple[str, ...] = ()
+    """What jobs may name: a host, `*.domain`, or the beginning of a source. Empty: anything."""
+    allow_networks: tuple[str, ...] = ()
+    """Networks that may be connected to though they are refused by default."""
+    refuse_networks: tuple[str, ...] = ()
+    """Further networks that are never connected to."""
+    ttl: str = "5m"
+    """For so long after its answer a source is not asked again."""
+    downloads: int = 4
+    """How many at once."""
+    download_timeout: str = "6h"
+    """How long one download may take."""
 
     @property
     def pull_timeout_s(self) -> float:
@@ -104,6 +116,16 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def max_size_bytes(self) -> int:
         """`max_size` in bytes."""
         return parse_size(self.max_size)
+
+    @property
+    def ttl_s(self) -> float:
+        """`ttl` in seconds."""
+        return parse_duration(self.ttl)
+
+    @property
+    def download_timeout_s(self) -> float:
+        """`download_timeout` in seconds."""
+        return parse_duration(self.download_timeout)
 
 
 class QemuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -236,10 +258,13 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError("qemu.first_uid must be at least 1000 and qemu.uid_count at least 1")
     if config.logs.max_files < 1 or config.logs.max_file_bytes < 4096:
         raise ConfigError("logs.max_files must be at least 1 and logs.max_file_size at least 4K")
+    if config.images.downloads < 1:
+        raise ConfigError("images.downloads must be at least 1")
     for credential in config.images.credentials:
         _check_credential(credential)
     _check_distinct(config.images.credentials)
     _ = config.images.pull_timeout_s, config.images.max_size_bytes, config.logs.rate_bytes_per_s
+    _ = config.images.ttl_s, config.images.download_timeout_s
 
 
 # A bucket's name is what DNS takes; old ones may have capitals and underscores.
