@@ -8,30 +8,35 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.image_server import ImageServer, Resource
 from fakes.qcow2_images import Qcow2
 
 from qemu_node.config import ImagesConfig
-from qemu_node.errors import ImageError
+from qemu_node.errors import ImageError, JobError
 from qemu_node.host import process
 from qemu_node.host.tasks import TaskOwner
-from qemu_node.images import pull
 from qemu_node.images.cache import CachedImage, ImageCache
 from qemu_node.images.errors import (
     ChecksumMismatchError,
     ImageDownloadError,
+    ImageGoneError,
     ImageRefusedError,
     ImageStorageError,
     UnsafeImageError,
 )
 from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.pull import Pulled, Puller
+from qemu_node.images.request import FetchLimits
 
 V1 = Qcow2().build()
 V2 = Qcow2(virtual_size_bytes=1 << 29).build()
 BIG = os.urandom(1 << 20) * 4
 WAIT_S = 60.0
+QUICK = FetchLimits(retries=2, backoff_s=0.01)
 
 
 @pytest.fixture
@@ -51,9 +56,19 @@ def images_dir(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+def config(**settings: Any) -> ImagesConfig:
+    """The settings of a node whose sources are on this host, asked at each start."""
+    return ImagesConfig(**{"allow_networks": ("127.0.0.0/8",), "ttl": "0s"} | settings)
+
+
 @pytest.fixture
 def cache(images_dir: Path, tasks: TaskOwner) -> ImageCache:
-    return ImageCache(images_dir, ImagesConfig(max_size="8G"), tasks)
+    return ImageCache(images_dir, config(max_size="8G"), tasks, limits=QUICK)
+
+
+@pytest.fixture
+def keeper(images_dir: Path) -> ImageKeeper:
+    return ImageKeeper(images_dir, images_dir.parent / "vm", ImagesConfig(low_space="0%"))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -147,14 +162,17 @@ async def test_changing_image_is_seen_by_its_date_where_there_is_no_etag(
     assert (await got(cache, url)).digest != first.digest
 
 
-async def test_source_without_validators_is_asked_after_a_while_only(
-    cache: ImageCache, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+async def test_source_without_validators_is_fetched_again_and_swapped_only_if_it_differs(
+    cache: ImageCache, server: ImageServer, keeper: ImageKeeper
 ) -> None:
     url = server.put("/x", Resource(body=V1))
-    await got(cache, url)
-    await got(cache, url)
-    assert len(server.requests) == 1
-    monkeypatch.setattr(pull, "UNVALIDATED_TTL_S", 0.0)
+    first = (await got(cache, url)).path.stat()
+    [before] = keeper.images()
+    again = (await got(cache, url)).path.stat()
+    assert len(server.requests) == 2
+    assert again.st_ino == first.st_ino
+    [after] = keeper.images()
+    assert after.sources[0].record.fetched_at == before.sources[0].record.fetched_at
     server.put("/x", Resource(body=V2))
     assert (await got(cache, url)).digest == f"sha256:{sha256(V2)}"
 
@@ -177,7 +195,7 @@ async def test_cached_image_is_served_with_a_note_while_the_source_is_down(
     [
         Resource(status=500),
         Resource(status=404),
-        Resource(body=V2, etag='"2"', break_after=1000),
+        Resource(body=V2, break_after=1000),
         Resource(body=V2, etag='"2"', content_length=1 << 62),
         Resource(redirect_to="ftp://host/x"),
     ],
@@ -349,7 +367,7 @@ async def test_download_goes_on_when_its_start_gives_up_and_a_later_one_joins(
 
 
 async def test_download_ends_by_itself_when_nobody_waits(
-    cache: ImageCache, server: ImageServer, tasks: TaskOwner
+    cache: ImageCache, server: ImageServer, tasks: TaskOwner, keeper: ImageKeeper
 ) -> None:
     resource = Resource(body=BIG, pause_at=1 << 20, etag='"1"')
     url = server.put("/x", resource)
@@ -358,7 +376,7 @@ async def test_download_ends_by_itself_when_nobody_waits(
             await got(cache, url)
     resource.resume.set()
     await until(lambda: len(tasks) == 0)
-    assert [image.origin for image in cache.list()] == [url]
+    assert keeper.images()[0].origins == (url,)
 
 
 async def test_waiters_hear_of_progress_only_while_there_is_some(
@@ -386,7 +404,7 @@ async def test_closing_the_node_ends_downloads_and_leaves_nothing(
 ) -> None:
     url = server.put("/x", Resource(body=BIG, pause_at=2 << 20))
     tasks = TaskOwner()
-    cache = ImageCache(images_dir, ImagesConfig(), tasks)
+    cache = ImageCache(images_dir, config(), tasks)
     async with asyncio.TaskGroup() as group:
         waiting = group.create_task(_failure(got(cache, url)))
         await asyncio.wait_for(server.arrived.wait(), WAIT_S)
@@ -410,7 +428,8 @@ from qemu_node.images.cache import ImageCache
 
 async def main():
     async with TaskOwner() as tasks:
-        cache = ImageCache(Path(sys.argv[1]), ImagesConfig(), tasks)
+        config = ImagesConfig(allow_networks=("127.0.0.0/8",))
+        cache = ImageCache(Path(sys.argv[1]), config, tasks)
         with await cache.get(sys.argv[2], task_dir=Path("/nonexistent")) as image:
             print(image.digest)
 
@@ -436,20 +455,25 @@ async def test_two_processes_make_one_download(
 
 
 async def test_killed_download_is_cleaned_up_and_done_again(
-    cache: ImageCache, server: ImageServer, images_dir: Path, tmp_path: Path
+    cache: ImageCache,
+    server: ImageServer,
+    images_dir: Path,
+    keeper: ImageKeeper,
+    tmp_path: Path,
 ) -> None:
-    url = server.put("/x", Resource(body=BIG, pause_at=2 << 20, etag='"1"'))
+    # No ETag: nobody can go on with what is there.
+    url = server.put("/x", Resource(body=BIG, pause_at=2 << 20))
     with (tmp_path / "stderr").open("wb") as stderr:
         child = process.spawn(
             [sys.executable, "-c", CHILD, str(images_dir), url], stderr_fd=stderr.fileno()
         )
-    await until(lambda: any(images_dir.glob("partial/*")))
-    await cache.reconcile()
-    assert len(files_below(images_dir, "partial")) == 1
+    await until(lambda: len(list(images_dir.glob("partial/*"))) == 2)
+    keeper.sweep()
+    assert len(files_below(images_dir, "partial")) == 2
     process.send_signal(child.process, signal.SIGKILL)
     # Reaped, not only a zombie: until then a thread of it may still hold the lock.
     await until(lambda: child.exit_status() == -signal.SIGKILL)
-    await cache.reconcile()
+    keeper.sweep()
     assert files_below(images_dir, "blobs", "sources", "partial", "locks") == []
     server.publish("/x", BIG)
     assert (await got(cache, url)).digest == f"sha256:{sha256(BIG)}"
@@ -463,7 +487,7 @@ async def test_full_disk_is_worth_a_retry_and_leaves_nothing(
     small.mkdir()
     await process.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)])
     try:
-        cache = ImageCache(small / "images", ImagesConfig(), tasks)
+        cache = ImageCache(small / "images", config(), tasks)
         for has_length in (True, False):
             url = server.put("/x", Resource(body=BIG, has_length=has_length))
             with pytest.raises(ImageStorageError) as error:
@@ -510,12 +534,43 @@ async def test_open_descriptors_do_not_pile_up(
     await until(lambda: open_descriptors() <= before)
 
 
-async def test_list_names_what_is_cached(cache: ImageCache, server: ImageServer) -> None:
-    assert cache.list() == []
+async def test_keeper_names_what_is_cached(
+    cache: ImageCache, server: ImageServer, keeper: ImageKeeper
+) -> None:
+    assert keeper.images() == []
     await got(cache, server.publish("/b?token=1", V1))
     await got(cache, server.publish("/a", bytes(512)))
-    first, second = cache.list()
-    assert first.origin == server.url("/a")
-    assert first.format is ImageFormat.RAW
-    assert second.origin == server.url("/b?…")
-    assert (second.size_bytes, second.virtual_size_bytes) == (len(V1), 1 << 30)
+    first, second = keeper.images()
+    assert first.origins == (server.url("/a"),)
+    assert first.blob.format is ImageFormat.RAW
+    assert second.origins == (server.url("/b?…"),)
+    record = second.sources[0].record
+    assert (second.blob.size_bytes, record.virtual_size_bytes) == (len(V1), 1 << 30)
+
+
+async def test_pull_brings_an_image_into_the_cache_and_opens_nothing(
+    cache: ImageCache, server: ImageServer, keeper: ImageKeeper
+) -> None:
+    pulled = await cache.pull(server.publish("/x", V1), checksum=f"sha256:{sha256(V1)}")
+    assert keeper.images()[0].blob.sha256 == pulled.record.sha256
+    with pytest.raises(JobError, match="is a path"):
+        await cache.pull("local/x.qcow2")
+
+
+async def test_image_that_goes_before_it_is_opened_is_gone_and_can_be_had_again(
+    cache: ImageCache, server: ImageServer, keeper: ImageKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.publish("/x", V1)
+    pull_image = Puller.pull
+
+    async def lose(self: Puller, *args: Any) -> Pulled:
+        pulled = await pull_image(self, *args)
+        keeper.remove(keeper.images()[0], force=True)
+        return pulled
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Puller, "pull", lose)
+        with pytest.raises(ImageGoneError) as error:
+            await got(cache, url)
+    assert error.value.retry
+    assert (await got(cache, url)).digest == f"sha256:{sha256(V1)}"

@@ -10,6 +10,8 @@ from qemu_node.config import ImagesConfig, LogsConfig, NetworkConfig, Paths, Qem
 from qemu_node.host.cgroup import ScopeLimits
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.prefetch import Prefetcher
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.names import tap_name
 from qemu_node.net.spec import PortSpec, UserPort
@@ -42,6 +44,7 @@ class VMNode:
         qemu: QemuConfig | None = None,
         qemu_program: str | None = None,
         is_root: bool | None = None,
+        images: ImagesConfig | None = None,
         network: Network | None = None,
     ) -> None:
         """Make a node on `root` whose jobs may name what is beside `image`.
@@ -52,6 +55,7 @@ class VMNode:
             qemu: Settings other than the defaults.
             qemu_program: A program in QEMU's place, which is not asked for its version.
             is_root: Whether each VM gets a user of its own; by default where that is possible.
+            images: Settings of images; by default jobs may name what is beside `image`.
             network: The node's network; by default one that has user mode only.
         """
         self.root = root
@@ -62,13 +66,15 @@ class VMNode:
         self.words: dict[str, bytearray] = {}
         self.told: list[str] = []
         self.tasks = TaskOwner("test")
+        images = images or ImagesConfig(image_paths=(str(image.parent),))
+        cache = ImageCache(self.paths.images_dir, images, self.tasks)
         self.node = Node(
             paths=self.paths,
             qemu=qemu or QemuConfig(),
             logs=LogsConfig(),
-            images=ImageCache(
-                self.paths.images_dir, ImagesConfig(image_paths=(str(image.parent),)), self.tasks
-            ),
+            images=cache,
+            keeper=ImageKeeper(self.paths.images_dir, self.paths.vm_data_dir, images),
+            prefetcher=Prefetcher(cache.pull, images.prefetch, images.ttl_s),
             network=network or Network(self.paths, NetworkConfig(), None),
             tasks=self.tasks,
             hypervisor=self._hypervisor,

@@ -17,6 +17,8 @@ from qemu_node.config import NetworkConfig, NodeConfig
 from qemu_node.errors import ConfigError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.prefetch import Prefetcher
 from qemu_node.net.ports import PortManager
 from qemu_node.nomad.fingerprint import Fingerprint, build_fingerprint, read_host_facts
 from qemu_node.nomad.options import PluginConfig
@@ -154,11 +156,14 @@ class NodeHost:
         uids = range(config.qemu.first_uid, config.qemu.first_uid + config.qemu.uid_count)
         manager = PortManager(config.network, uids=uids) if is_root else None
         self._network = Network(config.paths, config.network, manager)
+        images = ImageCache(config.paths.images_dir, config.images, self.tasks)
         return Node(
             paths=config.paths,
             qemu=config.qemu,
             logs=config.logs,
-            images=ImageCache(config.paths.images_dir, config.images, self.tasks),
+            images=images,
+            keeper=ImageKeeper(config.paths.images_dir, config.paths.vm_data_dir, config.images),
+            prefetcher=Prefetcher(images.pull, config.images.prefetch, config.images.ttl_s),
             network=self._network,
             tasks=self.tasks,
             hypervisor=self._finder.find,

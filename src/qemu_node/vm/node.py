@@ -7,6 +7,8 @@ from pathlib import Path
 from qemu_node.config import LogsConfig, Paths, QemuConfig
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.prefetch import Prefetcher
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
 from qemu_node.vm.network import Network
@@ -34,6 +36,8 @@ class Node:
     qemu: QemuConfig
     logs: LogsConfig
     images: ImageCache
+    keeper: ImageKeeper
+    prefetcher: Prefetcher
     network: Network
     tasks: TaskOwner
     hypervisor: Callable[[], Awaitable[Hypervisor]]

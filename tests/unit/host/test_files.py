@@ -368,3 +368,15 @@ def test_only_what_must_outlive_the_power_waits_for_the_disk(
     monkeypatch.setattr(os, "fsync", fsync)
     files.write_atomic(tmp_path / "f", b"x", is_durable=is_durable)
     assert seen == synced
+
+
+def test_a_thread_waits_for_a_lock_as_long_as_it_may(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "lock")
+    with lock.hold_blocking(1):
+        with (
+            pytest.raises(LockBusyError, match=r"0\.05 s"),
+            FileLock(tmp_path / "lock").hold_blocking(0.05),
+        ):
+            pass
+        assert lock.is_held
+    assert not lock.is_held
