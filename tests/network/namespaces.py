@@ -4,7 +4,9 @@ Owns namespaces and running iproute2 in them. Does not own what is built there (
 """
 
 import ctypes
+import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,22 @@ def _call(name: str, *args: int) -> None:
     if getattr(_libc, name)(*args) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{name}: {os.strerror(error)}")
+
+
+def _return_to(descriptor: int) -> None:
+    """Go back to a namespace that this thread came from.
+
+    A thread that has been joined is gone for its program a moment before it is for the kernel,
+    which changes no mount namespace of a thread that shares its working directory (EINVAL).
+    """
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return _call("setns", descriptor, 0)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL or time.monotonic() > deadline:
+                raise
+        time.sleep(0.001)
 
 
 @contextmanager
@@ -40,7 +58,7 @@ def private_network() -> Iterator[None]:
         yield
     finally:
         for descriptor in before:
-            _call("setns", descriptor, 0)
+            _return_to(descriptor)
             os.close(descriptor)
         os.chdir(cwd)  # a change of the mount namespace moves to its root
 

@@ -15,6 +15,7 @@ from qemu_node.net.spec import (
     MAX_QUEUES,
     MTU_MAX,
     MTU_MIN,
+    RATE_MAX_MBIT,
     NicIdentity,
     NicWish,
     PortSpec,
@@ -91,7 +92,7 @@ def _check_shape(wish: NicWish) -> None:
     for name, value, low, high in (
         ("queues", wish.queues, 1, MAX_QUEUES),
         ("mtu", wish.mtu, MTU_MIN, MTU_MAX),
-        ("rate", wish.rate_mbit, 1, 1_000_000),
+        ("rate", wish.rate_mbit, 1, RATE_MAX_MBIT),
     ):
         if value is not None and not low <= value <= high:
             raise JobError(f"network {name} = {value} is out of range", hint=f"{low} to {high}")

@@ -13,6 +13,9 @@ MAX_QUEUES = 16
 MTU_MIN, MTU_MAX = 1280, 9216
 """IPv6 needs 1280 (RFC 8200, 5); 9216 is what switches call jumbo."""
 
+RATE_MAX_MBIT = 32_000
+"""Beyond it the bytes a second of a policer do not fit the kernel's 32 bits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicWish:
