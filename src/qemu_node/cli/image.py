@@ -65,9 +65,10 @@ def list_(app: App, as_json: bool) -> None:
 
 
 @image.command(
-    help="""Show an image of the cache: its sources, its VMs, when it was fetched and used.
+    help="""Show an image of the cache.
 
-    IMAGE is the URL of a source, its file name, or the beginning of the image's digest.""",
+    That is its sources, its VMs, when it was fetched and used. IMAGE is the URL of a source, its
+    file name, or the beginning of the image's digest.""",
     epilog="""\b
 Examples:
   qemu-node image show debian-13-generic-amd64.qcow2
@@ -87,10 +88,10 @@ def show(app: App, name: str, as_json: bool) -> None:
 
 
 @image.command(
-    help="""Keep images, however long unused and however short the space.
+    help="""Keep images in the cache.
 
-    What is kept is what their sources give: a new version is pinned when it is fetched, and the old
-    one goes.""",
+    They stay however long unused and however short the space. What is kept is what their sources
+    give: a new version is pinned when it is fetched, and the old one goes.""",
     epilog="""\b
 Examples:
   qemu-node image pin debian-13-generic-amd64.qcow2
@@ -147,10 +148,11 @@ def rm(app: App, names: tuple[str, ...], force: bool, as_json: bool) -> None:
 
 
 @image.command(
-    help="""Remove what the driver would remove: outdated images that no VM uses, images long
-    unused, the least recently used ones while space is short, broken downloads and litter.
+    help="""Remove what the driver would remove.
 
-    The driver does so every minute; see `images` in node.toml for when.""",
+    Outdated images that no VM uses, images long unused, the least recently used ones while space is
+    short, broken downloads and litter. The driver does so every minute; see `images` in node.toml
+    for when.""",
     epilog="""\b
 Examples:
   qemu-node image gc --dry-run
@@ -183,10 +185,10 @@ def gc(app: App, everything: bool, dry_run: bool, as_json: bool) -> None:
 
 
 @image.command(
-    help="""Read images and compare them with their digests; all of them by default.
+    help="""Compare images with their digests.
 
-    Leaves with 1 if one is damaged. Nothing is removed: `image rm --force` does that, and the next
-    start fetches it again.""",
+    All of them by default. Leaves with 1 if one is damaged. Nothing is removed: `image rm --force`
+    does that, and the next start fetches it again.""",
     epilog="""\b
 Examples:
   qemu-node image verify

@@ -66,6 +66,11 @@ class KeptImage:
         return f"{Algorithm.SHA256}:{self.blob.sha256}"
 
     @property
+    def label(self) -> str:
+        """What messages call it: where it came from, else its digest."""
+        return self.origins[0] if self.sources else self.digest
+
+    @property
     def origins(self) -> tuple[str, ...]:
         """The sources' URLs, without secrets."""
         return tuple(source.record.url for source in self.sources)
@@ -177,7 +182,7 @@ class ImageKeeper:
                 if image.blob.path == wanted.blob.path:
                     break
             else:
-                raise ImageError(f"image {wanted.digest} is not in the cache any more")
+                raise ImageError(f"image {wanted.label} is not in the cache any more")
             if not force:
                 _refuse_kept(image)
             self._store.drop(image.blob, [source.key for source in image.sources])
@@ -307,9 +312,7 @@ def find_image(images: Sequence[KeptImage], name: str) -> KeptImage:
         ],
     ):
         if len(matches) > 1:
-            choices = ", ".join(
-                image.origins[0] if image.origins else image.digest for image in matches
-            )
+            choices = ", ".join(image.label for image in matches)
             raise ImageError(f"{name!r} means more than one image: {choices}")
         if matches:
             return matches[0]
@@ -339,15 +342,15 @@ def _refuse_kept(image: KeptImage) -> None:
     if image.is_in_use:
         who = ", ".join(image.users) or "another hard link"
         raise ImageInUseError(
-            f"image {image.digest} is in use by {who}",
+            f"image {image.label} is in use by {who}",
             hint="--force removes it from the cache all the same; VMs that run keep it",
         )
     if image.is_pinned:
         raise ImageInUseError(
-            f"image {image.digest} is pinned", hint="unpin it first, or use --force"
+            f"image {image.label} is pinned", hint="unpin it first, or use --force"
         )
     if image.is_prefetched:
         raise ImageInUseError(
-            f"image {image.digest} is one of images.prefetch in node.toml",
+            f"image {image.label} is one of images.prefetch in node.toml",
             hint="take it out there: the driver would fetch it again",
         )
