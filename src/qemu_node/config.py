@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from qemu_node.errors import ConfigError
-from qemu_node.units import parse_duration, parse_size
+from qemu_node.units import Share, parse_duration, parse_share, parse_size
 
 CONFIG_ENV = "QEMU_NODE_CONFIG"
 """Environment variable that names another node.toml than the default one."""
@@ -109,6 +109,18 @@ class LogsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return parse_size(self.rate)
 
 
+class DiskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[disk]`: what is kept free on the file system of `paths.data`."""
+
+    reserve: str = "5%"
+    """A share or a size; with less free no VM starts and nothing is downloaded."""
+
+    @property
+    def reserved(self) -> Share:
+        """`reserve` as a share of the file system."""
+        return parse_share(self.reserve)
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """node.toml as a whole; only the entry points see it."""
 
@@ -116,6 +128,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     images: ImagesConfig = ImagesConfig()
     qemu: QemuConfig = QemuConfig()
     logs: LogsConfig = LogsConfig()
+    disk: DiskConfig = DiskConfig()
 
 
 def default_paths() -> Paths:
@@ -204,3 +217,4 @@ def _check(config: NodeConfig) -> None:
     if config.logs.max_files < 1 or config.logs.max_file_bytes < 4096:
         raise ConfigError("logs.max_files must be at least 1 and logs.max_file_size at least 4K")
     _ = config.images.pull_timeout_s, config.images.max_size_bytes, config.logs.rate_bytes_per_s
+    _ = config.disk.reserved

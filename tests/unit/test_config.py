@@ -27,6 +27,7 @@ def test_one_path_can_be_set_without_the_other() -> None:
         ("[qemu]\naccelerator = 'xen'", "accelerator"),
         ("[images]\npull_timeout = '5'", "duration"),
         ("[images]\nmax_size = 'big'", "size"),
+        ("[disk]\nreserve = '120%'", "120%"),
         ("[paths]\nrun = 'relative'", "paths.run"),
         ("[logs]\nmax_files = 0", "max_files"),
         ("[qemu]\nfirst_uid = 0", "first_uid"),

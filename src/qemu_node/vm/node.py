@@ -9,6 +9,7 @@ from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
+from qemu_node.units import Share
 
 Tell = Callable[[str, dict[str, str]], None]
 """Receives a line for the task's events, with annotations. Nomad keeps the last ten: be sparing."""
@@ -44,6 +45,8 @@ class Node:
     kvm_gid: int | None
     """Group that may open /dev/kvm."""
     pull_timeout_s: float
+    disk_reserve: Share
+    """What stays free of the file system of `paths.data`."""
 
     @property
     def firmware_dirs(self) -> tuple[Path, ...]:
