@@ -128,11 +128,12 @@ class NodeHost:
         if self._config is None:
             return build_fingerprint(None, self._problem, None)
         assert self._finder is not None
+        facts = read_host_facts(self._config)
         try:
             hypervisor = await self._finder.find()
         except NodeError as exc:
-            return build_fingerprint(None, exc, read_host_facts(self._config.qemu))
-        return build_fingerprint(hypervisor, None, read_host_facts(self._config.qemu))
+            return build_fingerprint(None, exc, facts)
+        return build_fingerprint(hypervisor, None, facts)
 
     # Building
 
@@ -154,6 +155,7 @@ class NodeHost:
             shared_gid=_group_id(_SHARED_GROUP) if is_root else None,
             kvm_gid=kvm_gid,
             pull_timeout_s=config.images.pull_timeout_s,
+            disk_reserve=config.disk.reserved,
         )
 
     def _open_logs(self, alloc_dir: Path, task_name: str) -> TaskLogs:
