@@ -362,17 +362,8 @@ def free_bytes(path: Path) -> int:
     Raises:
         HostError: there is no such path.
     """
-    return space(path)[1]
-
-
-def space(path: Path) -> tuple[int, int]:
-    """Return the size of the file system of `path`, and what `free_bytes` says of it.
-
-    Raises:
-        HostError: there is no such path.
-    """
     try:
         info = os.statvfs(path)
     except OSError as exc:
         raise host_error("read the free space of", path, exc) from exc
-    return info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize
+    return info.f_bavail * info.f_frsize

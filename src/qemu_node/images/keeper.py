@@ -16,7 +16,7 @@ from pathlib import Path
 
 from qemu_node.config import ImagesConfig
 from qemu_node.errors import ImageError
-from qemu_node.host import files
+from qemu_node.host.diskspace import read_space
 from qemu_node.images import imagefile, litter
 from qemu_node.images.base import find_users
 from qemu_node.images.checksum import Algorithm
@@ -31,6 +31,7 @@ from qemu_node.images.eviction import (
 )
 from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.prefetch import prefetched_origins
+from qemu_node.images.qemuimg import check_image
 from qemu_node.images.store import Blob, ImageStore, SourceRecord
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class ImageKeeper:
         vm_data_dir: Path,
         config: ImagesConfig,
         *,
-        check: CheckImage | None = None,
+        check: CheckImage = check_image,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Keep what is in `images_dir` for the VMs whose directories are below `vm_data_dir`.
@@ -236,8 +237,7 @@ class ImageKeeper:
             if found.digest != image.blob.sha256:
                 return f"its content has changed: it is {found}"
             imagefile.inspect(fd, pinned=image.blob.format)
-            if self._check is not None:
-                await self._check(path, image.blob.format)
+            await self._check(path, image.blob.format)
         except UnsafeImageError as exc:
             return str(exc)
         except OSError as exc:
@@ -256,14 +256,16 @@ class ImageKeeper:
         return tuple(sorted(found, key=lambda source: (source.record.url, source.key)))
 
     def _plan(self, images: dict[str, KeptImage], *, everything: bool) -> list[RemovedImage]:
-        total_bytes, free_bytes = files.space(self._store.root)
+        space = read_space(self._store.root)
         limits = Limits(
             unused_for_s=0.0 if everything else self._config.unused_for_s,
-            low_bytes=self._config.low_space_share.of(total_bytes),
-            high_bytes=self._config.high_space_share.of(total_bytes),
+            low_bytes=self._config.low_space_share.of(space.total_bytes),
+            high_bytes=self._config.high_space_share.of(space.total_bytes),
         )
         blobs = [_as_rules_see(image) for image in images.values()]
-        evictions: Sequence[Eviction] = plan_eviction(blobs, free_bytes, limits, self._clock())
+        evictions: Sequence[Eviction] = plan_eviction(
+            blobs, space.free_bytes, limits, self._clock()
+        )
         return [
             RemovedImage(image=images[eviction.blob.name], reason=eviction.reason)
             for eviction in evictions
