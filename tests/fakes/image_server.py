@@ -35,6 +35,17 @@ class Resource:
     """Sends one byte each time this has passed."""
     password: str | None = None
     """What basic authentication must say; 401 otherwise."""
+    ranges: str = "honest"
+    """How it takes a Range: `honest`; `ignored` (the whole file); `shifted`, `unlabelled` (another
+    part than asked for, or one that says not which); `blind` (If-Range is not looked at)."""
+    refuse_first: int = 0
+    """So many requests get `refuse_status` before the others are answered."""
+    refuse_status: int = 503
+    refuse_headers: dict[str, str] = field(default_factory=dict)
+    break_at: list[int] = field(default_factory=list)
+    """The connection is cut after so many bytes of the body: one entry an answer, then no more."""
+    then: "Resource | None" = None
+    """What is there after the first answer."""
 
     def __post_init__(self) -> None:
         if self.pause_at is None:
@@ -130,26 +141,34 @@ class ImageServer:
             writer.write(resource.garbage)
             await writer.drain()
             return
-        status, body = self._decide(request, resource)
-        writer.write(self._head(status, resource, body))
+        if resource.then is not None:
+            self.resources[path] = resource.then
+        status, body, extra = self._decide(request, resource)
+        writer.write(self._head(status, resource, body, extra))
         await self._send_body(writer, resource, body)
         self.arrived.set()
 
     @staticmethod
-    def _decide(request: Request, resource: Resource) -> tuple[int, bytes]:
+    def _decide(request: Request, resource: Resource) -> tuple[int, bytes, dict[str, str]]:
+        """Return status, body and further headers."""
+        if resource.refuse_first > 0:
+            resource.refuse_first -= 1
+            return resource.refuse_status, b"not now", resource.refuse_headers
         if resource.password is not None and "authorization" not in request.headers:
-            return 401, b"who are you?"
+            return 401, b"who are you?", {}
         if resource.redirect_to is not None:
-            return 302, b""
+            return 302, b"", {}
         known = (resource.etag, resource.last_modified)
         asked = (request.headers.get("if-none-match"), request.headers.get("if-modified-since"))
         if any(a is not None and a == k for a, k in zip(asked, known, strict=True)):
-            return 304, b""
-        return resource.status, resource.body
+            return 304, b"", {}
+        if resource.status == 200 and "range" in request.headers:
+            return _part(request, resource)
+        return resource.status, resource.body, {}
 
     @staticmethod
-    def _head(status: int, resource: Resource, body: bytes) -> bytes:
-        headers = {"Connection": "close", **resource.headers}
+    def _head(status: int, resource: Resource, body: bytes, extra: dict[str, str]) -> bytes:
+        headers = {"Connection": "close", **resource.headers, **extra}
         if resource.etag is not None:
             headers["ETag"] = resource.etag
         if resource.last_modified is not None:
@@ -158,7 +177,8 @@ class ImageServer:
             headers["Location"] = resource.redirect_to
         if resource.has_length and status != 304:
             length = resource.content_length
-            headers["Content-Length"] = str(len(body) if length is None else length)
+            lies = length is not None and status == 200
+            headers["Content-Length"] = str(length if lies else len(body))
         lines = [f"HTTP/1.1 {status} Whatever", *(f"{k}: {v}" for k, v in headers.items())]
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
@@ -171,8 +191,9 @@ class ImageServer:
                 await writer.drain()
                 await asyncio.sleep(resource.drip_s)
             return
-        if resource.break_after is not None:
-            writer.write(body[: resource.break_after])
+        break_after = resource.break_at.pop(0) if resource.break_at else resource.break_after
+        if break_after is not None:
+            writer.write(body[:break_after])
             await writer.drain()
             return
         pause_at = len(body) if resource.pause_at is None else resource.pause_at
@@ -183,3 +204,18 @@ class ImageServer:
         await resource.resume.wait()
         writer.write(body[pause_at:])
         await writer.drain()
+
+
+def _part(request: Request, resource: Resource) -> tuple[int, bytes, dict[str, str]]:
+    """Answer a request for the rest of a body, as the resource takes such."""
+    body = resource.body
+    first = int(request.headers["range"].removeprefix("bytes=").removesuffix("-"))
+    is_current = request.headers.get("if-range", resource.etag) == resource.etag
+    if resource.ranges == "ignored" or not (is_current or resource.ranges == "blind"):
+        return resource.status, body, {}
+    if first >= len(body):
+        return 416, b"", {"Content-Range": f"bytes */{len(body)}"}
+    if resource.ranges == "shifted":
+        first -= 1
+    label = {"Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"}
+    return 206, body[first:], {} if resource.ranges == "unlabelled" else label

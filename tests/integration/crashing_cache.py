@@ -34,7 +34,8 @@ class _Assassin(logging.Handler):
 
 async def _pull(images_dir: Path, url: str) -> None:
     async with TaskOwner() as tasks:
-        await ImageCache(images_dir, ImagesConfig(), tasks).pull(url)
+        settings = ImagesConfig(allow_networks=("127.0.0.0/8",), ttl="0s")
+        await ImageCache(images_dir, settings, tasks).pull(url)
 
 
 def main() -> None:

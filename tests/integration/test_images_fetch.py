@@ -7,23 +7,37 @@ from collections.abc import AsyncGenerator
 import pytest
 from fakes.image_server import ImageServer, Resource
 
+from qemu_node.images.address import AddressPolicy, parse_networks
+from qemu_node.images.answer import Validators
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
-from qemu_node.images.fetch import FetchLimits, Validators, download, fetch_text
-from qemu_node.images.source import UrlSource, parse_url
+from qemu_node.images.fetch import Resume, download, fetch_small, fetch_text
+from qemu_node.images.http_file import HttpFile
+from qemu_node.images.remote import url_file
+from qemu_node.images.request import FetchLimits
+from qemu_node.images.source import parse_url
 
 BODY = bytes(range(256)) * 20_000
-QUICK = FetchLimits(connect_s=2.0, stall_s=0.5)
+LOCAL = AddressPolicy(allow=parse_networks(["127.0.0.0/8"], "test"))
+PATIENT = FetchLimits(backoff_s=0.001)
+ONCE = FetchLimits(retries=0)
+QUICK = FetchLimits(connect_s=2.0, stall_s=0.5, retries=0)
 
 
 class Collector:
     """A sink in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, content: bytes = b"") -> None:
         self.total: int | None = -1
-        self.content = b""
+        self.content = content
+        self.begins: list[int] = []
 
-    async def expect(self, total_bytes: int | None) -> None:
+    async def begin(
+        self, offset_bytes: int, total_bytes: int | None, validators: Validators
+    ) -> None:
+        assert offset_bytes in (0, len(self.content))
+        self.content = self.content[:offset_bytes]
         self.total = total_bytes
+        self.begins.append(offset_bytes)
 
     async def write(self, chunk: bytes) -> None:
         self.content += chunk
@@ -35,8 +49,8 @@ async def server() -> AsyncGenerator[ImageServer]:
         yield server
 
 
-def source(url: str) -> UrlSource:
-    return parse_url(url, "image")
+def source(url: str) -> HttpFile:
+    return url_file(parse_url(url, "image"), None)
 
 
 async def fetched(
@@ -44,10 +58,20 @@ async def fetched(
     *,
     known: Validators | None = None,
     max_bytes: int = 1 << 30,
-    limits: FetchLimits = FetchLimits(),  # noqa: B008 - frozen
+    limits: FetchLimits = ONCE,
+    resume: Resume | None = None,
+    content: bytes = b"",
 ) -> tuple[Validators | None, Collector]:
-    sink = Collector()
-    validators = await download(source(url), sink, max_bytes=max_bytes, known=known, limits=limits)
+    sink = Collector(content)
+    validators = await download(
+        source(url),
+        sink,
+        max_bytes=max_bytes,
+        known=known,
+        resume=resume,
+        limits=limits,
+        addresses=LOCAL,
+    )
     return validators, sink
 
 
@@ -230,9 +254,223 @@ async def test_failure_shows_no_secret(server: ImageServer, resource: Resource) 
 
 
 async def test_text_is_fetched_up_to_its_cap(server: ImageServer) -> None:
-    limits = FetchLimits()
     url = server.publish("/SUMS", b"caf\xc3\xa9 \xff")
-    assert await fetch_text(source(url), limits=limits) == "café \ufffd"
+    assert await fetch_text(source(url), limits=ONCE, addresses=LOCAL) == "café \ufffd"
     url = server.publish("/SUMS", bytes((1 << 20) + 1))
     with pytest.raises(ImageRefusedError, match="larger"):
-        await fetch_text(source(url), limits=limits)
+        await fetch_text(source(url), limits=ONCE, addresses=LOCAL)
+
+
+async def test_download_goes_on_where_its_connection_broke(server: ImageServer) -> None:
+    resource = Resource(body=BODY, etag='"1"', last_modified="monday", break_at=[2_000_001, 70_000])
+    validators, sink = await fetched(server.put("/x", resource), limits=PATIENT)
+    assert sink.content == BODY
+    assert sink.begins == [0, 2_000_001, 2_070_001]
+    assert validators == Validators(etag='"1"', last_modified="monday")
+    second = server.requests[1].headers
+    assert (second["range"], second["if-range"]) == ("bytes=2000001-", '"1"')
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"1"'])
+async def test_download_without_a_strong_validator_starts_over(
+    server: ImageServer, etag: str | None
+) -> None:
+    resource = Resource(body=BODY, etag=etag, last_modified="monday", break_at=[2_000_000])
+    _, sink = await fetched(server.put("/x", resource), limits=PATIENT)
+    assert sink.content == BODY
+    assert sink.begins == [0, 0]
+    assert all("range" not in request.headers for request in server.requests)
+
+
+@pytest.mark.parametrize("ranges", ["honest", "blind", "ignored"])
+@pytest.mark.parametrize("length", [len(BODY), len(BODY) + 1, 1_500_000, 10])
+async def test_download_of_a_file_that_changed_meanwhile_starts_over(
+    server: ImageServer, ranges: str, length: int
+) -> None:
+    new = bytes(reversed(BODY))[:length].ljust(length, b"n")
+    changed = Resource(body=new, etag='"2"', ranges=ranges)
+    url = server.put("/x", Resource(body=BODY, etag='"1"', break_at=[2_000_000], then=changed))
+    validators, sink = await fetched(url, limits=PATIENT)
+    assert sink.content == new
+    assert validators == Validators(etag='"2"')
+
+
+@pytest.mark.parametrize("ranges", ["shifted", "unlabelled"])
+async def test_part_that_was_not_asked_for_is_not_taken(server: ImageServer, ranges: str) -> None:
+    resource = Resource(body=BODY, etag='"1"', break_at=[2_000_000], ranges=ranges)
+    _, sink = await fetched(server.put("/x", resource), limits=PATIENT)
+    assert sink.content == BODY
+    assert sink.begins == [0, 0]
+
+
+async def test_download_of_an_earlier_process_goes_on(server: ImageServer) -> None:
+    url = server.put("/x", Resource(body=BODY, etag='"1"'))
+    resume = Resume(offset_bytes=1_000_000, etag='"1"', total_bytes=len(BODY))
+    validators, sink = await fetched(url, resume=resume, content=BODY[:1_000_000])
+    assert sink.content == BODY
+    assert (sink.begins, sink.total) == ([1_000_000], len(BODY))
+    assert validators == Validators(etag='"1"')
+    assert len(server.requests) == 1
+
+
+async def test_download_that_was_complete_already_is_not_made_again(server: ImageServer) -> None:
+    url = server.put("/x", Resource(body=BODY, etag='"1"'))
+    resume = Resume(offset_bytes=len(BODY), etag='"1"', total_bytes=None)
+    validators, sink = await fetched(url, resume=resume, content=BODY)
+    assert (sink.content, sink.begins) == (BODY, [])
+    assert validators == Validators(etag='"1"')
+
+
+async def test_more_than_the_file_holds_starts_over(server: ImageServer) -> None:
+    url = server.put("/x", Resource(body=BODY, etag='"1"', ranges="blind"))
+    resume = Resume(offset_bytes=len(BODY) + 5, etag='"1"', total_bytes=None)
+    _, sink = await fetched(url, resume=resume, content=BODY + b"extra", limits=PATIENT)
+    assert sink.content == BODY
+
+
+async def test_unchanged_file_is_not_sent_though_a_part_of_another_is_there(
+    server: ImageServer,
+) -> None:
+    url = server.put("/x", Resource(body=BODY, etag='"1"'))
+    resume = Resume(offset_bytes=10, etag='"0"', total_bytes=None)
+    validators, _ = await fetched(url, known=Validators(etag='"1"'), resume=resume)
+    assert validators is None
+
+
+async def test_source_that_breaks_off_at_the_same_byte_is_given_up(server: ImageServer) -> None:
+    url = server.put("/x", Resource(body=BODY, break_after=2_000_000))
+    with pytest.raises(ImageDownloadError, match="broke before the end"):
+        await fetched(url, limits=PATIENT)
+    assert len(server.requests) <= PATIENT.retries + 2
+
+
+async def test_source_that_gains_each_time_is_asked_as_often_as_it_takes(
+    server: ImageServer,
+) -> None:
+    url = server.put("/x", Resource(body=BODY, etag='"1"', break_after=400_000))
+    _, sink = await fetched(url, limits=PATIENT)
+    assert sink.content == BODY
+    assert len(server.requests) > PATIENT.retries + 2
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 408])
+async def test_server_that_is_busy_is_asked_again(server: ImageServer, status: int) -> None:
+    resource = Resource(body=BODY, refuse_first=2, refuse_status=status)
+    _, sink = await fetched(server.put("/x", resource), limits=PATIENT)
+    assert sink.content == BODY
+    assert len(server.requests) == 3
+
+
+async def test_server_that_stays_busy_is_given_up(server: ImageServer) -> None:
+    url = server.put("/x", Resource(status=503))
+    with pytest.raises(ImageDownloadError, match="HTTP 503"):
+        await fetched(url, limits=PATIENT)
+    assert len(server.requests) == PATIENT.retries + 1
+
+
+async def test_server_is_asked_again_when_it_wants_to_be(server: ImageServer) -> None:
+    resource = Resource(body=BODY, refuse_first=1, refuse_headers={"Retry-After": "1"})
+    url = server.put("/x", resource)
+    began = asyncio.get_running_loop().time()
+    await fetched(url, limits=PATIENT)
+    assert asyncio.get_running_loop().time() - began >= 1.0
+
+
+async def test_server_that_wants_us_to_wait_too_long_is_given_up_at_once(
+    server: ImageServer,
+) -> None:
+    resource = Resource(refuse_first=1, refuse_headers={"Retry-After": "3600"})
+    with pytest.raises(ImageDownloadError, match="HTTP 503") as error:
+        await fetched(server.put("/x", resource), limits=PATIENT)
+    assert error.value.retry_after_s == 3600
+    assert len(server.requests) == 1
+
+
+async def test_question_whether_a_file_changed_is_asked_once(server: ImageServer) -> None:
+    url = server.put("/x", Resource(status=500))
+    with pytest.raises(ImageDownloadError):
+        await fetched(url, known=Validators(etag='"1"'), limits=PATIENT)
+    assert len(server.requests) == 1
+
+
+async def test_download_that_takes_too_long_in_all_is_given_up(server: ImageServer) -> None:
+    url = server.put("/x", Resource(body=BODY, pause_at=2_000_000))
+    with pytest.raises(ImageDownloadError, match=r"longer than 0\.5 s") as error:
+        await fetched(url, limits=FetchLimits(total_s=0.5))
+    assert "download_timeout" in error.value.explain()
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("127.0.0.1", "loopback"),
+        ("localhost", "loopback"),
+        ("[::1]", "loopback"),
+        ("0.0.0.0", "no address of a host"),
+        ("[::ffff:127.0.0.1]", "loopback"),
+        ("2130706433", "no URL"),
+        ("169.254.169.254", "link-local"),
+        ("[fe80::1]", "link-local"),
+        ("224.0.0.1", "multicast"),
+        ("[fd00:ec2::254]", "metadata"),
+    ],
+)
+async def test_address_that_is_not_for_images_is_not_connected_to(
+    server: ImageServer, host: str, why: str
+) -> None:
+    server.publish("/x", BODY)
+    file = source(f"http://{host}:{server.port}/x")
+    with pytest.raises(ImageRefusedError, match=why) as error:
+        await download(file, Collector(), max_bytes=1 << 30, limits=ONCE, addresses=AddressPolicy())
+    assert not error.value.retry
+    assert server.requests == []
+
+
+async def test_address_is_judged_on_each_hop(server: ImageServer) -> None:
+    async with ImageServer.running() as inner:
+        inner.publish("/secret", BODY)
+        target = f"http://localhost:{inner.port}/secret"
+        url = server.put("/x", Resource(redirect_to=target.replace("localhost", "127.0.0.2")))
+        policy = AddressPolicy(allow=parse_networks(["127.0.0.1"], "test"))
+        with pytest.raises(ImageRefusedError, match=r"127\.0\.0\.2, a loopback address"):
+            await download(
+                source(url), Collector(), max_bytes=1 << 30, limits=ONCE, addresses=policy
+            )
+        assert inner.requests == []
+
+
+async def test_small_answer_has_its_headers_and_who_gave_it(server: ImageServer) -> None:
+    async with ImageServer.running() as other:
+        target = other.put("/y", Resource(body=b"{}", headers={"X-A": "1"}))
+        url = server.put("/x", Resource(redirect_to=target))
+        answer = await fetch_small(source(url), limits=ONCE, addresses=LOCAL)
+    assert (answer.status, answer.body, answer.is_foreign) == (200, b"{}", True)
+    assert answer.headers["x-a"] == "1"
+    url = server.put("/x", Resource(status=401, headers={"WWW-Authenticate": "Bearer a=1"}))
+    answer = await fetch_small(source(url), limits=ONCE, addresses=LOCAL)
+    assert (answer.status, answer.is_foreign) == (401, False)
+    assert answer.headers["www-authenticate"] == "Bearer a=1"
+
+
+async def test_signature_that_has_run_out_is_renewed_once(server: ImageServer) -> None:
+    token = "old"
+    renewals = 0
+
+    async def renew() -> None:
+        nonlocal token, renewals
+        token, renewals = "new", renewals + 1
+
+    resource = Resource(body=BODY, refuse_first=1, refuse_status=401)
+    file = HttpFile(
+        url=server.put("/x", resource),
+        shown="x",
+        sign=lambda method, _url: {"Authorization": f"{method} {token}"},
+        renew=renew,
+    )
+    await download(file, Collector(), max_bytes=1 << 30, limits=ONCE, addresses=LOCAL)
+    sent = [request.headers["authorization"] for request in server.requests]
+    assert sent == ["GET old", "GET new"]
+    resource.refuse_first = 5
+    with pytest.raises(ImageRefusedError, match="HTTP 401"):
+        await download(file, Collector(), max_bytes=1 << 30, limits=ONCE, addresses=LOCAL)
+    assert renewals == 2

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from fakes.image_server import ImageServer, Resource
 from integration import crashing_cache
@@ -33,7 +34,7 @@ from qemu_node.vm.launch import _Start
 pytestmark = pytest.mark.timeout(300)
 
 V1, V2 = b"1" * 4096, b"2" * 4096
-SETTINGS = ImagesConfig(low_space="0%")
+SETTINGS = ImagesConfig(low_space="0%", allow_networks=("127.0.0.0/8",), ttl="0s")
 STARTS = 1000
 WAIT_S = 120.0
 
@@ -97,7 +98,10 @@ async def take_base(node: VMNode, url: str, task: str = "vm", checksum: str | No
 def command(node: VMNode, *words: str) -> list[str]:
     """Return the command line of `qemu-node image`, for a process of its own."""
     config = node.root / "node.toml"
-    config.write_text(f'[paths]\nrun = "{node.paths.run}"\ndata = "{node.paths.data}"\n')
+    config.write_text(
+        f'[paths]\nrun = "{node.paths.run}"\ndata = "{node.paths.data}"\n'
+        '[images]\nallow_networks = ["127.0.0.0/8"]\nttl = "0s"\n'
+    )
     return [sys.executable, "-m", "qemu_node", "--config", str(config), "image", *words]
 
 
@@ -238,7 +242,7 @@ async def test_prefetched_image_is_there_before_any_job_asks_and_stays(
     short_tmp_path: Path, server: ImageServer
 ) -> None:
     url = server.publish("/x.raw", V1)
-    settings = ImagesConfig(low_space="0%", prefetch=(url,))
+    settings = msgspec.structs.replace(SETTINGS, prefetch=(url,))
     node = VMNode(short_tmp_path, short_tmp_path / "no-image", images=settings)
     keeper = node.node.keeper
     try:

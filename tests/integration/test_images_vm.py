@@ -28,7 +28,7 @@ async def server() -> AsyncGenerator[ImageServer]:
 
 @pytest.fixture
 async def node(short_tmp_path: Path) -> AsyncGenerator[VMNode]:
-    settings = ImagesConfig(low_space="0%")
+    settings = ImagesConfig(low_space="0%", allow_networks=("127.0.0.0/8",), ttl="0s")
     node = VMNode(short_tmp_path, short_tmp_path / "no-image", images=settings)
     yield node
     await node.close()

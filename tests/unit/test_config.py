@@ -69,3 +69,72 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
         load(path)
+
+
+_BASIC = 'username = "ci"\npassword_file = "/etc/qemu-node/secret"'
+_S3_KEYS = 'access_key_id = "AKID"\nsecret_key_file = "/etc/qemu-node/s3"'
+
+
+def _credentials(*entries: str) -> str:
+    return "\n".join(f"[[images.credentials]]\n{entry}" for entry in entries)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        f'host = "mirror.example.org"\n{_BASIC}',
+        f'host = "registry.example.org:5000"\nplain_http = true\n{_BASIC}',
+        'host = "[2001:db8::1]:5000"\ntoken_file = "/run/token"\nnamespaces = ["a"]',
+        'host = "registry.example.org"\nplain_http = true',
+        f'host = "s3://bucket"\n{_S3_KEYS}\nregion = "eu-central-1"',
+        f'host = "s3://bucket"\n{_S3_KEYS}\nendpoint = "http://10.0.0.5:9000"',
+        f'host = "s3://bucket"\n{_S3_KEYS}\nsession_token_file = "/run/session"',
+        'host = "s3://public-bucket"\nregion = "eu-west-1"',
+    ],
+)
+def test_an_entry_of_credentials_is_of_one_kind(entry: str) -> None:
+    [credential] = parse(_credentials(entry), "node.toml").images.credentials
+    assert all(path.startswith("/") for path in credential.secret_files)
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        (_BASIC, "host"),
+        (f'host = "https://h/"\n{_BASIC}', "host is wrong"),
+        (f'host = "user@h"\n{_BASIC}', "host is wrong"),
+        (f'host = "*.example.org"\n{_BASIC}', "host is wrong"),
+        (f'host = "s3://b/key"\n{_S3_KEYS}', "host is wrong"),
+        ('host = "h"', "names no secret"),
+        ('host = "h"\nusername = "ci"', "both username and password_file"),
+        ('host = "h"\npassword_file = "/x"', "both username and password_file"),
+        ('host = "h"\nusername = "a:b"\npassword_file = "/x"', "colon"),
+        ('host = "h"\ntoken_file = "secret"', "absolute"),
+        (f'host = "h"\ntoken_file = "/x"\n{_BASIC}', "more than one of"),
+        (f'host = "h"\n{_S3_KEYS}', "settings of S3"),
+        ('host = "h"\ntoken_file = "/x"\nendpoint = "https://x"', "settings of S3"),
+        (f'host = "s3://bucket"\n{_BASIC}', "S3 takes access_key_id"),
+        ('host = "s3://bucket"\ntoken_file = "/x"', "S3 takes access_key_id"),
+        ('host = "s3://bucket"\naccess_key_id = "AK"', "both access_key_id and secret_key_file"),
+        ('host = "s3://bucket"\nsession_token_file = "/x"', "without access_key_id"),
+        (f'host = "s3://bucket"\n{_S3_KEYS}\nplain_http = true', "plain_http"),
+        (f'host = "s3://bucket"\n{_S3_KEYS}\nregion = "Frankfurt"', "region"),
+        (f'host = "s3://bucket"\n{_S3_KEYS}\nendpoint = "minio:9000"', "endpoint"),
+        (f'host = "s3://bucket"\n{_S3_KEYS}\nendpoint = "https://u@h"', "endpoint"),
+        ('host = "h"\npassword = "hunter2"', "password"),
+    ],
+)
+def test_wrong_credentials_are_refused_by_name(entry: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as refused:
+        parse(_credentials(entry), "/etc/node.toml")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_namespace_has_one_entry_of_credentials_per_host() -> None:
+    entries = (f'host = "h"\n{_BASIC}', f'host = "H:443"\n{_BASIC}')
+    with pytest.raises(ConfigError, match="two entries of 'H:443' for all namespaces"):
+        parse(_credentials(*entries), "node.toml")
+    of_a = [f'{entry}\nnamespaces = ["a"]' for entry in entries]
+    with pytest.raises(ConfigError, match="for namespace 'a'"):
+        parse(_credentials(*of_a), "node.toml")
+    parse(_credentials(of_a[0], entries[1]), "node.toml")

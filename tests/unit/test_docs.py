@@ -104,7 +104,7 @@ def test_every_attribute_has_its_row() -> None:
     assert set(attributes) - {"driver.vm"} <= _documented(_page("docs/driver.md"))
 
 
-@pytest.mark.parametrize("section", _SECTIONS)
+@pytest.mark.parametrize("section", [*_SECTIONS, config.CredentialConfig])
 def test_every_setting_has_its_row(section: type[msgspec.Struct]) -> None:
     assert _names(section) <= _documented(_page("docs/node-toml.md"))
 

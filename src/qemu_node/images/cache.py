@@ -17,8 +17,12 @@ from qemu_node.config import ImagesConfig
 from qemu_node.errors import JobError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images import imagefile
+from qemu_node.images.address import AddressPolicy, parse_networks
+from qemu_node.images.allowlist import check_allowed, parse_allowed
 from qemu_node.images.base import mark_used
 from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums, parse_checksum
+from qemu_node.images.credentials import CredentialStore
+from qemu_node.images.delivery import PullLimits
 from qemu_node.images.errors import (
     ChecksumMismatchError,
     ImageDownloadError,
@@ -26,12 +30,15 @@ from qemu_node.images.errors import (
     ImageStorageError,
     UnsafeImageError,
 )
-from qemu_node.images.fetch import FetchLimits, fetch_text
 from qemu_node.images.imagefile import ImageFormat, ImageInfo
+from qemu_node.images.intake import Progress
 from qemu_node.images.localfile import open_local
-from qemu_node.images.pull import Progress, Pulled, Puller
-from qemu_node.images.source import PathSource, UrlSource, parse_source
+from qemu_node.images.pull import Pulled, Puller
+from qemu_node.images.remote import Remote, find_remote
+from qemu_node.images.request import FetchLimits
+from qemu_node.images.source import PathSource, RemoteSource, UrlSource, parse_source
 from qemu_node.images.store import ImageStore
+from qemu_node.units import Share
 
 log = logging.getLogger(__name__)
 
@@ -96,14 +103,39 @@ class ImageCache:
         config: ImagesConfig,
         tasks: TaskOwner,
         *,
-        limits: FetchLimits = FetchLimits(),  # noqa: B008 - frozen
+        reserve: Share = Share(),  # noqa: B008 - frozen
+        limits: FetchLimits | None = None,
     ) -> None:
-        """Keep images in `images_dir`, which is made when needed; downloads belong to `tasks`."""
+        """Keep images in `images_dir`, which is made when needed; downloads belong to `tasks`.
+
+        Args:
+            images_dir: The cache's directory.
+            config: The operator's settings.
+            tasks: Outlives the cache.
+            reserve: What downloads leave free of the file system.
+            limits: Other than the usual ones, for tests.
+
+        Raises:
+            ConfigError: a source or network in `config` makes no sense.
+        """
+        fetch = limits or FetchLimits(total_s=config.download_timeout_s)
         self._store = ImageStore(images_dir)
         self._image_paths = tuple(Path(path) for path in config.image_paths)
         self._max_bytes = config.max_size_bytes
-        self._limits = limits
-        self._puller = Puller(self._store, max_bytes=self._max_bytes, limits=limits)
+        self._allowed = tuple(map(parse_allowed, config.sources))
+        self._credentials = CredentialStore(config.credentials)
+        limits_of_pulls = PullLimits(
+            max_bytes=config.max_size_bytes,
+            ttl_s=config.ttl_s,
+            downloads=config.downloads,
+            reserve=reserve,
+            fetch=fetch,
+            addresses=AddressPolicy(
+                allow=parse_networks(config.allow_networks, "images.allow_networks"),
+                refuse=parse_networks(config.refuse_networks, "images.refuse_networks"),
+            ),
+        )
+        self._puller = Puller(self._store, limits=limits_of_pulls)
         self._tasks = tasks
         self._pulls: dict[tuple[str, str | None], _SharedPull] = {}
 
@@ -113,6 +145,7 @@ class ImageCache:
         *,
         checksum: str | None = None,
         task_dir: Path,
+        namespace: str | None = None,
         on_progress: OnProgress = lambda _done, _total: None,
     ) -> CachedImage:
         """Return the image that a job names, open and checked. The caller closes it.
@@ -120,20 +153,23 @@ class ImageCache:
         May be cancelled at any time: a download goes on, and a later call joins it.
 
         Args:
-            source: The job's `image`: a URL, or a path in the task directory or `image_paths`.
+            source: The job's `image`: a remote source, or a path in the task directory or
+                `image_paths`.
             checksum: The job's `checksum`: a digest or the URL of a SUMS file.
             task_dir: The task's directory.
+            namespace: The job's, whose credentials count; None: those for all.
             on_progress: Called now and then while a download runs, never without one.
 
         Raises:
-            JobError: `source` or `checksum` makes no sense, or the file is not there.
+            JobError: `source` or `checksum` makes no sense or is not allowed, or the file is not
+                there.
             ImageError: the image cannot be had or must not be used; `retry` says whether later.
         """
         image = parse_source(source)
         wanted = None if checksum is None else parse_checksum(checksum)
         if isinstance(image, PathSource):
-            return await self._get_local(image, wanted, task_dir)
-        pulled = await self._shared_pull(image, wanted, on_progress)
+            return await self._get_local(image, wanted, task_dir, namespace)
+        pulled = await self._shared_pull(image, wanted, namespace, on_progress)
         return await _in_thread(lambda: self._open_stored(image, pulled))
 
     async def pull(
@@ -141,33 +177,51 @@ class ImageCache:
         source: str,
         *,
         checksum: str | None = None,
+        namespace: str | None = None,
         on_progress: OnProgress = lambda _done, _total: None,
     ) -> Pulled:
-        """Return what the cache holds of a URL once it is up to date; nothing is opened.
+        """Return what the cache holds of a remote source once it is up to date; opens nothing.
 
         May be cancelled as `get` may.
 
         Raises:
-            JobError: `source` is no URL, or `checksum` makes no sense.
+            JobError: `source` is a path, or it or `checksum` makes no sense or is not allowed.
             ImageError: the image cannot be had; `retry` says whether later.
         """
         image = parse_source(source)
         if isinstance(image, PathSource):
             raise JobError(f"image {image} is a path: there is nothing to fetch")
         wanted = None if checksum is None else parse_checksum(checksum)
-        return await self._shared_pull(image, wanted, on_progress)
+        return await self._shared_pull(image, wanted, namespace, on_progress)
+
+    def _remote(self, source: RemoteSource, namespace: str | None, option: str) -> Remote:
+        """Return `source` as `namespace` has it, if the operator allows it at all."""
+        check_allowed(source, self._allowed, option)
+        return find_remote(source, self._credentials, namespace)
+
+    def _wanted(
+        self, checksum: Checksum | UrlSource | None, namespace: str | None
+    ) -> Checksum | Remote | None:
+        """Return a job's checksum, the URL of a SUMS file as `namespace` has it."""
+        if isinstance(checksum, UrlSource):
+            return self._remote(checksum, namespace, "checksum")
+        return checksum
 
     async def _shared_pull(
-        self, source: UrlSource, checksum: Checksum | UrlSource | None, on_progress: OnProgress
+        self,
+        source: RemoteSource,
+        checksum: Checksum | UrlSource | None,
+        namespace: str | None,
+        on_progress: OnProgress,
     ) -> Pulled:
         """Wait for the pull of `source`, started by us or by an earlier call."""
-        wish = (source.key, checksum.key if isinstance(checksum, UrlSource) else _text(checksum))
+        remote = self._remote(source, namespace, "image")
+        wanted = self._wanted(checksum, namespace)
+        wish = (remote.key, wanted.key if isinstance(wanted, Remote) else _text(wanted))
         pull = self._pulls.get(wish)
         if pull is None:
             progress = Progress()
-            task = self._tasks.start(
-                self._pull(source, checksum, progress), name=f"pull {source.shown}"
-            )
+            task = self._tasks.start(self._pull(remote, wanted, progress), name=f"pull {remote}")
             pull = self._pulls[wish] = _SharedPull(task, progress)
             task.add_done_callback(lambda _task: self._pulls.pop(wish))
         while not pull.task.done():
@@ -182,16 +236,16 @@ class ImageCache:
         return outcome
 
     async def _pull(
-        self, source: UrlSource, checksum: Checksum | UrlSource | None, progress: Progress
+        self, remote: Remote, checksum: Checksum | Remote | None, progress: Progress
     ) -> Pulled | NodeError:
         """Pull, and return the failure: nobody may be waiting for it any more."""
         try:
-            return await self._puller.pull(source, checksum, progress)
+            return await self._puller.pull(remote, checksum, progress)
         except NodeError as exc:
-            log.warning("image not available", extra={"url": source.shown, "error": str(exc)})
+            log.warning("image not available", extra={"url": str(remote), "error": str(exc)})
             return exc
 
-    def _open_stored(self, source: UrlSource, pulled: Pulled) -> CachedImage:
+    def _open_stored(self, source: RemoteSource, pulled: Pulled) -> CachedImage:
         record = pulled.record
         path = self._store.blob_path(record)
         try:
@@ -213,15 +267,21 @@ class ImageCache:
         )
 
     async def _get_local(
-        self, source: PathSource, checksum: Checksum | UrlSource | None, task_dir: Path
+        self,
+        source: PathSource,
+        checksum: Checksum | UrlSource | None,
+        task_dir: Path,
+        namespace: str | None,
     ) -> CachedImage:
+        wanted = self._wanted(checksum, namespace)
         image = await _in_thread(lambda: self._open_local(source, task_dir))
         try:
-            if isinstance(checksum, UrlSource):
-                text = await fetch_text(checksum, limits=self._limits)
-                checksum = find_in_sums(text, image.path.name, str(checksum))
-            if checksum is not None:
-                await _verify(image, checksum)
+            if isinstance(wanted, Remote):
+                wanted = find_in_sums(
+                    await self._puller.read_sums(wanted), image.path.name, str(wanted)
+                )
+            if wanted is not None:
+                await _verify(image, wanted)
         except BaseException:
             image.close()
             raise

@@ -12,6 +12,13 @@ class ImageDownloadError(ImageError):
 
     retry = True
 
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+        """When the server wants to be asked again, where it said so."""
+
 
 class ImageRefusedError(ImageError):
     """The source answered, and with something else than the image; asking again will not help."""

@@ -1,285 +1,333 @@
 """HTTP: one file from a source that may be slow, broken or hostile.
 
-Owns requests, redirects, timeouts and the translation of every way to fail into a sentence without
-a secret. Does not own where the bytes go (`partial`) nor what they must be (`checksum`).
-
-aiohttp is imported at the first fetch: a plugin that only starts has no need to load it.
+Owns the body: limits of size and time, going on where a connection broke, starting over where the
+file is another one. Does not own the request (`request`), where the bytes go (`partial`) nor what
+they must be (`checksum`).
 """
 
 import asyncio
-import base64
-import contextlib
-from collections.abc import AsyncGenerator, Mapping
+import logging
+import random
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from qemu_node.errors import ImageError
+from qemu_node.images.address import AddressPolicy
+from qemu_node.images.answer import ContentRange, Validators, parse_content_range, validators_of
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
-from qemu_node.images.source import SCHEMES, UrlSource, redact
-from qemu_node.units import format_size
+from qemu_node.images.http_file import HttpFile, SmallAnswer
+from qemu_node.images.request import CHUNK_BYTES, Answer, FetchLimits, request
+from qemu_node.units import MIB, format_size
 
-if TYPE_CHECKING:
-    import aiohttp
-    import yarl
+log = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 1 << 20
-_TEXT_MAX_BYTES = 1 << 20
-_VALIDATOR_MAX_CHARS = 1024
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_RETRYABLE = frozenset({408, 425, 429})
-_STATUS_OK = 200
-_STATUS_NOT_MODIFIED = 304
-_STATUS_SERVER_ERROR = 500
+_OK = 200
+_PARTIAL = 206
+_NOT_MODIFIED = 304
+_DENIED = 401
+_NOT_SATISFIABLE = 416
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FetchLimits:
-    """How long to wait and how far to follow."""
+class Resume:
+    """What is there of an earlier attempt: so many bytes of the file that has this ETag."""
 
-    connect_s: float = 10.0
-    stall_s: float = 60.0
-    """A source that gives less than `stall_bytes` in this time is given up."""
-    stall_bytes: int = 64 << 10
-    redirects: int = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validators:
-    """What a source said to tell this version of a file from another (RFC 9110, 8.8)."""
-
-    etag: str | None = None
-    last_modified: str | None = None
-
-    def __bool__(self) -> bool:
-        return self.etag is not None or self.last_modified is not None
-
-    def request_headers(self) -> dict[str, str]:
-        """Return the headers that ask for the file only if it changed; the ETag is the stronger."""
-        if self.etag is not None:
-            return {"If-None-Match": self.etag}
-        if self.last_modified is not None:
-            return {"If-Modified-Since": self.last_modified}
-        return {}
+    offset_bytes: int
+    etag: str
+    total_bytes: int | None
 
 
 class Sink(Protocol):
     """Where a download goes."""
 
-    async def expect(self, total_bytes: int | None) -> None:
-        """Hear how much is to come, before anything does."""
+    async def begin(
+        self, offset_bytes: int, total_bytes: int | None, validators: Validators
+    ) -> None:
+        """Hear that bytes from `offset_bytes` on follow; at 0 what there was is void.
+
+        `total_bytes` is how long the whole file is, where the source told.
+        """
 
     async def write(self, chunk: bytes) -> None:
         """Take the next bytes."""
 
 
 async def download(
-    source: UrlSource,
+    file: HttpFile,
     sink: Sink,
     *,
     max_bytes: int,
     known: Validators | None = None,
+    resume: Resume | None = None,
     limits: FetchLimits,
+    addresses: AddressPolicy,
 ) -> Validators | None:
-    """Put the file at `source` into `sink` and return its validators; None if it is as `known`.
+    """Put `file` into `sink` and return its validators; None if it is as `known`.
+
+    A connection that breaks is made again, at most `limits.retries` times without a gain, and the
+    download goes on where it was if the file's ETag is strong. What is `known` is worth less
+    patience: its first failure counts.
 
     Raises:
-        ImageDownloadError: it did not arrive whole; `sink` holds a part of it or nothing.
+        ImageDownloadError: it did not arrive whole; what `sink` was given is a part of it.
         ImageRefusedError: the source will not give it, or it is larger than `max_bytes`.
     """
-    headers = known.request_headers() if known else {}
-    async with _request(source, headers, limits) as response:
-        if response.status == _STATUS_NOT_MODIFIED:
-            return None
-        total_bytes = response.content_length
-        if total_bytes is not None and total_bytes > max_bytes:
-            raise _too_large(source, max_bytes)
-        await sink.expect(total_bytes)
-        got_bytes = 0
-        async for chunk in _chunks(response, limits):
-            got_bytes += len(chunk)
-            if got_bytes > max_bytes:
-                raise _too_large(source, max_bytes)
-            await sink.write(chunk)
-        return Validators(
-            etag=_validator(response, "ETag"),
-            last_modified=_validator(response, "Last-Modified"),
+    transfer = _Transfer(file, sink, max_bytes, known, resume, limits, addresses)
+    try:
+        async with asyncio.timeout(limits.total_s):
+            return await transfer.run()
+    except TimeoutError:
+        raise ImageDownloadError(
+            f"cannot fetch {file}: it took longer than {limits.total_s:g} s",
+            hint="see images.download_timeout in node.toml",
+        ) from None
+
+
+async def fetch_small(
+    file: HttpFile, *, limits: FetchLimits, addresses: AddressPolicy, max_bytes: int = MIB
+) -> SmallAnswer:
+    """Return a small answer, read whole: that of HTTP 200, or 401 with its challenge.
+
+    Raises:
+        ImageDownloadError: it did not arrive whole.
+        ImageRefusedError: any other status, or the answer is larger than `max_bytes`.
+    """
+    body = bytearray()
+    accepted = (_OK, _DENIED)
+    async with request(file, {}, accepted=accepted, limits=limits, addresses=addresses) as answer:
+        async for chunk in _chunks(answer, limits):
+            body += chunk
+            if len(body) > max_bytes:
+                raise _too_large(file, max_bytes)
+        names = {name.lower() for name in answer.response.headers}
+        return SmallAnswer(
+            status=answer.status,
+            headers={name: ", ".join(answer.response.headers.getall(name)) for name in names},
+            body=bytes(body),
+            is_foreign=answer.is_foreign,
         )
 
 
-async def fetch_text(source: UrlSource, *, limits: FetchLimits) -> str:
-    """Return the small text file at `source`, at most 1 MiB; what is not UTF-8 is replaced.
+async def fetch_text(file: HttpFile, *, limits: FetchLimits, addresses: AddressPolicy) -> str:
+    """Return the small text file `file`, at most 1 MiB; what is not UTF-8 is replaced.
 
     Raises:
         ImageDownloadError: it did not arrive whole.
         ImageRefusedError: the source will not give it, or it is larger.
     """
-    text = bytearray()
-    async with _request(source, {}, limits) as response:
-        async for chunk in _chunks(response, limits):
-            text += chunk
-            if len(text) > _TEXT_MAX_BYTES:
-                raise _too_large(source, _TEXT_MAX_BYTES)
-    return text.decode(errors="replace")
-
-
-@contextlib.asynccontextmanager
-async def _request(
-    source: UrlSource, headers: Mapping[str, str], limits: FetchLimits
-) -> "AsyncGenerator[aiohttp.ClientResponse]":
-    """Give the answer to a GET, redirects followed: 200, or 304 where `headers` ask for it."""
-    import aiohttp
-
-    session = aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(
-            total=None, connect=limits.connect_s, sock_read=limits.stall_s
-        ),
-        # An image must arrive as the bytes that its checksum is of.
-        headers={"Accept-Encoding": "identity", "User-Agent": "qemu-node"},
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        connector=aiohttp.TCPConnector(force_close=True),
-        read_bufsize=_CHUNK_BYTES,
-    )
-    async with session:
-        try:
-            response = await _follow(session, source, headers, limits)
-            async with response:
-                _check_answer(response, source, is_conditional=bool(headers))
-                yield response
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            raise ImageDownloadError(f"cannot fetch {source}: {_reason(exc, limits)}") from exc
-
-
-async def _follow(
-    session: "aiohttp.ClientSession",
-    source: UrlSource,
-    headers: Mapping[str, str],
-    limits: FetchLimits,
-) -> "aiohttp.ClientResponse":
-    """Return the first answer that is no redirect. Redirects are ours to judge, not aiohttp's."""
-    import yarl
-
-    # An encoded URL is taken as it is: quoting it anew would break the signature of some.
-    url = yarl.URL(source.url, encoded=source.url.isascii())
-    credentials = _basic_auth(url)
-    origin = url.origin()
-    url = url.with_user(None)
-    for _ in range(limits.redirects + 1):
-        # Sent to nobody but the host that the job gave them for.
-        extra = credentials if url.origin() == origin else {}
-        async with asyncio.timeout(limits.connect_s + limits.stall_s):
-            response = await session.get(url, headers={**headers, **extra}, allow_redirects=False)
-        if response.status not in _REDIRECTS:
-            return response
-        url = _next_hop(source, url, response.headers.get("Location"))
-        response.close()
-    raise ImageRefusedError(f"{source} redirects more than {limits.redirects} times")
-
-
-def _basic_auth(url: "yarl.URL") -> dict[str, str]:
-    if url.user is None and url.password is None:
-        return {}
-    pair = f"{url.user or ''}:{url.password or ''}".encode()
-    return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
-
-
-def _next_hop(source: UrlSource, url: "yarl.URL", location: str | None) -> "yarl.URL":
-    import yarl
-
-    if not location:
-        raise ImageRefusedError(f"{source} redirects to nowhere")
-    try:
-        target = url.join(yarl.URL(location, encoded=location.isascii()))
-        host = target.host
-    except ValueError as exc:
-        raise ImageRefusedError(f"{source} redirects to something that is no URL") from exc
-    if target.scheme not in SCHEMES or not host:
-        raise ImageRefusedError(f"{source} redirects to {target.scheme}://, not http or https")
-    if url.scheme == "https" and target.scheme == "http":
-        raise ImageRefusedError(f"{source} redirects from https to http: {redact(str(target))}")
-    return target.with_user(None)
-
-
-def _check_answer(
-    response: "aiohttp.ClientResponse", source: UrlSource, *, is_conditional: bool
-) -> None:
-    status = response.status
-    if status == _STATUS_NOT_MODIFIED and is_conditional:
-        return
-    if status >= _STATUS_SERVER_ERROR or status in _RETRYABLE:
-        raise ImageDownloadError(f"cannot fetch {source}: the server answered HTTP {status}")
-    if status != _STATUS_OK:
+    answer = await fetch_small(file, limits=limits, addresses=addresses)
+    if answer.status != _OK:
         raise ImageRefusedError(
-            f"cannot fetch {source}: the server answered HTTP {status}", status=status
+            f"cannot fetch {file}: the server answered HTTP {answer.status}", status=answer.status
         )
-    encoding = response.headers.get("Content-Encoding", "identity").lower()
-    if encoding != "identity":
-        raise ImageRefusedError(
-            f"cannot fetch {source}: the server sent it encoded, though asked not to",
-            hint="turn off compression of images on the server",
-        )
+    return answer.body.decode(errors="replace")
 
 
-async def _chunks(response: "aiohttp.ClientResponse", limits: FetchLimits) -> AsyncGenerator[bytes]:
-    """Yield the body in pieces of about 1 MiB; give up a source that only drips."""
+def problem_of_part(
+    part: ContentRange | None, validators: Validators, resume: Resume
+) -> str | None:
+    """Return why an answer 206 does not continue what is there, None where it does. Pure."""
+    if part is None or part.first != resume.offset_bytes:
+        return "the server sent another part than was asked for"
+    if None not in (part.total, resume.total_bytes) and part.total != resume.total_bytes:
+        return "the file changed its length"
+    if validators.etag not in (None, resume.etag):
+        return "the file changed"
+    return None
+
+
+class _Transfer:
+    """One download over as many requests as it takes."""
+
+    def __init__(
+        self,
+        file: HttpFile,
+        sink: Sink,
+        max_bytes: int,
+        known: Validators | None,
+        resume: Resume | None,
+        limits: FetchLimits,
+        addresses: AddressPolicy,
+    ) -> None:
+        self._file = file
+        self._sink = sink
+        self._max_bytes = max_bytes
+        self._known = known
+        self._limits = limits
+        self._addresses = addresses
+        self._offset_bytes = resume.offset_bytes if resume else 0
+        self._total_bytes = resume.total_bytes if resume else None
+        self._validators = Validators(etag=resume.etag) if resume else Validators()
+        self._is_begun = False
+
+    async def run(self) -> Validators | None:
+        failures = 0
+        best_bytes = self._offset_bytes
+        while True:
+            try:
+                return await self._attempt()
+            except ImageDownloadError as exc:
+                if self._known and not self._is_begun:
+                    raise
+                # Only what is more than ever before counts: a source that breaks off at the same
+                # byte each time, or changes each time, does not get us anywhere.
+                if self._offset_bytes >= best_bytes + self._limits.stall_bytes:
+                    best_bytes, failures = self._offset_bytes, 0
+                pause_s = self._pause_s(exc, failures)
+                failures += 1
+                log.info(
+                    "download interrupted",
+                    extra={
+                        "url": self._file.shown,
+                        "error": str(exc),
+                        "done_bytes": self._offset_bytes,
+                        "retry_in_s": round(pause_s, 1),
+                    },
+                )
+                await asyncio.sleep(pause_s)
+
+    def _pause_s(self, exc: ImageDownloadError, failures: int) -> float:
+        """Return how long to wait before the next attempt; raise `exc` where there is none."""
+        asked_s = exc.retry_after_s or 0.0
+        if failures >= self._limits.retries or asked_s > self._limits.retry_after_max_s:
+            raise exc
+        # Spread, so that nodes which a server lost at the same moment do not come back as one.
+        backoff_s = self._limits.backoff_s * (1 << failures) * random.uniform(0.5, 1.0)
+        return max(asked_s, backoff_s)
+
+    async def _attempt(self) -> Validators | None:
+        """Make one request, for the rest where that is possible, and take what comes."""
+        resume = self._resume()
+        headers: dict[str, str] = {}
+        accepted = {_OK}
+        if self._known and not self._is_begun:
+            headers |= self._known.request_headers()
+            accepted |= {_NOT_MODIFIED} if headers else set()
+        if resume is not None:
+            headers |= {"Range": f"bytes={resume.offset_bytes}-", "If-Range": resume.etag}
+            accepted |= {_PARTIAL, _NOT_SATISFIABLE}
+        async with request(
+            self._file,
+            headers,
+            accepted=accepted,
+            limits=self._limits,
+            addresses=self._addresses,
+        ) as answer:
+            if answer.status == _NOT_MODIFIED:
+                return None
+            if resume is None or answer.status == _OK:
+                await self._begin(answer)
+            elif self._is_complete(answer, resume):
+                return self._validators
+            else:
+                await self._continue(answer, resume)
+            await self._take(answer)
+        return self._validators
+
+    def _resume(self) -> Resume | None:
+        etag = self._validators.strong_etag
+        if etag is None or self._offset_bytes == 0:
+            return None
+        return Resume(offset_bytes=self._offset_bytes, etag=etag, total_bytes=self._total_bytes)
+
+    async def _begin(self, answer: Answer) -> None:
+        """Take the answer as the file from its first byte."""
+        self._offset_bytes = 0
+        self._validators = validators_of(answer.headers)
+        await self._expect(answer.response.content_length)
+
+    def _is_complete(self, answer: Answer, resume: Resume) -> bool:
+        """Tell whether the server says that there is no more than what we have."""
+        if answer.status != _NOT_SATISFIABLE:
+            return False
+        part = parse_content_range(answer.headers.get("Content-Range"))
+        total_bytes = None if part is None else part.total
+        if total_bytes == resume.offset_bytes == (resume.total_bytes or total_bytes):
+            return True
+        raise self._started_over("the file is shorter than what came of it before")
+
+    async def _continue(self, answer: Answer, resume: Resume) -> None:
+        """Take the answer as the rest of the file."""
+        part = parse_content_range(answer.headers.get("Content-Range"))
+        validators = validators_of(answer.headers)
+        problem = problem_of_part(part, validators, resume)
+        if problem is not None:
+            raise self._started_over(problem)
+        self._validators = Validators(
+            etag=resume.etag,
+            last_modified=validators.last_modified or self._validators.last_modified,
+        )
+        await self._expect(resume.total_bytes or (part.total if part else None))
+
+    def _started_over(self, problem: str) -> ImageDownloadError:
+        """Forget what is there, and return the failure of this attempt."""
+        self._offset_bytes = 0
+        self._total_bytes = None
+        self._validators = Validators()
+        return ImageDownloadError(f"cannot fetch {self._file}: {problem}")
+
+    async def _expect(self, total_bytes: int | None) -> None:
+        if total_bytes is not None and total_bytes > self._max_bytes:
+            raise _too_large(self._file, self._max_bytes)
+        self._total_bytes = total_bytes
+        await self._sink.begin(self._offset_bytes, total_bytes, self._validators)
+        self._is_begun = True
+
+    async def _take(self, answer: Answer) -> None:
+        """Hand on the body; an end before the file's is a failure."""
+        async for chunk in _chunks(answer, self._limits):
+            if self._offset_bytes + len(chunk) > self._max_bytes:
+                raise _too_large(self._file, self._max_bytes)
+            await self._sink.write(chunk)
+            self._offset_bytes += len(chunk)
+        if self._total_bytes is not None and self._offset_bytes != self._total_bytes:
+            if self._offset_bytes > self._total_bytes:
+                raise self._started_over("more came than the file holds")
+            raise ImageDownloadError(
+                f"cannot fetch {self._file}: the connection broke before the end"
+            )
+
+
+async def _chunks(answer: Answer, limits: FetchLimits) -> AsyncGenerator[bytes]:
+    """Yield the body in pieces of about 1 MiB; give up a source that only drips.
+
+    What has arrived before a failure is yielded before the failure is raised.
+    """
     now = asyncio.get_running_loop().time
-    buffer = bytearray()
-    since_bytes = 0
+    content = answer.response.content
+    parts: list[bytes] = []
+    held_bytes = since_bytes = 0
     deadline = now() + limits.stall_s
+    failure: Exception | None = None
     while True:
-        async with asyncio.timeout_at(deadline):
-            data = await response.content.readany()
+        try:
+            async with asyncio.timeout_at(deadline):
+                data = await content.readany()
+        except Exception as exc:
+            failure = exc
+            break
         if not data:
             break
-        buffer += data
+        parts.append(data)
+        held_bytes += len(data)
         since_bytes += len(data)
-        if len(buffer) >= _CHUNK_BYTES:
-            yield bytes(buffer)
-            buffer.clear()
+        if held_bytes >= CHUNK_BYTES:
+            yield b"".join(parts)
+            parts.clear()
+            held_bytes = 0
         if since_bytes >= limits.stall_bytes:
             # After the consumer has taken the chunk: a slow disk is not the source's fault.
             since_bytes = 0
             deadline = now() + limits.stall_s
-    if buffer:
-        yield bytes(buffer)
+    if parts:
+        yield b"".join(parts)
+    if failure is not None:
+        raise failure
 
 
-def _validator(response: "aiohttp.ClientResponse", name: str) -> str | None:
-    value = response.headers.get(name)
-    if (
-        not value
-        or len(value) > _VALIDATOR_MAX_CHARS
-        or not (value.isascii() and value.isprintable())
-    ):
-        return None
-    return value
-
-
-def _too_large(source: UrlSource, max_bytes: int) -> ImageError:
+def _too_large(file: HttpFile, max_bytes: int) -> ImageError:
     return ImageRefusedError(
-        f"{source} is larger than the {format_size(max_bytes)} allowed",
+        f"{file} is larger than the {format_size(max_bytes)} allowed",
         hint="see images.max_size in node.toml",
     )
-
-
-def _reason(exc: Exception, limits: FetchLimits) -> str:
-    """Say what went wrong in words of ours: the text of an exception may repeat the URL."""
-    import aiohttp
-
-    match exc:
-        case aiohttp.ConnectionTimeoutError():
-            return f"no connection within {limits.connect_s:g} s"
-        case TimeoutError():
-            return f"the server sent too little for {limits.stall_s:g} s"
-        case aiohttp.ClientConnectorDNSError():
-            return f"the name {exc.host} cannot be resolved"
-        case aiohttp.ClientConnectorCertificateError():
-            return f"the certificate of {exc.host} is not trusted"
-        case aiohttp.ClientConnectorError():
-            return f"no connection to {exc.host}:{exc.port}: {exc.os_error.strerror or 'failed'}"
-        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError():
-            return "the connection broke before the end"
-        case OSError():
-            return exc.strerror or "the connection failed"
-        case _:
-            return f"the answer is not proper HTTP ({type(exc).__name__})"

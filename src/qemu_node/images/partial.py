@@ -1,89 +1,244 @@
-"""A download until it is complete: written in order, digested as it arrives, placed by rename.
+"""A download until it is complete: digested and unpacked as it arrives, placed by rename.
 
-Owns one file in the cache's `partial` directory. Does not own which one (`store`) nor whether its
-content is good (`checksum`, `imagefile`). The methods block: call them through `to_the_end`.
+Owns up to three files of the cache's `partial` directory, for which the caller holds the lock:
+
+    <key>            what has been received
+    <key>.json       Sidecar: what that is a part of (`sidecar`); written before the first byte
+    <key>.unpacked   what a compressed file unpacks to; made anew by each process
+
+Does not own which key (`store`) nor whether the content is good (`checksum`, `imagefile`). The
+methods block: call them through `to_the_end`.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Collection, Generator
 from pathlib import Path
 
 from qemu_node.host import files
+from qemu_node.host.process import boot_id
 from qemu_node.images.checksum import Algorithm, Checksum
 from qemu_node.images.errors import ImageStorageError
+from qemu_node.images.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
+from qemu_node.images.unpack import MAGIC_BYTES, Packing, Unpacker, packing_of
+from qemu_node.units import MIB
 
 IMAGE_MODE = 0o444
 """Nobody writes to an image again; VMs of any user read it."""
 
+_NO_LIMIT = 1 << 62
+_REREAD_BYTES = MIB
+_HOLE_BYTES = 64 << 10
+_ROOM_CHECK_BYTES = 64 * MIB
+
+
+class Aborted(Exception):
+    """The work was told to stop."""
+
 
 class PartialFile:
-    """A file that grows; it is placed or discarded, and discarding a placed one does nothing."""
+    """A file that grows; it is placed, left for later or discarded.
 
-    def __init__(self, path: Path, algorithms: Collection[Algorithm]) -> None:
-        """Begin anew at `path`, whose lock the caller holds; what was there is removed.
+    Discarding one that was placed or left does nothing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        algorithms: Collection[Algorithm],
+        *,
+        max_bytes: int = _NO_LIMIT,
+        reserve_bytes: int = 0,
+    ) -> None:
+        """Begin anew at `path`; what was there is removed.
+
+        Args:
+            path: `<key>` above.
+            algorithms: Digests of what is received that are asked for.
+            max_bytes: What a compressed file may unpack to.
+            reserve_bytes: Free space that must remain on the file system.
 
         Raises:
             ImageStorageError: the file cannot be made.
         """
+        remove(path)
+        # A new inode each time: an old one may have been placed by a process that died since.
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        with _translated("create", path):
+            self._set_up(path, os.open(path, flags, 0o600), algorithms, max_bytes, reserve_bytes)
+
+    @classmethod
+    def left_at(
+        cls,
+        path: Path,
+        algorithms: Collection[Algorithm],
+        *,
+        max_bytes: int = _NO_LIMIT,
+        reserve_bytes: int = 0,
+    ) -> "tuple[PartialFile, Sidecar] | None":
+        """Return what an earlier process left at `path` and what it is a part of; None where that
+        is nothing to go on with. Its bytes are still to be read: `reread`.
+        """  # noqa: D205 - one sentence
+        sidecar = read_sidecar(path)
+        if sidecar is None or sidecar.etag is None or sidecar.boot_id != boot_id():
+            return None
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        info = os.fstat(fd)
+        longest = max_bytes if sidecar.total_bytes is None else sidecar.total_bytes
+        if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1 or not 0 < info.st_size <= longest:
+            os.close(fd)
+            return None
+        self = cls.__new__(cls)
+        self._set_up(path, fd, algorithms, max_bytes, reserve_bytes)
+        return self, sidecar
+
+    def _set_up(
+        self,
+        path: Path,
+        fd: int,
+        algorithms: Collection[Algorithm],
+        max_bytes: int,
+        reserve_bytes: int,
+    ) -> None:
         self._path = path
-        self._hashes = {algorithm: hashlib.new(algorithm) for algorithm in algorithms}
-        self.size_bytes = 0
-        with self._translated("create"):
-            # A new inode each time: an old one may have been placed by a process that died since.
-            path.unlink(missing_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._received = _GrowingFile(path, fd)
+        self._unpacked: _GrowingFile | None = None
+        self._unpacker: Unpacker | None = None
+        self._algorithms = frozenset(algorithms) | {Algorithm.SHA256}
+        # Until the first bytes tell that it is not compressed: of a compressed file all digests
+        # are kept, since what was served cannot be digested again once it is unpacked.
+        self._hashes = {algorithm: hashlib.new(algorithm) for algorithm in Algorithm}
+        self._content_sha256 = self._hashes[Algorithm.SHA256]
+        self._head: bytes | None = b""
+        self._max_bytes = max_bytes
+        self._reserve_bytes = reserve_bytes
+        self._unchecked_bytes = 0
+        self._is_stopped = False
 
     @property
     def is_open(self) -> bool:
-        """Whether it was not discarded yet."""
-        return self._fd >= 0
+        """Whether it was neither discarded nor left."""
+        return self._received.fd >= 0
 
-    def expect(self, total_bytes: int) -> None:
-        """Check that `total_bytes` more would fit.
+    @property
+    def received_bytes(self) -> int:
+        """How much has been received."""
+        return self._received.size_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """How much that makes, unpacked."""
+        return self._content.size_bytes
+
+    @property
+    def packing(self) -> Packing | None:
+        """How what is received is compressed."""
+        return None if self._unpacker is None else self._unpacker.packing
+
+    @property
+    def _content(self) -> "_GrowingFile":
+        return self._received if self._unpacked is None else self._unpacked
+
+    def describe(self, url: str, etag: str | None, total_bytes: int | None) -> None:
+        """Write down what is going to arrive, for whoever goes on with it or looks how far it is.
+
+        Raises:
+            ImageStorageError: the host refused.
+        """
+        with _translated("write", sidecar_path(self._path)):
+            write_sidecar(
+                self._path,
+                Sidecar(url=url, etag=etag, total_bytes=total_bytes, boot_id=boot_id()),
+            )
+
+    def expect(self, more_bytes: int) -> None:
+        """Check that `more_bytes` more would fit.
 
         Raises:
             ImageStorageError: they would not.
         """
-        free_bytes = files.free_bytes(self._path.parent)
-        if total_bytes > free_bytes:
+        free_bytes = max(files.free_bytes(self._path.parent) - self._reserve_bytes, 0)
+        if more_bytes > free_bytes:
             raise ImageStorageError(
-                f"the image takes {total_bytes} bytes and {self._path.parent} has room for "
+                f"the image takes {more_bytes} bytes and {self._path.parent} has room for "
                 f"{free_bytes}",
                 hint="free space there, or give images a larger disk",
             )
 
-    def write(self, chunk: bytes) -> None:
-        """Append `chunk`.
+    def reread(self) -> None:
+        """Take in what an earlier process received, as if it arrived now.
 
         Raises:
             ImageStorageError: the host refused.
+            UnsafeImageError: as `write`.
         """
-        with self._translated("write"):
-            files.write_all(self._fd, chunk)
-            for digest in self._hashes.values():
-                digest.update(chunk)
-            self.size_bytes += len(chunk)
+        offset = 0
+        while chunk := self._read(offset):
+            offset += len(chunk)
+            self._received.size_bytes = offset
+            self._take(chunk)
+
+    def _read(self, offset: int) -> bytes:
+        with _translated("read", self._path):
+            return os.pread(self._received.fd, _REREAD_BYTES, offset)
+
+    def write(self, chunk: bytes) -> None:
+        """Append `chunk` to what has been received.
+
+        Raises:
+            ImageStorageError: the host refused, or the disk gets too full.
+            UnsafeImageError: it is compressed, and damaged or too large; see `Unpacker.feed`.
+            Aborted: `stop` was called.
+        """
+        self._check_room(len(chunk))
+        self._received.append(chunk)
+        self._take(chunk)
+
+    def finish(self) -> None:
+        """Hear that nothing follows.
+
+        Raises:
+            As `write`.
+        """
+        if self._head is not None:
+            self._decide(self._head)
+        if self._unpacker is not None and self._unpacked is not None:
+            self._unpacker.finish()
+            self._unpacked.finish()
+
+    def stop(self) -> None:
+        """Make a `write` that runs in another thread end soon."""
+        self._is_stopped = True
 
     def fileno(self) -> int:
-        """Return the descriptor, for looking at what was written."""
-        return self._fd
+        """Return the descriptor of the content, for looking at what was written."""
+        return self._content.fd
 
     def checksum(self, algorithm: Algorithm) -> Checksum:
-        """Return the digest of all that was written; `algorithm` is one of those named at first."""
+        """Return the digest of what was received; `algorithm` is one of those named at first."""
         return Checksum(algorithm, self._hashes[algorithm].hexdigest())
 
+    def content_checksum(self) -> Checksum:
+        """Return the digest of the content: what was received, unpacked."""
+        return Checksum(Algorithm.SHA256, self._content_sha256.hexdigest())
+
     def place(self, final: Path) -> None:
-        """Make the file appear as `final`, complete and on stable storage, or not at all.
+        """Make the content appear as `final`, complete and on stable storage, or not at all.
 
         Raises:
             ImageStorageError: the host refused.
         """
-        with self._translated("place"):
-            os.fchmod(self._fd, IMAGE_MODE)
-            os.fsync(self._fd)
-            self._path.rename(final)
+        content = self._content
+        with _translated("place", content.path):
+            os.fchmod(content.fd, IMAGE_MODE)
+            os.fsync(content.fd)
+            content.path.rename(final)
             directory = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(directory)
@@ -92,16 +247,124 @@ class PartialFile:
 
     def discard(self) -> None:
         """Close the file, and remove it unless it was placed."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        if self.is_open:
+            self._close()
+            remove(self._path)
 
-    @contextlib.contextmanager
-    def _translated(self, action: str) -> Generator[None]:
-        try:
-            yield
-        except OSError as exc:
-            error = files.host_error(action, self._path, exc)
-            raise ImageStorageError(str(error), hint=error.hint) from exc
+    def leave(self) -> None:
+        """Close the file and let it lie, for a later process to go on with."""
+        self._close()
+        with contextlib.suppress(OSError):
+            _unpacked_path(self._path).unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        self._received.close()
+        if self._unpacked is not None:
+            self._unpacked.close()
+
+    def _take(self, chunk: bytes) -> None:
+        """Digest and unpack what has been received."""
+        for digest in self._hashes.values():
+            digest.update(chunk)
+        if self._head is None:
+            self._unpack(chunk)
+            return
+        self._head += chunk
+        if len(self._head) >= MAGIC_BYTES:
+            self._decide(self._head)
+
+    def _decide(self, head: bytes) -> None:
+        """Find out from the first bytes whether the file is compressed."""
+        self._head = None
+        packing = packing_of(head)
+        if packing is None:
+            for algorithm in set(self._hashes) - self._algorithms:
+                del self._hashes[algorithm]
+            return
+        self._unpacker = Unpacker(packing, max_bytes=self._max_bytes)
+        self._content_sha256 = hashlib.sha256()
+        path = _unpacked_path(self._path)
+        with _translated("create", path):
+            path.unlink(missing_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._unpacked = _GrowingFile(path, os.open(path, flags, 0o600))
+        self._unpack(head)
+
+    def _unpack(self, chunk: bytes) -> None:
+        if self._unpacker is None or self._unpacked is None:
+            return
+        for piece in self._unpacker.feed(chunk):
+            if self._is_stopped:
+                raise Aborted
+            self._check_room(len(piece))
+            self._content_sha256.update(piece)
+            self._unpacked.append_sparse(piece)
+
+    def _check_room(self, more_bytes: int) -> None:
+        """Raise before the file system's reserve is touched; looked at now and then."""
+        self._unchecked_bytes += more_bytes
+        if self._unchecked_bytes >= _ROOM_CHECK_BYTES:
+            self._unchecked_bytes = 0
+            self.expect(_ROOM_CHECK_BYTES)
+
+
+class _GrowingFile:
+    """A file that is only ever appended to."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+        self.size_bytes = 0
+
+    def append(self, data: bytes) -> None:
+        with _translated("write", self.path):
+            _write_at(self.fd, data, self.size_bytes)
+        self.size_bytes += len(data)
+
+    def append_sparse(self, data: bytes) -> None:
+        """Append `data`, leaving holes for what is zero: a raw image is mostly that."""
+        with _translated("write", self.path):
+            for start in range(0, len(data), _HOLE_BYTES):
+                block = data[start : start + _HOLE_BYTES]
+                if block.count(0) != len(block):
+                    _write_at(self.fd, block, self.size_bytes + start)
+        self.size_bytes += len(data)
+
+    def finish(self) -> None:
+        """Make a hole at the end count."""
+        with _translated("write", self.path):
+            os.ftruncate(self.fd, self.size_bytes)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def remove(path: Path) -> None:
+    """Remove the partial file `path` with all that belongs to it, as far as the host lets us."""
+    # The sidecar first: without it nobody goes on with bytes that it would describe wrongly.
+    for each in (sidecar_path(path), path, _unpacked_path(path)):
+        with contextlib.suppress(OSError):
+            each.unlink(missing_ok=True)
+
+
+def _unpacked_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.unpacked")
+
+
+def _write_at(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+@contextlib.contextmanager
+def _translated(action: str, path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as exc:
+        error = files.host_error(action, path, exc)
+        hint = "give the process a larger file size limit" if exc.errno == errno.EFBIG else None
+        raise ImageStorageError(str(error), hint=error.hint or hint) from exc

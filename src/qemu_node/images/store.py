@@ -12,12 +12,12 @@ fetched (`pull`), which image goes (`eviction`, `keeper`), nor litter (`litter`)
     <images>/store.lock                    flock, held for moments: the right to add or remove blobs
                                            and records
 
-`<key>` stands for a URL with its credentials. A blob appears under its name only complete and on
-stable storage; the record that names it is written afterwards, both under the store's lock, so
-that no sweep sees the one without the other. A crash between the two leaves a blob that no record
-names, which the next sweep removes or the next download of the same bytes takes over. A removal
-goes the other way: first the records, then the blob. The names of blobs cannot be listed by others
-than the owner, since VMs of any user may read their content.
+`<key>` stands for a source with its credentials (`Remote.key`). A blob appears under its name only
+complete and on stable storage; the record that names it is written afterwards, both under the
+store's lock, so that no sweep sees the one without the other. A crash between the two leaves a blob
+that no record names, which the next sweep removes or the next download of the same bytes takes
+over. A removal goes the other way: first the records, then the blob. The names of blobs cannot be
+listed by others than the owner, since VMs of any user may read their content.
 
 Whoever needs both locks takes the source's first.
 """
@@ -76,15 +76,20 @@ class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     """Without user, password and query."""
     sha256: str
+    """Of the image itself."""
+    source_sha256: str | None = None
+    """Of what was served, where that was compressed; else it is the image's."""
     sha512: str | None = None
-    """Known only where a checksum asked for it."""
+    """Of what was served; known only where a checksum asked for it, or that was compressed."""
     format: ImageFormat
     size_bytes: int
     virtual_size_bytes: int
     etag: str | None = None
     last_modified: str | None = None
     sums_key: str | None = None
-    """`UrlSource.key` of the SUMS file that last listed this digest."""
+    """Key of the SUMS file that last listed this digest."""
+    sums_checked_at: float | None = None
+    """Unix time at which it was last read."""
     fetched_at: float
     """Unix time at which the image had arrived."""
     checked_at: float
@@ -93,8 +98,9 @@ class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The operator keeps what this source gives. Changed by `set_pinned` alone."""
 
     def checksum(self, algorithm: Algorithm) -> Checksum | None:
-        """Return the image's digest, or None where it is not known."""
-        digest = self.sha256 if algorithm is Algorithm.SHA256 else self.sha512
+        """Return the digest of what was served, or None where it is not known."""
+        sha256 = self.source_sha256 or self.sha256
+        digest = sha256 if algorithm is Algorithm.SHA256 else self.sha512
         return None if digest is None else Checksum(algorithm, digest)
 
     @property
@@ -175,12 +181,6 @@ class ImageStore:
     def partial_path(self, key: str) -> Path:
         """Return where a source's download grows."""
         return self.partials_dir / key
-
-    def partial_bytes(self, key: str) -> int:
-        """Return how much of a source another process has fetched so far."""
-        with contextlib.suppress(OSError):
-            return self.partial_path(key).stat().st_size
-        return 0
 
     # What sources gave
 

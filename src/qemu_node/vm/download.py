@@ -22,6 +22,7 @@ async def fetch_image(request: VMRequest, node: Node, tell: Tell) -> CachedImage
                 request.image,
                 checksum=request.checksum,
                 task_dir=request.task_dir,
+                namespace=request.identity.namespace,
                 on_progress=progress,
             )
     except TimeoutError:

@@ -1,0 +1,279 @@
+"""One download, from its source to its place in the store.
+
+Owns the order of its steps, the right to be one of a few at once, and the judgement of what came.
+Does not own whether one is needed (`pull`), nor receiving (`fetch`, `intake`).
+"""
+
+import asyncio
+import functools
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+
+from qemu_node.host.threads import to_the_end
+from qemu_node.images import imagefile
+from qemu_node.images.address import AddressPolicy
+from qemu_node.images.answer import Validators
+from qemu_node.images.checksum import Algorithm, Checksum
+from qemu_node.images.errors import (
+    ChecksumMismatchError,
+    ImageDownloadError,
+    ImageStorageError,
+    UnsafeImageError,
+)
+from qemu_node.images.fetch import download, fetch_small
+from qemu_node.images.intake import Intake, Progress
+from qemu_node.images.partial import PartialFile
+from qemu_node.images.remote import Located, Remote, locate
+from qemu_node.images.request import FetchLimits
+from qemu_node.images.store import ImageStore, SourceRecord
+from qemu_node.units import Share
+
+log = logging.getLogger(__name__)
+
+
+class PullStep(StrEnum):
+    """The steps of a download, in order; each is announced in the log when it begins."""
+
+    LOCATE = "locate"
+    FETCH = "fetch"
+    BEGIN = "begin"
+    FINISH = "finish"
+    JUDGE = "judge"
+    PLACE = "place"
+    RELEASE = "release"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullLimits:
+    """What a pull may take."""
+
+    max_bytes: int
+    """Of a download, and of the disk that it describes."""
+    ttl_s: float = 300.0
+    """For so long after its answer a source is not asked again."""
+    downloads: int = 4
+    """At once."""
+    reserve: Share = field(default_factory=Share)
+    """What of the file system stays free."""
+    fetch: FetchLimits = field(default_factory=FetchLimits)
+    addresses: AddressPolicy = field(default_factory=AddressPolicy)
+
+
+class Courier:
+    """Delivers images into one store."""
+
+    def __init__(
+        self, store: ImageStore, *, limits: PullLimits, clock: Callable[[], float]
+    ) -> None:
+        """Deliver into `store`; `clock` is Unix time."""
+        self._store = store
+        self._limits = limits
+        self._clock = clock
+        self._slots = asyncio.Semaphore(limits.downloads)
+        self._fetch_small = functools.partial(
+            fetch_small, limits=limits.fetch, addresses=limits.addresses
+        )
+
+    async def deliver(
+        self,
+        remote: Remote,
+        former: SourceRecord | None,
+        known: SourceRecord | None,
+        wanted: Checksum | None,
+        progress: Progress,
+    ) -> SourceRecord:
+        """Return the record of what the source gives: `known` again, or a new image in place.
+
+        The caller holds the lock of `remote`.
+
+        Args:
+            remote: The source.
+            former: What is cached of it.
+            known: The same, if the source may answer that nothing has changed.
+            wanted: What a checksum asks for, of the bytes as served.
+            progress: Told how far it is.
+
+        Raises:
+            As `Puller.pull`.
+        """
+        announce(PullStep.LOCATE)
+        located = await locate(remote, self._fetch_small)
+        if known is not None and located.version is not None:
+            if located.version == known.etag:
+                return await self._confirmed(remote, known)
+            known = None
+        slot = _Slot(self._slots)
+        try:
+            if known is None:
+                await slot.take()
+            while True:
+                try:
+                    return await self._take_in(
+                        remote, located, former, known, wanted, progress, slot
+                    )
+                except _NoSlotError:
+                    await slot.take()
+        finally:
+            slot.release()
+
+    async def _take_in(
+        self,
+        remote: Remote,
+        located: Located,
+        former: SourceRecord | None,
+        known: SourceRecord | None,
+        wanted: Checksum | None,
+        progress: Progress,
+        slot: "_Slot",
+    ) -> SourceRecord:
+        asked = [checksum for checksum in (wanted, located.checksum) if checksum is not None]
+        intake = await self._intake(remote, asked, progress, slot)
+        is_broken = False
+        try:
+            resume = await intake.resume()
+            announce(PullStep.FETCH)
+            validators = await download(
+                located.file,
+                intake,
+                max_bytes=self._limits.max_bytes,
+                known=_validators_of(known),
+                resume=resume,
+                limits=self._limits.fetch,
+                addresses=self._limits.addresses,
+            )
+            if known is not None and validators is None:
+                return await self._confirmed(remote, known)
+            announce(PullStep.FINISH)
+            await intake.finish()
+            announce(PullStep.JUDGE)
+            seen = Validators(etag=located.version) if located.version else validators
+            record = self._judge(remote, former, intake.partial, asked, seen or Validators())
+            announce(PullStep.PLACE)
+            await to_the_end(self._store.place, remote.key, intake.partial, record)
+        except UnsafeImageError as exc:
+            raise UnsafeImageError(f"image {remote} is refused: {exc}", hint=exc.hint) from exc
+        except (ImageDownloadError, asyncio.CancelledError):
+            is_broken = True
+            raise
+        finally:
+            await intake.close(keep=is_broken)
+        log.info(
+            "image fetched",
+            extra={"url": str(remote), "sha256": record.sha256, "size_bytes": record.size_bytes},
+        )
+        return record
+
+    async def _intake(
+        self, remote: Remote, asked: list[Checksum], progress: Progress, slot: "_Slot"
+    ) -> Intake:
+        async def admit() -> None:
+            await slot.take_now()
+            announce(PullStep.BEGIN)
+
+        path = self._store.partial_path(remote.key)
+        usage = await to_the_end(shutil.disk_usage, path.parent)
+        return Intake(
+            path,
+            url=str(remote),
+            algorithms=frozenset(checksum.algorithm for checksum in asked),
+            max_bytes=self._limits.max_bytes,
+            reserve_bytes=self._limits.reserve.of(usage.total),
+            progress=progress,
+            admit=admit,
+        )
+
+    def _judge(
+        self,
+        remote: Remote,
+        former: SourceRecord | None,
+        partial: PartialFile,
+        asked: list[Checksum],
+        validators: Validators,
+    ) -> SourceRecord:
+        """Return the record of a complete download, if it is the right one and safe to open."""
+        for wanted in asked:
+            if (actual := partial.checksum(wanted.algorithm)) != wanted:
+                raise ChecksumMismatchError(
+                    f"{remote} is not the image that its checksum names: got {actual}, "
+                    f"expected {wanted}",
+                )
+        info = imagefile.inspect(partial.fileno(), max_virtual_size_bytes=self._limits.max_bytes)
+        content = partial.content_checksum().digest
+        is_packed = partial.packing is not None
+        has_sha512 = is_packed or any(c.algorithm is Algorithm.SHA512 for c in asked)
+        is_same = former is not None and former.sha256 == content
+        now_s = self._clock()
+        return SourceRecord(
+            url=str(remote),
+            sha256=content,
+            source_sha256=partial.checksum(Algorithm.SHA256).digest if is_packed else None,
+            sha512=partial.checksum(Algorithm.SHA512).digest if has_sha512 else None,
+            format=info.format,
+            size_bytes=partial.size_bytes,
+            virtual_size_bytes=info.virtual_size_bytes,
+            etag=validators.etag,
+            last_modified=validators.last_modified,
+            fetched_at=former.fetched_at if former is not None and is_same else now_s,
+            checked_at=now_s,
+        )
+
+    async def _confirmed(self, remote: Remote, known: SourceRecord) -> SourceRecord:
+        """Write down that the source still gives what is cached."""
+        record = msgspec.structs.replace(known, checked_at=self._clock())
+        await self.remember(remote, record)
+        return record
+
+    async def remember(self, remote: Remote, record: SourceRecord) -> None:
+        """Write down a later answer of the source; without it the image is as good as before."""
+        try:
+            await to_the_end(self._store.write_record, remote.key, record)
+        except ImageStorageError as exc:
+            log.warning("image record not updated", extra={"url": str(remote), "error": str(exc)})
+
+
+class _NoSlotError(Exception):
+    """As many downloads as allowed are under way."""
+
+
+class _Slot:
+    """One of the downloads at once.
+
+    A question whether an image has changed needs none: it would otherwise wait for hours behind
+    downloads, and a VM whose image is cached with it. Only if there is something to download it
+    needs one at once, or comes back when there is one.
+    """
+
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots = slots
+        self._is_held = False
+
+    async def take(self) -> None:
+        await self._slots.acquire()
+        self._is_held = True
+
+    async def take_now(self) -> None:
+        if not self._is_held:
+            if self._slots.locked():
+                raise _NoSlotError
+            await self.take()
+
+    def release(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._slots.release()
+
+
+def announce(step: PullStep) -> None:
+    """Say what comes next, so that a test can end the process there."""
+    log.debug("pull step", extra={"step": step.value})
+
+
+def _validators_of(record: SourceRecord | None) -> Validators | None:
+    if record is None:
+        return None
+    return Validators(etag=record.etag, last_modified=record.last_modified)

@@ -1,0 +1,158 @@
+"""What a registry says of an image: indexes and manifests, pure and distrustful.
+
+Owns which manifest of an index counts and which layer of a manifest is the disk. Does not own
+fetching either (`oci`) nor what the layer holds (`imagefile`).
+
+Sources: github.com/opencontainers/image-spec, image-index.md and manifest.md; Docker's "Image
+Manifest Version 2, Schema 2", which differs in media types only.
+"""
+
+import hashlib
+from typing import Annotated
+
+import msgspec
+
+from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
+
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+MAX_BYTES = 4 << 20
+"""Largest index or manifest that is read; what registries take (distribution-spec, spec.md)."""
+
+_SCHEMA_VERSION = 2
+_OS, _ARCHITECTURE = "linux", "amd64"
+_TITLE = "org.opencontainers.image.title"
+_ORAS_UNPACK = "io.deis.oras.content.unpack"
+_TAR_NAMES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.zst", ".tar.bz2")
+_HINT = (
+    "push the disk as the one file of an artifact: "
+    "oras push REGISTRY/REPOSITORY:TAG disk.qcow2:application/octet-stream"
+)
+
+_Digest = Annotated[str, msgspec.Meta(pattern=r"\A(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")]
+_Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """What a manifest of an index is for."""
+
+    architecture: str = ""
+    os: str = ""
+
+
+class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
+    """A pointer to a manifest or a blob."""
+
+    digest: _Digest
+    size: _Size
+    media_type: str = ""
+    platform: Platform | None = None
+    annotations: dict[str, str] | None = None
+
+
+_Descriptors = Annotated[tuple[Descriptor, ...], msgspec.Meta(max_length=1024)]
+
+
+class Document(msgspec.Struct, frozen=True, rename="camel"):
+    """An index, which has `manifests`, or a manifest, which has `layers`."""
+
+    schema_version: int
+    media_type: str = ""
+    manifests: _Descriptors | None = None
+    layers: _Descriptors | None = None
+
+
+def parse_document(body: bytes, shown: str) -> Document:
+    """Return the index or manifest in `body`; `shown` names the image in errors.
+
+    Raises:
+        ImageRefusedError: it is neither, or could be taken for either.
+    """
+    wrong = ImageRefusedError(f"{shown}: the registry's answer is no manifest of an image")
+    if len(body) > MAX_BYTES:
+        raise wrong
+    try:
+        document = msgspec.json.decode(body, type=Document)
+    except (msgspec.DecodeError, RecursionError):
+        # Without its text, which may be as long as the answer.
+        raise wrong from None
+    is_index = document.manifests is not None
+    # The same digest must not mean one image to us and another to who looked through it.
+    is_ambiguous = is_index == (document.layers is not None)
+    types = INDEX_TYPES if is_index else MANIFEST_TYPES
+    is_other = document.media_type != "" and document.media_type not in types
+    if document.schema_version != _SCHEMA_VERSION or is_ambiguous or is_other:
+        raise wrong
+    return document
+
+
+def check_digest(body: bytes, digest: str, shown: str) -> None:
+    """Raise unless `body` is what `digest` names.
+
+    Raises:
+        ChecksumMismatchError: it is something else.
+    """
+    actual = digest_of(body, digest.partition(":")[0])
+    if actual != digest:
+        raise ChecksumMismatchError(
+            f"{shown}: the registry gave another manifest than was asked for: got {actual}, "
+            f"expected {digest}"
+        )
+
+
+def digest_of(body: bytes, algorithm: str = "sha256") -> str:
+    """Return the digest of `body` as registries write it."""
+    return f"{algorithm}:{hashlib.new(algorithm, body).hexdigest()}"
+
+
+def choose_manifest(index: Document, shown: str) -> Descriptor:
+    """Return the manifest for linux/amd64; without platforms the only one.
+
+    Of several that fit the first counts (image-spec, image-index.md).
+
+    Raises:
+        ImageRefusedError: there is none.
+    """
+    manifests = index.manifests or ()
+    for manifest in manifests:
+        platform = manifest.platform
+        if platform is not None and (platform.os, platform.architecture) == (_OS, _ARCHITECTURE):
+            return manifest
+    if len(manifests) == 1 and manifests[0].platform is None:
+        return manifests[0]
+    raise ImageRefusedError(f"{shown} has no image for {_OS}/{_ARCHITECTURE}", hint=_HINT)
+
+
+def choose_layer(manifest: Document, shown: str) -> Descriptor:
+    """Return the one layer, which is the disk: raw, qcow2, or either compressed.
+
+    Raises:
+        ImageRefusedError: there are none or several, or it is a file system packed with tar.
+    """
+    layers = manifest.layers or ()
+    if len(layers) != 1:
+        raise ImageRefusedError(
+            f"{shown} has {len(layers)} layers, the disk of a VM is one", hint=_HINT
+        )
+    if _is_tar(layers[0]):
+        raise ImageRefusedError(f"{shown} is an image for containers, no disk of a VM", hint=_HINT)
+    return layers[0]
+
+
+def _is_tar(layer: Descriptor) -> bool:
+    """Tell whether a layer is an archive.
+
+    `oras push` calls every file a tar, unless told its media type, and gives it its name as the
+    title (oras-go v2, content/file, `defaultBlobMediaType`). Only what it says to unpack is one.
+    """
+    annotations = layer.annotations or {}
+    title = annotations.get(_TITLE, "").lower()
+    if title.endswith(_TAR_NAMES) or annotations.get(_ORAS_UNPACK) == "true":
+        return True
+    return ".tar" in layer.media_type and not title

@@ -1,0 +1,114 @@
+"""What a remote source is asked for, and as whom.
+
+Owns turning a source and the operator's credential into files behind http(s). Does not own which
+credential counts (`credentials`), signing (`s3`, `oci`) nor fetching (`fetch`).
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from qemu_node.images.checksum import Checksum, parse_checksum
+from qemu_node.images.credentials import Credential, CredentialStore
+from qemu_node.images.http_file import HttpFile, Sign
+from qemu_node.images.source import OciSource, RemoteSource, S3Source, UrlSource
+
+if TYPE_CHECKING:
+    from qemu_node.images.oci import FetchSmall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """A source as the jobs of one namespace have it."""
+
+    source: RemoteSource
+    credential: Credential | None
+
+    def __str__(self) -> str:
+        return self.source.shown
+
+    @property
+    def key(self) -> str:
+        """What the cache files it under: who has other credentials has another image."""
+        return self.source.key("" if self.credential is None else self.credential.scope)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it means the same bytes for ever."""
+        return isinstance(self.source, OciSource) and self.source.is_digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """What a source means at this moment."""
+
+    file: HttpFile
+    version: str | None = None
+    """What tells it from another version; None where only its validators do."""
+    checksum: Checksum | None = None
+    """Of the file as served, where the source vouches for it."""
+
+
+def find_remote(
+    source: RemoteSource, credentials: CredentialStore, namespace: str | None
+) -> Remote:
+    """Return `source` as the jobs of `namespace` have it; None where no job asks.
+
+    A URL that holds a user or password speaks for itself: the operator's credentials are left out.
+    """
+    if isinstance(source, UrlSource) and _own_login(source.url) is not None:
+        return Remote(source=source, credential=None)
+    return Remote(source=source, credential=credentials.find(source.host, namespace))
+
+
+async def locate(remote: Remote, fetch_small: "FetchSmall") -> Located:
+    """Return what `remote` means at this moment. Asks the source where that is a registry.
+
+    Raises:
+        ImageDownloadError, ImageRefusedError, ChecksumMismatchError: as `resolve_oci`.
+    """
+    match remote.source:
+        case UrlSource():
+            return Located(file=url_file(remote.source, remote.credential))
+        case S3Source():
+            from qemu_node.images.s3 import s3_file
+
+            return Located(file=s3_file(remote.source, remote.credential))
+        case OciSource():
+            from qemu_node.images.oci import resolve_oci
+
+            blob = await resolve_oci(remote.source, remote.credential, fetch_small=fetch_small)
+            checksum = parse_checksum(blob.layer_digest)
+            assert isinstance(checksum, Checksum)  # `manifest` lets nothing else through.
+            return Located(file=blob.file, version=blob.manifest_digest, checksum=checksum)
+
+
+def url_file(source: UrlSource, credential: Credential | None) -> HttpFile:
+    """Return how the URL `source` is asked for."""
+    login = _own_login(source.url)
+    if login is None:
+        sign = None if credential is None else credential.sign_http()
+        return HttpFile(url=source.url, shown=source.shown, sign=sign)
+    parts = urlsplit(source.url)
+    url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return HttpFile(url=url, shown=source.shown, sign=_basic(login))
+
+
+def _own_login(url: str) -> str | None:
+    """Return `user:password` of the URL, decoded; None where it has neither."""
+    user_info, at, _ = urlsplit(url).netloc.rpartition("@")
+    if not at:
+        return None
+    user, _, password = user_info.partition(":")
+    return f"{unquote(user)}:{unquote(password)}"
+
+
+def _basic(login: str) -> Sign:
+    value = f"Basic {base64.b64encode(login.encode()).decode()}"
+
+    def sign(_method: str, _url: str) -> Mapping[str, str]:
+        return {"Authorization": value}
+
+    return sign

@@ -1,0 +1,218 @@
+"""One GET, through redirects, to its answer: what is sent to whom, and how it can fail.
+
+Owns the connection, the redirects and the translation of every way to fail into a sentence without
+a secret. Does not own the body (`fetch`), nor what the answer's headers mean (`answer`).
+
+aiohttp is imported at the first request: a plugin that only starts has no need to load it.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qemu_node.images.address import AddressPolicy, Guard
+from qemu_node.images.answer import parse_retry_after
+from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
+from qemu_node.images.http_file import HttpFile
+from qemu_node.images.source import SCHEMES, redact
+
+if TYPE_CHECKING:
+    import aiohttp
+    import yarl
+
+CHUNK_BYTES = 1 << 20
+"""How much of a body is handed on at once."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_RETRYABLE = frozenset({408, 425, 429})
+_WITH_BODY = frozenset({200, 206})
+_STATUS_UNAUTHORIZED = 401
+_STATUS_SERVER_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchLimits:
+    """How long to wait, how far to follow, how often to try."""
+
+    connect_s: float = 10.0
+    stall_s: float = 60.0
+    """A source that gives less than `stall_bytes` in this time is given up."""
+    stall_bytes: int = 64 << 10
+    total_s: float = 6 * 3600.0
+    """What one download may take with all its attempts."""
+    redirects: int = 5
+    retries: int = 4
+    """Attempts after one that brought nothing new."""
+    backoff_s: float = 1.0
+    """The first pause; each further one is twice as long."""
+    retry_after_max_s: float = 60.0
+    """What a server may ask us to wait; if it wants more, the attempt fails."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer whose body is still to be read."""
+
+    response: "aiohttp.ClientResponse"
+    is_foreign: bool
+    """Whether a redirect led away from the scheme, host and port that were asked."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, by name in any case."""
+        return self.response.headers
+
+
+@contextlib.asynccontextmanager
+async def request(
+    file: HttpFile,
+    headers: Mapping[str, str],
+    *,
+    accepted: Collection[int],
+    limits: FetchLimits,
+    addresses: AddressPolicy,
+) -> AsyncGenerator[Answer]:
+    """Give the answer to a GET of `file` with `headers`, redirects followed; its status is one of
+    `accepted`. What goes wrong while the body is read is translated here as well.
+
+    Raises:
+        ImageDownloadError: there is no answer, or one that says to come again.
+        ImageRefusedError: any other answer, or an address that must not be connected to.
+        ImageError: what the file's signature needs cannot be had.
+    """  # noqa: D205 - one sentence
+    import aiohttp
+
+    guard = Guard(addresses)
+    session = aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(
+            total=None, connect=limits.connect_s, sock_read=limits.stall_s
+        ),
+        # An image must arrive as the bytes that its checksum is of.
+        headers={"Accept-Encoding": "identity", "User-Agent": "qemu-node"},
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(force_close=True, socket_factory=guard.make_socket),
+        read_bufsize=CHUNK_BYTES,
+    )
+    async with session:
+        try:
+            answer = await _follow(session, file, headers, limits)
+            async with answer.response:
+                _check(answer, file, accepted)
+                yield answer
+        except aiohttp.InvalidURL as exc:
+            raise ImageRefusedError(f"cannot fetch {file}: it leads to what is no URL") from exc
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            if guard.refused is not None and isinstance(exc, aiohttp.ClientConnectorError):
+                raise ImageRefusedError(
+                    f"cannot fetch {file}: {exc.host} leads to {guard.refused}, which the node "
+                    "does not connect to",
+                    hint="images.allow_networks in node.toml makes exceptions",
+                ) from exc
+            raise ImageDownloadError(f"cannot fetch {file}: {_reason(exc, limits)}") from exc
+
+
+async def _follow(
+    session: "aiohttp.ClientSession",
+    file: HttpFile,
+    headers: Mapping[str, str],
+    limits: FetchLimits,
+) -> Answer:
+    """Return the first answer that is no redirect. Redirects are ours to judge, not aiohttp's."""
+    import yarl
+
+    # An encoded URL is taken as it is: quoting it anew would break the signature of some.
+    url = yarl.URL(file.url, encoded=file.url.isascii())
+    origin = url.origin()
+    wanted = {**headers, **({"Accept": file.accept} if file.accept else {})}
+    may_renew = file.renew is not None
+    hops_left = limits.redirects
+    while True:
+        is_foreign = url.origin() != origin
+        extra: Mapping[str, str] = {}
+        if file.sign is not None and not is_foreign:
+            # It reads the secret's file. Sent to nobody but the host that it is for.
+            extra = await asyncio.to_thread(file.sign, "GET", str(url))
+        async with asyncio.timeout(limits.connect_s + limits.stall_s):
+            response = await session.get(url, headers={**wanted, **extra}, allow_redirects=False)
+        if response.status == _STATUS_UNAUTHORIZED and may_renew and not is_foreign:
+            assert file.renew is not None
+            may_renew = False
+            response.close()
+            await file.renew()
+            continue
+        if response.status not in _REDIRECTS:
+            return Answer(response=response, is_foreign=is_foreign)
+        location = response.headers.get("Location")
+        response.close()
+        if hops_left == 0:
+            raise ImageRefusedError(f"{file} redirects more than {limits.redirects} times")
+        hops_left -= 1
+        url = _next_hop(file, url, location)
+
+
+def _next_hop(file: HttpFile, url: "yarl.URL", location: str | None) -> "yarl.URL":
+    import yarl
+
+    if not location:
+        raise ImageRefusedError(f"{file} redirects to nowhere")
+    try:
+        target = url.join(yarl.URL(location, encoded=location.isascii()))
+        host = target.host
+    except ValueError as exc:
+        raise ImageRefusedError(f"{file} redirects to something that is no URL") from exc
+    if target.scheme not in SCHEMES or not host:
+        raise ImageRefusedError(f"{file} redirects to {target.scheme}://, not http or https")
+    if url.scheme == "https" and target.scheme == "http":
+        raise ImageRefusedError(f"{file} redirects from https to http: {redact(str(target))}")
+    return target.with_user(None)
+
+
+def _check(answer: Answer, file: HttpFile, accepted: Collection[int]) -> None:
+    """Raise unless the answer is one of those `accepted`, sent as it was asked for."""
+    status = answer.status
+    if status not in accepted:
+        message = f"cannot fetch {file}: the server answered HTTP {status}"
+        if status >= _STATUS_SERVER_ERROR or status in _RETRYABLE:
+            raise ImageDownloadError(
+                message,
+                retry_after_s=parse_retry_after(answer.headers.get("Retry-After"), time.time()),
+            )
+        raise ImageRefusedError(message, status=status)
+    encoding = answer.headers.get("Content-Encoding", "identity").lower()
+    if status in _WITH_BODY and encoding != "identity":
+        raise ImageRefusedError(
+            f"cannot fetch {file}: the server sent it encoded, though asked not to",
+            hint="turn off compression of images on the server",
+        )
+
+
+def _reason(exc: Exception, limits: FetchLimits) -> str:
+    """Say what went wrong in words of ours: the text of an exception may repeat the URL."""
+    import aiohttp
+
+    match exc:
+        case aiohttp.ConnectionTimeoutError():
+            return f"no connection within {limits.connect_s:g} s"
+        case TimeoutError():
+            return f"the server sent too little for {limits.stall_s:g} s"
+        case aiohttp.ClientConnectorDNSError():
+            return f"the name {exc.host} cannot be resolved"
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the certificate of {exc.host} is not trusted"
+        case aiohttp.ClientConnectorError():
+            return f"no connection to {exc.host}:{exc.port}: {exc.os_error.strerror or 'failed'}"
+        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError():
+            return "the connection broke before the end"
+        case OSError():
+            return exc.strerror or "the connection failed"
+        case _:
+            return f"the answer is not proper HTTP ({type(exc).__name__})"

@@ -1,0 +1,180 @@
+"""Compressed images, unpacked as they arrive: gzip, xz and zstd, told apart by their first bytes.
+
+Owns the stream of unpacked bytes with bounds on memory and size. Does not own where they go
+(`partial`) nor what they are (`imagefile`). What comes in is hostile: a few bytes may stand for
+terabytes, so nothing here unpacks more than a piece at a time.
+
+A file may hold several members one after the other, as `pigz`, `pixz` and `cat` make them; after
+the last there may be NULs as padding and nothing else.
+
+zstd comes from `backports.zstd`, the standard library's module of Python 3.14 for older ones.
+"""
+
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import Protocol
+
+from qemu_node.images.errors import UnsafeImageError
+from qemu_node.units import MIB, format_size
+
+PIECE_BYTES = MIB
+MAGIC_BYTES = 6
+"""So many bytes tell what a file is compressed with."""
+
+# `xz -9` needs 65 MiB to unpack (man xz), `zstd --long` 128 MiB (its default limit as well). Two
+# downloads of this kind at once are still small beside a VM.
+_XZ_MEMORY_BYTES = 130 * MIB
+_ZSTD_WINDOW_LOG = 27
+
+
+class Packing(StrEnum):
+    """How a file is compressed; the value is the program's name."""
+
+    GZIP = "gzip"
+    XZ = "xz"
+    ZSTD = "zstd"
+
+
+def packing_of(head: bytes) -> Packing | None:
+    """Return how the file that begins with `head` is compressed; None where it is not."""
+    if head.startswith(b"\x1f\x8b"):
+        return Packing.GZIP
+    if head.startswith(b"\xfd7zXZ\0"):
+        return Packing.XZ
+    # RFC 8878, 3.1: a frame, or one to be skipped, with which parallel compressors begin.
+    if head.startswith(b"\x28\xb5\x2f\xfd") or (
+        head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F
+    ):
+        return Packing.ZSTD
+    return None
+
+
+class _Decoder(Protocol):
+    """One member being unpacked, as `lzma` and `compression.zstd` have it."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _GzipDecoder:
+    """zlib's decompressor with the interface of the others."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)  # 16 + 15: gzip's header and trailer only
+        self._may_hold_more = False
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.eof and not self._may_hold_more
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        piece = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+        # A full piece may have left output inside although all the input was taken.
+        self._may_hold_more = bool(self._zlib.unconsumed_tail) or len(piece) == max_length
+        return piece
+
+
+class Unpacker:
+    """Unpacks one file, fed in order and in parts of any size. Not to be used after an error."""
+
+    def __init__(self, packing: Packing, *, max_bytes: int) -> None:
+        """Unpack what `packing` packed, to at most `max_bytes`."""
+        self.packing = packing
+        self._max_bytes = max_bytes
+        self._make, self._errors = _decoder_of(packing)
+        self._decoder: _Decoder | None = self._make()
+        self._size_bytes = 0
+        self._is_padded = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what `data` adds, in pieces of at most 1 MiB.
+
+        Raises:
+            UnsafeImageError: it is damaged, unpacks to more than allowed, takes too much memory, or
+                something follows its end. The message is to follow the image's name.
+        """
+        while data or (self._decoder is not None and not self._decoder.needs_input):
+            if self._decoder is None:
+                data = self._next_member(data)
+                if self._decoder is None:
+                    return
+            try:
+                piece = self._decoder.decompress(data, PIECE_BYTES)
+            except self._errors as exc:
+                raise self._damaged(exc) from exc
+            self._size_bytes += len(piece)
+            if self._size_bytes > self._max_bytes:
+                raise UnsafeImageError(
+                    f"it unpacks to more than the {format_size(self._max_bytes)} allowed",
+                    hint="see images.max_size in node.toml",
+                )
+            if piece:
+                yield piece
+            if self._decoder.eof:
+                data, self._decoder = self._decoder.unused_data, None
+            else:
+                data = b""
+
+    def finish(self) -> None:
+        """Hear that nothing follows.
+
+        Raises:
+            UnsafeImageError: the end is missing.
+        """
+        if self._decoder is not None:
+            raise UnsafeImageError(f"it is {self.packing} data that is truncated")
+
+    def _next_member(self, data: bytes) -> bytes:
+        """Return what is left of `data` behind padding; begin a member if anything is."""
+        rest = data.lstrip(b"\0")
+        self._is_padded = self._is_padded or len(rest) < len(data)
+        if rest:
+            if self._is_padded and self.packing is not Packing.XZ:
+                raise UnsafeImageError(f"something follows the end of its {self.packing} data")
+            self._is_padded = False
+            self._decoder = self._make()
+        return rest
+
+    def _damaged(self, exc: Exception) -> UnsafeImageError:
+        if isinstance(exc, lzma.LZMAError) and "memory" in str(exc).lower():
+            return UnsafeImageError(
+                f"unpacking it takes more than {format_size(_XZ_MEMORY_BYTES)} of memory",
+                hint="compress it with xz -9 or less",
+            )
+        if self.packing is Packing.ZSTD and "memory" in str(exc).lower():
+            return UnsafeImageError(
+                f"unpacking it takes a window of more than {1 << (_ZSTD_WINDOW_LOG - 20)} MiB",
+                hint="compress it with zstd --long=27 or less",
+            )
+        return UnsafeImageError(f"its {self.packing} data are damaged, or something follows them")
+
+
+def _decoder_of(packing: Packing) -> tuple[Callable[[], _Decoder], tuple[type[Exception], ...]]:
+    """Return what makes a decoder, and the exceptions by which it says that data are wrong."""
+    match packing:
+        case Packing.GZIP:
+            return _GzipDecoder, (zlib.error,)
+        case Packing.XZ:
+            return (lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)), (
+                lzma.LZMAError,
+            )
+        case Packing.ZSTD:
+            from backports import zstd
+
+            options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
+            return lambda: zstd.ZstdDecompressor(options=options), (zstd.ZstdError,)
