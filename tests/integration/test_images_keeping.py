@@ -34,6 +34,7 @@ from qemu_node.vm.launch import _Start
 pytestmark = pytest.mark.timeout(300)
 
 V1, V2 = b"1" * 4096, b"2" * 4096
+BIG = os.urandom(1 << 20) * 4
 SETTINGS = ImagesConfig(low_space="0%", allow_networks=("127.0.0.0/8",), ttl="0s")
 STARTS = 1000
 WAIT_S = 120.0
@@ -213,21 +214,26 @@ async def test_image_in_use_is_refused_to_the_command_and_by_force_leaves_the_vm
     assert base.read_bytes() == V1
 
 
-async def test_interrupted_pull_says_so_and_can_be_repeated(
+async def test_interrupted_pull_says_so_and_goes_on_when_it_is_repeated(
     node: VMNode, server: ImageServer, keeper: ImageKeeper, tmp_path: Path
 ) -> None:
-    resource = Resource(body=V1, pause_at=1024, etag='"1"')
+    resource = Resource(body=BIG, pause_at=2 << 20, etag='"1"')
     url = server.put("/x.raw", resource)
     with (tmp_path / "stderr").open("wb") as stderr:
         child = process.spawn(command(node, "pull", url), stderr_fd=stderr.fileno())
-    await asyncio.wait_for(server.arrived.wait(), WAIT_S)
+    partials = node.paths.images_dir / "partial"
+    await until(lambda: any(path.stat().st_size >= 1 << 20 for path in partials.glob("*")))
     process.send_signal(child.process, signal.SIGINT)
     await until(lambda: child.exit_status() is not None)
     assert child.exit_status() == 130
     assert "repeat the command" in (tmp_path / "stderr").read_text()
+    keeper.sweep()
     resource.resume.set()
     await process.run(command(node, "pull", url))
     assert keeper.images()[0].origins == (url,)
+    first, second = (request.headers.get("range", "none") for request in server.requests)
+    assert first == "none"
+    assert second.startswith("bytes=")
 
 
 async def test_base_is_nobody_s_to_write_but_the_node_s(node: VMNode, server: ImageServer) -> None:

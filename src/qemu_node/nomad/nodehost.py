@@ -141,7 +141,9 @@ class NodeHost:
         is_root = os.geteuid() == 0
         kvm_gid = _group_id(_KVM_GROUP) if is_root else None
         self._finder = HypervisorFinder(config.qemu, config.paths, is_root=is_root, kvm_gid=kvm_gid)
-        images = ImageCache(config.paths.images_dir, config.images, self.tasks)
+        images = ImageCache(
+            config.paths.images_dir, config.images, self.tasks, reserve=config.disk.reserved
+        )
         return Node(
             paths=config.paths,
             qemu=config.qemu,
