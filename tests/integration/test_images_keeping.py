@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from fakes.image_server import ImageServer, Resource
+from fakes.stored_images import put
 from integration import crashing_cache
 from integration.vmnode import VMNode
 
@@ -26,6 +27,7 @@ from qemu_node.config import ImagesConfig
 from qemu_node.errors import NodeError
 from qemu_node.host import process
 from qemu_node.images.errors import ImageGoneError
+from qemu_node.images.eviction import Reason
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.store import ImageStore, RemovalStep, SwapStep
 from qemu_node.vm.directory import VMDirectory
@@ -258,3 +260,29 @@ async def test_prefetched_image_is_there_before_any_job_asks_and_stays(
         assert keeper.images()[0].is_prefetched
     finally:
         await node.close()
+
+
+@pytest.mark.needs_root
+async def test_full_disk_has_room_again_after_the_next_sweep(
+    tmp_path: Path,
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    await process.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)])
+    try:
+        store = ImageStore(small / "images")
+        store.prepare()
+        hours_ago = time.time() - 7200
+        for key in ("1", "2", "3"):
+            blob = store.blob_path(put(store, key, key.encode() * (1 << 20)))
+            os.utime(blob, (hours_ago + int(key), hours_ago + int(key)))
+        with contextlib.suppress(OSError), (small / "guest").open("wb", buffering=0) as guest:
+            while guest.write(bytes(4096)):
+                pass
+        settings = ImagesConfig(low_space="10%", high_space="40%")
+        removed = ImageKeeper(store.root, small / "vm", settings).sweep()
+        assert [one.image.origins for one in removed] == [("http://h/1",), ("http://h/2",)]
+        assert {one.reason for one in removed} == {Reason.SPACE}
+        assert put(store, "4", b"4" * (1 << 20)).url == "http://h/4"
+    finally:
+        await process.run(["umount", str(small)])
