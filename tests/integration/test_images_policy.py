@@ -173,7 +173,7 @@ async def test_no_more_downloads_than_allowed_are_under_way(
     async with asyncio.TaskGroup() as group:
         waiting = [group.create_task(got(cache, url)) for url in urls]
         await _until(lambda: len(server.requests) == 2)
-        resources[0].resume.set()
+        resources[int(server.requests[0].path[1:])].resume.set()
         await _until(lambda: len(server.requests) == 3)
         assert sum(task.done() for task in waiting) == 1
         for resource in resources:
