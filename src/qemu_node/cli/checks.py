@@ -121,6 +121,17 @@ def check_config(path: Path, *, exists: bool, problem: NodeError | None) -> Chec
     return ok("node.toml", str(path) if exists else f"no {path}: the defaults are used")
 
 
+def check_secrets(problems: Sequence[str]) -> Check:
+    """Judge the files of `images.credentials`."""
+    if problems:
+        return warn(
+            "secrets",
+            "; ".join(problems),
+            "each is a file of root's, mode 0600, with one line; see images.credentials",
+        )
+    return ok("secrets", "of images.credentials: all can be read")
+
+
 def check_qemu(found: QemuBinary | NodeError) -> Check:
     """Judge the hypervisor."""
     if isinstance(found, NodeError):

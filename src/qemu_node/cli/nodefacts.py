@@ -22,6 +22,7 @@ from qemu_node.config import NodeConfig, Paths, QemuConfig
 from qemu_node.errors import ConfigError, HostError, MissingPartError, NodeError
 from qemu_node.host.diskspace import DiskSpace, read_space
 from qemu_node.host.process import SAFE_ENV, is_alive, run
+from qemu_node.images.credentials import secret_problems
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.probe import QemuBinary, find_qemu
 from qemu_node.qemu.process import find_qemu_processes
@@ -43,6 +44,9 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
     yield checks.check_user(pwd.getpwuid(os.geteuid()).pw_name, is_root=is_root)
     config, check = read_config(config_path)
     yield check
+    if config.images.credentials:
+        problems = await asyncio.to_thread(secret_problems, config.images.credentials)
+        yield checks.check_secrets(problems)
     for check in check_directories(config):
         yield check
     qemu = await look_for_qemu(config.qemu.binary)

@@ -46,8 +46,25 @@ class SecretFile:
         Raises:
             ImageDownloadError: there is none; whoever rotates it may be about to write it.
         """
+        secret, info = self._load()
+        if not self._is_judged:
+            self._is_judged = True
+            for problem in loose_permissions(info):
+                log.warning("secret is badly kept", extra={"path": self.path, "problem": problem})
+        return secret
+
+    def problems(self) -> list[str]:
+        """Return what the operator should mend, in sentences without the secret. Blocks."""
         try:
-            secret = self._read_bytes().decode().removesuffix("\n").removesuffix("\r")
+            _, info = self._load()
+        except ImageDownloadError as exc:
+            return [str(exc)]
+        return [f"the secret {self.path}: {problem}" for problem in loose_permissions(info)]
+
+    def _load(self) -> tuple[str, os.stat_result]:
+        try:
+            content, info = self._read_bytes()
+            secret = content.decode().removesuffix("\n").removesuffix("\r")
         except OSError as exc:
             raise self._unusable(f"cannot be read: {exc.strerror}") from exc
         except UnicodeDecodeError:
@@ -55,9 +72,9 @@ class SecretFile:
             raise self._unusable("is not text") from None
         if not secret.isprintable() or not secret:
             raise self._unusable("does not hold one line")
-        return secret
+        return secret, info
 
-    def _read_bytes(self) -> bytes:
+    def _read_bytes(self) -> tuple[bytes, os.stat_result]:
         # Links are followed: that is how secrets are rotated. A FIFO must not keep us waiting.
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -66,16 +83,9 @@ class SecretFile:
                 raise self._unusable("is no regular file")
             if info.st_size > _SECRET_MAX_BYTES:
                 raise self._unusable("is too large for a secret")
-            if not self._is_judged:
-                self._is_judged = True
-                self._judge(info)
-            return os.read(fd, _SECRET_MAX_BYTES)
+            return os.read(fd, _SECRET_MAX_BYTES), info
         finally:
             os.close(fd)
-
-    def _judge(self, info: os.stat_result) -> None:
-        for problem in loose_permissions(info):
-            log.warning("secret is badly kept", extra={"path": self.path, "problem": problem})
 
     def _unusable(self, problem: str) -> ImageDownloadError:
         return ImageDownloadError(
@@ -187,6 +197,12 @@ class CredentialStore:
         """
         host = canonical_host(host)
         return self._by_use.get((host, namespace)) or self._by_use.get((host, None))
+
+
+def secret_problems(configs: Iterable[CredentialConfig]) -> list[str]:
+    """Return what is wrong with the files of secrets, for `qemu-node doctor`. Blocks."""
+    paths = dict.fromkeys(path for entry in configs for path in entry.secret_files)
+    return [problem for path in paths for problem in SecretFile(path).problems()]
 
 
 def is_loopback(host: str | None) -> bool:

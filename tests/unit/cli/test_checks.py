@@ -46,6 +46,8 @@ def directory(*, exists: bool = True, free: int | None = 100 * GIB) -> Directory
         (checks.check_config(Path("/n"), exists=True, problem=None), Level.OK),
         (checks.check_config(Path("/n"), exists=False, problem=None), Level.OK),
         (checks.check_config(Path("/n"), exists=True, problem=ConfigError("bad")), Level.FAIL),
+        (checks.check_secrets([]), Level.OK),
+        (checks.check_secrets(["the secret /x cannot be read"]), Level.WARN),
         (checks.check_qemu(QEMU), Level.OK),
         (checks.check_qemu(MISSING), Level.FAIL),
         (checks.check_firmware(FirmwareMode.SECURE_BOOT, FIRMWARE, DIRS), Level.OK),

@@ -13,6 +13,7 @@ from qemu_node.images.credentials import (
     SecretFile,
     is_loopback,
     loose_permissions,
+    secret_problems,
 )
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 
@@ -192,6 +193,19 @@ def test_a_secret_that_others_can_read_is_reported_once(
     assert secret.read() == secret.read() == SECRET
     assert [record.message for record in caplog.records] == ["secret is badly kept"]
     assert SECRET not in caplog.text
+
+
+def test_what_is_wrong_with_secrets_is_said_once_per_file(
+    secret_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert secret_problems([basic(secret_file)]) == []
+    secret_file.chmod(0o644)
+    entries = [basic(secret_file), basic(secret_file, "h"), basic(tmp_path / "absent", "i")]
+    [loose, missing] = secret_problems(entries)
+    assert "mode is 0644" in loose
+    assert "absent cannot be read" in missing
+    assert SECRET not in loose + missing
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(("mode", "is_loose"), [(0o600, False), (0o640, False), (0o644, True)])

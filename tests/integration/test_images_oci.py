@@ -1,0 +1,295 @@
+"""Images out of registries: real requests, to registries that keep the rules and that do not."""
+
+import contextlib
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.http_peer import HttpPeer
+from fakes.memory_sink import MemorySink
+from fakes.registry import OCI_MANIFEST, BlobHost, Registry, TokenService, digest_of
+
+from qemu_node.config import CredentialConfig
+from qemu_node.images.address import AddressPolicy
+from qemu_node.images.credentials import Credential, CredentialStore
+from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
+from qemu_node.images.fetch import download, fetch_small
+from qemu_node.images.oci import OciBlob, resolve_oci
+from qemu_node.images.request import FetchLimits
+from qemu_node.images.source import OciSource
+
+DISK = bytes(range(256)) * 512
+LIMITS = FetchLimits(retries=0)
+LOOPBACK = AddressPolicy(allow=(ip_network("127.0.0.0/8"),))
+PASSWORD = "hunter2"
+
+
+@pytest.fixture
+async def registry() -> AsyncGenerator[Registry]:
+    async with Registry.running() as registry:
+        yield registry
+
+
+@pytest.fixture
+async def tokens(registry: Registry) -> AsyncGenerator[TokenService]:
+    async with TokenService.running() as tokens:
+        tokens.users["ci"] = PASSWORD
+        registry.tokens = tokens
+        yield tokens
+
+
+@pytest.fixture
+def credential(registry: Registry, tmp_path: Path) -> Callable[..., Credential]:
+    path = tmp_path / "secret"
+    path.write_text(f"{PASSWORD}\n")
+    path.chmod(0o600)
+
+    def make(**settings: Any) -> Credential:
+        settings = settings or {"username": "ci", "password_file": str(path)}
+        entry = CredentialConfig(host=registry.host, **settings)
+        found = CredentialStore([entry]).find(registry.host, None)
+        assert found is not None
+        return found
+
+    return make
+
+
+async def resolve(
+    registry: Registry,
+    reference: str = "1",
+    credential: Credential | None = None,
+    *,
+    addresses: AddressPolicy = LOOPBACK,
+) -> OciBlob:
+    source = OciSource(registry.host, "team/image", reference)
+    small = partial(fetch_small, limits=LIMITS, addresses=addresses)
+    return await resolve_oci(source, credential, fetch_small=small)
+
+
+async def fetched(blob: OciBlob) -> bytes:
+    sink = MemorySink()
+    await download(blob.file, sink, max_bytes=1 << 30, limits=LIMITS, addresses=LOOPBACK)
+    return bytes(sink.content)
+
+
+def secrets_seen(*peers: HttpPeer) -> list[str]:
+    return [
+        request.headers["authorization"]
+        for peer in peers
+        for request in peer.requests
+        if "authorization" in request.headers
+    ]
+
+
+async def test_an_image_comes_out_of_an_open_registry(registry: Registry) -> None:
+    pushed = registry.push("team/image:1", DISK)
+    blob = await resolve(registry)
+    assert blob.manifest_digest == pushed.digest
+    assert blob.layer_digest == f"sha256:{hashlib.sha256(DISK).hexdigest()}"
+    assert blob.size_bytes == len(DISK)
+    assert await fetched(blob) == DISK
+
+
+async def test_an_image_is_had_by_digest(registry: Registry) -> None:
+    pushed = registry.push("team/image:1", DISK)
+    blob = await resolve(registry, pushed.digest)
+    assert await fetched(blob) == DISK
+
+
+async def test_of_an_index_the_image_of_this_machine_is_had(registry: Registry) -> None:
+    other = registry.push("team/image:arm", b"arm")
+    ours = registry.push("team/image:amd", DISK)
+    index = registry.push_index(
+        "team/image:1", {("linux", "arm64"): other, ("linux", "amd64"): ours}
+    )
+    blob = await resolve(registry)
+    assert blob.manifest_digest == index.digest
+    assert await fetched(blob) == DISK
+
+
+async def test_a_new_image_under_a_tag_is_another_version(registry: Registry) -> None:
+    registry.push("team/image:1", DISK)
+    before = await resolve(registry)
+    registry.push("team/image:1", DISK + b"more")
+    after = await resolve(registry)
+    assert before.manifest_digest != after.manifest_digest
+    assert before.layer_digest != after.layer_digest
+
+
+async def test_a_public_image_is_had_with_a_token_for_anybody(
+    registry: Registry, tokens: TokenService
+) -> None:
+    tokens.public.add("team/image")
+    registry.push("team/image:1", DISK)
+    assert await fetched(await resolve(registry)) == DISK
+    assert secrets_seen(tokens) == []
+
+
+async def test_a_private_image_is_had_with_the_operators_password(
+    registry: Registry, tokens: TokenService, credential: Callable[..., Credential]
+) -> None:
+    registry.push("team/image:1", DISK)
+    assert await fetched(await resolve(registry, credential=credential())) == DISK
+    assert all(value.startswith("Bearer ") for value in secrets_seen(registry))
+    with pytest.raises(ImageRefusedError, match="does not accept") as error:
+        await resolve(registry)
+    assert error.value.is_denial
+
+
+async def test_a_wrong_password_is_a_denial(
+    registry: Registry, tokens: TokenService, credential: Callable[..., Credential]
+) -> None:
+    tokens.users["ci"] = "changed"
+    registry.push("team/image:1", DISK)
+    with pytest.raises(ImageRefusedError, match="gives no token") as error:
+        await resolve(registry, credential=credential())
+    assert error.value.is_denial
+    assert PASSWORD not in error.value.explain()
+
+
+async def test_a_registry_may_want_the_password_itself(
+    registry: Registry, credential: Callable[..., Credential]
+) -> None:
+    registry.basic = ("ci", PASSWORD)
+    registry.push("team/image:1", DISK)
+    assert await fetched(await resolve(registry, credential=credential())) == DISK
+
+
+async def test_where_blobs_are_kept_elsewhere_no_credentials_go_there(
+    registry: Registry, tokens: TokenService, credential: Callable[..., Credential]
+) -> None:
+    async with BlobHost.running() as blobs:
+        registry.blob_host = blobs
+        registry.push("team/image:1", DISK)
+        assert await fetched(await resolve(registry, credential=credential())) == DISK
+        assert len(blobs.requests) == 1
+        assert secrets_seen(blobs) == []
+
+
+async def test_a_token_that_ran_out_before_the_download_is_renewed(
+    registry: Registry, tokens: TokenService, credential: Callable[..., Credential]
+) -> None:
+    registry.push("team/image:1", DISK)
+    blob = await resolve(registry, credential=credential())
+    tokens.tokens.clear()
+    assert await fetched(blob) == DISK
+
+
+async def test_a_token_that_is_never_accepted_ends_the_download(
+    registry: Registry, tokens: TokenService, credential: Callable[..., Credential]
+) -> None:
+    registry.push("team/image:1", DISK)
+    blob = await resolve(registry, credential=credential())
+    registry.never_enough = True
+    with pytest.raises(ImageRefusedError, match="HTTP 401") as error:
+        await fetched(blob)
+    assert error.value.is_denial
+
+
+async def test_an_address_that_is_refused_is_refused_of_registries_too(
+    registry: Registry,
+) -> None:
+    with pytest.raises(ImageRefusedError, match="loopback"):
+        await resolve(registry, addresses=AddressPolicy())
+    assert registry.requests == []
+
+
+async def test_a_manifest_with_another_digest_is_refused(registry: Registry) -> None:
+    pushed = registry.push("team/image:1", DISK)
+    evil = registry.push("team/image:2", b"evil")
+    registry.manifests[f"team/image@{pushed.digest}"] = evil
+    with pytest.raises(ChecksumMismatchError, match=pushed.digest):
+        await resolve(registry, pushed.digest)
+
+
+async def test_an_image_for_containers_is_refused_with_a_hint(registry: Registry) -> None:
+    registry.push("team/image:1", DISK, DISK[:100])
+    with pytest.raises(ImageRefusedError, match="2 layers"):
+        await resolve(registry)
+    registry.push("team/image:1", DISK, media_type="application/vnd.oci.image.layer.v1.tar+gzip")
+    with pytest.raises(ImageRefusedError, match="for containers") as error:
+        await resolve(registry)
+    assert "oras push" in error.value.explain()
+
+
+async def test_a_huge_manifest_is_not_read(registry: Registry) -> None:
+    registry.store("team/image:1", b" " * (5 << 20), OCI_MANIFEST)
+    with pytest.raises(ImageRefusedError, match="larger than"):
+        await resolve(registry)
+
+
+async def test_a_missing_image_is_refused(registry: Registry) -> None:
+    with pytest.raises(ImageRefusedError, match="HTTP 404"):
+        await resolve(registry)
+
+
+async def test_a_registry_that_never_has_enough_is_given_up(
+    registry: Registry, tokens: TokenService, credential: Callable[..., Credential]
+) -> None:
+    registry.never_enough = True
+    with pytest.raises(ImageRefusedError, match="does not accept") as error:
+        await resolve(registry, credential=credential())
+    assert error.value.is_denial
+    assert len(registry.requests) == 2
+    assert len(tokens.requests) == 1
+
+
+async def test_a_foreign_token_service_over_http_gets_no_password(
+    registry: Registry, tokens: TokenService, credential: Callable[..., Credential]
+) -> None:
+    registry.realm = f"http://localhost:{tokens.port}/token"
+    registry.push("team/image:1", DISK)
+    with pytest.raises(ImageRefusedError, match="does not accept"):
+        await resolve(registry, credential=credential())
+    assert len(tokens.requests) == 1
+    assert secrets_seen(tokens) == []
+
+
+async def test_a_token_service_cannot_be_an_address_that_is_refused(
+    registry: Registry, credential: Callable[..., Credential]
+) -> None:
+    registry.realm = "http://169.254.169.254/latest/meta-data/"
+    registry.push("team/image:1", DISK)
+    with pytest.raises(ImageRefusedError, match="link-local"):
+        await resolve(registry, credential=credential())
+
+
+@contextlib.asynccontextmanager
+async def another_registry() -> AsyncGenerator[Registry]:
+    async with Registry.running() as other:
+        other.push("team/image:1", DISK)
+        yield other
+
+
+async def test_a_registry_may_redirect_to_one_that_asks_nothing(registry: Registry) -> None:
+    async with another_registry() as other:
+        registry.redirect_manifests_to = f"{other.url}/v2/team/image/manifests/1"
+        assert (await resolve(registry)).layer_digest == digest_of(DISK)
+
+
+async def test_whom_a_registry_redirects_to_learns_no_password(
+    registry: Registry, tokens: TokenService, credential: Callable[..., Credential]
+) -> None:
+    registry.tokens = None
+    async with another_registry() as other:
+        other.tokens = tokens
+        registry.redirect_manifests_to = f"{other.url}/v2/team/image/manifests/1"
+        with pytest.raises(ImageRefusedError, match="another host"):
+            await resolve(registry, credential=credential())
+        assert secrets_seen(other, tokens) == []
+
+
+async def test_whom_a_token_service_redirects_to_learns_no_password(
+    registry: Registry, tokens: TokenService, credential: Callable[..., Credential]
+) -> None:
+    async with TokenService.running() as thief:
+        tokens.redirect_to = f"{thief.url}/token?scope=repository:team/image:pull"
+        registry.push("team/image:1", DISK)
+        with pytest.raises(ImageRefusedError, match="holds no token"):
+            await resolve(registry, credential=credential())
+        assert len(thief.requests) == 1
+        assert secrets_seen(thief) == []
