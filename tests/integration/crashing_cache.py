@@ -18,6 +18,8 @@ from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 
+SETTINGS = ImagesConfig(allow_networks=("127.0.0.0/8",), ttl="0s")
+
 
 class _Assassin(logging.Handler):
     """Kills this process at a step."""
@@ -34,8 +36,7 @@ class _Assassin(logging.Handler):
 
 async def _pull(images_dir: Path, url: str) -> None:
     async with TaskOwner() as tasks:
-        settings = ImagesConfig(allow_networks=("127.0.0.0/8",), ttl="0s")
-        await ImageCache(images_dir, settings, tasks).pull(url)
+        await ImageCache(images_dir, SETTINGS, tasks).pull(url)
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
     if action == "pull":
         asyncio.run(_pull(Path(images_dir), urls[0]))
     else:
-        keeper = ImageKeeper(Path(images_dir), Path(images_dir).parent / "vm", ImagesConfig())
+        keeper = ImageKeeper(Path(images_dir), Path(images_dir).parent / "vm", SETTINGS)
         for image in keeper.images():
             keeper.remove(image, force=True)
 

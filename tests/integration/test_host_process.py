@@ -188,3 +188,18 @@ async def test_a_spawned_process_outlives_us_however_we_end(end: str) -> None:
     survivor = ProcessId(pid=pid, start_time=start_time)
     assert process.is_alive(survivor)
     assert process.send_signal(survivor, signal.SIGKILL)
+
+
+def test_process_in_the_middle_of_an_exec_has_a_command_line(
+    spawned: Callable[..., Child], tmp_path: Path
+) -> None:
+    relay = tmp_path / "relay"
+    relay.write_text('#!/bin/sh\n[ "$1" -gt 0 ] || exec sleep 600\nexec "$0" $(($1 - 1))\n')
+    relay.chmod(0o755)
+    pid = spawned(str(relay), "500").process.pid
+    seen: list[list[str]] = [process.command_line(pid)]
+    deadline = time.monotonic() + PATIENCE_S
+    while seen[-1] != ["sleep", "600"]:
+        assert time.monotonic() < deadline, seen[-1]
+        seen.append(process.command_line(pid))
+    assert [] not in seen

@@ -73,17 +73,24 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def write_atomic(
-    path: Path, data: bytes, *, mode: int = 0o644, owner: tuple[int, int] | None = None
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = 0o644,
+    owner: tuple[int, int] | None = None,
+    is_durable: bool = False,
 ) -> None:
     """Make `path` hold exactly `data`; a reader sees the old content or the new, never a part.
 
-    That holds after a crash too.
+    That holds whatever kills us in between.
 
     Args:
         path: The file. Its directory exists and is ours alone to write.
         data: The whole content.
         mode: Permissions of the file, whatever the umask.
         owner: `(uid, gid)` that it is given to, root permitting.
+        is_durable: It holds after a power cut, too. That waits for the disk, for seconds where
+            guests keep it busy: not for what a VM needs, which does not outlive the power either.
 
     Raises:
         HostError: the host refused a step; `path` is as it was and no temporary file is left.
@@ -97,14 +104,16 @@ def write_atomic(
                 if owner is not None:
                     os.fchown(fd, *owner)
                 os.fchmod(fd, mode)
-                os.fsync(fd)
+                if is_durable:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
             temp.replace(path)
         except BaseException:
             temp.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        if is_durable:
+            _sync_directory(path.parent)
     except OSError as exc:
         raise host_error("write", path, exc) from exc
 

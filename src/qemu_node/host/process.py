@@ -19,6 +19,7 @@ import os
 import shlex
 import signal
 import subprocess  # noqa: TID251 - the one module that may
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,13 @@ SAFE_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 """What a child sees of the environment unless told otherwise: nothing of the agent's secrets."""
 
 _STDERR_TAIL_BYTES = 2000
+
+# include/linux/sched.h; field 9 of /proc/PID/stat.
+_PF_EXITING = 0x00000004
+_PF_KTHREAD = 0x00200000
+
+_EXEC_MAX_S = 0.5
+_EXEC_POLL_S = 0.001
 
 
 class ProcessError(HostError):
@@ -139,12 +147,28 @@ def pss_bytes(process: ProcessId) -> int | None:
 
 
 def command_line(pid: int) -> list[str]:
-    """Return the argv of `pid`; empty for kernel threads, zombies and processes that are gone."""
-    try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return []
-    return [part.decode(errors="surrogateescape") for part in raw.split(b"\0")[:-1]]
+    """Return the argv of `pid`; empty for kernel threads, zombies and processes that are gone.
+
+    In the middle of an exec a process has no argv for a moment, about a millisecond of it for
+    QEMU: the question is asked again then, so that a process never looks as if it were not there.
+    """
+    deadline = time.monotonic() + _EXEC_MAX_S
+    while True:
+        try:
+            raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return []
+        if raw or not _is_in_exec(pid) or time.monotonic() > deadline:
+            return [part.decode(errors="surrogateescape") for part in raw.split(b"\0")[:-1]]
+        time.sleep(_EXEC_POLL_S)
+
+
+def _is_in_exec(pid: int) -> bool:
+    """Tell whether a process without an argv will have one: neither a kernel's nor dying."""
+    fields = _read_stat(pid)
+    if fields is None or fields[0] in ("Z", "X"):
+        return False
+    return not int(fields[6]) & (_PF_EXITING | _PF_KTHREAD)
 
 
 def _open_pidfd(process: ProcessId) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qemu_node.errors import HostError
 from qemu_node.host import files
+from qemu_node.images.sidecar import read_sidecar, sidecar_path
 from qemu_node.images.store import ImageStore
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,6 @@ _TEMPORARY_S = 3_600.0
 """A temporary file this old is nobody's: its writer fills it in one go."""
 
 _KEY = re.compile(r"[0-9A-Za-z-]{1,64}")
-_SIDECAR = ".json"
 _LOCK = ".lock"
 
 
@@ -75,12 +75,12 @@ def _clean_partials(store: ImageStore, now_s: float) -> int:
 def _dead_parts(store: ImageStore, key: str, now_s: float) -> list[Path]:
     """Return the files of a download that nobody has under way and that go."""
     partial = store.partial_path(key)
-    sidecar = partial.with_name(key + _SIDECAR)
     parts = [store.partials_dir / name for name in _names(store.partials_dir)]
     parts = [path for path in parts if path.name.partition(".")[0] == key]
-    is_resumable = sidecar in parts and partial in parts
-    if is_resumable and _age_s(partial, now_s) <= RESUMABLE_S:
-        return [path for path in parts if path not in (partial, sidecar)]
+    sidecar = read_sidecar(partial)
+    if sidecar is not None and sidecar.is_resumable and _age_s(partial, now_s) <= RESUMABLE_S:
+        kept = (partial, sidecar_path(partial)) if partial in parts else ()
+        return [path for path in parts if path not in kept]
     return parts
 
 

@@ -84,7 +84,7 @@ class PartialFile:
         is nothing to go on with. Its bytes are still to be read: `reread`.
         """  # noqa: D205 - one sentence
         sidecar = read_sidecar(path)
-        if sidecar is None or sidecar.etag is None or sidecar.boot_id != boot_id():
+        if sidecar is None or not sidecar.is_resumable:
             return None
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from qemu_node.host.process import boot_id as current_boot_id
+
 
 class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     """What the bytes beside it are a part of."""
@@ -21,6 +23,11 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int | None
     boot_id: str
     """Bytes that were not synced survive the process that wrote them, not a power cut."""
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether somebody can go on with the bytes beside it."""
+        return self.etag is not None and self.boot_id == current_boot_id()
 
 
 def sidecar_path(partial: Path) -> Path:

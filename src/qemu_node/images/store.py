@@ -321,7 +321,9 @@ class ImageStore:
 
     def _encode(self, key: str, record: SourceRecord) -> None:
         try:
-            files.write_atomic(self.record_path(key), msgspec.json.encode(record), mode=0o600)
+            files.write_atomic(
+                self.record_path(key), msgspec.json.encode(record), mode=0o600, is_durable=True
+            )
         except HostError as exc:
             raise ImageStorageError(str(exc), hint=exc.hint) from exc
 

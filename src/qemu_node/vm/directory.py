@@ -16,6 +16,9 @@ Owns the layout of a VM's two directories, their permissions and their lock.
 The lock is flock(2) on the data directory itself: held by the driver that manages the VM for as
 long as it does, and released by the kernel whatever ends that driver. There is no lock file to
 leave behind.
+
+Nothing here waits for the disk (`write_atomic` without `is_durable`): a VM ends with the power, and
+what a power cut leaves of its files says no more than that.
 """
 
 import contextlib

@@ -356,6 +356,20 @@ def test_free_bytes_is_positive_and_needs_a_path(tmp_path: Path) -> None:
         files.free_bytes(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(("is_durable", "synced"), [(False, []), (True, ["file", "directory"])])
+def test_only_what_must_outlive_the_power_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_durable: bool, synced: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def fsync(fd: int) -> None:
+        seen.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write_atomic(tmp_path / "f", b"x", is_durable=is_durable)
+    assert seen == synced
+
+
 def test_a_thread_waits_for_a_lock_as_long_as_it_may(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "lock")
     with lock.hold_blocking(1):

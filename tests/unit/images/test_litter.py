@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 from fakes.stored_images import KEY, put
 
+from qemu_node.host.process import boot_id
 from qemu_node.images.litter import RESUMABLE_S, clean
+from qemu_node.images.sidecar import Sidecar, sidecar_path, write_sidecar
 from qemu_node.images.store import ImageStore
 
 NOW_S = 1_000_000.0
@@ -23,6 +25,14 @@ def leave(path: Path, *, age_s: float = 60.0) -> Path:
     return path
 
 
+def describe(store: ImageStore, *, etag: str | None = '"1"', boot: str | None = None) -> Path:
+    """Leave the sidecar of a download."""
+    partial = store.partials_dir / KEY
+    sidecar = Sidecar(url="x", etag=etag, total_bytes=None, boot_id=boot or boot_id())
+    write_sidecar(partial, sidecar)
+    return sidecar_path(partial)
+
+
 def left(store: ImageStore) -> set[str]:
     return {path.name for path in store.partials_dir.iterdir()}
 
@@ -36,7 +46,7 @@ def test_partials_of_a_download_that_runs_are_let_be(store: ImageStore) -> None:
 
 
 def test_broken_download_waits_a_day_to_be_resumed(store: ImageStore) -> None:
-    sidecar = leave(store.partials_dir / f"{KEY}.json", age_s=10 * RESUMABLE_S)
+    sidecar = describe(store)
     partial = leave(store.partials_dir / KEY, age_s=RESUMABLE_S - 1)
     leave(store.partials_dir / f"{KEY}.unpacked")
     assert clean(store, NOW_S) == 1
@@ -44,6 +54,15 @@ def test_broken_download_waits_a_day_to_be_resumed(store: ImageStore) -> None:
     leave(partial, age_s=RESUMABLE_S + 1)
     assert clean(store, NOW_S) == 2
     assert left(store) == set()
+
+
+@pytest.mark.parametrize("how", [{"etag": None}, {"boot": "another one"}])
+def test_broken_download_that_nobody_can_go_on_with_goes(
+    store: ImageStore, how: dict[str, str | None]
+) -> None:
+    describe(store, **how)
+    leave(store.partials_dir / KEY)
+    assert clean(store, NOW_S) == 2
 
 
 @pytest.mark.parametrize("name", [KEY, f"{KEY}.json", f"{KEY}.unpacked", f"{KEY}.what"])
@@ -54,7 +73,7 @@ def test_part_that_is_of_no_use_alone_goes(store: ImageStore, name: str) -> None
 
 
 def test_clock_that_was_set_back_lets_no_download_wait_for_years(store: ImageStore) -> None:
-    leave(store.partials_dir / f"{KEY}.json")
+    describe(store)
     leave(store.partials_dir / KEY, age_s=-1000 * RESUMABLE_S)
     assert clean(store, NOW_S) == 2
 
