@@ -187,6 +187,18 @@ class LogsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return parse_size(self.rate)
 
 
+class DiskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[disk]`: what is kept free on the file system of `paths.data`."""
+
+    reserve: str = "5%"
+    """A share or a size; with less free no VM starts and nothing is downloaded."""
+
+    @property
+    def reserved(self) -> Share:
+        """`reserve` as a share of the file system."""
+        return parse_share(self.reserve)
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """node.toml as a whole; only the entry points see it."""
 
@@ -194,6 +206,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     images: ImagesConfig = ImagesConfig()
     qemu: QemuConfig = QemuConfig()
     logs: LogsConfig = LogsConfig()
+    disk: DiskConfig = DiskConfig()
 
 
 def default_paths() -> Paths:
@@ -282,7 +295,7 @@ def _check(config: NodeConfig) -> None:
     if config.logs.max_files < 1 or config.logs.max_file_bytes < 4096:
         raise ConfigError("logs.max_files must be at least 1 and logs.max_file_size at least 4K")
     _check_images(config.images)
-    _ = config.logs.rate_bytes_per_s
+    _ = config.logs.rate_bytes_per_s, config.disk.reserved
 
 
 def _check_images(images: ImagesConfig) -> None:

@@ -262,13 +262,15 @@ async def test_text_is_fetched_up_to_its_cap(server: ImageServer) -> None:
 
 
 async def test_download_goes_on_where_its_connection_broke(server: ImageServer) -> None:
-    resource = Resource(body=BODY, etag='"1"', last_modified="monday", break_at=[2_000_001, 70_000])
+    resource = Resource(body=BODY, etag='"1"', last_modified="monday", break_at=[3_000_001, 70_000])
     validators, sink = await fetched(server.put("/x", resource), limits=PATIENT)
     assert sink.content == BODY
-    assert sink.begins == [0, 2_000_001, 2_070_001]
+    # What had arrived and not been read yet when the connection broke is sent again.
+    assert [begin > 0 for begin in sink.begins] == [False, True, True]
+    assert sink.begins[1] <= 3_000_001
     assert validators == Validators(etag='"1"', last_modified="monday")
     second = server.requests[1].headers
-    assert (second["range"], second["if-range"]) == ("bytes=2000001-", '"1"')
+    assert (second["range"], second["if-range"]) == (f"bytes={sink.begins[1]}-", '"1"')
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"1"'])

@@ -15,7 +15,7 @@ from qemu_node.images.prefetch import Prefetcher
 from qemu_node.qemu.probe import QemuBinary, find_qemu
 from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, OsFamily, QemuVersion
-from qemu_node.units import MIB
+from qemu_node.units import MIB, Share
 from qemu_node.vm.logs import TaskLogs
 from qemu_node.vm.machine import VM
 from qemu_node.vm.node import Hypervisor, Node
@@ -39,6 +39,7 @@ class VMNode:
         qemu_program: str | None = None,
         is_root: bool | None = None,
         images: ImagesConfig | None = None,
+        disk_reserve: Share = Share(),  # noqa: B008 - frozen
     ) -> None:
         """Make a node on `root` whose jobs may name what is beside `image`.
 
@@ -47,6 +48,7 @@ class VMNode:
             image: The image of its guests.
             qemu: Settings other than the defaults.
             qemu_program: A program in QEMU's place, which is not asked for its version.
+            disk_reserve: What is kept free of the disk of its directories.
             is_root: Whether each VM gets a user of its own; by default where that is possible.
             images: Settings of images; by default jobs may name what is beside `image`.
         """
@@ -73,6 +75,7 @@ class VMNode:
             shared_gid=None,
             kvm_gid=None,
             pull_timeout_s=WAIT_S,
+            disk_reserve=disk_reserve,
         )
         self.supervisor = Supervisor(self.node, self._open_logs)
 

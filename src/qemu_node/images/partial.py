@@ -33,6 +33,7 @@ _NO_LIMIT = 1 << 62
 _REREAD_BYTES = MIB
 _HOLE_BYTES = 64 << 10
 _ROOM_CHECK_BYTES = 64 * MIB
+_WRITEBACK_BYTES = 16 * MIB
 
 
 class Aborted(Exception):
@@ -315,11 +316,12 @@ class _GrowingFile:
         self.path = path
         self.fd = fd
         self.size_bytes = 0
+        self._sent_bytes = 0
 
     def append(self, data: bytes) -> None:
         with _translated("write", self.path):
             _write_at(self.fd, data, self.size_bytes)
-        self.size_bytes += len(data)
+        self._grow(len(data))
 
     def append_sparse(self, data: bytes) -> None:
         """Append `data`, leaving holes for what is zero: a raw image is mostly that."""
@@ -328,7 +330,14 @@ class _GrowingFile:
                 block = data[start : start + _HOLE_BYTES]
                 if block.count(0) != len(block):
                     _write_at(self.fd, block, self.size_bytes + start)
-        self.size_bytes += len(data)
+        self._grow(len(data))
+
+    def _grow(self, more_bytes: int) -> None:
+        self.size_bytes += more_bytes
+        if self.size_bytes - self._sent_bytes >= _WRITEBACK_BYTES:
+            # The disk works while the rest arrives, not only when all of it must be there.
+            files.start_writeback(self.fd, self._sent_bytes, self.size_bytes - self._sent_bytes)
+            self._sent_bytes = self.size_bytes
 
     def finish(self) -> None:
         """Make a hole at the end count."""

@@ -11,6 +11,7 @@ from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
+from qemu_node.units import Share
 
 Tell = Callable[[str, dict[str, str]], None]
 """Receives a line for the task's events, with annotations. Nomad keeps the last ten: be sparing."""
@@ -48,6 +49,8 @@ class Node:
     kvm_gid: int | None
     """Group that may open /dev/kvm."""
     pull_timeout_s: float
+    disk_reserve: Share
+    """What stays free of the file system of `paths.data`."""
 
     @property
     def firmware_dirs(self) -> tuple[Path, ...]:
