@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from qemu_node.errors import ConfigError
-from qemu_node.units import parse_duration, parse_size
+from qemu_node.units import Share, parse_duration, parse_share, parse_size
 
 CONFIG_ENV = "QEMU_NODE_CONFIG"
 """Environment variable that names another node.toml than the default one."""
@@ -101,11 +101,34 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     refuse_networks: tuple[str, ...] = ()
     """Further networks that are never connected to."""
     ttl: str = "5m"
-    """For so long after its answer a source is not asked again."""
+    """For so long after its answer a source is not asked again; prefetched ones are as often."""
     downloads: int = 4
     """How many at once."""
     download_timeout: str = "6h"
     """How long one download may take."""
+    unused_for: str = "7d"
+    """An image that no VM has used for so long is removed."""
+    low_space: str = "10%"
+    """Free space of the cache's file system below which unused images are removed."""
+    high_space: str = "20%"
+    """Free space at which that ends."""
+    prefetch: tuple[str, ...] = ()
+    """Sources whose images the driver keeps in the cache."""
+
+    @property
+    def unused_for_s(self) -> float:
+        """`unused_for` in seconds."""
+        return parse_duration(self.unused_for)
+
+    @property
+    def low_space_share(self) -> Share:
+        """`low_space` as a share of the file system."""
+        return parse_share(self.low_space)
+
+    @property
+    def high_space_share(self) -> Share:
+        """`high_space` as a share of the file system."""
+        return parse_share(self.high_space)
 
     @property
     def pull_timeout_s(self) -> float:
@@ -164,6 +187,18 @@ class LogsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return parse_size(self.rate)
 
 
+class DiskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[disk]`: what is kept free on the file system of `paths.data`."""
+
+    reserve: str = "5%"
+    """A share or a size; with less free no VM starts and nothing is downloaded."""
+
+    @property
+    def reserved(self) -> Share:
+        """`reserve` as a share of the file system."""
+        return parse_share(self.reserve)
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """node.toml as a whole; only the entry points see it."""
 
@@ -171,6 +206,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     images: ImagesConfig = ImagesConfig()
     qemu: QemuConfig = QemuConfig()
     logs: LogsConfig = LogsConfig()
+    disk: DiskConfig = DiskConfig()
 
 
 def default_paths() -> Paths:
@@ -258,13 +294,25 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError("qemu.first_uid must be at least 1000 and qemu.uid_count at least 1")
     if config.logs.max_files < 1 or config.logs.max_file_bytes < 4096:
         raise ConfigError("logs.max_files must be at least 1 and logs.max_file_size at least 4K")
-    if config.images.downloads < 1:
+    _check_images(config.images)
+    _ = config.logs.rate_bytes_per_s, config.disk.reserved
+
+
+def _check_images(images: ImagesConfig) -> None:
+    _ = images.pull_timeout_s, images.max_size_bytes, images.download_timeout_s
+    _ = images.ttl_s, images.unused_for_s
+    if images.downloads < 1:
         raise ConfigError("images.downloads must be at least 1")
-    for credential in config.images.credentials:
+    for credential in images.credentials:
         _check_credential(credential)
-    _check_distinct(config.images.credentials)
-    _ = config.images.pull_timeout_s, config.images.max_size_bytes, config.logs.rate_bytes_per_s
-    _ = config.images.ttl_s, config.images.download_timeout_s
+    _check_distinct(images.credentials)
+    low, high = images.low_space_share, images.high_space_share
+    is_comparable = (low.pct is None) == (high.pct is None)
+    if is_comparable and (high.pct or high.size_bytes) < (low.pct or low.size_bytes):
+        raise ConfigError(
+            f"images.high_space ({images.high_space}) is less than images.low_space "
+            f"({images.low_space})"
+        )
 
 
 # A bucket's name is what DNS takes; old ones may have capitals and underscores.

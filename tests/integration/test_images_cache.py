@@ -15,18 +15,21 @@ from fakes.image_server import ImageServer, Resource
 from fakes.qcow2_images import Qcow2
 
 from qemu_node.config import ImagesConfig
-from qemu_node.errors import ImageError
+from qemu_node.errors import ImageError, JobError
 from qemu_node.host import process
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import CachedImage, ImageCache
 from qemu_node.images.errors import (
     ChecksumMismatchError,
     ImageDownloadError,
+    ImageGoneError,
     ImageRefusedError,
     ImageStorageError,
     UnsafeImageError,
 )
 from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.pull import Pulled, Puller
 from qemu_node.images.request import FetchLimits
 
 V1 = Qcow2().build()
@@ -61,6 +64,11 @@ def config(**settings: Any) -> ImagesConfig:
 @pytest.fixture
 def cache(images_dir: Path, tasks: TaskOwner) -> ImageCache:
     return ImageCache(images_dir, config(max_size="8G"), tasks, limits=QUICK)
+
+
+@pytest.fixture
+def keeper(images_dir: Path) -> ImageKeeper:
+    return ImageKeeper(images_dir, images_dir.parent / "vm", ImagesConfig(low_space="0%"))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -155,15 +163,15 @@ async def test_changing_image_is_seen_by_its_date_where_there_is_no_etag(
 
 
 async def test_source_without_validators_is_fetched_again_and_swapped_only_if_it_differs(
-    cache: ImageCache, server: ImageServer
+    cache: ImageCache, server: ImageServer, keeper: ImageKeeper
 ) -> None:
     url = server.put("/x", Resource(body=V1))
     first = (await got(cache, url)).path.stat()
-    fetched_at = cache.list()[0].fetched_at
+    fetched_at = keeper.images()[0].sources[0].record.fetched_at
     again = (await got(cache, url)).path.stat()
     assert len(server.requests) == 2
-    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-    assert cache.list()[0].fetched_at == fetched_at
+    assert again.st_ino == first.st_ino
+    assert keeper.images()[0].sources[0].record.fetched_at == fetched_at
     server.put("/x", Resource(body=V2))
     assert (await got(cache, url)).digest == f"sha256:{sha256(V2)}"
 
@@ -358,7 +366,7 @@ async def test_download_goes_on_when_its_start_gives_up_and_a_later_one_joins(
 
 
 async def test_download_ends_by_itself_when_nobody_waits(
-    cache: ImageCache, server: ImageServer, tasks: TaskOwner
+    cache: ImageCache, server: ImageServer, tasks: TaskOwner, keeper: ImageKeeper
 ) -> None:
     resource = Resource(body=BIG, pause_at=1 << 20, etag='"1"')
     url = server.put("/x", resource)
@@ -367,7 +375,7 @@ async def test_download_ends_by_itself_when_nobody_waits(
             await got(cache, url)
     resource.resume.set()
     await until(lambda: len(tasks) == 0)
-    assert [image.origin for image in cache.list()] == [url]
+    assert keeper.images()[0].origins == (url,)
 
 
 async def test_waiters_hear_of_progress_only_while_there_is_some(
@@ -445,8 +453,12 @@ async def test_two_processes_make_one_download(
     assert len(bodies) == 1
 
 
-async def test_killed_download_is_cleaned_up_and_done_again(
-    cache: ImageCache, server: ImageServer, images_dir: Path, tmp_path: Path
+async def test_killed_download_is_kept_for_a_day_and_gone_after_the_next_one(
+    cache: ImageCache,
+    server: ImageServer,
+    images_dir: Path,
+    keeper: ImageKeeper,
+    tmp_path: Path,
 ) -> None:
     url = server.put("/x", Resource(body=BIG, pause_at=2 << 20, etag='"1"'))
     with (tmp_path / "stderr").open("wb") as stderr:
@@ -454,15 +466,18 @@ async def test_killed_download_is_cleaned_up_and_done_again(
             [sys.executable, "-c", CHILD, str(images_dir), url], stderr_fd=stderr.fileno()
         )
     await until(lambda: any(images_dir.glob("partial/*")))
-    await cache.reconcile()
-    assert len(files_below(images_dir, "partial")) == 1
+    await asyncio.wait_for(server.arrived.wait(), WAIT_S)
+    keeper.sweep()
+    assert len(files_below(images_dir, "partial", "locks")) == 3
     process.send_signal(child.process, signal.SIGKILL)
     # Reaped, not only a zombie: until then a thread of it may still hold the lock.
     await until(lambda: child.exit_status() == -signal.SIGKILL)
-    await cache.reconcile()
-    assert files_below(images_dir, "blobs", "sources", "partial", "locks") == []
+    keeper.sweep()
+    assert len(files_below(images_dir, "partial")) == 2
+    assert files_below(images_dir, "blobs", "sources", "locks") == []
     server.publish("/x", BIG)
     assert (await got(cache, url)).digest == f"sha256:{sha256(BIG)}"
+    assert files_below(images_dir, "partial") == []
 
 
 @pytest.mark.needs_root
@@ -520,12 +535,43 @@ async def test_open_descriptors_do_not_pile_up(
     await until(lambda: open_descriptors() <= before)
 
 
-async def test_list_names_what_is_cached(cache: ImageCache, server: ImageServer) -> None:
-    assert cache.list() == []
+async def test_keeper_names_what_is_cached(
+    cache: ImageCache, server: ImageServer, keeper: ImageKeeper
+) -> None:
+    assert keeper.images() == []
     await got(cache, server.publish("/b?token=1", V1))
     await got(cache, server.publish("/a", bytes(512)))
-    first, second = cache.list()
-    assert first.origin == server.url("/a")
-    assert first.format is ImageFormat.RAW
-    assert second.origin == server.url("/b?…")
-    assert (second.size_bytes, second.virtual_size_bytes) == (len(V1), 1 << 30)
+    first, second = keeper.images()
+    assert first.origins == (server.url("/a"),)
+    assert first.blob.format is ImageFormat.RAW
+    assert second.origins == (server.url("/b?…"),)
+    record = second.sources[0].record
+    assert (second.blob.size_bytes, record.virtual_size_bytes) == (len(V1), 1 << 30)
+
+
+async def test_pull_brings_an_image_into_the_cache_and_opens_nothing(
+    cache: ImageCache, server: ImageServer, keeper: ImageKeeper
+) -> None:
+    pulled = await cache.pull(server.publish("/x", V1), checksum=f"sha256:{sha256(V1)}")
+    assert keeper.images()[0].blob.sha256 == pulled.record.sha256
+    with pytest.raises(JobError, match="is a path"):
+        await cache.pull("local/x.qcow2")
+
+
+async def test_image_that_goes_before_it_is_opened_is_gone_and_can_be_had_again(
+    cache: ImageCache, server: ImageServer, keeper: ImageKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.publish("/x", V1)
+    pull_image = Puller.pull
+
+    async def lose(self: Puller, *args: Any) -> Pulled:
+        pulled = await pull_image(self, *args)
+        keeper.remove(keeper.images()[0], force=True)
+        return pulled
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Puller, "pull", lose)
+        with pytest.raises(ImageGoneError) as error:
+            await got(cache, url)
+    assert error.value.retry
+    assert (await got(cache, url)).digest == f"sha256:{sha256(V1)}"

@@ -10,10 +10,12 @@ from qemu_node.config import ImagesConfig, LogsConfig, Paths, QemuConfig
 from qemu_node.host.cgroup import ScopeLimits
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.prefetch import Prefetcher
 from qemu_node.qemu.probe import QemuBinary, find_qemu
 from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, OsFamily, QemuVersion
-from qemu_node.units import MIB
+from qemu_node.units import MIB, Share
 from qemu_node.vm.logs import TaskLogs
 from qemu_node.vm.machine import VM
 from qemu_node.vm.node import Hypervisor, Node
@@ -36,6 +38,8 @@ class VMNode:
         qemu: QemuConfig | None = None,
         qemu_program: str | None = None,
         is_root: bool | None = None,
+        images: ImagesConfig | None = None,
+        disk_reserve: Share = Share(),  # noqa: B008 - frozen
     ) -> None:
         """Make a node on `root` whose jobs may name what is beside `image`.
 
@@ -44,7 +48,9 @@ class VMNode:
             image: The image of its guests.
             qemu: Settings other than the defaults.
             qemu_program: A program in QEMU's place, which is not asked for its version.
+            disk_reserve: What is kept free of the disk of its directories.
             is_root: Whether each VM gets a user of its own; by default where that is possible.
+            images: Settings of images; by default jobs may name what is beside `image`.
         """
         self.root = root
         self.image = image
@@ -54,19 +60,22 @@ class VMNode:
         self.words: dict[str, bytearray] = {}
         self.told: list[str] = []
         self.tasks = TaskOwner("test")
+        images = images or ImagesConfig(image_paths=(str(image.parent),))
+        cache = ImageCache(self.paths.images_dir, images, self.tasks)
         self.node = Node(
             paths=self.paths,
             qemu=qemu or QemuConfig(),
             logs=LogsConfig(),
-            images=ImageCache(
-                self.paths.images_dir, ImagesConfig(image_paths=(str(image.parent),)), self.tasks
-            ),
+            images=cache,
+            keeper=ImageKeeper(self.paths.images_dir, self.paths.vm_data_dir, images),
+            prefetcher=Prefetcher(cache.pull, images.prefetch, images.ttl_s),
             tasks=self.tasks,
             hypervisor=self._hypervisor,
             is_root=os.geteuid() == 0 if is_root is None else is_root,
             shared_gid=None,
             kvm_gid=None,
             pull_timeout_s=WAIT_S,
+            disk_reserve=disk_reserve,
         )
         self.supervisor = Supervisor(self.node, self._open_logs)
 

@@ -38,6 +38,13 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^ *```$", re.DOTALL | re.MULTILINE
 )
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
+_SECTIONS = (
+    config.Paths,
+    config.ImagesConfig,
+    config.QemuConfig,
+    config.LogsConfig,
+    config.DiskConfig,
+)
 _MIN_LITERAL_CHARS = 6
 _MAX_TEXT_CHARS = 300
 """What is longer is a docstring or a script, and no error."""
@@ -97,16 +104,7 @@ def test_every_attribute_has_its_row() -> None:
     assert set(attributes) - {"driver.vm"} <= _documented(_page("docs/driver.md"))
 
 
-@pytest.mark.parametrize(
-    "section",
-    [
-        config.Paths,
-        config.ImagesConfig,
-        config.CredentialConfig,
-        config.QemuConfig,
-        config.LogsConfig,
-    ],
-)
+@pytest.mark.parametrize("section", [*_SECTIONS, config.CredentialConfig])
 def test_every_setting_has_its_row(section: type[msgspec.Struct]) -> None:
     assert _names(section) <= _documented(_page("docs/node-toml.md"))
 
@@ -115,7 +113,7 @@ def test_the_settings_shown_in_full_are_the_defaults() -> None:
     [text] = [m["body"] for m in _FENCE.finditer(_page("docs/node-toml.md")) if m["language"]]
     shown = config.parse(text, "node-toml.md")
     assert shown == config.NodeConfig(paths=config.Paths(run="/run/qemu-node", data="/data"))
-    for section in (config.Paths, config.ImagesConfig, config.QemuConfig, config.LogsConfig):
+    for section in _SECTIONS:
         assert all(re.search(rf"^{name} *=", text, re.MULTILINE) for name in _names(section))
 
 

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -176,14 +176,31 @@ class FileLock:
             LockBusyError: it was held all the time.
             HostError: the lock file cannot be made or opened.
         """
+        for pause_s in self._attempts(timeout_s):
+            await asyncio.sleep(pause_s)
+
+    @contextlib.contextmanager
+    def hold_blocking(self, timeout_s: float) -> Generator[None]:
+        """Hold the lock inside the block, waiting for it as `acquire` does, but in a thread."""
+        for pause_s in self._attempts(timeout_s):
+            time.sleep(pause_s)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def _attempts(self, timeout_s: float) -> Iterator[float]:
+        """Try until the lock is ours; yield how long to sleep before each further attempt.
+
+        Polled: a thread blocked in flock() could neither be cancelled nor given a deadline.
+        """
         deadline = time.monotonic() + timeout_s
-        # Polled: a thread blocked in flock() could neither be cancelled nor given a deadline.
         pause_s = _LOCK_POLL_S
         while not self.try_acquire():
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise LockBusyError(f"{self.path} was locked for {timeout_s:g} s")
-            await asyncio.sleep(min(pause_s, left_s))
+            yield min(pause_s, left_s)
             pause_s = min(pause_s * 1.5, _LOCK_POLL_MAX_S)
 
     def release(self) -> None:

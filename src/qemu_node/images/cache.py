@@ -19,12 +19,14 @@ from qemu_node.host.tasks import TaskOwner
 from qemu_node.images import imagefile
 from qemu_node.images.address import AddressPolicy, parse_networks
 from qemu_node.images.allowlist import check_allowed, parse_allowed
+from qemu_node.images.base import mark_used
 from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums, parse_checksum
 from qemu_node.images.credentials import CredentialStore
 from qemu_node.images.delivery import PullLimits
 from qemu_node.images.errors import (
     ChecksumMismatchError,
     ImageDownloadError,
+    ImageGoneError,
     ImageStorageError,
     UnsafeImageError,
 )
@@ -82,20 +84,6 @@ class CachedImage:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredImage:
-    """One line of `image list`: what a source gave last."""
-
-    origin: str
-    digest: str
-    path: Path
-    format: ImageFormat
-    size_bytes: int
-    virtual_size_bytes: int
-    fetched_at: float
-    """Unix time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,32 +194,6 @@ class ImageCache:
         wanted = None if checksum is None else parse_checksum(checksum)
         return await self._shared_pull(image, wanted, namespace, on_progress)
 
-    def list(self) -> list[StoredImage]:
-        """Return what the cache holds, ordered by URL. Blocks for a few file operations."""
-        return [
-            StoredImage(
-                origin=record.url,
-                digest=str(Checksum(Algorithm.SHA256, record.sha256)),
-                path=path,
-                format=record.format,
-                size_bytes=record.size_bytes,
-                virtual_size_bytes=record.virtual_size_bytes,
-                fetched_at=record.fetched_at,
-            )
-            for record, path in self._store.records()
-        ]
-
-    async def reconcile(self) -> None:
-        """Remove what killed downloads left behind; downloads that run, here or elsewhere, go on.
-
-        Raises:
-            HostError, ImageStorageError: the host refused.
-        """
-        await asyncio.to_thread(self._store.prepare)
-        removed = await asyncio.to_thread(self._store.clean)
-        if removed:
-            log.info("interrupted downloads removed", extra={"count": removed})
-
     def _remote(self, source: RemoteSource, namespace: str | None, option: str) -> Remote:
         """Return `source` as `namespace` has it, if the operator allows it at all."""
         check_allowed(source, self._allowed, option)
@@ -288,8 +250,11 @@ class ImageCache:
         path = self._store.blob_path(record)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError as exc:
+            raise ImageGoneError(f"{path} was removed while the VM was being started") from exc
         except OSError as exc:
             raise ImageStorageError(f"cannot open {path}: {exc.strerror}") from exc
+        mark_used(fd)
         info = self._inspect(fd, source.shown, record.format)
         return CachedImage(
             path=path,

@@ -42,3 +42,11 @@ class ImageStorageError(ImageError):
     """The cache's file system refused a step, full for instance; what was complete still is."""
 
     retry = True
+
+
+class ImageGoneError(ImageStorageError):
+    """The cache removed the image between two steps of a start; the start may ask for it again."""
+
+
+class ImageInUseError(ImageError):
+    """VMs run on the image, or the operator keeps it; nothing was removed."""

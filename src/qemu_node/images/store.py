@@ -1,32 +1,42 @@
 """The image cache's files: where they are, which of them may be believed, who may touch them when.
 
-Owns the layout below and the records in it. Does not own what is fetched (`pull`) nor when a file
-goes: nothing here removes a placed image.
+Owns the layout below, the records in it and the order in which both change. Does not own what is
+fetched (`pull`), which image goes (`eviction`, `keeper`), nor litter (`litter`).
 
     <images>/blobs/sha256-<hex>.<format>   one image, complete, verified, 0444, never changed; its
-                                           format is part of its name and so never decided again
+                                           format is part of its name and so never decided again;
+                                           its mtime is its last use
     <images>/sources/<key>.json            SourceRecord: what the source last gave
-    <images>/partial/<key>                 a download on its way; its writer holds the lock
-    <images>/locks/<key>.lock              flock: the right to fetch this source and to write the
-                                           two files above
+    <images>/partial/<key>…                a download on its way; its writer holds the lock
+    <images>/locks/<key>.lock              flock: the right to fetch this source
+    <images>/store.lock                    flock, held for moments: the right to add or remove blobs
+                                           and records
 
-`<key>` stands for a source with its credentials (`Remote.key`). A blob appears under its name
-only complete and on stable storage; the record that names it is written afterwards. A
-crash between the two leaves a blob that the next download of the same bytes takes over. The names
-of blobs cannot be listed by others than the owner, since VMs of any user may read their content.
+`<key>` stands for a source with its credentials (`Remote.key`). A blob appears under its name only
+complete and on stable storage; the record that names it is written afterwards, both under the
+store's lock, so that no sweep sees the one without the other. A crash between the two leaves a blob
+that no record names, which the next sweep removes or the next download of the same bytes takes
+over. A removal goes the other way: first the records, then the blob. The names of blobs cannot be
+listed by others than the owner, since VMs of any user may read their content.
+
+Whoever needs both locks takes the source's first.
 """
 
 import contextlib
 import logging
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
 from qemu_node.errors import HostError
 from qemu_node.host import files
+from qemu_node.images.base import FileId
 from qemu_node.images.checksum import Algorithm, Checksum
 from qemu_node.images.errors import ImageStorageError
 from qemu_node.images.imagefile import ImageFormat
@@ -35,6 +45,28 @@ from qemu_node.images.partial import PartialFile
 log = logging.getLogger(__name__)
 
 RECORD_VERSION = 1
+
+_STORE_LOCK_TIMEOUT_S = 60.0
+"""What is done under the store's lock takes milliseconds; a dying disk may take longer."""
+
+_BLOB_NAME = re.compile(
+    rf"sha256-(?P<sha256>[0-9a-f]{{64}})\.(?P<format>{'|'.join(map(re.escape, ImageFormat))})"
+)
+
+
+class SwapStep(StrEnum):
+    """The steps by which a new image comes into the cache, in order; each is announced."""
+
+    SYNC = "sync"
+    BLOB = "blob"
+    RECORD = "record"
+
+
+class RemovalStep(StrEnum):
+    """The steps by which an image leaves the cache, in order; each is announced."""
+
+    RECORDS = "records"
+    BLOB = "blob"
 
 
 class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +94,8 @@ class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time at which the image had arrived."""
     checked_at: float
     """Unix time at which the source last said that this is its image."""
+    pinned: bool = False
+    """The operator keeps what this source gives. Changed by `set_pinned` alone."""
 
     def checksum(self, algorithm: Algorithm) -> Checksum | None:
         """Return the digest of what was served, or None where it is not known."""
@@ -69,15 +103,38 @@ class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
         digest = sha256 if algorithm is Algorithm.SHA256 else self.sha512
         return None if digest is None else Checksum(algorithm, digest)
 
+    @property
+    def blob_name(self) -> str:
+        """The name of the image's file."""
+        return f"sha256-{self.sha256}.{self.format}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """An image's file as it was found."""
+
+    path: Path
+    sha256: str
+    """The digest that its content had when it was placed."""
+    format: ImageFormat
+    size_bytes: int
+    allocated_bytes: int
+    last_used_at: float
+    """Unix time."""
+    file_id: FileId
+    is_linked: bool
+    """It has another name than this one: that of a VM's base."""
+
 
 class ImageStore:
     """The cache's directories. Methods block for a few file operations."""
 
     def __init__(self, images_dir: Path) -> None:
-        self._blobs = images_dir / "blobs"
-        self._sources = images_dir / "sources"
-        self._partials = images_dir / "partial"
-        self._locks = images_dir / "locks"
+        self.root = images_dir
+        self.blobs_dir = images_dir / "blobs"
+        self.sources_dir = images_dir / "sources"
+        self.partials_dir = images_dir / "partial"
+        self.locks_dir = images_dir / "locks"
 
     def prepare(self) -> None:
         """Make the directories that are missing.
@@ -86,10 +143,10 @@ class ImageStore:
             ImageStorageError: the host refused.
         """
         modes = {
-            self._blobs: 0o711,
-            self._sources: 0o700,
-            self._partials: 0o700,
-            self._locks: 0o700,
+            self.blobs_dir: 0o711,
+            self.sources_dir: 0o700,
+            self.partials_dir: 0o700,
+            self.locks_dir: 0o700,
         }
         try:
             for directory, mode in modes.items():
@@ -98,21 +155,46 @@ class ImageStore:
         except OSError as exc:
             raise ImageStorageError(f"cannot make {exc.filename}: {exc.strerror}") from exc
 
-    def blob_path(self, record: SourceRecord) -> Path:
-        """Return where the image of `record` is."""
-        return self._blobs / f"sha256-{record.sha256}.{record.format}"
+    # Locks
 
     def lock(self, key: str) -> files.FileLock:
         """Return the lock on a source, not yet taken."""
-        return files.FileLock(self._locks / f"{key}.lock")
+        return files.FileLock(self.locks_dir / f"{key}.lock")
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Generator[None]:
+        """Hold the store's lock inside the block: nobody else adds or removes blobs and records.
+
+        Raises:
+            ImageStorageError: it cannot be had.
+        """
+        lock = files.FileLock(self.root / "store.lock")
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lock.hold_blocking(_STORE_LOCK_TIMEOUT_S))
+            except HostError as exc:
+                raise ImageStorageError(str(exc), hint=exc.hint) from exc
+            yield
+
+    # Downloads
 
     def partial_path(self, key: str) -> Path:
         """Return where a source's download grows."""
-        return self._partials / key
+        return self.partials_dir / key
+
+    # What sources gave
+
+    def record_path(self, key: str) -> Path:
+        """Return where a source's record is."""
+        return self.sources_dir / f"{key}.json"
+
+    def blob_path(self, record: SourceRecord) -> Path:
+        """Return where the image of `record` is."""
+        return self.blobs_dir / record.blob_name
 
     def read_record(self, key: str) -> SourceRecord | None:
         """Return what is known of a source; None where its image is missing or not whole."""
-        record = self._decode(self._sources / f"{key}.json")
+        record = self._decode(self.record_path(key))
         if record is None:
             return None
         try:
@@ -127,14 +209,13 @@ class ImageStore:
     def write_record(self, key: str, record: SourceRecord) -> None:
         """Write down what a source gave. The caller holds its lock.
 
+        Whether it is pinned stays as it is written, whatever `record` says.
+
         Raises:
             ImageStorageError: the host refused; the former record stands.
         """
-        path = self._sources / f"{key}.json"
-        try:
-            files.write_atomic(path, msgspec.json.encode(record), mode=0o600)
-        except HostError as exc:
-            raise ImageStorageError(str(exc), hint=exc.hint) from exc
+        with self.exclusive():
+            self._write_record(key, record)
 
     def place(self, key: str, partial: PartialFile, record: SourceRecord) -> None:
         """Put a verified download in place and write its record. The caller holds the lock.
@@ -145,46 +226,104 @@ class ImageStore:
             ImageStorageError: the host refused; neither a blob nor a record was half written.
         """
         blob = self.blob_path(record)
-        with contextlib.suppress(OSError):
-            if blob.lstat().st_size == record.size_bytes:
-                partial.discard()
-        if partial.is_open:
-            partial.place(blob)
-        self.write_record(key, record)
+        _announce("swap", SwapStep.SYNC)
+        with _translated("write", blob):
+            # Here, so that nobody waits for the store's lock as long as a large image takes.
+            os.fsync(partial.fileno())
+        with self.exclusive():
+            with contextlib.suppress(OSError):
+                if blob.lstat().st_size == record.size_bytes:
+                    # Used now: nobody finds it old before its first VM has it.
+                    os.utime(blob)
+                    partial.discard()
+            _announce("swap", SwapStep.BLOB)
+            if partial.is_open:
+                partial.place(blob)
+            _announce("swap", SwapStep.RECORD)
+            self._write_record(key, record)
 
-    def records(self) -> Iterator[tuple[SourceRecord, Path]]:
-        """Yield what is cached, by URL; sources whose image is missing are left out."""
-        try:
-            keys = [path.stem for path in self._sources.glob("*.json")]
-        except OSError:
-            return
-        found = [record for key in keys if (record := self.read_record(key)) is not None]
-        for record in sorted(found, key=lambda record: (record.url, record.fetched_at)):
-            yield record, self.blob_path(record)
+    def set_pinned(self, key: str, *, is_pinned: bool) -> None:
+        """Keep what a source gives from now on, or do so no longer.
 
-    def clean(self) -> int:
-        """Remove what killed downloads left, and return how many; live ones are let be.
-
-        The lock tells: who downloads holds it. Locks of sources that were never fetched go too.
+        Raises:
+            ImageStorageError: the host refused.
         """
-        keys = {path.stem for path in self._locks.glob("*.lock")}
-        keys |= {path.name for path in self._partials.iterdir()}
-        removed = 0
-        for key in keys:
-            lock = self.lock(key)
-            if not lock.try_acquire():
-                continue
-            try:
-                partial = self.partial_path(key)
-                removed += os.path.lexists(partial)
-                files.remove_tree(partial)
-                if not (self._sources / f"{key}.json").exists():
-                    lock.path.unlink(missing_ok=True)
-            finally:
-                lock.release()
-        for stray in self._sources.glob(f"{files.TEMP_PREFIX}*"):
-            stray.unlink(missing_ok=True)
-        return removed
+        with self.exclusive():
+            record = self._decode(self.record_path(key))
+            if record is not None and record.pinned != is_pinned:
+                self._encode(key, msgspec.structs.replace(record, pinned=is_pinned))
+
+    # What is there
+
+    def known_sources(self) -> dict[str, SourceRecord]:
+        """Return every record that can be read, by key, whether or not its image is there.
+
+        Raises:
+            ImageStorageError: the directory cannot be read.
+        """
+        records = {}
+        # There is no directory before the first image.
+        with _translated("read", self.sources_dir), contextlib.suppress(FileNotFoundError):
+            for path in self.sources_dir.iterdir():
+                if path.suffix == ".json" and not path.name.startswith(files.TEMP_PREFIX):
+                    records[path.stem] = self._decode(path)
+        return {key: record for key, record in records.items() if record is not None}
+
+    def blobs(self) -> list[Blob]:
+        """Return every image's file, by name; what is no image's is left out.
+
+        Raises:
+            ImageStorageError: the directory cannot be read.
+        """
+        found = []
+        with _translated("read", self.blobs_dir), contextlib.suppress(FileNotFoundError):
+            for path in sorted(self.blobs_dir.iterdir()):
+                match = _BLOB_NAME.fullmatch(path.name)
+                with contextlib.suppress(FileNotFoundError):
+                    info = path.lstat()
+                    if match is not None and stat.S_ISREG(info.st_mode):
+                        found.append(_blob(path, match, info))
+        return found
+
+    # Removal; the caller holds the store's lock
+
+    def drop(self, blob: Blob, keys: list[str]) -> None:
+        """Remove an image and the records of the sources that gave it, `keys`.
+
+        Raises:
+            ImageStorageError: the host refused; the rest goes with the next sweep.
+        """
+        with _translated("remove", blob.path):
+            _announce("removal", RemovalStep.RECORDS)
+            for key in keys:
+                self.record_path(key).unlink(missing_ok=True)
+            _announce("removal", RemovalStep.BLOB)
+            blob.path.unlink(missing_ok=True)
+
+    def forget(self, key: str) -> None:
+        """Remove the record of a source.
+
+        Raises:
+            ImageStorageError: the host refused.
+        """
+        with _translated("remove", self.record_path(key)):
+            self.record_path(key).unlink(missing_ok=True)
+
+    def set_last_used(self, blob: Blob, at_s: float) -> None:
+        """Make Unix time `at_s` the last use of an image, which may be gone meanwhile."""
+        with _translated("touch", blob.path), contextlib.suppress(FileNotFoundError):
+            os.utime(blob.path, (at_s, at_s), follow_symlinks=False)
+
+    def _write_record(self, key: str, record: SourceRecord) -> None:
+        former = self._decode(self.record_path(key))
+        is_pinned = former is not None and former.pinned
+        self._encode(key, msgspec.structs.replace(record, pinned=is_pinned))
+
+    def _encode(self, key: str, record: SourceRecord) -> None:
+        try:
+            files.write_atomic(self.record_path(key), msgspec.json.encode(record), mode=0o600)
+        except HostError as exc:
+            raise ImageStorageError(str(exc), hint=exc.hint) from exc
 
     def _decode(self, path: Path) -> SourceRecord | None:
         try:
@@ -196,3 +335,30 @@ class ImageStore:
             log.warning("unreadable image record", extra={"path": str(path), "error": str(exc)})
             return None
         return record if record.version == RECORD_VERSION else None
+
+
+def _blob(path: Path, match: re.Match[str], info: os.stat_result) -> Blob:
+    return Blob(
+        path=path,
+        sha256=match["sha256"],
+        format=ImageFormat(match["format"]),
+        size_bytes=info.st_size,
+        allocated_bytes=info.st_blocks * 512,
+        last_used_at=info.st_mtime,
+        file_id=(info.st_dev, info.st_ino),
+        is_linked=info.st_nlink > 1,
+    )
+
+
+def _announce(kind: str, step: StrEnum) -> None:
+    """Say what comes next, so that a test can end the process there."""
+    log.debug("%s step", kind, extra={"step": step.value})
+
+
+@contextlib.contextmanager
+def _translated(action: str, path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as exc:
+        error = files.host_error(action, path, exc)
+        raise ImageStorageError(str(error), hint=error.hint) from exc

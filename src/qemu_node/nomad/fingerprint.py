@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from pathlib import Path
 
-from qemu_node.config import QemuConfig
-from qemu_node.errors import MissingPartError, NodeError
+from qemu_node.config import NodeConfig
+from qemu_node.errors import HostError, MissingPartError, NodeError
+from qemu_node.host.diskspace import read_space
 from qemu_node.nomad.proto import driver_pb2, structs_pb2
 from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.spec import FirmwareMode
@@ -33,6 +34,8 @@ class HostFacts:
     has_ksm: bool = False
     has_vhost_net: bool = False
     has_cgroup2: bool = False
+    is_disk_full: bool = False
+    """Less is free on the file system of the data directory than its reserve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ def build_fingerprint(
 ) -> Fingerprint:
     """Return what Nomad is told.
 
+    A node whose disk is full is not healthy, so that Nomad places VMs elsewhere; what runs goes on.
     A node without one of the firmware modes is healthy as long as it has the default one: jobs that
     want another are kept away by the attributes. Attributes that do not hold, or are not known, are
     sent empty, because leaving one out does not take it back.
@@ -71,6 +75,12 @@ def build_fingerprint(
     if problem is None and facts is not None:
         secure_problem = facts.firmware_problems.get(FirmwareMode.SECURE_BOOT)
         problem = MissingPartError(secure_problem) if secure_problem else None
+    if problem is None and facts is not None and facts.is_disk_full:
+        # Without figures: each change of the text is an update of the node through Raft.
+        problem = HostError(
+            "the data disk is full: its reserve is all that is free, and no VM is started",
+            hint="free space there, or set disk.reserve in node.toml",
+        )
     if problem is not None or hypervisor is None or facts is None:
         reason = problem.explain() if problem is not None else "QEMU was not found"
         return Fingerprint(is_healthy=False, description=reason, attributes=attributes)
@@ -113,9 +123,9 @@ def _describe(hypervisor: Hypervisor, facts: HostFacts) -> str:
     return text
 
 
-def read_host_facts(config: QemuConfig) -> HostFacts:
+def read_host_facts(config: NodeConfig) -> HostFacts:
     """Read what the host has; never fails."""
-    directories = tuple(Path(directory) for directory in config.firmware_dirs)
+    directories = tuple(Path(directory) for directory in config.qemu.firmware_dirs)
     problems = {}
     for mode in FirmwareMode:
         try:
@@ -127,4 +137,13 @@ def read_host_facts(config: QemuConfig) -> HostFacts:
         has_ksm=Path("/sys/kernel/mm/ksm/run").exists(),
         has_vhost_net=Path("/dev/vhost-net").exists(),
         has_cgroup2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
+        is_disk_full=_is_disk_full(config),
     )
+
+
+def _is_disk_full(config: NodeConfig) -> bool:
+    try:
+        return not read_space(Path(config.paths.data)).has_room(0, config.disk.reserved)
+    except HostError:
+        # A disk that cannot be asked is not known to be full; starts say what is wrong with it.
+        return False

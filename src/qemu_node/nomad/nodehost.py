@@ -17,6 +17,8 @@ from qemu_node.config import NodeConfig
 from qemu_node.errors import ConfigError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.prefetch import Prefetcher
 from qemu_node.nomad.fingerprint import Fingerprint, build_fingerprint, read_host_facts
 from qemu_node.nomad.options import PluginConfig
 from qemu_node.nomad.proto import driver_pb2
@@ -126,11 +128,12 @@ class NodeHost:
         if self._config is None:
             return build_fingerprint(None, self._problem, None)
         assert self._finder is not None
+        facts = read_host_facts(self._config)
         try:
             hypervisor = await self._finder.find()
         except NodeError as exc:
-            return build_fingerprint(None, exc, read_host_facts(self._config.qemu))
-        return build_fingerprint(hypervisor, None, read_host_facts(self._config.qemu))
+            return build_fingerprint(None, exc, facts)
+        return build_fingerprint(hypervisor, None, facts)
 
     # Building
 
@@ -138,17 +141,23 @@ class NodeHost:
         is_root = os.geteuid() == 0
         kvm_gid = _group_id(_KVM_GROUP) if is_root else None
         self._finder = HypervisorFinder(config.qemu, config.paths, is_root=is_root, kvm_gid=kvm_gid)
+        images = ImageCache(
+            config.paths.images_dir, config.images, self.tasks, reserve=config.disk.reserved
+        )
         return Node(
             paths=config.paths,
             qemu=config.qemu,
             logs=config.logs,
-            images=ImageCache(config.paths.images_dir, config.images, self.tasks),
+            images=images,
+            keeper=ImageKeeper(config.paths.images_dir, config.paths.vm_data_dir, config.images),
+            prefetcher=Prefetcher(images.pull, config.images.prefetch, config.images.ttl_s),
             tasks=self.tasks,
             hypervisor=self._finder.find,
             is_root=is_root,
             shared_gid=_group_id(_SHARED_GROUP) if is_root else None,
             kvm_gid=kvm_gid,
             pull_timeout_s=config.images.pull_timeout_s,
+            disk_reserve=config.disk.reserved,
         )
 
     def _open_logs(self, alloc_dir: Path, task_name: str) -> TaskLogs:

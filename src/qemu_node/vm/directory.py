@@ -3,6 +3,7 @@
 Owns the layout of a VM's two directories, their permissions and their lock.
 
     <data>/vm/<vm_id>/       0711, ours     what must survive a wiped /run
+        base.img             ours, 0444     a hard link to the cached image that the overlay lies on
         state.json           ours           VMState; it means that the start was completed
         exit.json            ours           VMExit, once the end is known
         overlay.qcow2 varstore.fd config-drive.iso serial.log    the VM's user
@@ -28,6 +29,7 @@ import msgspec
 from qemu_node.config import Paths
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host import files
+from qemu_node.images.base import BASE_NAME
 from qemu_node.vm.names import VM_ID
 from qemu_node.vm.outcome import VMExit
 from qemu_node.vm.record import SocketPaths, StateError, VMState
@@ -55,6 +57,11 @@ class VMDirectory:
     def vm_id(self) -> str:
         """The VM's name on this node."""
         return self.data.name
+
+    @property
+    def base(self) -> Path:
+        """The VM's own name for the cached image below its overlay."""
+        return self.data / BASE_NAME
 
     @property
     def overlay(self) -> Path:

@@ -7,6 +7,7 @@ user id. A driver killed in the middle leaves what `reconcile` and the next star
 remove.
 """
 
+import contextlib
 import logging
 import os
 from contextlib import AsyncExitStack
@@ -20,11 +21,14 @@ import msgspec
 from qemu_node.errors import HostError
 from qemu_node.host import files
 from qemu_node.host.cgroup import Scope
+from qemu_node.host.diskspace import require_free
 from qemu_node.host.process import Child, ProcessId, boot_id
 from qemu_node.host.threads import to_the_end
 from qemu_node.images import configdrive
+from qemu_node.images.base import link_base
 from qemu_node.images.cache import CachedImage
 from qemu_node.images.configdrive import ConfigDrive
+from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.overlay import write_overlay
 from qemu_node.net.mac import stable_mac
 from qemu_node.qemu.args import check_args
@@ -52,12 +56,15 @@ from qemu_node.vm.request import VMRequest
 
 log = logging.getLogger(__name__)
 
+_IMAGE_TRIES = 4
+
 
 class StartStep(StrEnum):
     """The steps of a start, in order."""
 
     CLAIM = "claim"
     IMAGE = "image"
+    BASE = "base"
     USER = "user"
     OVERLAY = "overlay"
     VARSTORE = "varstore"
@@ -96,12 +103,13 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
         firmware=request.firmware,
     )
     firmware = find_firmware(request.firmware, node.firmware_dirs)
+    await to_the_end(require_free, node.paths.vm_data_dir, 0, node.disk_reserve)
     async with AsyncExitStack() as undo:
         start = _Start(request, node, tell, undo)
         lock = await start.claim()
-        image = await start.fetch_image()
+        image, base = await start.take_image()
         uid = start.lease_user()
-        start.write_overlay(image)
+        start.write_overlay(image, base)
         pflash = start.copy_varstore(firmware)
         drive = await start.write_config_drive()
         listeners = start.listen()
@@ -115,7 +123,7 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
             memory_bytes=ram_bytes,
             merge=request.merge,
             overlay=start.directory.overlay,
-            base=BaseImage(path=image.path, format=DiskFormat(image.format.value), fd=image.fd),
+            base=base,
             config_drive=start.directory.config_drive,
             nics=(_user_nic(request, drive.hostname),),
             sockets=listeners.fds,
@@ -177,11 +185,29 @@ class _Start:
         self._undo.callback(self.directory.remove)
         return lock
 
-    async def fetch_image(self) -> CachedImage:
+    async def take_image(self) -> tuple[CachedImage, BaseImage]:
+        """Return the image, and the file that QEMU is to open.
+
+        The cache may remove an image until the VM has its own name for it. Then it is asked again,
+        which ends: a sweep removes what nobody uses, once a minute.
+        """
+        for _ in range(_IMAGE_TRIES - 1):
+            with contextlib.suppress(ImageGoneError):
+                return await self._take_image()
+        return await self._take_image()
+
+    async def _take_image(self) -> tuple[CachedImage, BaseImage]:
         self._announce(StartStep.IMAGE)
         image = await fetch_image(self._request, self._node, self._tell)
         self._undo.callback(image.close)
-        return image
+        self._announce(StartStep.BASE)
+        image_format = DiskFormat(image.format.value)
+        if image.digest is None:
+            # Used in place. Whoever may write to the task's directory may replace what the path
+            # names; the descriptor is the file that was checked.
+            return image, BaseImage(path=image.path, format=image_format, fd=image.fd)
+        link_base(image.path, image.fd, self.directory.base)
+        return image, BaseImage(path=self.directory.base, format=image_format)
 
     def lease_user(self) -> int | None:
         self._announce(StartStep.USER)
@@ -194,11 +220,11 @@ class _Start:
             )
         return self._uid
 
-    def write_overlay(self, image: CachedImage) -> None:
+    def write_overlay(self, image: CachedImage, base: BaseImage) -> None:
         self._announce(StartStep.OVERLAY)
         write_overlay(
             self.directory.overlay,
-            base=image.path,
+            base=base.path,
             base_format=image.format,
             virtual_size_bytes=max(image.virtual_size_bytes, self._request.disk_size_bytes or 0),
             owner=self._owner,

@@ -7,8 +7,11 @@ from pathlib import Path
 from qemu_node.config import LogsConfig, Paths, QemuConfig
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.prefetch import Prefetcher
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
+from qemu_node.units import Share
 
 Tell = Callable[[str, dict[str, str]], None]
 """Receives a line for the task's events, with annotations. Nomad keeps the last ten: be sparing."""
@@ -33,6 +36,8 @@ class Node:
     qemu: QemuConfig
     logs: LogsConfig
     images: ImageCache
+    keeper: ImageKeeper
+    prefetcher: Prefetcher
     tasks: TaskOwner
     hypervisor: Callable[[], Awaitable[Hypervisor]]
     """Finds QEMU and proves the accelerator; quick after the first time.
@@ -44,6 +49,8 @@ class Node:
     kvm_gid: int | None
     """Group that may open /dev/kvm."""
     pull_timeout_s: float
+    disk_reserve: Share
+    """What stays free of the file system of `paths.data`."""
 
     @property
     def firmware_dirs(self) -> tuple[Path, ...]:

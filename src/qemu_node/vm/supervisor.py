@@ -15,6 +15,7 @@ import msgspec
 
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host import files
+from qemu_node.host.threads import to_the_end
 from qemu_node.vm.console_log import PumpTurns
 from qemu_node.vm.directory import DirectoryLock, VMBusyError, VMDirectory
 from qemu_node.vm.health import HealthServer
@@ -65,10 +66,11 @@ class Supervisor:
         return [managed.vm for managed in self._managed.values()]
 
     def begin(self) -> None:
-        """Begin to serve: remove left-overs, then pump logs, measure and reconcile."""
+        """Begin to serve: remove left-overs, then pump logs, measure, reconcile and prefetch."""
         _ = self._node.tasks.start(self._reconcile_loop(), name="reconcile")
         _ = self._node.tasks.start(self._pump_loop(), name="logs")
         _ = self._node.tasks.start(self._usage_loop(), name="usage")
+        _ = self._node.tasks.start(self._node.prefetcher.run(), name="prefetch")
 
     async def start(self, request: VMRequest, tell: Tell) -> VM:
         """Start a VM and manage it.
@@ -148,9 +150,12 @@ class Supervisor:
         return self._managed[vm.record.vm_id].meter
 
     async def reconcile(self) -> list[str]:
-        """Remove what has no live VM behind it; return the ids of the VMs removed."""
+        """Remove what has no live VM behind it; return the ids of the VMs removed.
+
+        Images come last: one that a removed VM was the last to use goes with it.
+        """
         removed = await self._reconciler.run(self._managed)
-        await self._node.images.reconcile()
+        await to_the_end(self._node.keeper.sweep)
         return removed
 
     def flush_logs(self) -> None:

@@ -19,14 +19,15 @@ def test_a_directory_that_is_missing_is_judged_by_the_one_it_would_be_made_in(
 ) -> None:
     facts = nodefacts.look_at_directory(tmp_path / "a" / "b")
     assert (facts.exists, facts.is_writable) == (False, True)
-    assert facts.free_bytes
+    assert facts.space is not None
+    assert facts.space.free_bytes
     assert not (tmp_path / "a").exists()
 
 
 def test_a_file_in_the_place_of_a_directory_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     facts = nodefacts.look_at_directory(tmp_path / "data")
-    assert (facts.exists, facts.is_writable, facts.free_bytes) == (False, False, None)
+    assert (facts.exists, facts.is_writable, facts.space) == (False, False, None)
 
 
 def test_controllers_are_read_where_cgroup_v2_is_mounted(tmp_path: Path) -> None:

@@ -354,3 +354,15 @@ def test_free_bytes_is_positive_and_needs_a_path(tmp_path: Path) -> None:
     assert files.free_bytes(tmp_path) > 0
     with pytest.raises(HostError, match="nothing"):
         files.free_bytes(tmp_path / "nothing")
+
+
+def test_a_thread_waits_for_a_lock_as_long_as_it_may(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "lock")
+    with lock.hold_blocking(1):
+        with (
+            pytest.raises(LockBusyError, match=r"0\.05 s"),
+            FileLock(tmp_path / "lock").hold_blocking(0.05),
+        ):
+            pass
+        assert lock.is_held
+    assert not lock.is_held

@@ -1,14 +1,14 @@
+import os
+import threading
 from pathlib import Path
 
 import pytest
+from fakes.stored_images import KEY, put
 
 from qemu_node.images.checksum import Algorithm
 from qemu_node.images.errors import ImageStorageError
-from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.partial import PartialFile
-from qemu_node.images.store import ImageStore, SourceRecord
-
-KEY = "0123456789abcdef"
+from qemu_node.images.store import ImageStore
 
 
 @pytest.fixture
@@ -16,23 +16,6 @@ def store(tmp_path: Path) -> ImageStore:
     store = ImageStore(tmp_path / "images")
     store.prepare()
     return store
-
-
-def put(store: ImageStore, key: str = KEY, content: bytes = b"x" * 512) -> SourceRecord:
-    partial = PartialFile(store.partial_path(key), {Algorithm.SHA256})
-    partial.write(content)
-    record = SourceRecord(
-        url=f"http://h/{key}",
-        sha256=partial.checksum(Algorithm.SHA256).digest,
-        format=ImageFormat.RAW,
-        size_bytes=partial.size_bytes,
-        virtual_size_bytes=partial.size_bytes,
-        fetched_at=1.0,
-        checked_at=1.0,
-    )
-    store.place(key, partial, record)
-    partial.discard()
-    return record
 
 
 def test_placed_image_is_read_only_and_named_by_digest_and_format(store: ImageStore) -> None:
@@ -48,11 +31,14 @@ def test_blob_names_cannot_be_listed_by_other_users(store: ImageStore) -> None:
     assert store.blob_path(put(store)).parent.stat().st_mode & 0o777 == 0o711
 
 
-def test_same_bytes_from_two_sources_share_a_file_that_is_not_touched(store: ImageStore) -> None:
-    first = store.blob_path(put(store, "1")).stat()
+def test_same_bytes_from_two_sources_share_a_file_that_is_used_again(store: ImageStore) -> None:
+    path = store.blob_path(put(store, "1"))
+    os.utime(path, (1, 1))
+    first = path.stat()
     second = store.blob_path(put(store, "2")).stat()
-    assert (first.st_ino, first.st_mtime_ns) == (second.st_ino, second.st_mtime_ns)
-    assert [str(record.url) for record, _ in store.records()] == ["http://h/1", "http://h/2"]
+    assert first.st_ino == second.st_ino
+    assert second.st_mtime > first.st_mtime
+    assert {record.url for record in store.known_sources().values()} == {"http://h/1", "http://h/2"}
 
 
 def test_new_version_goes_beside_the_old(store: ImageStore) -> None:
@@ -76,7 +62,7 @@ def test_unreadable_record_means_that_nothing_is_cached(store: ImageStore, conte
     record = put(store)
     (store.blob_path(record).parent.parent / "sources" / f"{KEY}.json").write_bytes(content)
     assert store.read_record(KEY) is None
-    assert list(store.records()) == []
+    assert store.known_sources() == {}
 
 
 def test_record_without_its_blob_means_that_nothing_is_cached(store: ImageStore) -> None:
@@ -84,24 +70,67 @@ def test_record_without_its_blob_means_that_nothing_is_cached(store: ImageStore)
     assert store.read_record(KEY) is None
 
 
-def test_clean_removes_dead_partials_and_keeps_live_ones(store: ImageStore) -> None:
-    for key in ("dead", "live"):
-        store.partial_path(key).write_bytes(b"half")
-    with store.lock("live"):
-        assert store.clean() == 1
-    assert not store.partial_path("dead").exists()
-    assert store.partial_path("live").exists()
-
-
-def test_clean_keeps_images_and_removes_locks_without_a_source(store: ImageStore) -> None:
+def test_pin_is_kept_by_whoever_writes_the_record_with_an_older_idea_of_it(
+    store: ImageStore,
+) -> None:
     record = put(store)
-    for key in (KEY, "never-fetched"):
-        with store.lock(key):
-            pass
-    assert store.clean() == 0
-    assert store.read_record(KEY) == record
-    assert store.lock(KEY).path.exists()
-    assert not store.lock("never-fetched").path.exists()
+    store.set_pinned(KEY, is_pinned=True)
+    store.write_record(KEY, record)
+    assert store.known_sources()[KEY].pinned
+    put(store, content=b"2" * 512)
+    assert store.known_sources()[KEY].pinned
+    store.set_pinned(KEY, is_pinned=False)
+    assert not store.known_sources()[KEY].pinned
+
+
+def test_pin_of_an_unknown_source_makes_no_record(store: ImageStore) -> None:
+    store.set_pinned(KEY, is_pinned=True)
+    assert store.known_sources() == {}
+
+
+def test_blobs_are_told_by_name_kind_and_links(store: ImageStore, tmp_path: Path) -> None:
+    record = put(store)
+    (store.blobs_dir / "notes.txt").touch()
+    (store.blobs_dir / f"sha256-{'0' * 64}.raw").mkdir()
+    (store.blobs_dir / f"sha256-{'1' * 64}.raw").symlink_to(store.blob_path(record))
+    [blob] = store.blobs()
+    assert (blob.path, blob.sha256) == (store.blob_path(record), record.sha256)
+    assert blob.size_bytes == 512
+    assert not blob.is_linked
+    (tmp_path / "base.img").hardlink_to(blob.path)
+    assert store.blobs()[0].is_linked
+
+
+def test_nobody_adds_an_image_while_another_removes_some(store: ImageStore) -> None:
+    done = threading.Event()
+
+    def add() -> None:
+        put(store)
+        done.set()
+
+    with store.exclusive():
+        thread = threading.Thread(target=add)
+        thread.start()
+        assert not done.wait(0.2)
+        assert store.known_sources() == {}
+        assert store.blobs() == []
+    thread.join(timeout=60)
+    assert KEY in store.known_sources()
+
+
+def test_store_whose_lock_cannot_be_had_is_an_error(store: ImageStore) -> None:
+    (store.root / "store.lock").mkdir()
+    with pytest.raises(ImageStorageError, match=r"store\.lock"):
+        store.set_pinned(KEY, is_pinned=True)
+
+
+def test_drop_removes_records_and_image(store: ImageStore) -> None:
+    put(store, "1")
+    put(store, "2")
+    with store.exclusive():
+        store.drop(store.blobs()[0], ["1", "2"])
+    assert store.blobs() == []
+    assert store.known_sources() == {}
 
 
 def test_partial_begins_anew_without_touching_what_had_its_name(

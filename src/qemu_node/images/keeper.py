@@ -1,0 +1,358 @@
+"""What the image cache keeps: looked at, pinned, swept, verified.
+
+Owns the view of the cache that joins files, records and the VMs that run on them, and every removal
+of an image. Does not own the rules (`eviction`), the files' layout (`store`) nor downloads
+(`cache`). Works beside any number of processes that fetch, start and sweep.
+
+In use is a file with a second name, that of a VM's base (`base`): found, never counted.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_node.config import ImagesConfig
+from qemu_node.errors import ImageError
+from qemu_node.host.diskspace import read_space
+from qemu_node.images import imagefile, litter
+from qemu_node.images.base import find_users
+from qemu_node.images.checksum import Algorithm
+from qemu_node.images.errors import ImageInUseError, ImageStorageError, UnsafeImageError
+from qemu_node.images.eviction import (
+    CachedBlob,
+    Eviction,
+    Limits,
+    Reason,
+    plan_eviction,
+    plan_refresh,
+)
+from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.prefetch import prefetched_origins
+from qemu_node.images.qemuimg import check_image
+from qemu_node.images.store import Blob, ImageStore, SourceRecord
+
+log = logging.getLogger(__name__)
+
+_DIGEST_MIN_CHARS = 4
+
+CheckImage = Callable[[Path, ImageFormat], Awaitable[None]]
+"""Judges an image's structure. Raises UnsafeImageError, or MissingPartError where it cannot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptSource:
+    """A source of an image, and why the image may have to stay."""
+
+    key: str
+    record: SourceRecord
+    is_prefetched: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptImage:
+    """An image of the cache, with where it came from and who uses it."""
+
+    blob: Blob
+    sources: tuple[KeptSource, ...]
+    """Those that give it as far as is known, by URL; none: it is outdated."""
+    users: tuple[str, ...]
+    """`vm_id`s of the VMs that run on it."""
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…`."""
+        return f"{Algorithm.SHA256}:{self.blob.sha256}"
+
+    @property
+    def label(self) -> str:
+        """What messages call it: where it came from, else its digest."""
+        return self.origins[0] if self.sources else self.digest
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The sources' URLs, without secrets."""
+        return tuple(source.record.url for source in self.sources)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the operator keeps it."""
+        return any(source.record.pinned for source in self.sources)
+
+    @property
+    def is_prefetched(self) -> bool:
+        """Whether the node's settings keep it."""
+        return any(source.is_prefetched for source in self.sources)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether no source gives it any more; it goes with its last VM."""
+        return not self.sources
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether something else than the cache has a name for it."""
+        return self.blob.is_linked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedImage:
+    """An image that a sweep removed, or would."""
+
+    image: KeptImage
+    reason: Reason
+
+
+class ImageKeeper:
+    """The images of one cache. Methods block for a few file operations but `verify`."""
+
+    def __init__(
+        self,
+        images_dir: Path,
+        vm_data_dir: Path,
+        config: ImagesConfig,
+        *,
+        check: CheckImage = check_image,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Keep what is in `images_dir` for the VMs whose directories are below `vm_data_dir`.
+
+        Raises:
+            ConfigError: `images.prefetch` names something that cannot be fetched.
+        """
+        self._store = ImageStore(images_dir)
+        self._vm_data_dir = vm_data_dir
+        self._config = config
+        self._prefetched = prefetched_origins(config.prefetch)
+        self._check = check
+        self._clock = clock
+
+    def images(self) -> list[KeptImage]:
+        """Return what the cache holds, by URL; the outdated ones come last.
+
+        Raises:
+            ImageStorageError: it cannot be read.
+        """
+        records = self._store.known_sources()
+        users = find_users(self._vm_data_dir)
+        images = [
+            KeptImage(
+                blob=blob,
+                sources=self._sources_of(blob, records),
+                users=users.get(blob.file_id, ()),
+            )
+            for blob in self._store.blobs()
+        ]
+        return sorted(images, key=lambda image: (image.is_outdated, image.origins))
+
+    def pin(self, image: KeptImage, *, is_pinned: bool) -> None:
+        """Keep what the sources of an image give, whatever version that is; or no longer.
+
+        Raises:
+            ImageError: no source gives it any more.
+            ImageStorageError: the host refused.
+        """
+        if image.is_outdated:
+            raise ImageError(
+                f"image {image.digest} is outdated: its source gives another one",
+                hint="pull and pin that one; VMs that run keep theirs in any case",
+            )
+        for source in image.sources:
+            self._store.set_pinned(source.key, is_pinned=is_pinned)
+
+    def touch(self, image: KeptImage) -> None:
+        """Count an image as used now.
+
+        Raises:
+            ImageStorageError: the host refused.
+        """
+        self._store.set_last_used(image.blob, self._clock())
+
+    def remove(self, wanted: KeptImage, *, force: bool) -> None:
+        """Remove an image from the cache; VMs that run on it keep it by their own name for it.
+
+        Raises:
+            ImageInUseError: VMs run on it, it is pinned or prefetched, and `force` is not set.
+            ImageError: it is gone already.
+            ImageStorageError: the host refused.
+        """
+        with self._store.exclusive():
+            for image in self.images():
+                if image.blob.path == wanted.blob.path:
+                    break
+            else:
+                raise ImageError(f"image {wanted.label} is not in the cache any more")
+            if not force:
+                _refuse_kept(image)
+            self._store.drop(image.blob, [source.key for source in image.sources])
+
+    def plan(self, *, everything: bool = False) -> list[RemovedImage]:
+        """Return what a sweep would remove now; with `everything` also what was used lately.
+
+        Raises:
+            ImageStorageError, HostError: the cache cannot be read.
+        """
+        images = {image.blob.path.name: image for image in self.images()}
+        return self._plan(images, everything=everything)
+
+    def sweep(self, *, everything: bool = False) -> list[RemovedImage]:
+        """Remove the images that are to go, and litter; return the images.
+
+        With `everything` those that no VM uses, and that nobody keeps, go however lately used.
+
+        Raises:
+            ImageStorageError, HostError: the host refused.
+        """
+        self._store.prepare()
+        with self._store.exclusive():
+            images = {image.blob.path.name: image for image in self.images()}
+            now_s = self._clock()
+            for blob in plan_refresh([_as_rules_see(image) for image in images.values()], now_s):
+                self._store.set_last_used(images[blob.name].blob, now_s)
+            doomed = self._plan(images, everything=everything)
+            removed = [image for image in doomed if self._evict(image)]
+            self._forget_lost_images()
+        if count := litter.clean(self._store, now_s):
+            log.info("image cache cleaned", extra={"count": count})
+        return removed
+
+    async def verify(self, image: KeptImage) -> str | None:
+        """Return what is wrong with an image's file, None if it is what it was.
+
+        Reads all of it.
+
+        Raises:
+            ImageStorageError: it cannot be read.
+            MissingPartError: the program that judges its structure is missing; its bytes are right.
+        """
+        path = image.blob.path
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as exc:
+            raise ImageStorageError(f"cannot open {path}: {exc.strerror}") from exc
+        try:
+            found = await imagefile.digest(fd, Algorithm.SHA256)
+            if found.digest != image.blob.sha256:
+                return f"its content has changed: it is {found}"
+            imagefile.inspect(fd, pinned=image.blob.format)
+            await self._check(path, image.blob.format)
+        except UnsafeImageError as exc:
+            return str(exc)
+        except OSError as exc:
+            raise ImageStorageError(f"cannot read {path}: {exc.strerror}") from exc
+        finally:
+            os.close(fd)
+        return None
+
+    def _sources_of(self, blob: Blob, records: dict[str, SourceRecord]) -> tuple[KeptSource, ...]:
+        """Return the sources of a whole blob; a damaged one has none, so it goes when unused."""
+        found = [
+            KeptSource(key=key, record=record, is_prefetched=record.url in self._prefetched)
+            for key, record in records.items()
+            if record.blob_name == blob.path.name and record.size_bytes == blob.size_bytes
+        ]
+        return tuple(sorted(found, key=lambda source: (source.record.url, source.key)))
+
+    def _plan(self, images: dict[str, KeptImage], *, everything: bool) -> list[RemovedImage]:
+        space = read_space(self._store.root)
+        limits = Limits(
+            unused_for_s=0.0 if everything else self._config.unused_for_s,
+            low_bytes=self._config.low_space_share.of(space.total_bytes),
+            high_bytes=self._config.high_space_share.of(space.total_bytes),
+        )
+        blobs = [_as_rules_see(image) for image in images.values()]
+        evictions: Sequence[Eviction] = plan_eviction(
+            blobs, space.free_bytes, limits, self._clock()
+        )
+        return [
+            RemovedImage(image=images[eviction.blob.name], reason=eviction.reason)
+            for eviction in evictions
+        ]
+
+    def _evict(self, doomed: RemovedImage) -> bool:
+        """Remove one image; True if it is gone. A failure does not keep the others."""
+        image = doomed.image
+        fields = {
+            "sha256": image.blob.sha256,
+            "origins": list(image.origins),
+            "reason": doomed.reason.value,
+            "size_bytes": image.blob.allocated_bytes,
+        }
+        try:
+            self._store.drop(image.blob, [source.key for source in image.sources])
+        except ImageStorageError as exc:
+            log.warning("image not removed", extra=fields | {"error": str(exc)})
+            return False
+        log.info("image removed", extra=fields)
+        return True
+
+    def _forget_lost_images(self) -> None:
+        """Remove records whose image is gone or damaged; a pinned one waits for its next pull."""
+        for key, record in self._store.known_sources().items():
+            if not record.pinned and self._store.read_record(key) is None:
+                self._store.forget(key)
+
+
+def find_image(images: Sequence[KeptImage], name: str) -> KeptImage:
+    """Return the image that `name` means: pure.
+
+    That is, in this order: the URL of a source, a URL's file name, the beginning of a digest.
+
+    Raises:
+        ImageError: none, or several; the message says which.
+    """
+    digest = name.removeprefix("sha256:").lower()
+    for matches in (
+        [image for image in images if name in image.origins],
+        [image for image in images if name in map(file_name, image.origins)],
+        [
+            image
+            for image in images
+            if len(digest) >= _DIGEST_MIN_CHARS and image.blob.sha256.startswith(digest)
+        ],
+    ):
+        if len(matches) > 1:
+            choices = ", ".join(image.label for image in matches)
+            raise ImageError(f"{name!r} means more than one image: {choices}")
+        if matches:
+            return matches[0]
+    raise ImageError(
+        f"no image {name!r} in the cache",
+        hint="`qemu-node image list` shows them" if images else "it is empty",
+    )
+
+
+def file_name(origin: str) -> str:
+    """Return the last part of where an image came from: pure."""
+    return origin.partition("?")[0].rstrip("/").rpartition("/")[2] or origin
+
+
+def _as_rules_see(image: KeptImage) -> CachedBlob:
+    return CachedBlob(
+        name=image.blob.path.name,
+        allocated_bytes=image.blob.allocated_bytes,
+        last_used_s=image.blob.last_used_at,
+        is_in_use=image.is_in_use,
+        is_kept=image.is_pinned or image.is_prefetched,
+        is_outdated=image.is_outdated,
+    )
+
+
+def _refuse_kept(image: KeptImage) -> None:
+    if image.is_in_use:
+        who = ", ".join(image.users) or "another hard link"
+        raise ImageInUseError(
+            f"image {image.label} is in use by {who}",
+            hint="--force removes it from the cache all the same; VMs that run keep it",
+        )
+    if image.is_pinned:
+        raise ImageInUseError(
+            f"image {image.label} is pinned", hint="unpin it first, or use --force"
+        )
+    if image.is_prefetched:
+        raise ImageInUseError(
+            f"image {image.label} is one of images.prefetch in node.toml",
+            hint="take it out there: the driver would fetch it again",
+        )

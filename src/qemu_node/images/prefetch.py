@@ -1,0 +1,79 @@
+"""Images that the node keeps in its cache before any job asks: `images.prefetch`.
+
+Owns when each is brought up to date and what is said when that fails. Does not own the download
+(`cache`) nor that they stay (`eviction`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
+
+from qemu_node.errors import ConfigError, JobError, NodeError
+from qemu_node.images.pull import Pulled
+from qemu_node.images.source import PathSource, parse_source
+
+log = logging.getLogger(__name__)
+
+_INTERVAL_MIN_S = 60.0
+
+
+class PullImage(Protocol):
+    """Brings the image of a source into the cache, as `ImageCache.pull` does."""
+
+    def __call__(self, source: str, /) -> Awaitable[Pulled]:
+        """Return what is in the cache once it is up to date."""
+
+
+def prefetched_origins(sources: Sequence[str]) -> frozenset[str]:
+    """Return how the records of `sources` name them. Pure.
+
+    Raises:
+        ConfigError: one of them cannot be fetched.
+    """
+    origins = set()
+    for text in sources:
+        try:
+            source = parse_source(text)
+        except JobError as exc:
+            raise ConfigError(f"images.prefetch: {exc}", hint=exc.hint) from exc
+        if isinstance(source, PathSource):
+            raise ConfigError(f"images.prefetch: {text} is a path; only a URL can be fetched")
+        origins.add(source.shown)
+    return frozenset(origins)
+
+
+class Prefetcher:
+    """Pulls each of some sources at once and from then on at an interval."""
+
+    def __init__(self, pull: PullImage, sources: Sequence[str], interval_s: float) -> None:
+        """Pull `sources` through `pull`, each every `interval_s` or every minute."""
+        self._pull = pull
+        self._sources = tuple(dict.fromkeys(sources))
+        self._interval_s = max(interval_s, _INTERVAL_MIN_S)
+
+    async def run(self) -> None:
+        """Keep the images up to date until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for source in self._sources:
+                group.create_task(self._keep(source))
+
+    async def _keep(self, source: str) -> None:
+        """Keep one image up to date; one that is down does not delay the others."""
+        said: str | None = None
+        while True:
+            problem = await self.problem_of(source)
+            if problem != said and problem is not None:
+                # Once: a source that is down stays so for hours.
+                log.warning("image not prefetched", extra={"error": problem})
+            elif problem is None and said is not None:
+                log.info("image prefetched again", extra={"source": str(parse_source(source))})
+            said = problem
+            await asyncio.sleep(self._interval_s)
+
+    async def problem_of(self, source: str) -> str | None:
+        """Pull `source` and return why its image is missing or old; None if it is neither."""
+        try:
+            return (await self._pull(source)).note
+        except NodeError as exc:
+            return exc.explain()

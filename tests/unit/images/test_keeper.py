@@ -1,0 +1,328 @@
+import os
+import shutil
+import time
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from fakes.stored_images import KEY, put
+
+from qemu_node.config import ImagesConfig
+from qemu_node.errors import ConfigError, ImageError, MissingPartError
+from qemu_node.images.base import link_base
+from qemu_node.images.errors import ImageInUseError, ImageStorageError, UnsafeImageError
+from qemu_node.images.eviction import Reason
+from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.keeper import CheckImage, ImageKeeper, KeptImage, find_image
+from qemu_node.images.qemuimg import check_image
+from qemu_node.images.store import ImageStore, SourceRecord
+
+NOW_S = float(int(time.time()))
+WEEK_S = 7 * 86400.0
+V1, V2 = b"1" * 4096, b"2" * 4096
+
+StatVfs = namedtuple("StatVfs", "f_blocks f_bavail f_frsize")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    store = ImageStore(tmp_path / "images")
+    store.prepare()
+    return store
+
+
+@pytest.fixture(autouse=True)
+def roomy(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Set how many of 100 blocks are free, whatever the machine's disk says; all at first."""
+
+    def free(blocks: int) -> None:
+        monkeypatch.setattr(os, "statvfs", lambda _path: StatVfs(100, blocks, 4096))
+
+    free(100)
+    return free
+
+
+def keeper(
+    store: ImageStore,
+    *,
+    now_s: float = NOW_S,
+    prefetch: tuple[str, ...] = (),
+    check: CheckImage = check_image,
+) -> ImageKeeper:
+    return ImageKeeper(
+        store.root,
+        store.root.parent / "vm",
+        ImagesConfig(prefetch=prefetch),
+        check=check,
+        clock=lambda: now_s,
+    )
+
+
+def use(store: ImageStore, record: SourceRecord, age_s: float) -> None:
+    """Make the last use of an image so long ago."""
+    os.utime(store.blob_path(record), (NOW_S - age_s, NOW_S - age_s))
+
+
+def start(store: ImageStore, record: SourceRecord, vm_id: str = "web-0123456789ab") -> Path:
+    """Make a VM's directory with its base, as a start does."""
+    base = store.root.parent / "vm" / vm_id / "base.img"
+    base.parent.mkdir(parents=True)
+    fd = os.open(store.blob_path(record), os.O_RDONLY)
+    link_base(store.blob_path(record), fd, base)
+    os.close(fd)
+    return base
+
+
+def swept(keeper: ImageKeeper) -> list[tuple[str, Reason]]:
+    return [(removed.image.blob.sha256, removed.reason) for removed in keeper.sweep()]
+
+
+def test_image_is_shown_with_sources_and_vms(store: ImageStore) -> None:
+    record = put(store, "1")
+    put(store, "2")
+    start(store, record)
+    [image] = keeper(store, prefetch=("http://h/2",)).images()
+    assert image.origins == ("http://h/1", "http://h/2")
+    assert image.users == ("web-0123456789ab",)
+    assert image.is_in_use
+    assert image.is_prefetched
+    assert not image.is_pinned
+    assert not image.is_outdated
+
+
+def test_cache_that_was_never_used_is_empty(tmp_path: Path) -> None:
+    assert ImageKeeper(tmp_path / "no", tmp_path, ImagesConfig()).images() == []
+
+
+def test_republished_image_goes_with_its_last_vm(store: ImageStore) -> None:
+    old = put(store, content=V1)
+    base = start(store, old)
+    new = put(store, content=V2)
+    outdated = keeper(store).images()[-1]
+    assert (outdated.blob.sha256, outdated.is_outdated) == (old.sha256, True)
+    assert swept(keeper(store)) == []
+    assert base.read_bytes() == V1
+    shutil.rmtree(base.parent)
+    assert swept(keeper(store)) == [(old.sha256, Reason.OUTDATED)]
+    assert [blob.sha256 for blob in store.blobs()] == [new.sha256]
+
+
+def test_image_goes_once_unused_for_a_week_and_is_forgotten(store: ImageStore) -> None:
+    record = put(store)
+    use(store, record, WEEK_S - 1)
+    assert swept(keeper(store)) == []
+    assert swept(keeper(store, now_s=NOW_S + 1)) == [(record.sha256, Reason.UNUSED)]
+    assert store.known_sources() == {}
+    assert store.blobs() == []
+
+
+def test_time_unused_begins_when_the_last_vm_is_gone(store: ImageStore) -> None:
+    record = put(store)
+    base = start(store, record)
+    use(store, record, 10 * WEEK_S)
+    assert swept(keeper(store)) == []
+    shutil.rmtree(base.parent)
+    assert swept(keeper(store, now_s=NOW_S + WEEK_S - 1)) == []
+    assert swept(keeper(store, now_s=NOW_S + WEEK_S)) == [(record.sha256, Reason.UNUSED)]
+
+
+def test_last_use_in_the_future_is_taken_for_now(store: ImageStore) -> None:
+    record = put(store)
+    use(store, record, -100 * WEEK_S)
+    assert swept(keeper(store)) == []
+    assert swept(keeper(store, now_s=NOW_S + WEEK_S)) == [(record.sha256, Reason.UNUSED)]
+
+
+def test_short_space_takes_the_least_recently_used(
+    store: ImageStore, roomy: Callable[[int], None]
+) -> None:
+    records = [put(store, str(n), bytes([n]) * 4096) for n in (1, 2, 3)]
+    for age_s, record in zip((3000, 2000, 1000), records, strict=True):
+        use(store, record, age_s)
+    roomy(9)
+    removed = swept(keeper(store))
+    assert removed[0] == (records[0].sha256, Reason.SPACE)
+    assert len(store.blobs()) == 3 - len(removed)
+
+
+@pytest.mark.parametrize("how", ["pinned", "prefetched"])
+def test_what_is_kept_stays_for_ever_and_its_old_version_does_not(
+    store: ImageStore, how: str
+) -> None:
+    old = put(store, content=V1)
+    prefetch = ("http://h/" + KEY,) if how == "prefetched" else ()
+    if how == "pinned":
+        keeper(store).pin(keeper(store).images()[0], is_pinned=True)
+    new = put(store, content=V2)
+    use(store, new, 1000 * WEEK_S)
+    assert swept(keeper(store, prefetch=prefetch)) == [(old.sha256, Reason.OUTDATED)]
+    if how == "pinned":
+        keeper(store).pin(keeper(store).images()[0], is_pinned=False)
+    assert swept(keeper(store)) == [(new.sha256, Reason.UNUSED)]
+
+
+def test_outdated_image_cannot_be_pinned(store: ImageStore) -> None:
+    start(store, put(store, content=V1))
+    put(store, content=V2)
+    with pytest.raises(ImageError, match="outdated"):
+        keeper(store).pin(keeper(store).images()[-1], is_pinned=True)
+
+
+def test_pin_survives_the_loss_of_its_image(store: ImageStore) -> None:
+    record = put(store)
+    keeper(store).pin(keeper(store).images()[0], is_pinned=True)
+    store.blob_path(record).unlink()
+    assert swept(keeper(store)) == []
+    put(store)
+    assert keeper(store).images()[0].is_pinned
+
+
+@pytest.mark.parametrize("damage", ["no image", "short image", "torn record"])
+def test_damaged_image_is_forgotten(store: ImageStore, damage: str) -> None:
+    record = put(store)
+    match damage:
+        case "no image":
+            store.blob_path(record).unlink()
+        case "short image":
+            store.blob_path(record).chmod(0o644)
+            store.blob_path(record).write_bytes(b"short")
+        case _:
+            store.record_path(KEY).write_bytes(b'{"version":1,')
+    keeper(store).sweep()
+    assert store.blobs() == []
+    assert list(store.sources_dir.iterdir()) == []
+
+
+def test_image_in_use_is_removed_by_force_only_and_its_vm_keeps_it(store: ImageStore) -> None:
+    base = start(store, put(store, content=V1))
+    [image] = keeper(store).images()
+    with pytest.raises(ImageInUseError, match="web-0123456789ab"):
+        keeper(store).remove(image, force=False)
+    keeper(store).remove(image, force=True)
+    assert store.blobs() == []
+    assert base.read_bytes() == V1
+
+
+@pytest.mark.parametrize("how", ["pinned", "prefetch"])
+def test_kept_image_is_not_removed_without_force(store: ImageStore, how: str) -> None:
+    put(store)
+    store.set_pinned(KEY, is_pinned=how == "pinned")
+    kept = keeper(store, prefetch=("http://h/" + KEY,) if how == "prefetch" else ())
+    with pytest.raises(ImageInUseError, match=how):
+        kept.remove(kept.images()[0], force=False)
+    kept.remove(kept.images()[0], force=True)
+    assert store.blobs() == []
+    assert store.known_sources() == {}
+
+
+def test_image_that_somebody_else_removed_is_not_there(store: ImageStore) -> None:
+    put(store)
+    [image] = keeper(store).images()
+    keeper(store).remove(image, force=False)
+    with pytest.raises(ImageError, match="not in the cache any more"):
+        keeper(store).remove(image, force=False)
+
+
+def test_everything_means_what_nobody_uses_or_keeps(store: ImageStore) -> None:
+    start(store, put(store, "used", V1))
+    put(store, "pinned", V2)
+    store.set_pinned("pinned", is_pinned=True)
+    idle = put(store, "idle", b"3" * 512)
+    planned = keeper(store).plan(everything=True)
+    assert [one.image.blob.sha256 for one in planned] == [idle.sha256]
+    assert len(store.blobs()) == 3
+    assert keeper(store).sweep(everything=True) == planned
+    assert len(store.blobs()) == 2
+
+
+def test_image_that_cannot_be_removed_does_not_keep_the_others(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, other = put(store, "1", V1), put(store, "2", V2)
+    drop = ImageStore.drop
+
+    def fail_once(self: ImageStore, blob: object, keys: Sequence[str]) -> None:
+        if keys == ["1"]:
+            raise ImageStorageError("disk on fire")
+        drop(self, blob, keys)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageStore, "drop", fail_once)
+    removed = keeper(store).sweep(everything=True)
+    assert [one.image.blob.sha256 for one in removed] == [other.sha256]
+    assert [blob.sha256 for blob in store.blobs()] == [stuck.sha256]
+
+
+async def test_verify_finds_changed_bytes(store: ImageStore) -> None:
+    path = store.blob_path(put(store))
+    [image] = keeper(store).images()
+    assert await keeper(store).verify(image) is None
+    path.chmod(0o644)
+    path.write_bytes(b"y" * 512)
+    problem = await keeper(store).verify(image)
+    assert problem is not None
+    assert "content has changed" in problem
+
+
+async def test_verify_asks_for_the_structure_too(store: ImageStore) -> None:
+    put(store)
+    [image] = keeper(store).images()
+    asked = []
+
+    async def refuse(path: Path, image_format: ImageFormat) -> None:
+        asked.append((path, image_format))
+        raise UnsafeImageError("it is corrupt")
+
+    async def lack(_path: Path, _format: ImageFormat) -> None:
+        raise MissingPartError("no qemu-img")
+
+    assert await keeper(store, check=refuse).verify(image) == "it is corrupt"
+    assert asked == [(image.blob.path, ImageFormat.RAW)]
+    with pytest.raises(MissingPartError):
+        await keeper(store, check=lack).verify(image)
+
+
+@pytest.mark.parametrize("source", ["", "local/disk.qcow2", "ftp://h/x", "https://"])
+def test_prefetch_of_what_cannot_be_fetched_is_a_setting_s_error(
+    store: ImageStore, source: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"images\.prefetch"):
+        keeper(store, prefetch=(source,))
+
+
+@pytest.fixture
+def three(store: ImageStore) -> list[KeptImage]:
+    put(store, "1", b"1" * 512, url="https://a.example/debian.qcow2?…")
+    put(store, "2", b"2" * 512, url="https://b.example/other/debian.qcow2")
+    put(store, "3", b"3" * 512, url="https://a.example/win.qcow2")
+    return keeper(store).images()
+
+
+def test_image_is_named_by_origin_file_name_or_digest(three: list[KeptImage]) -> None:
+    debian, windows, other = three
+    assert find_image(three, "https://a.example/debian.qcow2?…") == debian
+    assert find_image(three, "win.qcow2") == windows
+    assert find_image(three, other.digest[:20].upper().replace("SHA256", "sha256")) == other
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("debian.qcow2", "more than one"), ("abc", "no image"), ("absent", "no image")],
+)
+def test_name_that_is_not_one_image_is_refused(
+    three: list[KeptImage], name: str, said: str
+) -> None:
+    with pytest.raises(ImageError, match=said):
+        find_image(three, name)
+
+
+def test_record_of_an_older_driver_is_not_pinned() -> None:
+    record = msgspec.convert(
+        {
+            "url": "u", "sha256": "0", "format": "raw", "size_bytes": 1,
+            "virtual_size_bytes": 1, "fetched_at": 1, "checked_at": 1,
+        },
+        SourceRecord,
+    )  # fmt: skip
+    assert not record.pinned

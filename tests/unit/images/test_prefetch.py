@@ -1,0 +1,80 @@
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import pytest
+from fakes.stored_images import put
+
+from qemu_node.images.errors import ImageDownloadError
+from qemu_node.images.prefetch import Prefetcher, prefetched_origins
+from qemu_node.images.pull import Pulled
+from qemu_node.images.store import ImageStore, SourceRecord
+
+A, B = "http://h/a", "http://h/b"
+
+
+@dataclass
+class Source:
+    """A cache whose pulls go as told; `enough` is set after so many."""
+
+    record: SourceRecord
+    answers: dict[str, list[str | None]]
+    wanted: int
+    pulled: list[str] = field(default_factory=list)
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def pull(self, source: str, /) -> Pulled:
+        self.pulled.append(source)
+        if len(self.pulled) >= self.wanted:
+            self.enough.set()
+        answers = self.answers.get(source, [])
+        problem = answers.pop(0) if answers else None
+        if problem is not None and problem.startswith("!"):
+            raise ImageDownloadError(problem)
+        return Pulled(record=self.record, note=problem)
+
+
+@pytest.fixture
+def record(tmp_path: object) -> SourceRecord:
+    store = ImageStore(tmp_path / "images")  # type: ignore[operator]
+    store.prepare()
+    return put(store)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qemu_node.images.prefetch._INTERVAL_MIN_S", 0.0)
+
+
+async def run(source: Source, *sources: str) -> None:
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(Prefetcher(source.pull, sources, 0.0).run())
+        await asyncio.wait_for(source.enough.wait(), 60)
+        running.cancel()
+
+
+async def test_each_source_is_pulled_again_and_again(record: SourceRecord) -> None:
+    source = Source(record, {}, wanted=6)
+    await run(source, A, B, A)
+    assert source.pulled[:6] == [A, B, A, B, A, B]
+
+
+async def test_lasting_failure_is_said_once_and_its_end_too(
+    record: SourceRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "qemu_node.images.prefetch")
+    source = Source(record, {A: ["!down", "!down", "old image", None, None]}, wanted=6)
+    await run(source, A)
+    assert [(entry.levelname, entry.getMessage()) for entry in caplog.records] == [
+        ("WARNING", "image not prefetched"),
+        ("WARNING", "image not prefetched"),
+        ("INFO", "image prefetched again"),
+    ]
+
+
+async def test_nothing_to_prefetch_ends_by_itself(record: SourceRecord) -> None:
+    await asyncio.wait_for(Prefetcher(Source(record, {}, 0).pull, (), 300.0).run(), 60)
+
+
+def test_origins_show_no_secret() -> None:
+    assert prefetched_origins(["https://u:p@h/x?token=1"]) == {"https://h/x?…"}
