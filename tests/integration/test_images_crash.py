@@ -243,7 +243,7 @@ async def test_disk_that_fills_up_is_worth_a_retry_and_leaves_room_again(
 
 
 @pytest.mark.needs_root
-@pytest.mark.parametrize("step", ["place", "write_record"])
+@pytest.mark.parametrize("step", ["place", "_write_record"])
 async def test_disk_that_is_full_at_the_very_end_leaves_nothing_half(
     tmp_path: Path, server: ImageServer, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -234,6 +234,15 @@ async def test_credentials_do_not_follow_a_redirect_elsewhere(server: ImageServe
         assert "authorization" not in other.requests[0].headers
 
 
+async def test_credentials_do_not_come_back_by_way_of_another_host(server: ImageServer) -> None:
+    async with ImageServer.running() as other:
+        back = other.put("/x", Resource(redirect_to=server.publish("/private", BODY)))
+        server.put("/x", Resource(redirect_to=back))
+        await fetched(f"http://user:pw@127.0.0.1:{server.port}/x")
+        sent = ["authorization" in request.headers for request in server.requests]
+        assert sent == [True, False]
+
+
 @pytest.mark.parametrize(
     "resource",
     [

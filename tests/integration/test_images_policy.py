@@ -150,6 +150,24 @@ async def test_within_the_ttl_the_sums_file_is_not_asked_for_either(
     assert len(server.requests) == 4
 
 
+async def test_a_source_that_is_down_does_not_keep_each_start_waiting(
+    make_cache: MakeCache, server: ImageServer
+) -> None:
+    cache = make_cache()
+    clock = Clock(cache)
+    url = server.publish("/x", V1)
+    await got(cache, url)
+    server.put("/x", Resource(status=503))
+    clock.now_s += 301
+    for _ in range(3):
+        assert "HTTP 503" in str((await got(cache, url)).note)
+    assert len(server.requests) == 2
+    server.publish("/x", V2)
+    clock.now_s += 31
+    image = await got(cache, url)
+    assert (image.digest, image.note) == (sha256(V2), None)
+
+
 async def test_another_sums_file_is_asked_for_within_the_ttl(
     make_cache: MakeCache, server: ImageServer
 ) -> None:
@@ -292,6 +310,18 @@ async def test_compressed_image_that_is_none_is_refused(
         await got(make_cache(), server.publish("/x", body))
     assert str(error.value).startswith(f"image {server.url('/x')} is refused: ")
     assert list((tmp_path / "images" / "partial").iterdir()) == []
+
+
+async def test_image_whose_tables_are_corrupt_is_refused(
+    make_cache: MakeCache, server: ImageServer, tmp_path: Path
+) -> None:
+    broken = bytearray(V1)
+    cluster = int.from_bytes(V1[48:56], "big")  # refcount_table_offset
+    broken[cluster : cluster + 8] = (1 << 60).to_bytes(8, "big")
+    with pytest.raises(UnsafeImageError, match=r"is refused: (it is corrupt|qemu-img cannot)"):
+        await got(make_cache(), server.publish("/x", bytes(broken)))
+    for kind in ("partial", "blobs"):
+        assert list((tmp_path / "images" / kind).iterdir()) == []
 
 
 @pytest.mark.parametrize("body", [BIG, gzip.compress(BIG)], ids=["plain", "packed"])

@@ -22,6 +22,7 @@ from qemu_node.config import NodeConfig, Paths, QemuConfig
 from qemu_node.errors import ConfigError, HostError, MissingPartError, NodeError
 from qemu_node.host.diskspace import DiskSpace, read_space
 from qemu_node.host.process import SAFE_ENV, is_alive, run
+from qemu_node.images.cache import check_settings
 from qemu_node.images.credentials import secret_problems
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.probe import QemuBinary, find_qemu
@@ -68,6 +69,7 @@ def read_config(path: Path | None) -> tuple[NodeConfig, Check]:
     chosen = path or node_config.default_path()
     try:
         config = node_config.load(path)
+        check_settings(config.images)
     except ConfigError as exc:
         return NodeConfig(), checks.check_config(chosen, exists=True, problem=exc)
     return config, checks.check_config(chosen, exists=chosen.exists(), problem=None)

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
+from qemu_node.errors import MissingPartError
 from qemu_node.host.threads import to_the_end
 from qemu_node.images import imagefile
 from qemu_node.images.address import AddressPolicy
@@ -26,8 +27,10 @@ from qemu_node.images.errors import (
     UnsafeImageError,
 )
 from qemu_node.images.fetch import Resume, download, fetch_small
+from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.intake import Intake, Progress
 from qemu_node.images.partial import PartialFile
+from qemu_node.images.qemuimg import check_image
 from qemu_node.images.remote import Located, Remote, locate
 from qemu_node.images.request import FetchLimits
 from qemu_node.images.store import ImageStore, SourceRecord
@@ -152,6 +155,7 @@ class Courier:
             await intake.finish()
             announce(PullStep.JUDGE)
             record = self._judge(errand, intake.partial, validators or Validators())
+            await _ask_qemu_img(intake.partial, record.format)
             announce(PullStep.PLACE)
             await to_the_end(self._store.place, remote.key, intake.partial, record)
         except (UnsafeImageError, ChecksumMismatchError) as exc:
@@ -280,6 +284,14 @@ class _Slot:
         if self._is_held:
             self._is_held = False
             self._slots.release()
+
+
+async def _ask_qemu_img(partial: PartialFile, image_format: ImageFormat) -> None:
+    """Raise where qemu-img finds the image corrupt; a node without it goes by the header alone."""
+    try:
+        await check_image(partial.content_path, image_format)
+    except MissingPartError as exc:
+        log.warning("image not checked by qemu-img", extra={"error": exc.explain()})
 
 
 def announce(step: PullStep) -> None:

@@ -143,6 +143,11 @@ class PartialFile:
         return None if self._unpacker is None else self._unpacker.packing
 
     @property
+    def content_path(self) -> Path:
+        """Where the content is until it is placed."""
+        return self._content.path
+
+    @property
     def _content(self) -> "_GrowingFile":
         return self._received if self._unpacked is None else self._unpacked
 
@@ -177,10 +182,12 @@ class PartialFile:
 
         Raises:
             ImageStorageError: the host refused.
-            UnsafeImageError: as `write`.
+            UnsafeImageError, Aborted: as `write`.
         """
         offset = 0
         while chunk := self._read(offset):
+            if self._is_stopped:
+                raise Aborted
             offset += len(chunk)
             self._received.size_bytes = offset
             self._take(chunk)
@@ -214,7 +221,7 @@ class PartialFile:
             self._unpacked.finish()
 
     def stop(self) -> None:
-        """Make a `write` that runs in another thread end soon."""
+        """Make a `write` or `reread` that runs in another thread end soon."""
         self._is_stopped = True
 
     def fileno(self) -> int:
