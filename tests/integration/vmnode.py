@@ -149,7 +149,11 @@ class VMNode:
 
     async def start(self, request: VMRequest) -> VM:
         """Start a VM as the driver does."""
-        return await self.supervisor.start(request, lambda text, _notes: self.told.append(text))
+        return await self.supervisor.start(request, self.tell)
+
+    def tell(self, text: str, _notes: dict[str, str]) -> None:
+        """Hear what Nomad's task events would be."""
+        self.told.append(text)
 
     async def printed(self, text: str, task: str = "vm", *, times: int = 1) -> str:
         """Return the guest's console once it holds `text` so many times."""

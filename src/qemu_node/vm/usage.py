@@ -1,14 +1,28 @@
-"""What a VM uses of its host, measured at the price it is worth.
+"""What a VM uses of its host and what it waits for, measured at the price it is worth.
 
 CPU time is one small read and taken at every call; Pss walks page tables (11 ms per GiB) and is
 taken by `measure` alone, every 20 seconds.
 """
 
+import contextlib
 import time
+from pathlib import Path
 
 import msgspec
 
+from qemu_node.host import files
 from qemu_node.host.process import ProcessId, cpu_times, pss_bytes
+
+
+class DiskState(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a VM waits for room on the node's disk."""
+
+    is_full: bool = False
+    """QEMU has paused the guest, whose last write found no room."""
+    pauses: int = 0
+    """How often that has happened in the VM's life."""
+    paused_at: float | None = None
+    """Unix time since when it waits."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +33,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cpu_user_s: float
     cpu_system_s: float
     pss_bytes: int
+    disk: DiskState = DiskState()
 
 
 class CpuShare(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +51,9 @@ class CpuShare(msgspec.Struct, frozen=True, kw_only=True):
 class UsageMeter:
     """Reads one process's use. Safe to call after the process has gone: it then reports zeros."""
 
-    def __init__(self, process: ProcessId) -> None:
+    def __init__(self, process: ProcessId, disk: DiskState = DiskState()) -> None:  # noqa: B008
+        self.disk = disk
+        """What the VM waits for, as its manager last found."""
         self._process = process
         self._pss_bytes = 0
         self._last: tuple[float, float, float] | None = None
@@ -55,7 +72,16 @@ class UsageMeter:
             cpu_user_s=0.0 if times is None else times.user_s,
             cpu_system_s=0.0 if times is None else times.system_s,
             pss_bytes=self._pss_bytes,
+            disk=self.disk,
         )
+
+    def publish(self, path: Path) -> None:
+        """Measure everything and write it to `path`. Blocks for some milliseconds.
+
+        Raises:
+            HostError: the file cannot be written.
+        """
+        files.write_atomic(path, msgspec.json.encode(self.measure()))
 
     def cpu_share(self) -> CpuShare:
         """Return the CPU use since the last call; zero at the first and after the end."""
@@ -71,3 +97,10 @@ class UsageMeter:
             user_pct=100 * (times.user_s - last[1]) / span_s,
             system_pct=100 * (times.system_s - last[2]) / span_s,
         )
+
+
+def read_usage(path: Path) -> Usage | None:
+    """Return what was last written to `path`; None where that is nothing, or damaged."""
+    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=Usage)
+    return None

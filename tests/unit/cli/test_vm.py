@@ -19,6 +19,7 @@ from qemu_node.config import Paths
 from qemu_node.units import MIB
 from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.record import VMRecord
+from qemu_node.vm.usage import DiskState, UsageMeter
 
 Output = pytest.CaptureFixture[str]
 
@@ -168,6 +169,21 @@ async def test_show_tells_what_is_written_down_and_what_qemu_and_guest_say(
     assert report["agent"]["interfaces"][1]["addresses"][0] == "10.0.2.15"
     assert report["sockets"]["monitor"] == record.sockets.monitor
     assert report["state"] == "unmanaged"
+
+
+async def test_show_tells_of_a_guest_that_waits_for_disk_space(node: Node, capsys: Output) -> None:
+    record = node.publish()
+    waiting = DiskState(is_full=True, pauses=3, paused_at=5.0)
+    directory = VMDirectory.of(node.paths, VM_ID)
+    UsageMeter(record.process, waiting).publish(directory.usage_json)
+    async with FakeQmp(Path(record.sockets.monitor), status="io-error"):
+        assert await node.vm_beside_peers("show", "web") == 0
+        shown = capsys.readouterr().out
+        assert await node.vm_beside_peers("show", "web", "--json") == 0
+    assert "io-error" in shown
+    assert "paused it 3 times" in shown
+    report = json.loads(capsys.readouterr().out)
+    assert report["disk"] == {"is_full": True, "pauses": 3, "paused_at": 5.0}
 
 
 async def test_show_waits_for_nobody_who_does_not_answer(
