@@ -231,6 +231,18 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     policy: tuple[NetworkPolicy, ...] = ()
 
 
+class DiskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[disk]`: what is kept free on the file system of `paths.data`."""
+
+    reserve: str = "5%"
+    """A share or a size; with less free no VM starts and nothing is downloaded."""
+
+    @property
+    def reserved(self) -> Share:
+        """`reserve` as a share of the file system."""
+        return parse_share(self.reserve)
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """node.toml as a whole; only the entry points see it."""
 
@@ -239,6 +251,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     qemu: QemuConfig = QemuConfig()
     logs: LogsConfig = LogsConfig()
     network: NetworkConfig = NetworkConfig()
+    disk: DiskConfig = DiskConfig()
 
 
 def default_paths() -> Paths:
@@ -328,7 +341,7 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError("logs.max_files must be at least 1 and logs.max_file_size at least 4K")
     _check_network(config.network)
     _check_images(config.images)
-    _ = config.logs.rate_bytes_per_s
+    _ = config.logs.rate_bytes_per_s, config.disk.reserved
 
 
 def _check_network(network: NetworkConfig) -> None:

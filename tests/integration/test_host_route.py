@@ -10,11 +10,9 @@ from qemu_node.host.route import is_own_address
 
 _SCRIPT = """
 ip link set lo up
-ip link add e0 type dummy
-ip addr add 192.0.2.1/24 dev e0
-ip addr add 192.0.2.2/24 dev e0
-ip -6 addr add 2001:db8::1/64 dev e0 nodad
-ip link set e0 up
+ip addr add 192.0.2.1/24 dev lo
+ip addr add 192.0.2.2/24 dev lo
+ip -6 addr add 2001:db8::1/128 dev lo
 ip route add local 198.51.100.0/24 dev lo
 exec "$@"
 """
@@ -35,7 +33,7 @@ def test_loopback_is_this_host() -> None:
 @pytest.mark.needs_root
 async def test_addresses_of_interfaces_and_local_routes_are_this_host() -> None:
     own = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "198.51.100.77"]
-    foreign = ["192.0.2.3", "2001:db8::2", "203.0.113.1", "2001:db8:1::1"]
+    foreign = ["203.0.113.2", "2001:db8::2", "203.0.113.1", "2001:db8:1::1"]
     done = await process.run(
         ["unshare", "-n", "sh", "-ec", _SCRIPT, "sh", sys.executable, "-c", _ASK, *own, *foreign]
     )

@@ -234,6 +234,15 @@ async def test_credentials_do_not_follow_a_redirect_elsewhere(server: ImageServe
         assert "authorization" not in other.requests[0].headers
 
 
+async def test_credentials_do_not_come_back_by_way_of_another_host(server: ImageServer) -> None:
+    async with ImageServer.running() as other:
+        back = other.put("/x", Resource(redirect_to=server.publish("/private", BODY)))
+        server.put("/x", Resource(redirect_to=back))
+        await fetched(f"http://user:pw@127.0.0.1:{server.port}/x")
+        sent = ["authorization" in request.headers for request in server.requests]
+        assert sent == [True, False]
+
+
 @pytest.mark.parametrize(
     "resource",
     [
@@ -262,13 +271,15 @@ async def test_text_is_fetched_up_to_its_cap(server: ImageServer) -> None:
 
 
 async def test_download_goes_on_where_its_connection_broke(server: ImageServer) -> None:
-    resource = Resource(body=BODY, etag='"1"', last_modified="monday", break_at=[2_000_001, 70_000])
+    resource = Resource(body=BODY, etag='"1"', last_modified="monday", break_at=[3_000_001, 70_000])
     validators, sink = await fetched(server.put("/x", resource), limits=PATIENT)
     assert sink.content == BODY
-    assert sink.begins == [0, 2_000_001, 2_070_001]
+    # What had arrived and not been read yet when the connection broke is sent again.
+    assert [begin > 0 for begin in sink.begins] == [False, True, True]
+    assert sink.begins[1] <= 3_000_001
     assert validators == Validators(etag='"1"', last_modified="monday")
     second = server.requests[1].headers
-    assert (second["range"], second["if-range"]) == ("bytes=2000001-", '"1"')
+    assert (second["range"], second["if-range"]) == (f"bytes={sink.begins[1]}-", '"1"')
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"1"'])

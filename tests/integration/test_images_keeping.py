@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from fakes.image_server import ImageServer, Resource
+from fakes.stored_images import put
 from integration import crashing_cache
 from integration.vmnode import VMNode
 
@@ -26,6 +27,7 @@ from qemu_node.config import ImagesConfig
 from qemu_node.errors import NodeError
 from qemu_node.host import process
 from qemu_node.images.errors import ImageGoneError
+from qemu_node.images.eviction import Reason
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.store import ImageStore, RemovalStep, SwapStep
 from qemu_node.vm.directory import VMDirectory
@@ -34,6 +36,7 @@ from qemu_node.vm.launch import _Start
 pytestmark = pytest.mark.timeout(300)
 
 V1, V2 = b"1" * 4096, b"2" * 4096
+BIG = os.urandom(1 << 20) * 4
 SETTINGS = ImagesConfig(low_space="0%", allow_networks=("127.0.0.0/8",), ttl="0s")
 STARTS = 1000
 WAIT_S = 120.0
@@ -213,21 +216,26 @@ async def test_image_in_use_is_refused_to_the_command_and_by_force_leaves_the_vm
     assert base.read_bytes() == V1
 
 
-async def test_interrupted_pull_says_so_and_can_be_repeated(
+async def test_interrupted_pull_says_so_and_goes_on_when_it_is_repeated(
     node: VMNode, server: ImageServer, keeper: ImageKeeper, tmp_path: Path
 ) -> None:
-    resource = Resource(body=V1, pause_at=1024, etag='"1"')
+    resource = Resource(body=BIG, pause_at=2 << 20, etag='"1"')
     url = server.put("/x.raw", resource)
     with (tmp_path / "stderr").open("wb") as stderr:
         child = process.spawn(command(node, "pull", url), stderr_fd=stderr.fileno())
-    await asyncio.wait_for(server.arrived.wait(), WAIT_S)
+    partials = node.paths.images_dir / "partial"
+    await until(lambda: any(path.stat().st_size >= 1 << 20 for path in partials.glob("*")))
     process.send_signal(child.process, signal.SIGINT)
     await until(lambda: child.exit_status() is not None)
     assert child.exit_status() == 130
     assert "repeat the command" in (tmp_path / "stderr").read_text()
+    keeper.sweep()
     resource.resume.set()
     await process.run(command(node, "pull", url))
     assert keeper.images()[0].origins == (url,)
+    first, second = (request.headers.get("range", "none") for request in server.requests)
+    assert first == "none"
+    assert second.startswith("bytes=")
 
 
 async def test_base_is_nobody_s_to_write_but_the_node_s(node: VMNode, server: ImageServer) -> None:
@@ -252,3 +260,29 @@ async def test_prefetched_image_is_there_before_any_job_asks_and_stays(
         assert keeper.images()[0].is_prefetched
     finally:
         await node.close()
+
+
+@pytest.mark.needs_root
+async def test_full_disk_has_room_again_after_the_next_sweep(
+    tmp_path: Path,
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    await process.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)])
+    try:
+        store = ImageStore(small / "images")
+        store.prepare()
+        hours_ago = time.time() - 7200
+        for key in ("1", "2", "3"):
+            blob = store.blob_path(put(store, key, key.encode() * (1 << 20)))
+            os.utime(blob, (hours_ago + int(key), hours_ago + int(key)))
+        with contextlib.suppress(OSError), (small / "guest").open("wb", buffering=0) as guest:
+            while guest.write(bytes(4096)):
+                pass
+        settings = ImagesConfig(low_space="10%", high_space="40%")
+        removed = ImageKeeper(store.root, small / "vm", settings).sweep()
+        assert [one.image.origins for one in removed] == [("http://h/1",), ("http://h/2",)]
+        assert {one.reason for one in removed} == {Reason.SPACE}
+        assert put(store, "4", b"4" * (1 << 20)).url == "http://h/4"
+    finally:
+        await process.run(["umount", str(small)])

@@ -16,7 +16,9 @@ from integration.vmnode import VMNode, until
 from qemu_node.config import QemuConfig
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host import process
+from qemu_node.host.diskspace import DiskReserveError
 from qemu_node.qemu.spec import FirmwareMode
+from qemu_node.units import Share
 from qemu_node.vm import greeting, launch
 from qemu_node.vm.greeting import QemuStartError
 from qemu_node.vm.launch import StartStep
@@ -361,3 +363,14 @@ async def test_a_task_log_that_cannot_be_opened_fails_the_start_before_anything_
     async with nothing_left(node):
         with pytest.raises(NodeError, match="log directory"):
             await node.start(node.request())
+
+
+async def test_a_start_is_refused_as_recoverable_while_the_disk_has_only_its_reserve(
+    short_tmp_path: Path, image: Path
+) -> None:
+    node = VMNode(short_tmp_path, image, disk_reserve=Share(pct=100))
+    with pytest.raises(DiskReserveError, match="kept in reserve") as refused:
+        await node.start(node.request())
+    assert refused.value.retry
+    assert node.leftovers() == []
+    await node.close()

@@ -18,7 +18,7 @@ from qemu_node.net.spec import PortSpec, UserPort
 from qemu_node.qemu.probe import QemuBinary, find_qemu
 from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, OsFamily, QemuVersion
-from qemu_node.units import MIB
+from qemu_node.units import MIB, Share
 from qemu_node.vm.logs import TaskLogs
 from qemu_node.vm.machine import VM
 from qemu_node.vm.names import vm_id
@@ -46,6 +46,7 @@ class VMNode:
         is_root: bool | None = None,
         images: ImagesConfig | None = None,
         network: Network | None = None,
+        disk_reserve: Share = Share(),  # noqa: B008 - frozen
     ) -> None:
         """Make a node on `root` whose jobs may name what is beside `image`.
 
@@ -54,6 +55,7 @@ class VMNode:
             image: The image of its guests.
             qemu: Settings other than the defaults.
             qemu_program: A program in QEMU's place, which is not asked for its version.
+            disk_reserve: What is kept free of the disk of its directories.
             is_root: Whether each VM gets a user of its own; by default where that is possible.
             images: Settings of images; by default jobs may name what is beside `image`.
             network: The node's network; by default one that has user mode only.
@@ -82,6 +84,7 @@ class VMNode:
             shared_gid=None,
             kvm_gid=None,
             pull_timeout_s=WAIT_S,
+            disk_reserve=disk_reserve,
         )
         self.supervisor = Supervisor(self.node, self._open_logs)
 
@@ -175,7 +178,11 @@ class VMNode:
 
     async def start(self, request: VMRequest) -> VM:
         """Start a VM as the driver does."""
-        return await self.supervisor.start(request, lambda text, _notes: self.told.append(text))
+        return await self.supervisor.start(request, self.tell)
+
+    def tell(self, text: str, _notes: dict[str, str]) -> None:
+        """Hear what Nomad's task events would be."""
+        self.told.append(text)
 
     async def printed(self, text: str, task: str = "vm", *, times: int = 1) -> str:
         """Return the guest's console once it holds `text` so many times."""

@@ -33,6 +33,7 @@ def test_one_path_can_be_set_without_the_other() -> None:
         ("[images]\nlow_space = '30%'", "images.high_space"),
         ("[images]\nlow_space = '2G'\nhigh_space = '1G'", "images.high_space"),
         ("[images]\nprefetch = 'https://h/x'", "prefetch"),
+        ("[disk]\nreserve = '120%'", "120%"),
         ("[paths]\nrun = 'relative'", "paths.run"),
         ("[logs]\nmax_files = 0", "max_files"),
         ("[qemu]\nfirst_uid = 0", "first_uid"),

@@ -46,6 +46,13 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^ *```$", re.DOTALL | re.MULTILINE
 )
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
+_SECTIONS = (
+    config.Paths,
+    config.ImagesConfig,
+    config.QemuConfig,
+    config.LogsConfig,
+    config.DiskConfig,
+)
 _MIN_LITERAL_CHARS = 6
 _MAX_TEXT_CHARS = 300
 """What is longer is a docstring or a script, and no error."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from qemu_node.errors import NodeError
+from qemu_node.host.diskspace import DiskSpace
 from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
-from qemu_node.units import GIB, format_size
+from qemu_node.units import GIB, Share, format_size
 from qemu_node.vm.names import VM_ID_MAX_BYTES
 from qemu_node.vm.node import Hypervisor
 
@@ -25,7 +26,6 @@ OLDEST_NOMAD = (1, 11, 3)
 SUN_PATH_MAX_BYTES = 107  # sun_path holds 108 bytes with its NUL (man 7 unix)
 
 _LOW_SPACE_BYTES = 10 * GIB
-_NO_SPACE_BYTES = GIB
 _CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
 
 
@@ -58,7 +58,8 @@ class DirectoryFacts:
     exists: bool
     is_writable: bool
     """By us; of a missing one: that it can be made."""
-    free_bytes: int | None = None
+    space: DiskSpace | None = None
+    """Of its file system, where it is writable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,16 +219,23 @@ def check_ksm(facts: KsmFacts | None, *, is_wanted: bool) -> Check:
     return ok("KSM", f"on, {facts.pages_to_scan} pages every {facts.sleep_millisecs} ms")
 
 
-def check_data_dir(facts: DirectoryFacts) -> Check:
-    """Judge where disks and images are."""
+def check_data_dir(facts: DirectoryFacts, reserve: Share) -> Check:
+    """Judge where disks and images are; with no more than `reserve` free no VM starts."""
     if not facts.is_writable:
         return _not_writable("data dir", facts, "paths.data")
-    free = "unknown" if facts.free_bytes is None else format_size(facts.free_bytes)
-    detail = f"{facts.path}, {free} free" + ("" if facts.exists else "; will be made")
-    if facts.free_bytes is None or facts.free_bytes >= _LOW_SPACE_BYTES:
-        return ok("data dir", detail)
-    make = fail if facts.free_bytes < _NO_SPACE_BYTES else warn
-    return make("data dir", detail, "free space, or set paths.data to a larger file system")
+    end = "" if facts.exists else "; will be made"
+    space = facts.space
+    if space is None:
+        return ok("data dir", f"{facts.path}, unknown free{end}")
+    detail = f"{facts.path}, {format_size(space.free_bytes)} free{end}"
+    if not space.has_room(0, reserve):
+        kept = format_size(reserve.of(space.total_bytes))
+        detail += f": the reserve of {kept} is reached, no VM starts and nothing is downloaded"
+        return fail("data dir", detail, "free space, or set disk.reserve in node.toml")
+    if space.free_bytes < _LOW_SPACE_BYTES:
+        advice = "free space, or set paths.data to a larger file system"
+        return warn("data dir", detail, advice)
+    return ok("data dir", detail)
 
 
 def check_run_dir(facts: DirectoryFacts) -> Check:

@@ -12,7 +12,8 @@ introducers are code points U+0090 … U+009F here, two bytes in UTF-8, as termi
 from enum import Enum, auto
 
 _ESC, _BEL, _CAN, _SUB, _LF, _C1_LEAD = 0x1B, 0x07, 0x18, 0x1A, 0x0A, 0xC2
-_BACKSLASH = 0x5C
+_SPACE, _BACKSLASH, _DEL = 0x20, 0x5C, 0x7F
+_CONTINUATION = range(0x80, 0xC0)
 _INTRODUCERS = frozenset(b"]PX^_")
 _C1_INTRODUCERS = frozenset(b"\x90\x98\x9d\x9e\x9f")
 _C1_ST = 0x9C
@@ -50,17 +51,9 @@ class ConsoleFilter:
             case _State.GROUND:
                 self._ground(byte, shown)
             case _State.ESCAPE:
-                if byte in _INTRODUCERS:
-                    self._begin_string()
-                else:
-                    shown.append(_ESC)
-                    self._ground(byte, shown)
+                self._escape(byte, shown)
             case _State.C1:
-                if byte in _C1_INTRODUCERS:
-                    self._begin_string()
-                else:
-                    shown.append(_C1_LEAD)
-                    self._ground(byte, shown)
+                self._c1(byte, shown)
             case _:
                 self._string(byte, shown)
 
@@ -73,6 +66,34 @@ class ConsoleFilter:
         else:
             self._state = _State.GROUND
             shown.append(byte)
+
+    def _escape(self, byte: int, shown: bytearray) -> None:
+        """Take what follows an ESC, which is shown only together with what it introduces.
+
+        A terminal goes on waiting for that over control characters, which it obeys meanwhile.
+        """
+        if byte in _INTRODUCERS:
+            self._begin_string()
+        elif byte == _DEL or (byte < _SPACE and byte not in (_ESC, _CAN, _SUB)):
+            shown.append(byte)
+        elif _SPACE <= byte < _DEL:
+            shown.append(_ESC)
+            self._ground(byte, shown)
+        else:
+            self._ground(byte, shown)
+
+    def _c1(self, byte: int, shown: bytearray) -> None:
+        """Take what follows the first byte of what may be an eight-bit control.
+
+        Alone that is no character. Shown it would make a control with whatever follows a string
+        that is left out.
+        """
+        if byte in _C1_INTRODUCERS:
+            self._begin_string()
+            return
+        if byte in _CONTINUATION:
+            shown.append(_C1_LEAD)
+        self._ground(byte, shown)
 
     def _begin_string(self) -> None:
         self._state = _State.STRING

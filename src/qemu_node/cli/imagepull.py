@@ -72,7 +72,9 @@ async def _pull(config: "NodeConfig", url: str, checksum: str | None) -> "Pulled
     from qemu_node.images.cache import ImageCache
 
     async with TaskOwner("pull") as tasks:
-        cache = ImageCache(config.paths.images_dir, config.images, tasks)
+        cache = ImageCache(
+            config.paths.images_dir, config.images, tasks, reserve=config.disk.reserved
+        )
         with PullProgress() as progress:
             return await cache.pull(url, checksum=checksum, on_progress=progress.show)
 

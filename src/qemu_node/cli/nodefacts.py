@@ -19,9 +19,10 @@ from qemu_node.cli import checks
 from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, UidRange
 from qemu_node.cli.vmstate import held_locks, is_locked
 from qemu_node.config import NodeConfig, Paths, QemuConfig
-from qemu_node.errors import ConfigError, MissingPartError, NodeError
-from qemu_node.host.files import free_bytes
+from qemu_node.errors import ConfigError, HostError, MissingPartError, NodeError
+from qemu_node.host.diskspace import DiskSpace, read_space
 from qemu_node.host.process import SAFE_ENV, is_alive, run
+from qemu_node.images.cache import check_settings
 from qemu_node.images.credentials import secret_problems
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.probe import QemuBinary, find_qemu
@@ -47,7 +48,7 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
     if config.images.credentials:
         problems = await asyncio.to_thread(secret_problems, config.images.credentials)
         yield checks.check_secrets(problems)
-    for check in check_directories(config.paths):
+    for check in check_directories(config):
         yield check
     qemu = await look_for_qemu(config.qemu.binary)
     yield checks.check_qemu(qemu)
@@ -68,15 +69,17 @@ def read_config(path: Path | None) -> tuple[NodeConfig, Check]:
     chosen = path or node_config.default_path()
     try:
         config = node_config.load(path)
+        check_settings(config.images)
     except ConfigError as exc:
         return NodeConfig(), checks.check_config(chosen, exists=True, problem=exc)
     return config, checks.check_config(chosen, exists=chosen.exists(), problem=None)
 
 
-def check_directories(paths: Paths) -> list[Check]:
+def check_directories(config: NodeConfig) -> list[Check]:
     """Look at where the node writes."""
+    paths = config.paths
     return [
-        checks.check_data_dir(look_at_directory(Path(paths.data))),
+        checks.check_data_dir(look_at_directory(Path(paths.data)), config.disk.reserved),
         checks.check_run_dir(look_at_directory(paths.run_dir)),
         checks.check_sockets(paths.vm_run_dir),
     ]
@@ -105,8 +108,15 @@ def look_at_directory(path: Path) -> DirectoryFacts:
         path=path,
         exists=exists,
         is_writable=is_writable,
-        free_bytes=free_bytes(place) if is_writable else None,
+        space=_space(place) if is_writable else None,
     )
+
+
+def _space(path: Path) -> DiskSpace | None:
+    try:
+        return read_space(path)
+    except HostError:
+        return None
 
 
 def read_controllers(root: Path = Path("/sys/fs/cgroup")) -> list[str] | None:

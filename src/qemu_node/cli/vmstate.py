@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-import msgspec
-
 from qemu_node.config import Paths
 from qemu_node.host.process import ProcessId, cpu_times, is_alive
 from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.vm.directory import VMDirectory, known_vm_ids
 from qemu_node.vm.record import StateError, VMRecord, read_record
-from qemu_node.vm.usage import Usage
+from qemu_node.vm.usage import DiskState, Usage, read_usage
 
 _LOCKS = Path("/proc/locks")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -29,6 +27,8 @@ class VMStatus(StrEnum):
     """What a VM is, seen from outside."""
 
     RUNNING = "running"
+    DISK_FULL = "disk-full"
+    """QEMU has paused it until the node's disk has room; its driver then lets it go on."""
     UNMANAGED = "unmanaged"
     """It runs, and no driver holds it: nobody would notice its end."""
     STARTING = "starting"
@@ -55,12 +55,18 @@ class VMSummary:
     """Host memory that it uses, as its driver last measured it."""
     drops: Mapping[str, int] = field(default_factory=dict)
     """Frames of its guest that were not let through, by reason, as its driver last read them."""
+    disk: DiskState | None = None
+    """What it waits for, as its driver last found."""
 
 
-def judge(*, is_published: bool, is_running: bool, is_managed: bool | None) -> VMStatus:
+def judge(
+    *, is_published: bool, is_running: bool, is_managed: bool | None, is_disk_full: bool = False
+) -> VMStatus:
     """Return what a VM is. `is_managed` None: it could not be found out, and is taken to be so."""
     if is_published and is_running:
-        return VMStatus.UNMANAGED if is_managed is False else VMStatus.RUNNING
+        if is_managed is False:
+            return VMStatus.UNMANAGED
+        return VMStatus.DISK_FULL if is_disk_full else VMStatus.RUNNING
     if is_published:
         return VMStatus.ENDED
     return VMStatus.ORPHAN if is_managed is False else VMStatus.STARTING
@@ -136,14 +142,16 @@ def _summarize(
         record = read_record(directory.vm_json)
     if record is not None:
         process = record.process if is_alive(record.process) else None
+    usage = None if process is None else read_usage(directory.usage_json)
+    disk = None if usage is None else usage.disk
     status = judge(
         is_published=record is not None,
         is_running=process is not None,
         is_managed=is_locked(directory.data, locks),
+        is_disk_full=disk is not None and disk.is_full,
     )
     if process is None:
         return VMSummary(vm_id=directory.vm_id, status=status, record=record)
-    usage = _read_usage(directory)
     uptime_s = _uptime_s(process)
     return VMSummary(
         vm_id=directory.vm_id,
@@ -154,13 +162,8 @@ def _summarize(
         cpu_pct=_cpu_pct(process, usage, uptime_s),
         pss_bytes=None if usage is None else usage.pss_bytes or None,
         drops={} if usage is None else usage.drops,
+        disk=disk,
     )
-
-
-def _read_usage(directory: VMDirectory) -> Usage | None:
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(directory.usage_json.read_bytes(), type=Usage)
-    return None
 
 
 def _uptime_s(process: ProcessId) -> float:

@@ -38,6 +38,7 @@ WIDE_COLUMNS = (
 
 _STYLES = {
     VMStatus.RUNNING: "green",
+    VMStatus.DISK_FULL: "red",
     VMStatus.UNMANAGED: "yellow",
     VMStatus.STARTING: "cyan",
     VMStatus.ENDED: "dim",
@@ -147,6 +148,7 @@ def report_to_json(report: VMReport) -> dict[str, object]:
         "cpu_pct": summary.cpu_pct,
         "pss_bytes": summary.pss_bytes,
         "drops": dict(summary.drops),
+        "disk": None if summary.disk is None else msgspec.structs.asdict(summary.disk),
         "qemu": {
             "run_state": report.run_state,
             "version": report.qemu_version,
@@ -180,6 +182,8 @@ def report_lines(report: VMReport) -> list[tuple[str, str]]:
         ("CPU", _cpu(summary) + " vCPU"),
         ("memory", _memory_words(summary, record)),
     ]
+    if summary.disk is not None and summary.disk.pauses:
+        lines.append(("disk full", f"paused it {summary.disk.pauses} times so far"))
     lines += _nic_lines(record)
     if record.ports:
         lines.append(("frames dropped", _drop_words(summary.drops)))
@@ -194,6 +198,8 @@ def _state(report: VMReport) -> str:
     state = report.summary.status.value
     if report.summary.status is VMStatus.UNMANAGED:
         state += " (no driver holds it; the next one takes it up)"
+    if report.summary.status is VMStatus.DISK_FULL:
+        state += " (it goes on when the node's disk has room again)"
     if report.run_state is not None and report.run_state != "running":
         state += f"; QEMU says {report.run_state}"
     return state

@@ -1,15 +1,20 @@
-"""The launcher's command line: how a process gives up what it does not need before it begins.
+"""The launchers' command lines: how a process gives up what it does not need before it begins.
 
-Pure. Owns the order of the steps between our spawn and the program: cgroup, umask, limits, user,
-capabilities. Does not own starting it (`process.spawn`) nor what the cgroup allows
-(`cgroup.Scope`).
+Pure. Owns the order of the steps between our spawn and the program: cgroup, umask, limits,
+namespaces, user, capabilities. Does not own starting it (`process.spawn`, `sandbox`) nor what the
+cgroup allows (`cgroup.Scope`).
 
-Every step ends in exec, so the pid that we spawned is the program's and inherited descriptors stay.
-It is a program and not code in our child because that would need a real fork of a process with
+`launcher_argv` is for what lives long and needs its files, QEMU: every step ends in exec, so the
+pid that we spawned is the program's and inherited descriptors stay. `confined_argv` is for a short
+tool that reads one hostile file and needs nothing else of the host.
+
+They are programs and not code in our child because that would need a real fork of a process with
 gRPC's threads (`preexec_fn`, `user=` and `group=` of `subprocess` all leave its vfork path).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 # $1 is cgroup.procs or "", $2 the umask. Nothing is ever put into the text: values are arguments.
@@ -56,21 +61,134 @@ def launcher_argv(
     Raises:
         ValueError: `uid` without `gid`, or `groups` without `uid`: a fault of the caller.
     """
-    setpriv = ["setpriv", "--no-new-privs", "--inh-caps=-all"]
+    setpriv = [*_SETPRIV]
     if uid is not None:
         if gid is None:
             raise ValueError("a user needs a group")
-        # fmt: off
-        setpriv += [
-            "--bounding-set=-all",
-            "--reuid", str(uid),
-            "--regid", str(gid),
-        ]
-        # fmt: on
-        setpriv += (
-            ["--groups", ",".join(str(group) for group in groups)] if groups else ["--clear-groups"]
-        )
+        setpriv += [_NO_CAPABILITIES, *_become(uid, gid, groups)]
     elif groups:
         raise ValueError("only root can set groups")
     procs = "" if cgroup_procs is None else str(cgroup_procs)
     return ["/bin/sh", "-c", _SCRIPT, "launch", procs, f"{umask:04o}", *setpriv, "--", *argv]
+
+
+_SETPRIV = ("setpriv", "--no-new-privs", "--inh-caps=-all")
+_NO_CAPABILITIES = "--bounding-set=-all"
+
+
+def _become(uid: int, gid: int, groups: Sequence[int] = ()) -> list[str]:
+    """Return setpriv's options for another user."""
+    ids = ["--reuid", str(uid), "--regid", str(gid)]
+    if not groups:
+        return [*ids, "--clear-groups"]
+    return [*ids, "--groups", ",".join(str(group) for group in groups)]
+
+
+class Isolation(StrEnum):
+    """What keeps a confined program from the rest of the host."""
+
+    NAMESPACES = "namespaces"
+    """A network, a process table and a root directory of its own; made by root."""
+    USER_NAMESPACE = "user-namespace"
+    """The same inside a user namespace, which most kernels give an ordinary user."""
+    NONE = "none"
+    """Limits and, as root, another user: where the kernel or a container gives no namespaces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolLimits:
+    """What a confined program may use before the kernel ends it."""
+
+    memory_bytes: int
+    """Of address space (RLIMIT_AS)."""
+    cpu_s: int
+    file_bytes: int
+    """Of any file that it writes, its output included (RLIMIT_FSIZE)."""
+
+
+CONFINED_INPUT = "/input"
+"""Where a program in namespaces finds the file that it was given."""
+
+# $1 KiB of address space, $2 seconds of CPU, $3 blocks of 512 bytes per file: dash's units. Soft
+# and hard limit are set together, and at the hard one the kernel sends SIGKILL, not SIGXCPU.
+_LIMIT = """\
+set -eu
+cd /
+umask 077
+ulimit -c 0
+ulimit -n 64
+ulimit -v "$1"
+ulimit -t "$2"
+ulimit -f "$3"
+shift 3
+echo confined >&2
+exec "$@"
+"""
+CONFINED_LINE = b"confined\n"
+"""What stderr begins with once the program is about to begin; without it, a step before failed."""
+
+# The new root is put over /sys because nobody keeps a tool or an image there. mount(8) looks its
+# source up by the name that the descriptor has, for the kernel binds nothing from the namespace
+# that the descriptor is of; -ef rules out that another file has the name by now. The shell stays:
+# as the first process of the new process table it takes all the others with it.
+_CONFINE = f"""\
+set -eu
+mount -t tmpfs -o size=1m,mode=0755,nosuid,nodev confined /sys
+mkdir /sys/usr /sys/etc
+mount --rbind /usr /sys/usr
+mount -o remount,bind,ro,nosuid,nodev /sys/usr
+for name in bin lib lib32 lib64 libx32 sbin; do
+    if [ -L "/$name" ]; then cp -P "/$name" /sys/; fi
+done
+if [ -e /etc/ld.so.cache ]; then cp /etc/ld.so.cache /sys/etc/; fi
+: > /sys{CONFINED_INPUT}
+mount --bind /proc/self/fd/0 /sys{CONFINED_INPUT}
+mount -o remount,bind,ro,nosuid,nodev,noexec /sys{CONFINED_INPUT}
+[ /proc/self/fd/0 -ef /sys{CONFINED_INPUT} ]
+chroot /sys "$@" || exit "$?"
+"""
+
+# fmt: off
+_UNSHARE = (
+    "unshare", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child",
+)
+# fmt: on
+
+
+def input_path(isolation: Isolation) -> str:
+    """Return where a confined program finds the file that is its standard input."""
+    return "/proc/self/fd/0" if isolation is Isolation.NONE else CONFINED_INPUT
+
+
+def confined_argv(
+    argv: Sequence[str], *, isolation: Isolation, limits: ToolLimits, uid: int | None
+) -> list[str]:
+    """Return the command line that runs `argv` with nothing but the file on its standard input.
+
+    In namespaces it sees /usr and that file, at `input_path` and read-only, and no network, process
+    or device of the host. It gains no rights by set-uid files, dumps no core, and is ended by the
+    kernel at its limits. A step that fails ends it with a message on stderr before `argv` begins.
+
+    Args:
+        argv: The program, by an absolute path below /usr or found in PATH, and its arguments.
+        isolation: What this host can give; see `sandbox`.
+        limits: What it may use.
+        uid: The user and group it runs as, whom the file's mode has to let read it; None without
+            root.
+    """
+    setpriv = [*_SETPRIV]
+    if uid is not None or isolation is Isolation.USER_NAMESPACE:
+        setpriv += [_NO_CAPABILITIES]
+    if uid is not None:
+        setpriv += _become(uid, uid)
+    # fmt: off
+    limited = [
+        "/bin/sh", "-c", _LIMIT, "limit",
+        str(limits.memory_bytes // 1024), str(limits.cpu_s), str(limits.file_bytes // 512),
+        *setpriv, "--", *argv,
+    ]
+    # fmt: on
+    if isolation is Isolation.NONE:
+        return limited
+    user = ["--user", "--map-root-user"] if isolation is Isolation.USER_NAMESPACE else []
+    return [*_UNSHARE, *user, "/bin/sh", "-c", _CONFINE, "confine", *limited]

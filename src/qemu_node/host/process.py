@@ -240,6 +240,13 @@ class Child:
                 self._status = os.waitstatus_to_exitcode(status)
         return self._status
 
+    def kill_group(self) -> None:
+        """SIGKILL it and what it started, but for what left its process group."""
+        # Once it is reaped somebody else may have the number.
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
 
 def spawn(
     argv: Sequence[str],

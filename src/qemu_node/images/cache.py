@@ -18,7 +18,7 @@ from qemu_node.errors import JobError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images import imagefile
 from qemu_node.images.address import AddressPolicy, parse_networks
-from qemu_node.images.allowlist import check_allowed, parse_allowed
+from qemu_node.images.allowlist import AllowedSource, check_allowed, parse_allowed
 from qemu_node.images.base import mark_used
 from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums, parse_checksum
 from qemu_node.images.credentials import CredentialStore
@@ -118,24 +118,12 @@ class ImageCache:
         Raises:
             ConfigError: a source or network in `config` makes no sense.
         """
-        fetch = limits or FetchLimits(total_s=config.download_timeout_s)
         self._store = ImageStore(images_dir)
         self._image_paths = tuple(Path(path) for path in config.image_paths)
         self._max_bytes = config.max_size_bytes
-        self._allowed = tuple(map(parse_allowed, config.sources))
+        self._allowed = _allowed_sources(config)
         self._credentials = CredentialStore(config.credentials)
-        limits_of_pulls = PullLimits(
-            max_bytes=config.max_size_bytes,
-            ttl_s=config.ttl_s,
-            downloads=config.downloads,
-            reserve=reserve,
-            fetch=fetch,
-            addresses=AddressPolicy(
-                allow=parse_networks(config.allow_networks, "images.allow_networks"),
-                refuse=parse_networks(config.refuse_networks, "images.refuse_networks"),
-            ),
-        )
-        self._puller = Puller(self._store, limits=limits_of_pulls)
+        self._puller = Puller(self._store, limits=_pull_limits(config, reserve, limits))
         self._tasks = tasks
         self._pulls: dict[tuple[str, str | None], _SharedPull] = {}
 
@@ -309,6 +297,33 @@ class ImageCache:
         except OSError as exc:
             os.close(fd)
             raise ImageStorageError(f"cannot read image {origin}: {exc.strerror}") from exc
+
+
+def check_settings(config: ImagesConfig) -> None:
+    """Raise where a setting that only the cache understands makes no sense.
+
+    Raises:
+        ConfigError: the message names the setting.
+    """
+    _ = _allowed_sources(config), _pull_limits(config, Share(), None)
+
+
+def _allowed_sources(config: ImagesConfig) -> tuple[AllowedSource, ...]:
+    return tuple(map(parse_allowed, config.sources))
+
+
+def _pull_limits(config: ImagesConfig, reserve: Share, fetch: FetchLimits | None) -> PullLimits:
+    return PullLimits(
+        max_bytes=config.max_size_bytes,
+        ttl_s=config.ttl_s,
+        downloads=config.downloads,
+        reserve=reserve,
+        fetch=fetch or FetchLimits(total_s=config.download_timeout_s),
+        addresses=AddressPolicy(
+            allow=parse_networks(config.allow_networks, "images.allow_networks"),
+            refuse=parse_networks(config.refuse_networks, "images.refuse_networks"),
+        ),
+    )
 
 
 async def _in_thread(opener: Callable[[], CachedImage]) -> CachedImage:

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
+from qemu_node.errors import MissingPartError
 from qemu_node.host.threads import to_the_end
 from qemu_node.images import imagefile
 from qemu_node.images.address import AddressPolicy
@@ -25,9 +26,11 @@ from qemu_node.images.errors import (
     ImageStorageError,
     UnsafeImageError,
 )
-from qemu_node.images.fetch import download, fetch_small
+from qemu_node.images.fetch import Resume, download, fetch_small
+from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.intake import Intake, Progress
 from qemu_node.images.partial import PartialFile
+from qemu_node.images.qemuimg import check_image
 from qemu_node.images.remote import Located, Remote, locate
 from qemu_node.images.request import FetchLimits
 from qemu_node.images.store import ImageStore, SourceRecord
@@ -107,38 +110,38 @@ class Courier:
             if located.version == known.etag:
                 return await self._confirmed(remote, known)
             known = None
+        asked = tuple(checksum for checksum in (wanted, located.checksum) if checksum is not None)
+        errand = _Errand(remote, located, former, known, asked, progress)
         slot = _Slot(self._slots)
+        may_resume = True
         try:
             if known is None:
                 await slot.take()
             while True:
                 try:
-                    return await self._take_in(
-                        remote, located, former, known, wanted, progress, slot
-                    )
+                    return await self._take_in(errand, slot, may_resume=may_resume)
                 except _NoSlotError:
                     await slot.take()
+                except _ResumedInVainError as exc:
+                    log.warning(
+                        "download begins again",
+                        extra={"url": str(remote), "error": str(exc.__cause__)},
+                    )
+                    may_resume = False
         finally:
             slot.release()
 
-    async def _take_in(
-        self,
-        remote: Remote,
-        located: Located,
-        former: SourceRecord | None,
-        known: SourceRecord | None,
-        wanted: Checksum | None,
-        progress: Progress,
-        slot: "_Slot",
-    ) -> SourceRecord:
-        asked = [checksum for checksum in (wanted, located.checksum) if checksum is not None]
-        intake = await self._intake(remote, asked, progress, slot)
+    async def _take_in(self, errand: "_Errand", slot: "_Slot", *, may_resume: bool) -> SourceRecord:
+        """Make one download, or the rest of one, and put it in place."""
+        remote, known = errand.remote, errand.known
+        intake = await self._intake(errand, slot)
+        resume: Resume | None = None
         is_broken = False
         try:
-            resume = await intake.resume()
+            resume = await intake.resume() if may_resume else None
             announce(PullStep.FETCH)
             validators = await download(
-                located.file,
+                errand.located.file,
                 intake,
                 max_bytes=self._limits.max_bytes,
                 known=_validators_of(known),
@@ -151,11 +154,16 @@ class Courier:
             announce(PullStep.FINISH)
             await intake.finish()
             announce(PullStep.JUDGE)
-            seen = Validators(etag=located.version) if located.version else validators
-            record = self._judge(remote, former, intake.partial, asked, seen or Validators())
+            record = self._judge(errand, intake.partial, validators or Validators())
+            await _ask_qemu_img(intake.partial, record.format)
             announce(PullStep.PLACE)
             await to_the_end(self._store.place, remote.key, intake.partial, record)
-        except UnsafeImageError as exc:
+        except (UnsafeImageError, ChecksumMismatchError) as exc:
+            if resume is not None:
+                # The fault may be in what an earlier process left, not in what the source has.
+                raise _ResumedInVainError from exc
+            if isinstance(exc, ChecksumMismatchError):
+                raise
             raise UnsafeImageError(f"image {remote} is refused: {exc}", hint=exc.hint) from exc
         except (ImageDownloadError, asyncio.CancelledError):
             is_broken = True
@@ -168,57 +176,51 @@ class Courier:
         )
         return record
 
-    async def _intake(
-        self, remote: Remote, asked: list[Checksum], progress: Progress, slot: "_Slot"
-    ) -> Intake:
+    async def _intake(self, errand: "_Errand", slot: "_Slot") -> Intake:
         async def admit() -> None:
             await slot.take_now()
             announce(PullStep.BEGIN)
 
-        path = self._store.partial_path(remote.key)
+        path = self._store.partial_path(errand.remote.key)
         usage = await to_the_end(shutil.disk_usage, path.parent)
         return Intake(
             path,
-            url=str(remote),
-            algorithms=frozenset(checksum.algorithm for checksum in asked),
+            url=str(errand.remote),
+            algorithms=frozenset(checksum.algorithm for checksum in errand.asked),
             max_bytes=self._limits.max_bytes,
             reserve_bytes=self._limits.reserve.of(usage.total),
-            progress=progress,
+            progress=errand.progress,
             admit=admit,
         )
 
     def _judge(
-        self,
-        remote: Remote,
-        former: SourceRecord | None,
-        partial: PartialFile,
-        asked: list[Checksum],
-        validators: Validators,
+        self, errand: "_Errand", partial: PartialFile, validators: Validators
     ) -> SourceRecord:
         """Return the record of a complete download, if it is the right one and safe to open."""
-        for wanted in asked:
+        for wanted in errand.asked:
             if (actual := partial.checksum(wanted.algorithm)) != wanted:
                 raise ChecksumMismatchError(
-                    f"{remote} is not the image that its checksum names: got {actual}, "
+                    f"{errand.remote} is not the image that its checksum names: got {actual}, "
                     f"expected {wanted}",
                 )
         info = imagefile.inspect(partial.fileno(), max_virtual_size_bytes=self._limits.max_bytes)
         content = partial.content_checksum().digest
         is_packed = partial.packing is not None
-        has_sha512 = is_packed or any(c.algorithm is Algorithm.SHA512 for c in asked)
-        is_same = former is not None and former.sha256 == content
+        has_sha512 = is_packed or any(c.algorithm is Algorithm.SHA512 for c in errand.asked)
+        former = errand.former if errand.former and errand.former.sha256 == content else None
+        version = errand.located.version
         now_s = self._clock()
         return SourceRecord(
-            url=str(remote),
+            url=str(errand.remote),
             sha256=content,
             source_sha256=partial.checksum(Algorithm.SHA256).digest if is_packed else None,
             sha512=partial.checksum(Algorithm.SHA512).digest if has_sha512 else None,
             format=info.format,
             size_bytes=partial.size_bytes,
             virtual_size_bytes=info.virtual_size_bytes,
-            etag=validators.etag,
-            last_modified=validators.last_modified,
-            fetched_at=former.fetched_at if former is not None and is_same else now_s,
+            etag=version or validators.etag,
+            last_modified=None if version else validators.last_modified,
+            fetched_at=now_s if former is None else former.fetched_at,
             checked_at=now_s,
         )
 
@@ -234,6 +236,22 @@ class Courier:
             await to_the_end(self._store.write_record, remote.key, record)
         except ImageStorageError as exc:
             log.warning("image record not updated", extra={"url": str(remote), "error": str(exc)})
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """What one delivery is about."""
+
+    remote: Remote
+    located: Located
+    former: SourceRecord | None
+    known: SourceRecord | None
+    asked: tuple[Checksum, ...]
+    progress: Progress
+
+
+class _ResumedInVainError(Exception):
+    """What came of going on with an earlier process's bytes is not the image."""
 
 
 class _NoSlotError(Exception):
@@ -266,6 +284,14 @@ class _Slot:
         if self._is_held:
             self._is_held = False
             self._slots.release()
+
+
+async def _ask_qemu_img(partial: PartialFile, image_format: ImageFormat) -> None:
+    """Raise where qemu-img finds the image corrupt; a node without it goes by the header alone."""
+    try:
+        await check_image(partial.content_path, image_format)
+    except MissingPartError as exc:
+        log.warning("image not checked by qemu-img", extra={"error": exc.explain()})
 
 
 def announce(step: PullStep) -> None:

@@ -292,7 +292,7 @@ class _Transfer:
 async def _chunks(answer: Answer, limits: FetchLimits) -> AsyncGenerator[bytes]:
     """Yield the body in pieces of about 1 MiB; give up a source that only drips.
 
-    What has arrived before a failure is yielded before the failure is raised.
+    What has been read before a failure is yielded before the failure is raised.
     """
     now = asyncio.get_running_loop().time
     content = answer.response.content

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from qemu_node.config import ImagesConfig
 from qemu_node.errors import ImageError
-from qemu_node.host import files
+from qemu_node.host.diskspace import read_space
 from qemu_node.images import imagefile, litter
 from qemu_node.images.base import find_users
 from qemu_node.images.checksum import Algorithm
@@ -31,6 +31,7 @@ from qemu_node.images.eviction import (
 )
 from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.prefetch import prefetched_origins
+from qemu_node.images.qemuimg import check_image
 from qemu_node.images.store import Blob, ImageStore, SourceRecord
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,11 @@ class KeptImage:
     def digest(self) -> str:
         """`sha256:…`."""
         return f"{Algorithm.SHA256}:{self.blob.sha256}"
+
+    @property
+    def label(self) -> str:
+        """What messages call it: where it came from, else its digest."""
+        return self.origins[0] if self.sources else self.digest
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -108,7 +114,7 @@ class ImageKeeper:
         vm_data_dir: Path,
         config: ImagesConfig,
         *,
-        check: CheckImage | None = None,
+        check: CheckImage = check_image,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Keep what is in `images_dir` for the VMs whose directories are below `vm_data_dir`.
@@ -177,7 +183,7 @@ class ImageKeeper:
                 if image.blob.path == wanted.blob.path:
                     break
             else:
-                raise ImageError(f"image {wanted.digest} is not in the cache any more")
+                raise ImageError(f"image {wanted.label} is not in the cache any more")
             if not force:
                 _refuse_kept(image)
             self._store.drop(image.blob, [source.key for source in image.sources])
@@ -231,8 +237,7 @@ class ImageKeeper:
             if found.digest != image.blob.sha256:
                 return f"its content has changed: it is {found}"
             imagefile.inspect(fd, pinned=image.blob.format)
-            if self._check is not None:
-                await self._check(path, image.blob.format)
+            await self._check(path, image.blob.format)
         except UnsafeImageError as exc:
             return str(exc)
         except OSError as exc:
@@ -251,14 +256,16 @@ class ImageKeeper:
         return tuple(sorted(found, key=lambda source: (source.record.url, source.key)))
 
     def _plan(self, images: dict[str, KeptImage], *, everything: bool) -> list[RemovedImage]:
-        total_bytes, free_bytes = files.space(self._store.root)
+        space = read_space(self._store.root)
         limits = Limits(
             unused_for_s=0.0 if everything else self._config.unused_for_s,
-            low_bytes=self._config.low_space_share.of(total_bytes),
-            high_bytes=self._config.high_space_share.of(total_bytes),
+            low_bytes=self._config.low_space_share.of(space.total_bytes),
+            high_bytes=self._config.high_space_share.of(space.total_bytes),
         )
         blobs = [_as_rules_see(image) for image in images.values()]
-        evictions: Sequence[Eviction] = plan_eviction(blobs, free_bytes, limits, self._clock())
+        evictions: Sequence[Eviction] = plan_eviction(
+            blobs, space.free_bytes, limits, self._clock()
+        )
         return [
             RemovedImage(image=images[eviction.blob.name], reason=eviction.reason)
             for eviction in evictions
@@ -307,9 +314,7 @@ def find_image(images: Sequence[KeptImage], name: str) -> KeptImage:
         ],
     ):
         if len(matches) > 1:
-            choices = ", ".join(
-                image.origins[0] if image.origins else image.digest for image in matches
-            )
+            choices = ", ".join(image.label for image in matches)
             raise ImageError(f"{name!r} means more than one image: {choices}")
         if matches:
             return matches[0]
@@ -339,15 +344,15 @@ def _refuse_kept(image: KeptImage) -> None:
     if image.is_in_use:
         who = ", ".join(image.users) or "another hard link"
         raise ImageInUseError(
-            f"image {image.digest} is in use by {who}",
+            f"image {image.label} is in use by {who}",
             hint="--force removes it from the cache all the same; VMs that run keep it",
         )
     if image.is_pinned:
         raise ImageInUseError(
-            f"image {image.digest} is pinned", hint="unpin it first, or use --force"
+            f"image {image.label} is pinned", hint="unpin it first, or use --force"
         )
     if image.is_prefetched:
         raise ImageInUseError(
-            f"image {image.digest} is one of images.prefetch in node.toml",
+            f"image {image.label} is one of images.prefetch in node.toml",
             hint="take it out there: the driver would fetch it again",
         )

@@ -33,6 +33,7 @@ _NO_LIMIT = 1 << 62
 _REREAD_BYTES = MIB
 _HOLE_BYTES = 64 << 10
 _ROOM_CHECK_BYTES = 64 * MIB
+_WRITEBACK_BYTES = 16 * MIB
 
 
 class Aborted(Exception):
@@ -142,6 +143,11 @@ class PartialFile:
         return None if self._unpacker is None else self._unpacker.packing
 
     @property
+    def content_path(self) -> Path:
+        """Where the content is until it is placed."""
+        return self._content.path
+
+    @property
     def _content(self) -> "_GrowingFile":
         return self._received if self._unpacked is None else self._unpacked
 
@@ -176,10 +182,12 @@ class PartialFile:
 
         Raises:
             ImageStorageError: the host refused.
-            UnsafeImageError: as `write`.
+            UnsafeImageError, Aborted: as `write`.
         """
         offset = 0
         while chunk := self._read(offset):
+            if self._is_stopped:
+                raise Aborted
             offset += len(chunk)
             self._received.size_bytes = offset
             self._take(chunk)
@@ -213,7 +221,7 @@ class PartialFile:
             self._unpacked.finish()
 
     def stop(self) -> None:
-        """Make a `write` that runs in another thread end soon."""
+        """Make a `write` or `reread` that runs in another thread end soon."""
         self._is_stopped = True
 
     def fileno(self) -> int:
@@ -315,11 +323,12 @@ class _GrowingFile:
         self.path = path
         self.fd = fd
         self.size_bytes = 0
+        self._sent_bytes = 0
 
     def append(self, data: bytes) -> None:
         with _translated("write", self.path):
             _write_at(self.fd, data, self.size_bytes)
-        self.size_bytes += len(data)
+        self._grow(len(data))
 
     def append_sparse(self, data: bytes) -> None:
         """Append `data`, leaving holes for what is zero: a raw image is mostly that."""
@@ -328,7 +337,14 @@ class _GrowingFile:
                 block = data[start : start + _HOLE_BYTES]
                 if block.count(0) != len(block):
                     _write_at(self.fd, block, self.size_bytes + start)
-        self.size_bytes += len(data)
+        self._grow(len(data))
+
+    def _grow(self, more_bytes: int) -> None:
+        self.size_bytes += more_bytes
+        if self.size_bytes - self._sent_bytes >= _WRITEBACK_BYTES:
+            # The disk works while the rest arrives, not only when all of it must be there.
+            files.start_writeback(self.fd, self._sent_bytes, self.size_bytes - self._sent_bytes)
+            self._sent_bytes = self.size_bytes
 
     def finish(self) -> None:
         """Make a hole at the end count."""

@@ -31,6 +31,8 @@ from qemu_node.images.store import ImageStore, SourceRecord
 log = logging.getLogger(__name__)
 
 _LOCK_POLL_S = 0.25
+_FAILURE_TTL_S = 30.0
+"""For so long a failed source is not asked again where its cached image will do."""
 
 
 class Step(Enum):
@@ -94,6 +96,8 @@ class Puller:
         self._store = store
         self._limits = limits
         self._clock = clock
+        self._failures: dict[str, tuple[float, ImageError]] = {}
+        """How sources failed last whose cached image was used instead, by key."""
         self._courier = Courier(store, limits=limits, clock=clock)
 
     async def pull(
@@ -136,17 +140,30 @@ class Puller:
             record, wanted, self._clock(), self._limits.ttl_s, is_fixed=remote.is_fixed
         )
         if step is not Step.SERVE:
+            if record is not None and wanted is None and (failure := self._failure(remote)):
+                return Pulled(record=record, note=_stale_note(record, failure))
             known = record if step is Step.REVALIDATE else None
             try:
                 record = await self._courier.deliver(remote, record, known, wanted, progress)
             except (ImageDownloadError, ImageRefusedError, ImageStorageError) as exc:
                 if record is None or wanted is not None or _is_denial(exc):
                     raise
+                self._failures[remote.key] = (self._clock(), exc)
                 return Pulled(record=record, note=_stale_note(record, exc))
+            self._failures.pop(remote.key, None)
         assert record is not None  # SERVE is planned only where there is one.
         if isinstance(checksum, Remote) and note is None:
             record = await self._listed(remote, checksum, record)
         return Pulled(record=record, note=note)
+
+    def _failure(self, remote: Remote) -> ImageError | None:
+        """Return how the source failed just now, in place of asking it again.
+
+        One that is down may take seconds to say so: not each of many starts waits for that.
+        """
+        at_s, failure = self._failures.get(remote.key, (None, None))
+        pause_s = min(_FAILURE_TTL_S, self._limits.ttl_s)
+        return failure if is_recent(at_s, self._clock(), pause_s) else None
 
     async def _wanted(
         self, remote: Remote, checksum: Checksum | Remote | None, record: SourceRecord | None

@@ -135,8 +135,10 @@ async def _follow(
     wanted = {**headers, **({"Accept": file.accept} if file.accept else {})}
     may_renew = file.renew is not None
     hops_left = limits.redirects
+    is_foreign = False
     while True:
-        is_foreign = url.origin() != origin
+        # For good: where a foreign server sends us back to is its choice, even at home.
+        is_foreign = is_foreign or url.origin() != origin
         extra: Mapping[str, str] = {}
         if file.sign is not None and not is_foreign:
             # It reads the secret's file. Sent to nobody but the host that it is for.

@@ -285,6 +285,11 @@ class ImageStore:
                         found.append(_blob(path, match, info))
         return found
 
+    def set_last_used(self, blob: Blob, at_s: float) -> None:
+        """Make Unix time `at_s` the last use of an image, which may be gone meanwhile."""
+        with _translated("touch", blob.path), contextlib.suppress(FileNotFoundError):
+            os.utime(blob.path, (at_s, at_s), follow_symlinks=False)
+
     # Removal; the caller holds the store's lock
 
     def drop(self, blob: Blob, keys: list[str]) -> None:
@@ -308,11 +313,6 @@ class ImageStore:
         """
         with _translated("remove", self.record_path(key)):
             self.record_path(key).unlink(missing_ok=True)
-
-    def set_last_used(self, blob: Blob, at_s: float) -> None:
-        """Make Unix time `at_s` the last use of an image, which may be gone meanwhile."""
-        with _translated("touch", blob.path), contextlib.suppress(FileNotFoundError):
-            os.utime(blob.path, (at_s, at_s), follow_symlinks=False)
 
     def _write_record(self, key: str, record: SourceRecord) -> None:
         former = self._decode(self.record_path(key))

@@ -206,7 +206,9 @@ class VMDriver(DriverService):
         if config.id not in self._tasks:
             await self._host.begin()
             state = VMState.decode(handle.driver_state, f"the handle of task {config.id}")
-            vm = await self._host.supervisor().recover(state)
+            vm = await self._host.supervisor().recover(
+                state, lambda message, notes: self._events.tell(config, message, notes)
+            )
             self._tasks[config.id] = _Task(config=config, vm=vm)
         return driver_pb2.RecoverTaskResponse()
 

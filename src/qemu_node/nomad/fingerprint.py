@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from pathlib import Path
 
-from qemu_node.config import NetworkConfig, QemuConfig
-from qemu_node.errors import MissingPartError, NodeError
+from qemu_node.config import NetworkConfig, NodeConfig
+from qemu_node.errors import HostError, MissingPartError, NodeError
+from qemu_node.host.diskspace import read_space
 from qemu_node.nomad.proto import driver_pb2, structs_pb2
 from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.spec import FirmwareMode
@@ -35,6 +36,8 @@ class HostFacts:
     has_vhost_net: bool = False
     """The kernel can move frames between TAP and guest, and is to."""
     has_cgroup2: bool = False
+    is_disk_full: bool = False
+    """Less is free on the file system of the data directory than its reserve."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     network_problems: tuple[str, ...] = ()
     """What keeps VMs from the network that node.toml gives them, and what to do about it."""
@@ -82,6 +85,7 @@ def build_fingerprint(
 ) -> Fingerprint:
     """Return what Nomad is told.
 
+    A node whose disk is full is not healthy, so that Nomad places VMs elsewhere; what runs goes on.
     A node without one of the firmware modes is healthy as long as it has the default one: jobs that
     want another are kept away by the attributes. Attributes that do not hold, or are not known, are
     sent empty, because leaving one out does not take it back.
@@ -93,6 +97,12 @@ def build_fingerprint(
         if problem is None and not facts.network.bridge and not facts.network.allow_host:
             # Only user mode, and no VM in user mode starts on a node that is not kept from it.
             problem = next((MissingPartError(text) for text in facts.network_problems), None)
+    if problem is None and facts is not None and facts.is_disk_full:
+        # Without figures: each change of the text is an update of the node through Raft.
+        problem = HostError(
+            "the data disk is full: its reserve is all that is free, and no VM is started",
+            hint="free space there, or set disk.reserve in node.toml",
+        )
     if problem is not None or hypervisor is None or facts is None:
         reason = problem.explain() if problem is not None else "QEMU was not found"
         return Fingerprint(is_healthy=False, description=reason, attributes=attributes)
@@ -142,17 +152,15 @@ def _describe(hypervisor: Hypervisor, facts: HostFacts) -> str:
     return text
 
 
-def read_host_facts(
-    qemu: QemuConfig, network: NetworkConfig, network_problems: Sequence[str] = ()
-) -> HostFacts:
+def read_host_facts(config: NodeConfig, network_problems: Sequence[str] = ()) -> HostFacts:
     """Read what the host has; never fails.
 
     Args:
-        qemu: The node's settings.
-        network: The same.
+        config: The node's settings.
         network_problems: What `Network.problems` found.
     """
-    directories = tuple(Path(directory) for directory in qemu.firmware_dirs)
+    network = config.network
+    directories = tuple(Path(directory) for directory in config.qemu.firmware_dirs)
     problems = {}
     for mode in FirmwareMode:
         try:
@@ -166,4 +174,13 @@ def read_host_facts(
         has_cgroup2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
         network=network,
         network_problems=tuple(network_problems),
+        is_disk_full=_is_disk_full(config),
     )
+
+
+def _is_disk_full(config: NodeConfig) -> bool:
+    try:
+        return not read_space(Path(config.paths.data)).has_room(0, config.disk.reserved)
+    except HostError:
+        # A disk that cannot be asked is not known to be full; starts say what is wrong with it.
+        return False

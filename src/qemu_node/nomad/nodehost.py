@@ -140,7 +140,7 @@ class NodeHost:
         assert self._finder is not None
         assert self._network is not None
         problems = await self._network.problems()
-        facts = read_host_facts(self._config.qemu, self._config.network, problems)
+        facts = read_host_facts(self._config, problems)
         try:
             hypervisor = await self._finder.find()
         except NodeError as exc:
@@ -156,7 +156,9 @@ class NodeHost:
         uids = range(config.qemu.first_uid, config.qemu.first_uid + config.qemu.uid_count)
         manager = PortManager(config.network, uids=uids) if is_root else None
         self._network = Network(config.paths, config.network, manager)
-        images = ImageCache(config.paths.images_dir, config.images, self.tasks)
+        images = ImageCache(
+            config.paths.images_dir, config.images, self.tasks, reserve=config.disk.reserved
+        )
         return Node(
             paths=config.paths,
             qemu=config.qemu,
@@ -171,6 +173,7 @@ class NodeHost:
             shared_gid=_group_id(_SHARED_GROUP) if is_root else None,
             kvm_gid=kvm_gid,
             pull_timeout_s=config.images.pull_timeout_s,
+            disk_reserve=config.disk.reserved,
         )
 
     def _open_logs(self, alloc_dir: Path, task_name: str) -> TaskLogs:

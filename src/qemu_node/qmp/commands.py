@@ -40,6 +40,13 @@ class _VersionInfo(msgspec.Struct):
     qemu: VersionTriple
 
 
+class _BlockInfo(msgspec.Struct, rename="kebab"):
+    """QAPI BlockInfo, of which the rest concerns nobody here."""
+
+    io_status: str = ""
+    """QAPI BlockDeviceIoStatus, of devices that know one; `cont` resets it."""
+
+
 async def query_status(connection: QmpConnection, *, timeout_s: float = 5.0) -> StatusInfo:
     """Return what QEMU does with its guest.
 
@@ -59,6 +66,17 @@ async def query_version(connection: QmpConnection) -> VersionTriple:
     """
     reply = await connection.execute("query-version")
     return _convert(reply, _VersionInfo, "query-version").qemu
+
+
+async def is_out_of_space(connection: QmpConnection) -> bool:
+    """Tell whether a disk's last write failed because the host's file system was full.
+
+    Raises:
+        QmpError: no usable answer.
+    """
+    reply = await connection.execute("query-block")
+    blocks = _convert(reply, list[_BlockInfo], "query-block")
+    return any(block.io_status == "nospace" for block in blocks)
 
 
 async def system_powerdown(connection: QmpConnection) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from qemu_node.errors import HostError
 from qemu_node.host import files
 from qemu_node.host.cgroup import Scope
+from qemu_node.host.diskspace import require_free
 from qemu_node.host.process import Child, ProcessId, boot_id
 from qemu_node.host.threads import to_the_end
 from qemu_node.images import configdrive
@@ -102,6 +103,7 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
         firmware=request.firmware,
     )
     firmware = find_firmware(request.firmware, node.firmware_dirs)
+    await to_the_end(require_free, node.paths.vm_data_dir, 0, node.disk_reserve)
     async with AsyncExitStack() as undo:
         start = _Start(request, node, tell, undo)
         lock = await start.claim()

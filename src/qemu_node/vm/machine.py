@@ -29,14 +29,15 @@ from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.client import QmpConnection
 from qemu_node.qmp.events import GuestEnd, QmpEvent, guest_end_of_event, guest_end_of_status
 from qemu_node.vm.directory import DirectoryLock, VMDirectory
+from qemu_node.vm.diskguard import DiskGuard, calls_for_a_look
 from qemu_node.vm.launch import Launched, publish
 from qemu_node.vm.logs import VMLogs
 from qemu_node.vm.outcome import (
     FORCED_OFF,
-    POWERED_OFF,
     ProcessEnd,
     VMExit,
     describe,
+    exit_of_guest,
     judge_process_end,
 )
 from qemu_node.vm.record import VMRecord, VMState
@@ -75,6 +76,7 @@ class VM:
         *,
         lock: DirectoryLock | None,
         logs: VMLogs,
+        disk: DiskGuard,
         tasks: TaskOwner,
     ) -> None:
         self.state = state
@@ -83,6 +85,7 @@ class VM:
         self.agent = GuestAgent(Path(state.record.sockets.qga), directory.qga_lock)
         self._lock = lock
         self._logs = logs
+        self._disk = disk
         self._tasks = tasks
         self._child: Child | None = None
         self._qmp: QmpConnection | None = None
@@ -188,7 +191,7 @@ class VM:
                 self._note_end(guest_end_of_status(status))
                 self._drop_false_end()
                 pause_s = _RECONNECT_FIRST_S
-                await self._until_news(self._qmp)
+                await self._until_news(self._qmp, await self._disk.look(self._qmp, status))
                 if self._qmp.is_open and self._guest_end is None:
                     continue
             except QmpError as exc:
@@ -205,13 +208,14 @@ class VM:
 
     def _on_event(self, event: QmpEvent) -> None:
         self._note_end(guest_end_of_event(event))
-        if event.name == "STOP":
-            # An internal error of the accelerator is announced by nothing else: look at the status.
+        if calls_for_a_look(event):
             self._news.set()
 
-    async def _until_news(self, qmp: QmpConnection) -> None:
-        """Return when the guest has ended or stopped, or the connection is closed."""
-        await race(self._wait_news(), qmp.wait_closed())
+    async def _until_news(self, qmp: QmpConnection, limit_s: float | None) -> None:
+        """Return when the guest has ended or stopped, the connection is closed, or at the limit."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await race(self._wait_news(), qmp.wait_closed())
 
     async def _wait_news(self) -> None:
         await self._news.wait()
@@ -244,7 +248,7 @@ class VM:
 
     async def _quit_ended_guest(self, end: GuestEnd) -> None:
         """End the QEMU of a guest that has ended; its end is on disk before."""
-        self._write_end(_exit_of(end))
+        self._write_end(exit_of_guest(end))
         with contextlib.suppress(QmpError):
             await qmp_commands.quit(self._control())
             await asyncio.sleep(_QUIT_TIMEOUT_S)
@@ -263,7 +267,7 @@ class VM:
         # Asked for in any case: a child that is not reaped stays in the process table.
         exit_status = None if self._child is None else self._child.exit_status()
         if self._guest_end is not None:
-            outcome = _exit_of(self._guest_end)
+            outcome = exit_of_guest(self._guest_end)
         else:
             outcome = self.directory.read_exit() or judge_process_end(
                 ProcessEnd(
@@ -299,7 +303,8 @@ class VM:
     async def stop(self, timeout_s: float) -> None:
         """End the VM within `timeout_s`, gently first, and return once it is gone.
 
-        May be called again with a shorter timeout while an earlier call is still waiting.
+        At once where the guest waits for disk space: it can neither hear nor write. May be called
+        again with a shorter timeout while an earlier call is still waiting.
 
         Raises:
             HostError: the process survived SIGKILL for half a minute.
@@ -309,7 +314,7 @@ class VM:
         self.phase = VMPhase.STOPPING
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        steps = plan_stop(timeout_s, has_agent=True)
+        steps = plan_stop(0.0 if self._disk.is_waiting else timeout_s, has_agent=True)
         for step, following in zip(steps, (*steps[1:], None), strict=True):
             if await self._gone_within(begin + step.at_s - loop.time()):
                 return
@@ -364,10 +369,3 @@ class VM:
         if self._qmp is None:
             raise QmpError("QEMU's control socket cannot be reached")
         return self._qmp
-
-
-def _exit_of(end: GuestEnd) -> VMExit:
-    """Return what Nomad is told of a guest's own end."""
-    if end.is_failure:
-        return VMExit(exit_code=1, reason=end.reason)
-    return POWERED_OFF

@@ -11,6 +11,7 @@ from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
+from qemu_node.units import Share
 from qemu_node.vm.network import Network
 
 Tell = Callable[[str, dict[str, str]], None]
@@ -50,6 +51,8 @@ class Node:
     kvm_gid: int | None
     """Group that may open /dev/kvm."""
     pull_timeout_s: float
+    disk_reserve: Share
+    """What stays free of the file system of `paths.data`."""
 
     @property
     def firmware_dirs(self) -> tuple[Path, ...]:

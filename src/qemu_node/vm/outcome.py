@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from qemu_node.qmp.events import GuestEnd
+
 
 class VMExit(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a VM as Nomad shows it. A `reason` makes the task count as failed."""
@@ -29,6 +31,13 @@ POWERED_OFF = VMExit(exit_code=0)
 
 FORCED_OFF = VMExit(exit_code=137, signal=int(signal.SIGKILL))
 """It did not, in the time that Nomad gave it, and was ended; told as of any task that is killed."""
+
+
+def exit_of_guest(end: GuestEnd) -> VMExit:
+    """Return what Nomad is told of a guest's own end."""
+    if end.is_failure:
+        return VMExit(exit_code=1, reason=end.reason)
+    return POWERED_OFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from qemu_node.errors import HostError, NodeError
-from qemu_node.host import files
 from qemu_node.host.threads import to_the_end
 from qemu_node.vm.console_log import PumpTurns
 from qemu_node.vm.directory import DirectoryLock, VMBusyError, VMDirectory
+from qemu_node.vm.diskguard import DiskGuard
 from qemu_node.vm.health import HealthServer
 from qemu_node.vm.launch import launch
 from qemu_node.vm.logs import NO_LOGS, TaskLogs, VMLogs
@@ -26,7 +24,7 @@ from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record import VMState
 from qemu_node.vm.request import VMRequest
-from qemu_node.vm.usage import UsageMeter, drops_of
+from qemu_node.vm.usage import DiskState, UsageMeter, drops_of, read_usage
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +36,10 @@ _RECOVER_LOCK_TIMEOUT_S = 10.0
 
 OpenLogs = Callable[[Path, str], TaskLogs]
 """Opens the logs of a task: its allocation's directory, its name."""
+
+
+def _tell_nobody(_text: str, _notes: dict[str, str]) -> None:
+    pass
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,7 +94,7 @@ class Supervisor:
                 logs.stderr(f"VM did not start: {exc.explain()}\n".encode())
             logs.close()
             raise
-        vm = self._take(launched.state, launched.directory, launched.lock, logs)
+        vm = self._take(launched.state, launched.directory, launched.lock, logs, tell)
         vm.run(launched)
         try:
             await self._serve_health(vm)
@@ -101,8 +103,10 @@ class Supervisor:
             raise
         return vm
 
-    async def recover(self, state: VMState) -> VM:
+    async def recover(self, state: VMState, tell: Tell = _tell_nobody) -> VM:
         """Take up a VM of an earlier driver, or report the end of one that is gone. Idempotent.
+
+        What happens to it later is told to `tell`.
 
         Raises:
             VMBusyError: another live driver manages it.
@@ -118,7 +122,7 @@ class Supervisor:
             # An error would make Nomad start a second VM; this one goes on without its log.
             log.warning("recovered VM is not logged", extra={"error": str(exc)})
             logs = NO_LOGS
-        vm = self._take(state, directory, lock, logs)
+        vm = self._take(state, directory, lock, logs, tell)
         vm.adopt()
         await self._serve_health(vm)
         return vm
@@ -173,14 +177,20 @@ class Supervisor:
         )
 
     def _take(
-        self, state: VMState, directory: VMDirectory, lock: DirectoryLock | None, logs: TaskLogs
+        self,
+        state: VMState,
+        directory: VMDirectory,
+        lock: DirectoryLock | None,
+        logs: TaskLogs,
+        tell: Tell,
     ) -> VM:
         vm_logs = VMLogs(directory, logs, self._node.logs)
-        vm = VM(state, directory, lock=lock, logs=vm_logs, tasks=self._node.tasks)
+        earlier = read_usage(directory.usage_json)
+        meter = UsageMeter(state.record.process, earlier.disk if earlier else DiskState())
+        disk = DiskGuard(directory, meter, reserve=self._node.disk_reserve, tell=tell)
+        vm = VM(state, directory, lock=lock, logs=vm_logs, disk=disk, tasks=self._node.tasks)
         detaching = self._node.tasks.start(self._detach(vm), name=f"detach {state.vm_id}")
-        self._managed[state.vm_id] = _Managed(
-            vm=vm, logs=vm_logs, meter=UsageMeter(state.record.process), detaching=detaching
-        )
+        self._managed[state.vm_id] = _Managed(vm=vm, logs=vm_logs, meter=meter, detaching=detaching)
         return vm
 
     async def _detach(self, vm: VM) -> None:
@@ -211,10 +221,9 @@ class Supervisor:
             for managed in list(self._managed.values()):
                 if managed.vm.exit is None:
                     managed.meter.drops = drops_of(managed.vm.record.ports, drops)
-                    usage = await asyncio.to_thread(managed.meter.measure)
                     with contextlib.suppress(HostError):
                         usage_json = managed.vm.directory.usage_json
-                        files.write_atomic(usage_json, msgspec.json.encode(usage))
+                        await asyncio.to_thread(managed.meter.publish, usage_json)
             await asyncio.sleep(_USAGE_INTERVAL_S)
 
     async def _drops(self) -> Mapping[str, Mapping[str, int]]:

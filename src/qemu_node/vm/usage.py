@@ -1,17 +1,31 @@
-"""What a VM uses of its host, measured at the price it is worth.
+"""What a VM uses of its host and what it waits for, measured at the price it is worth.
 
 CPU time is one small read and taken at every call; Pss walks page tables (11 ms per GiB) and is
 taken by `measure` alone, every 20 seconds.
 """
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import msgspec
 
+from qemu_node.host import files
 from qemu_node.host.process import ProcessId, cpu_times, pss_bytes
 from qemu_node.net.spec import PortSpec
+
+
+class DiskState(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a VM waits for room on the node's disk."""
+
+    is_full: bool = False
+    """QEMU has paused the guest, whose last write found no room."""
+    pauses: int = 0
+    """How often that has happened in the VM's life."""
+    paused_at: float | None = None
+    """Unix time since when it waits."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +38,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     pss_bytes: int
     drops: dict[str, int] = {}
     """Frames of the guest that were not let through, by reason; those of its whole life."""
+    disk: DiskState = DiskState()
 
 
 class CpuShare(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +56,9 @@ class CpuShare(msgspec.Struct, frozen=True, kw_only=True):
 class UsageMeter:
     """Reads one process's use. Safe to call after the process has gone: it then reports zeros."""
 
-    def __init__(self, process: ProcessId) -> None:
+    def __init__(self, process: ProcessId, disk: DiskState = DiskState()) -> None:  # noqa: B008
+        self.disk = disk
+        """What the VM waits for, as its manager last found."""
         self.drops: dict[str, int] = {}
         """What the ruleset dropped, as the VM's manager last read it."""
         self._process = process
@@ -63,7 +80,16 @@ class UsageMeter:
             cpu_system_s=0.0 if times is None else times.system_s,
             pss_bytes=self._pss_bytes,
             drops=self.drops,
+            disk=self.disk,
         )
+
+    def publish(self, path: Path) -> None:
+        """Measure everything and write it to `path`. Blocks for some milliseconds.
+
+        Raises:
+            HostError: the file cannot be written.
+        """
+        files.write_atomic(path, msgspec.json.encode(self.measure()))
 
     def cpu_share(self) -> CpuShare:
         """Return the CPU use since the last call; zero at the first and after the end."""
@@ -92,3 +118,10 @@ def drops_of(ports: Iterable[PortSpec], drops: Mapping[str, Mapping[str, int]]) 
     for port in ports:
         total.update(drops.get(port.ifname, {}))
     return {reason: count for reason, count in sorted(total.items()) if count}
+
+
+def read_usage(path: Path) -> Usage | None:
+    """Return what was last written to `path`; None where that is nothing, or damaged."""
+    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=Usage)
+    return None

@@ -6,10 +6,11 @@ import pytest
 from qemu_node.cli import checks
 from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, Level, UidRange
 from qemu_node.errors import ConfigError, MissingPartError
+from qemu_node.host.diskspace import DiskSpace
 from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, QemuVersion
-from qemu_node.units import GIB
+from qemu_node.units import GIB, Share
 from qemu_node.vm.node import Hypervisor
 
 QEMU = QemuBinary(path="/usr/bin/qemu-system-x86_64", version=QemuVersion(major=10, minor=0))
@@ -20,6 +21,7 @@ FIRMWARE = Firmware(
     descriptor=Path("/usr/share/qemu/firmware/40.json"),
 )
 MISSING = MissingPartError("it is missing", hint="apt install it")
+FIVE_PCT = Share(pct=5)
 DIRS = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
 
 
@@ -30,7 +32,8 @@ def hypervisor(accelerator: Accelerator, problem: str | None = None) -> Hypervis
 
 
 def directory(*, exists: bool = True, free: int | None = 100 * GIB) -> DirectoryFacts:
-    return DirectoryFacts(path=Path("/data"), exists=exists, is_writable=True, free_bytes=free)
+    space = None if free is None else DiskSpace(free_bytes=free, total_bytes=100 * GIB)
+    return DirectoryFacts(path=Path("/data"), exists=exists, is_writable=True, space=space)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +61,12 @@ def directory(*, exists: bool = True, free: int | None = 100 * GIB) -> Directory
         (checks.check_cgroup(None, is_root=True), Level.WARN),
         (checks.check_ksm(None, is_wanted=True), Level.WARN),
         (checks.check_ksm(None, is_wanted=False), Level.OK),
-        (checks.check_data_dir(directory()), Level.OK),
-        (checks.check_data_dir(directory(exists=False)), Level.OK),
-        (checks.check_data_dir(directory(free=5 * GIB)), Level.WARN),
-        (checks.check_data_dir(directory(free=1000)), Level.FAIL),
+        (checks.check_data_dir(directory(), FIVE_PCT), Level.OK),
+        (checks.check_data_dir(directory(exists=False), FIVE_PCT), Level.OK),
+        (checks.check_data_dir(directory(free=None), FIVE_PCT), Level.OK),
+        (checks.check_data_dir(directory(free=6 * GIB), FIVE_PCT), Level.WARN),
+        (checks.check_data_dir(directory(free=4 * GIB), FIVE_PCT), Level.FAIL),
+        (checks.check_data_dir(directory(free=1000), Share()), Level.WARN),
         (checks.check_run_dir(directory()), Level.OK),
         (checks.check_sockets(Path("/run/qemu-node/vm")), Level.OK),
         (checks.check_sockets(Path("/" + "r" * 70)), Level.FAIL),
@@ -91,8 +96,8 @@ def test_a_directory_that_cannot_be_written_keeps_vms_from_running(
     name: str, *, exists: bool
 ) -> None:
     facts = DirectoryFacts(path=Path("/x"), exists=exists, is_writable=False)
-    judge = checks.check_data_dir if name == "data dir" else checks.check_run_dir
-    check = judge(facts)
+    is_data = name == "data dir"
+    check = checks.check_data_dir(facts, FIVE_PCT) if is_data else checks.check_run_dir(facts)
     assert (check.name, check.level) == (name, Level.FAIL)
     assert "/x" in check.detail
     assert f"paths.{name.split()[0]}" in (check.advice or "")

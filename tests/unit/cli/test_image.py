@@ -12,6 +12,7 @@ from qemu_node.cli.imagepull import mark_of, progress_line
 from qemu_node.cli.imagetable import last_use
 from qemu_node.cli.main import EXIT_INTERRUPTED, main
 from qemu_node.config import ImagesConfig, NodeConfig
+from qemu_node.errors import MissingPartError
 from qemu_node.images.base import link_base
 from qemu_node.images.keeper import ImageKeeper, KeptImage
 from qemu_node.images.pull import Pulled
@@ -193,6 +194,18 @@ def test_verify_names_the_damaged_image_and_fails(store: ImageStore, capsys: Out
     assert lines[1].endswith("ok")
     assert main(["image", "verify", "debian.raw", "--json"]) == 0
     assert said(capsys)[0]["problem"] is None
+
+
+def test_verify_says_what_it_could_not_check(
+    store: ImageStore, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lack(_keeper: ImageKeeper, _image: KeptImage) -> str | None:
+        raise MissingPartError("qemu-img is not installed", hint="apt install qemu-utils")
+
+    fill(store)
+    monkeypatch.setattr(ImageKeeper, "verify", lack)
+    assert main(["image", "verify"]) == 0
+    assert "structure unchecked: qemu-img is not installed" in capsys.readouterr().out
 
 
 def test_pull_pins_on_request_and_shows_what_came(

@@ -5,7 +5,7 @@ from fakes.published import make_record, publish
 
 from qemu_node.cli import nodefacts
 from qemu_node.cli.checks import KsmFacts, Level, UidRange
-from qemu_node.config import Paths
+from qemu_node.config import NodeConfig, Paths
 from qemu_node.vm.directory import DirectoryLock, VMDirectory
 
 
@@ -19,14 +19,15 @@ def test_a_directory_that_is_missing_is_judged_by_the_one_it_would_be_made_in(
 ) -> None:
     facts = nodefacts.look_at_directory(tmp_path / "a" / "b")
     assert (facts.exists, facts.is_writable) == (False, True)
-    assert facts.free_bytes
+    assert facts.space is not None
+    assert facts.space.free_bytes
     assert not (tmp_path / "a").exists()
 
 
 def test_a_file_in_the_place_of_a_directory_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     facts = nodefacts.look_at_directory(tmp_path / "data")
-    assert (facts.exists, facts.is_writable, facts.free_bytes) == (False, False, None)
+    assert (facts.exists, facts.is_writable, facts.space) == (False, False, None)
 
 
 def test_controllers_are_read_where_cgroup_v2_is_mounted(tmp_path: Path) -> None:
@@ -69,11 +70,16 @@ def test_a_wrong_node_toml_is_a_failure_and_the_rest_is_judged_with_the_defaults
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "node.toml"
-    path.write_text("[qemu]\nacelerator = 'kvm'\n")
-    config, check = nodefacts.read_config(path)
-    assert check.level is Level.FAIL
-    assert "acelerator" in check.detail
-    assert config.qemu.accelerator == "auto"
+    for text, named in (
+        ("[qemu]\nacelerator = 'kvm'\n", "acelerator"),
+        ("[images]\nallow_networks = ['loopback']\n", "images.allow_networks"),
+        ("[images]\nsources = ['https://']\n", "images.sources"),
+    ):
+        path.write_text(text)
+        config, check = nodefacts.read_config(path)
+        assert check.level is Level.FAIL
+        assert named in check.detail
+        assert config == NodeConfig()
 
 
 def test_leftovers_are_what_the_driver_would_remove_and_what_runs_without_one(

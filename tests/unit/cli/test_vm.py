@@ -21,7 +21,7 @@ from qemu_node.config import Paths
 from qemu_node.units import MIB
 from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.record import NicRecord, VMRecord
-from qemu_node.vm.usage import Usage
+from qemu_node.vm.usage import DiskState, Usage, UsageMeter
 
 Output = pytest.CaptureFixture[str]
 
@@ -199,6 +199,21 @@ def test_show_tells_a_port_s_vlans_and_what_was_dropped(node: Node, capsys: Outp
     assert lines["NIC 2"] == "user mode, 02:00:00:00:00:03"
     assert lines["frames dropped"] == "5 mac, 1 tag"
     assert vmtable.report_to_json(report)["drops"] == {"mac": 5, "tag": 1}
+
+
+async def test_show_tells_of_a_guest_that_waits_for_disk_space(node: Node, capsys: Output) -> None:
+    record = node.publish()
+    waiting = DiskState(is_full=True, pauses=3, paused_at=5.0)
+    directory = VMDirectory.of(node.paths, VM_ID)
+    UsageMeter(record.process, waiting).publish(directory.usage_json)
+    async with FakeQmp(Path(record.sockets.monitor), status="io-error"):
+        assert await node.vm_beside_peers("show", "web") == 0
+        shown = capsys.readouterr().out
+        assert await node.vm_beside_peers("show", "web", "--json") == 0
+    assert "io-error" in shown
+    assert "paused it 3 times" in shown
+    report = json.loads(capsys.readouterr().out)
+    assert report["disk"] == {"is_full": True, "pauses": 3, "paused_at": 5.0}
 
 
 async def test_show_waits_for_nobody_who_does_not_answer(

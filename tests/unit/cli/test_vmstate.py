@@ -11,7 +11,7 @@ from qemu_node.cli import vmstate
 from qemu_node.cli.vmstate import VMStatus, is_locked, judge, list_summaries, parse_locks, summarize
 from qemu_node.config import Paths
 from qemu_node.vm.directory import DirectoryLock, VMDirectory
-from qemu_node.vm.usage import Usage
+from qemu_node.vm.usage import DiskState, Usage
 
 LOCKS = """\
 1: FLOCK  ADVISORY  WRITE 4242 fe:0a:131074 0 EOF
@@ -65,6 +65,23 @@ def test_what_a_vm_is_follows_from_record_process_and_lock(
 ) -> None:
     seen = judge(is_published=is_published, is_running=is_running, is_managed=is_managed)
     assert seen is status
+
+
+def test_a_vm_that_waits_for_disk_space_is_told_from_one_that_runs(paths: Paths) -> None:
+    directory = publish(paths, make_record(paths))
+    waiting = DiskState(is_full=True, pauses=2, paused_at=5.0)
+    usage = Usage(measured_at=time.time(), cpu_user_s=0, cpu_system_s=0, pss_bytes=1, disk=waiting)
+    directory.usage_json.write_bytes(msgspec.json.encode(usage))
+    # Nobody lets it go on while no driver holds it.
+    assert summarize(paths, VM_ID).status is VMStatus.UNMANAGED
+    lock = DirectoryLock.try_acquire(directory.data)
+    assert lock is not None
+    try:
+        summary = summarize(paths, VM_ID)
+    finally:
+        lock.release()
+    assert summary.status is VMStatus.DISK_FULL
+    assert summary.disk == waiting
 
 
 def test_a_running_vm_is_managed_while_its_lock_is_held(paths: Paths) -> None:

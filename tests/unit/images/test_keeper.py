@@ -16,6 +16,7 @@ from qemu_node.images.errors import ImageInUseError, ImageStorageError, UnsafeIm
 from qemu_node.images.eviction import Reason
 from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.keeper import CheckImage, ImageKeeper, KeptImage, find_image
+from qemu_node.images.qemuimg import check_image
 from qemu_node.images.store import ImageStore, SourceRecord
 
 NOW_S = float(int(time.time()))
@@ -48,7 +49,7 @@ def keeper(
     *,
     now_s: float = NOW_S,
     prefetch: tuple[str, ...] = (),
-    check: CheckImage | None = None,
+    check: CheckImage = check_image,
 ) -> ImageKeeper:
     return ImageKeeper(
         store.root,

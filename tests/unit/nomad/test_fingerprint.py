@@ -1,7 +1,7 @@
 import dataclasses
 from pathlib import Path
 
-from qemu_node.config import NetworkConfig, NetworkPolicy, QemuConfig
+from qemu_node.config import NetworkConfig, NetworkPolicy, parse
 from qemu_node.errors import ConfigError, MissingPartError
 from qemu_node.nomad.fingerprint import HostFacts, build_fingerprint, read_host_facts
 from qemu_node.qemu.probe import QemuBinary
@@ -50,6 +50,19 @@ def test_a_node_without_secure_boot_firmware_is_unhealthy_but_other_firmware_is_
     fingerprint = build_fingerprint(hypervisor(), None, lacks_uefi)
     assert fingerprint.is_healthy
     assert fingerprint.attributes["driver.vm.firmware"] == "secure-boot,bios"
+
+
+def test_a_node_whose_data_disk_is_full_takes_no_vm_and_says_so_without_figures() -> None:
+    fingerprint = build_fingerprint(hypervisor(), None, HostFacts(is_disk_full=True))
+    assert not fingerprint.is_healthy
+    assert "disk.reserve" in fingerprint.description
+    assert "GiB" not in fingerprint.description
+
+
+def test_the_data_disk_is_judged_by_its_reserve(tmp_path: Path) -> None:
+    for reserve, is_full in (("0", False), ("100%", True)):
+        text = f'[paths]\ndata = "{tmp_path / "data"}"\n[disk]\nreserve = "{reserve}"\n'
+        assert read_host_facts(parse(text, "node.toml")).is_disk_full is is_full
 
 
 def test_what_is_not_known_is_sent_empty_rather_than_left_out() -> None:
@@ -103,7 +116,7 @@ def test_a_node_that_cannot_be_kept_from_guests_and_has_no_bridge_is_unhealthy()
 
 
 def test_vhost_is_offered_where_the_operator_wants_it() -> None:
-    off = read_host_facts(QemuConfig(), NetworkConfig(vhost="off"))
+    off = read_host_facts(parse("network.vhost = 'off'", "node.toml"))
     assert not off.has_vhost_net
-    on = read_host_facts(QemuConfig(), NetworkConfig())
+    on = read_host_facts(parse("", "node.toml"))
     assert on.has_vhost_net == Path("/dev/vhost-net").exists()

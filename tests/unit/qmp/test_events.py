@@ -163,6 +163,11 @@ def test_timestamp_is_zero_where_qemu_has_none(timestamp: dict[str, int], expect
     assert parsed.timestamp_s == expected
 
 
+def test_a_guest_that_waits_for_disk_space_has_not_ended() -> None:
+    waiting = StatusInfo(status=RunState.IO_ERROR, running=False)
+    assert guest_end_of_status(waiting) is None
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

@@ -1,11 +1,12 @@
 import os
+from pathlib import Path
 
 import pytest
 
 from qemu_node.host.process import ProcessId, ProcessTimes, identify
 from qemu_node.net.spec import PortSpec
 from qemu_node.vm import usage
-from qemu_node.vm.usage import UsageMeter, drops_of
+from qemu_node.vm.usage import DiskState, UsageMeter, drops_of, read_usage
 
 
 def test_cpu_use_is_what_was_used_since_the_last_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +45,28 @@ def test_drops_of_a_vm_are_those_of_its_ports_by_reason() -> None:
     }
     assert drops_of(ports, drops) == {"mac": 5, "tag": 1}
     assert drops_of(ports, {}) == {}
+
+
+def test_what_is_published_is_read_again_by_the_next_driver(tmp_path: Path) -> None:
+    disk = DiskState(is_full=True, pauses=4, paused_at=7.0)
+    path = tmp_path / "usage.json"
+    UsageMeter(ProcessId(pid=2**22 + 1, start_time=1), disk).publish(path)
+    usage = read_usage(path)
+    assert usage is not None
+    assert usage.disk == disk
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"measured_at": "x"}'])
+def test_a_damaged_file_says_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "usage.json"
+    assert read_usage(path) is None
+    path.write_bytes(content)
+    assert read_usage(path) is None
+
+
+def test_a_file_of_an_older_driver_knows_no_disk(tmp_path: Path) -> None:
+    path = tmp_path / "usage.json"
+    path.write_text('{"measured_at":1,"cpu_user_s":1,"cpu_system_s":1,"pss_bytes":1}')
+    usage = read_usage(path)
+    assert usage is not None
+    assert usage.disk == DiskState()

@@ -1,0 +1,74 @@
+"""The room on a file system, and the reserve that is kept of it.
+
+Owns when there is too little of it for something new. Does not own what is refused for that, nor
+what is removed to make room. The reserve is there for what runs already: guests that write into
+their disks, and the files that say what becomes of them.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_node.errors import HostError
+from qemu_node.host.files import host_error
+from qemu_node.units import Share, format_size
+
+
+class DiskReserveError(HostError):
+    """What was asked for would take room that is kept in reserve; nothing was begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskSpace:
+    """A file system's room, in bytes."""
+
+    free_bytes: int
+    """What an unprivileged process may still write."""
+    total_bytes: int
+
+    def has_room(self, wanted_bytes: int, reserve: Share) -> bool:
+        """Tell whether `wanted_bytes` more leave the reserve, a share of the whole, untouched."""
+        return self.free_bytes - wanted_bytes >= reserve.of(self.total_bytes)
+
+
+def read_space(path: Path) -> DiskSpace:
+    """Return the room on the file system of `path`, or where `path` would be made.
+
+    Raises:
+        HostError: it cannot be found out.
+    """
+    place = path
+    while True:
+        try:
+            info = os.statvfs(place)
+        except FileNotFoundError:
+            place = place.parent
+        except OSError as exc:
+            raise host_error("read the free space of", path, exc) from exc
+        else:
+            return DiskSpace(
+                free_bytes=info.f_bavail * info.f_frsize,
+                total_bytes=info.f_blocks * info.f_frsize,
+            )
+
+
+def require_free(path: Path, wanted_bytes: int, reserve: Share) -> None:
+    """Return where `wanted_bytes` more on the file system of `path` leave `reserve` of it free.
+
+    Blocks for one statvfs(2). With 0 bytes it tells whether anything new may begin at all. Call it
+    again as a download of unknown length goes on: it is no reservation.
+
+    Raises:
+        DiskReserveError: they would not; recoverable, as space may return.
+        HostError: it cannot be found out.
+    """
+    space = read_space(path)
+    if space.has_room(wanted_bytes, reserve):
+        return
+    kept = reserve.of(space.total_bytes)
+    wanted = f" and {format_size(wanted_bytes)} are wanted" if wanted_bytes else ""
+    raise DiskReserveError(
+        f"the disk of {path} is full: {format_size(space.free_bytes)} are free{wanted}, and "
+        f"{format_size(kept)} are kept in reserve",
+        hint="free space there, or set disk.reserve in node.toml",
+    )
