@@ -39,10 +39,10 @@ unit: python ## The unit tests
 	@$(PYTEST) -q tests/unit $(ARGS)
 
 guests: setup ## The integration and end-to-end tests
-	@$(PYTEST) tests/integration tests/e2e $(ARGS)
+	@$(PYTEST) tests/integration tests/network tests/e2e $(ARGS)
 
 test: setup check ## Every test this machine can run; the end says which it skipped and why
-	@$(PYTEST) tests/integration tests/e2e $(ARGS)
+	@$(PYTEST) tests/integration tests/network tests/e2e $(ARGS)
 
 test-debian13: setup ## The same tests in a fresh Debian 13 with its Python and QEMU; needs root
 	@scripts/debian13.sh $(ARGS)

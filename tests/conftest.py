@@ -13,6 +13,8 @@ import pytest
 pytest_plugins = ["guests.fixtures"]
 
 NOMAD_ENV = "NOMAD"
+TEST_VM_ENV = "QEMU_NODE_TEST_VM"
+"""Set in the VM of `guests.testvm`, whose network, units and files tests may change at will."""
 REQUIRE_ENV = "REQUIRE"
 """Names of markers, comma separated, whose lack is a failure; CI=true stands for those of `_CI`."""
 
@@ -71,12 +73,37 @@ def _why_no_cgroup2() -> str | None:
     return None if writable else "the cgroup v2 hierarchy may not be written"
 
 
+@functools.cache
+def _why_no_vlans() -> str | None:
+    """Try a VLAN on a bridge, in a network namespace that ends with the try."""
+    from qemu_node.errors import NodeError
+    from qemu_node.host import process
+
+    if reason := _why_no_root():
+        return reason
+    script = """
+        ip link add qn-probe type bridge vlan_filtering 1 &&
+        bridge vlan add dev qn-probe vid 2 self && nft list ruleset"""
+    try:
+        process.run_blocking(["unshare", "--net", "sh", "-c", script], timeout_s=30)
+    except NodeError as exc:
+        return f"this kernel filters no VLANs on bridges, or a tool is missing: {exc}"
+    return None
+
+
+def _why_no_test_vm() -> str | None:
+    is_inside = os.environ.get(TEST_VM_ENV) == "1"
+    return None if is_inside else "it changes the machine's own network: for the test VM only"
+
+
 _WHY_MISSING: dict[str, Callable[[], str | None]] = {
     "needs_root": _why_no_root,
     "needs_qemu": _why_no_qemu,
     "needs_kvm": _why_no_kvm,
     "needs_nomad": _why_no_nomad,
     "needs_cgroup2": _why_no_cgroup2,
+    "needs_vlans": _why_no_vlans,
+    "needs_test_vm": _why_no_test_vm,
 }
 
 

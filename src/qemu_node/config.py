@@ -4,6 +4,7 @@ Owns the names, defaults and checks of every setting. Each component is handed i
 never the whole. A missing file means the defaults; an unknown key is an error that names it.
 """
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -14,6 +15,7 @@ import msgspec
 
 from qemu_node.errors import ConfigError
 from qemu_node.units import Share, parse_duration, parse_share, parse_size
+from qemu_node.vlans import VID_MAX, VID_MIN, is_vid, parse_vlans
 
 CONFIG_ENV = "QEMU_NODE_CONFIG"
 """Environment variable that names another node.toml than the default one."""
@@ -21,6 +23,10 @@ CONFIG_ENV = "QEMU_NODE_CONFIG"
 # sun_path holds 108 bytes with its NUL (man 7 unix). Below run_dir come "/vm/", a vm_id of at most
 # 29 bytes and "/monitor.sock".
 _RUN_DIR_MAX_BYTES = 107 - len("/vm/") - 29 - len("/monitor.sock")
+
+# What the kernel takes as a name (dev_valid_name in net/core/dev.c) is more; this much needs no
+# quoting anywhere and cannot be mistaken for an option.
+_IFNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -187,6 +193,44 @@ class LogsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return parse_size(self.rate)
 
 
+class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[network.policy]]`: what jobs of some namespaces may ask of the network."""
+
+    namespaces: tuple[str, ...]
+    """Nomad namespaces; `*` and `?` stand for any characters, any one character."""
+    vlans: tuple[str, ...]
+    """Numbers and ranges, `"100-199"`."""
+    trunk: bool = False
+    """Whether a NIC may carry several VLANs, tagged."""
+    mac: bool = False
+    """Whether a job may choose a NIC's address."""
+    addresses: tuple[str, ...] = ()
+    """Networks that the VMs' IP source addresses must be in; none given: any address."""
+
+    @property
+    def vids(self) -> frozenset[int]:
+        """`vlans` as numbers."""
+        return parse_vlans(self.vlans)
+
+
+class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[network]`: the node's bridge, and who may use which VLAN of it."""
+
+    bridge: str = ""
+    """The bridge with VLAN filtering that VMs are ports of; empty: user mode only."""
+    uplink: str = ""
+    """The bridge's port that leads out of the node; empty: VMs of this node among themselves."""
+    default_vlan: int = 0
+    """VLAN of VMs whose job names none, whatever their namespace; 0: these get user mode."""
+    management_vlan: int = 0
+    """The node's own VLAN, refused to every VM; 0: the node's own frames are in none."""
+    allow_host: bool = False
+    """Whether guests in user mode may reach services of this very node."""
+    vhost: Literal["auto", "off"] = "auto"
+    """`auto`: the kernel moves frames between TAP and guest (vhost-net) where it can."""
+    policy: tuple[NetworkPolicy, ...] = ()
+
+
 class DiskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[disk]`: what is kept free on the file system of `paths.data`."""
 
@@ -206,6 +250,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     images: ImagesConfig = ImagesConfig()
     qemu: QemuConfig = QemuConfig()
     logs: LogsConfig = LogsConfig()
+    network: NetworkConfig = NetworkConfig()
     disk: DiskConfig = DiskConfig()
 
 
@@ -294,8 +339,37 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError("qemu.first_uid must be at least 1000 and qemu.uid_count at least 1")
     if config.logs.max_files < 1 or config.logs.max_file_bytes < 4096:
         raise ConfigError("logs.max_files must be at least 1 and logs.max_file_size at least 4K")
+    _check_network(config.network)
     _check_images(config.images)
     _ = config.logs.rate_bytes_per_s, config.disk.reserved
+
+
+def _check_network(network: NetworkConfig) -> None:
+    """Raise for a section `[network]` that no bridge can follow."""
+    for name, value in (("bridge", network.bridge), ("uplink", network.uplink)):
+        if value and _IFNAME.fullmatch(value) is None:
+            raise ConfigError(
+                f"network.{name} is not the name of a network interface: {value!r}",
+                hint="at most 15 letters, digits, dots, dashes and underscores",
+            )
+    if not network.bridge and (network.uplink or network.default_vlan):
+        raise ConfigError("network.uplink and network.default_vlan need a network.bridge")
+    for name, vid in (
+        ("default_vlan", network.default_vlan),
+        ("management_vlan", network.management_vlan),
+    ):
+        if vid and not is_vid(vid):
+            raise ConfigError(f"network.{name} must be 0 or {VID_MIN} to {VID_MAX}, not {vid}")
+    if network.default_vlan and network.default_vlan == network.management_vlan:
+        raise ConfigError("network.default_vlan is the network.management_vlan")
+    for number, rule in enumerate(network.policy, start=1):
+        try:
+            _ = rule.vids, [ipaddress.ip_network(address) for address in rule.addresses]
+        except (ConfigError, ValueError) as exc:
+            hint = exc.hint if isinstance(exc, ConfigError) else 'write it as "10.20.0.0/16"'
+            raise ConfigError(f"network.policy {number}: {exc}", hint=hint) from exc
+        if not rule.namespaces or not rule.vlans:
+            raise ConfigError(f"network.policy {number} has no namespaces or no vlans")
 
 
 def _check_images(images: ImagesConfig) -> None:

@@ -18,7 +18,7 @@ from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.firmware import Firmware, ensure_varstore
 from qemu_node.qemu.probe import find_qemu
 from qemu_node.qemu.process import start_qemu
-from qemu_node.qemu.spec import BaseImage, DiskFormat, PflashFirmware, SocketFds, VMSpec
+from qemu_node.qemu.spec import BaseImage, DiskFormat, PflashFirmware, SocketFds, UserNic, VMSpec
 from qemu_node.units import GIB, MIB
 
 UNPRIVILEGED_UID = 65_532 if os.geteuid() == 0 else None
@@ -93,7 +93,8 @@ def prepare(spec: VMSpec, directory: Path, firmware: Firmware | None) -> VMSpec:
         overlay=overlay,
         base=BaseImage(path=base, format=DiskFormat.RAW),
         config_drive=drive,
-        nics=tuple(replace(nic, forwards=()) for nic in spec.nics),
+        # A TAP is the test's own to make: nothing is open under the specification's numbers.
+        nics=tuple(replace(nic, forwards=()) for nic in spec.nics if isinstance(nic, UserNic)),
         vnc_socket=run_directory(directory) / f"{directory.name[:16]} vnc.sock",
         serial_log=directory / "serial.log",
     )

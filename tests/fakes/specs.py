@@ -16,6 +16,7 @@ from qemu_node.qemu.spec import (
     PortForward,
     QemuVersion,
     SocketFds,
+    TapNic,
     UserNic,
     VMSpec,
 )
@@ -69,6 +70,8 @@ def make_spec(
                 hostname="web-0",
                 forwards=(PortForward(host_ip="127.0.0.1", host_port=20080, guest_port=80),),
             ),
+            TapNic(mac="02:00:00:00:00:01", tap_fds=(14,)),
+            TapNic(mac="02:00:00:00:00:02", tap_fds=(15, 16), vhost_fds=(17, 18), mtu=1400),
         ),
         sockets=SocketFds(qmp=10, monitor=11, qga=12, serial=13),
         vnc_socket=run / "vnc.sock",

@@ -1,11 +1,13 @@
-"""A VM with Debian 13's kernel, systemd and cgroup v2, in which tests run as root.
+"""A VM with Debian 13's kernel, systemd, networkd and cgroup v2, in which tests run as root.
 
 Owns the VM's files and one run of it. Does not own which tests run there.
 
 The root is a squashfs under a tmpfs: every run starts from the same state. The kernel is started
 directly. What goes in is a tar on the second disk, what comes out a tar on the third: nothing is
-parsed from a console, and no file system is shared. Inside: QEMU 10, OVMF, and what uv.lock names
-for Python 3.13 in /opt/site; the working directory is /test, results belong into /results.
+parsed from a console, and no file system is shared. Inside: QEMU 10, OVMF, nftables, a DHCP server,
+and what uv.lock names for Python 3.13 in /opt/site. Modules for bridges, bonds, TAPs, vhost-net and
+nftables load as they are asked for. Its NICs are wired to each other only (`NICS`). The working
+directory is /test, results belong into /results.
 """
 
 import shutil
@@ -20,8 +22,8 @@ from guests.initramfs import Initramfs
 from qemu_node.host.process import SAFE_ENV, ProcessError, run_blocking
 
 _PACKAGES = (
-    "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "procps", "python3", "qemu-system-x86",
-    "qemu-utils", "ovmf",
+    "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "nftables", "dnsmasq-base", "polkitd",
+    "procps", "python3", "qemu-system-x86", "qemu-utils", "ovmf",
 )  # fmt: skip
 _KERNEL = ("linux-image-cloud-amd64", "busybox-static")
 _BOOT_MODULES = ("virtio_blk", "squashfs", "overlay")
@@ -36,6 +38,15 @@ _UNNEEDED_UNITS = (
     "sys-kernel-tracing.mount", "systemd-journal-flush.service", "systemd-pstore.service",
     "systemd-user-sessions.service", "systemd-update-utmp.service", "systemd-logind.service",
 )  # fmt: skip
+
+NICS = {
+    "52:54:00:0a:00:01": 1,
+    "52:54:00:0b:00:01": 1,
+    "52:54:00:0a:00:02": 2,
+    "52:54:00:0b:00:02": 2,
+    "52:54:00:0c:00:03": 3,
+}
+"""The VM's NICs by address, and the wire of each: what one sends, the others on it receive."""
 
 _RESULTS_MIB = 256
 _MEMORY_MIB = 1536
@@ -69,6 +80,7 @@ After=basic.target
 Type=exec
 ExecStart=/opt/run-tests
 Environment=PYTHONPATH=/opt/site:/test/src PYTHONDONTWRITEBYTECODE=1 HOME=/root LANG=C.UTF-8
+Environment=QEMU_NODE_TEST_VM=1
 Delegate=yes
 TasksMax=infinity
 
@@ -169,6 +181,9 @@ class TestVM:
         for path, read_only in disks:
             escaped = str(path).replace(",", ",,")
             argv += ["-drive", f"if=virtio,format=raw,readonly={read_only},file={escaped}"]
+        for number, (mac, wire) in enumerate(NICS.items()):
+            argv += ["-netdev", f"hubport,id=nic{number},hubid={wire}"]
+            argv += ["-device", f"virtio-net-pci,netdev=nic{number},mac={mac},romfile="]
         return argv
 
 

@@ -1,11 +1,14 @@
 """A program that is a driver for each of several tasks, each killed by SIGKILL at a named point.
 
-    python crashing_driver.py ROOT IMAGE POINT TASK…
+    python crashing_driver.py [--vlan VLAN] ROOT IMAGE POINT TASK…
 
 A point is `start NAME` or `stop NAME`, the step that is announced in the log, or `started`. Exit
 code 0: all drivers were killed there. What they leave behind is the caller's to look at.
+
+With --vlan the tasks are in a VLAN of `NETWORK`, which one driver at a time can manage: one task.
 """
 
+import argparse
 import asyncio
 import logging
 import os
@@ -16,16 +19,26 @@ from pathlib import Path
 
 from integration.vmnode import VMNode
 
+from qemu_node.config import NetworkConfig, Paths
 from qemu_node.host import process
+from qemu_node.net.ports import PortManager
+from qemu_node.vm.network import Network
 from qemu_node.vm.stop import StopAction
 
 STOP_TIMEOUT_S = 2.0
 STARTED = "started"
+NETWORK = NetworkConfig(bridge="br0", uplink="up0")
 
 
 def alloc_id_of(task: str) -> str:
     """Return the allocation of a task: each has its own."""
     return f"11111111-2222-3333-4444-{task:0>12}"
+
+
+def bridged_node(root: Path, image: Path) -> VMNode:
+    """Return a node whose VMs may be ports of the bridge of `NETWORK`."""
+    paths = Paths(run=str(root / "r"), data=str(root / "d"))
+    return VMNode(root, image, network=Network(paths, NETWORK, PortManager(NETWORK)))
 
 
 class _Assassin(logging.Handler):
@@ -45,9 +58,11 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def _drive(root: Path, image: Path, point: str, task: str) -> None:
-    node = VMNode(root, image)
-    vm = await node.start(node.request(task=task, alloc_id=alloc_id_of(task)))
+async def _drive(root: Path, image: Path, point: str, task: str, vlan: int | None) -> None:
+    node = VMNode(root, image) if vlan is None else bridged_node(root, image)
+    alloc_id = alloc_id_of(task)
+    nics = None if vlan is None else (node.port(vlan, task=task, alloc_id=alloc_id),)
+    vm = await node.start(node.request(task=task, alloc_id=alloc_id, nics=nics))
     if point == STARTED:
         _die()
     if point == f"stop {StopAction.KILL}":
@@ -57,22 +72,28 @@ async def _drive(root: Path, image: Path, point: str, task: str) -> None:
 
 
 def main() -> int:
-    root, image, point, *tasks = sys.argv[1:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--vlan", type=int)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("image", type=Path)
+    parser.add_argument("point")
+    parser.add_argument("tasks", nargs="+")
+    args = parser.parse_args()
     log = logging.getLogger("qemu_node")
     log.setLevel(logging.DEBUG)
-    log.addHandler(_Assassin(point))
+    log.addHandler(_Assassin(args.point))
     children = []
-    for task in tasks:
+    for task in args.tasks:
         child = os.fork()
         if child == 0:
             try:
-                asyncio.run(_drive(Path(root), Path(image), point, task))
+                asyncio.run(_drive(args.root, args.image, args.point, task, args.vlan))
             except Exception:
                 traceback.print_exc()
             os._exit(1)
         children.append(child)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return 0 if statuses == [-signal.SIGKILL] * len(tasks) else 1
+    return 0 if statuses == [-signal.SIGKILL] * len(args.tasks) else 1
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ class NomadNode:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.network = "allow_host = true"
+        """The section `[network]`; by default one that leaves no filter on this machine."""
         self.node_toml = root / "node.toml"
         self.image = root / "images" / "empty.raw"
         self.image.parent.mkdir()
@@ -65,6 +67,7 @@ class NomadNode:
         """Write node.toml."""
         self.node_toml.write_text(
             f'[paths]\nrun = "{self.root}/r"\ndata = "{self.root}/d"\n'
+            f"[network]\n{self.network}\n"
             f'[images]\nimage_paths = ["{self.image.parent}"]\n'
             f'[qemu]\naccelerator = "tcg"\nbinary = "{binary}"\n{more}\n'
         )

@@ -4,26 +4,32 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from qemu_node.config import ImagesConfig, LogsConfig, Paths, QemuConfig
+from qemu_node.config import ImagesConfig, LogsConfig, NetworkConfig, Paths, QemuConfig
 from qemu_node.host.cgroup import ScopeLimits
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
+from qemu_node.net.mac import stable_mac
+from qemu_node.net.names import tap_name
+from qemu_node.net.spec import PortSpec, UserPort
 from qemu_node.qemu.probe import QemuBinary, find_qemu
 from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, OsFamily, QemuVersion
 from qemu_node.units import MIB, Share
 from qemu_node.vm.logs import TaskLogs
 from qemu_node.vm.machine import VM
+from qemu_node.vm.names import vm_id
+from qemu_node.vm.network import Network
 from qemu_node.vm.node import Hypervisor, Node
 from qemu_node.vm.outcome import VMExit
 from qemu_node.vm.request import TaskIdentity, VMRequest
 from qemu_node.vm.supervisor import Supervisor
 
 WAIT_S = 120.0
+ALLOC_ID = "11111111-2222-3333-4444-555555555555"
 T = TypeVar("T")
 
 
@@ -39,6 +45,7 @@ class VMNode:
         qemu_program: str | None = None,
         is_root: bool | None = None,
         images: ImagesConfig | None = None,
+        network: Network | None = None,
         disk_reserve: Share = Share(),  # noqa: B008 - frozen
     ) -> None:
         """Make a node on `root` whose jobs may name what is beside `image`.
@@ -51,6 +58,7 @@ class VMNode:
             disk_reserve: What is kept free of the disk of its directories.
             is_root: Whether each VM gets a user of its own; by default where that is possible.
             images: Settings of images; by default jobs may name what is beside `image`.
+            network: The node's network; by default one that has user mode only.
         """
         self.root = root
         self.image = image
@@ -69,6 +77,7 @@ class VMNode:
             images=cache,
             keeper=ImageKeeper(self.paths.images_dir, self.paths.vm_data_dir, images),
             prefetcher=Prefetcher(cache.pull, images.prefetch, images.ttl_s),
+            network=network or Network(self.paths, NetworkConfig(), None),
             tasks=self.tasks,
             hypervisor=self._hypervisor,
             is_root=os.geteuid() == 0 if is_root is None else is_root,
@@ -101,11 +110,12 @@ class VMNode:
         self,
         *,
         task: str = "vm",
-        alloc_id: str = "11111111-2222-3333-4444-555555555555",
+        alloc_id: str = ALLOC_ID,
         firmware: FirmwareMode = FirmwareMode.BIOS,
         user_data: str = "",
         args: tuple[str, ...] = (),
         memory_mib: int = 512,
+        nics: tuple[UserPort | PortSpec, ...] | None = None,
     ) -> VMRequest:
         """Return the request of a small guest; BIOS by default because it boots fastest."""
         alloc_dir = self.root / "alloc" / alloc_id
@@ -114,18 +124,19 @@ class VMNode:
         (alloc_dir / "alloc" / "logs").mkdir(parents=True, exist_ok=True)
         if user_data:
             (latest / "user_data").write_text(user_data)
+        identity = TaskIdentity(
+            task_id=f"{alloc_id}/{task}/00000000",
+            alloc_id=alloc_id,
+            namespace="default",
+            job_id="job",
+            job_name="job",
+            group="group",
+            task=task,
+            index=0,
+            node_name="node",
+        )
         return VMRequest(
-            identity=TaskIdentity(
-                task_id=f"{alloc_id}/{task}/00000000",
-                alloc_id=alloc_id,
-                namespace="default",
-                job_id="job",
-                job_name="job",
-                group="group",
-                task=task,
-                index=0,
-                node_name="node",
-            ),
+            identity=identity,
             alloc_dir=alloc_dir,
             task_dir=alloc_dir / task,
             image=str(self.image),
@@ -136,7 +147,11 @@ class VMNode:
             vcpus=1,
             memory_bytes=memory_mib * MIB,
             memory_max_bytes=memory_mib * MIB,
+            nics=(UserPort(vm_id=identity.vm_id, index=0, mac=stable_mac(alloc_id, task, 0)),)
+            if nics is None
+            else nics,
             forwards=(),
+            advertise=None,
             merge=True,
             args=args,
             allow_exec=True,
@@ -145,6 +160,20 @@ class VMNode:
             limits=ScopeLimits(
                 memory_max_bytes=None, cpu_shares=100, cpuset_cpus="", pids_max=1024
             ),
+        )
+
+    def port(
+        self, vlan: int, index: int = 0, *, task: str = "vm", alloc_id: str = ALLOC_ID, **more: Any
+    ) -> PortSpec:
+        """Return a NIC of `request`'s VM in a VLAN."""
+        name = vm_id(alloc_id, task)
+        return PortSpec(
+            vm_id=name,
+            index=index,
+            ifname=tap_name(name, index),
+            mac=stable_mac(alloc_id, task, index),
+            vlan=vlan,
+            **more,
         )
 
     async def start(self, request: VMRequest) -> VM:

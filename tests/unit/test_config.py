@@ -37,7 +37,23 @@ def test_one_path_can_be_set_without_the_other() -> None:
         ("[paths]\nrun = 'relative'", "paths.run"),
         ("[logs]\nmax_files = 0", "max_files"),
         ("[qemu]\nfirst_uid = 0", "first_uid"),
-        ("[network]\nbridge = 'br0'", "network"),
+        ("[metwork]\nbridge = 'br0'", "metwork"),
+        ("[network]\nbridge = 'br0; flush'", "network.bridge"),
+        ("[network]\nbridge = 'a-very-long-name'", "network.bridge"),
+        ("[network]\nuplink = 'bond0'", "need a network.bridge"),
+        ("[network]\nbridge = 'br0'\ndefault_vlan = 1", "network.default_vlan"),
+        ("[network]\nmanagement_vlan = 4095", "network.management_vlan"),
+        (
+            "[network]\nbridge = 'br0'\ndefault_vlan = 99\nmanagement_vlan = 99",
+            "is the network.management_vlan",
+        ),
+        ("[[network.policy]]\nnamespaces = ['*']", "vlans"),
+        ("[[network.policy]]\nnamespaces = ['*']\nvlans = ['1-9']", "network.policy 1: '1-9'"),
+        ("[[network.policy]]\nnamespaces = []\nvlans = ['9']", "no namespaces"),
+        (
+            "[[network.policy]]\nnamespaces = ['*']\nvlans = ['9']\naddresses = ['10.0.0.1/8']",
+            "network.policy 1: 10.0.0.1/8 has host bits set",
+        ),
         ("= 1", "TOML"),
     ],
 )
@@ -45,6 +61,29 @@ def test_a_wrong_setting_is_named_with_its_file(text: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named) as refused:
         parse(text, "/etc/node.toml")
     assert "/etc/node.toml" in str(refused.value)
+
+
+def test_rules_of_the_network_are_kept_in_order() -> None:
+    config = parse(
+        """
+        [network]
+        bridge = "br0"
+        uplink = "bond0"
+        management_vlan = 99
+        [[network.policy]]
+        namespaces = ["prod", "prod-*"]
+        vlans = ["100-102", "300"]
+        trunk = true
+        addresses = ["10.20.0.0/16", "2001:db8::/64"]
+        [[network.policy]]
+        namespaces = ["*"]
+        vlans = ["400"]
+        """,
+        "node.toml",
+    ).network
+    assert [rule.vids for rule in config.policy] == [{100, 101, 102, 300}, {400}]
+    assert config.policy[0].trunk
+    assert not config.policy[1].trunk
 
 
 def test_a_run_directory_whose_sockets_would_not_fit_is_refused() -> None:

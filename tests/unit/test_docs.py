@@ -34,6 +34,14 @@ _ROOT = Path(__file__).parents[2]
 _PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md")])
 _SOURCE = _ROOT / "src" / "qemu_node"
 
+_SECTIONS: tuple[type[msgspec.Struct], ...] = (
+    config.Paths,
+    config.ImagesConfig,
+    config.QemuConfig,
+    config.LogsConfig,
+    config.NetworkConfig,
+)
+
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^ *```$", re.DOTALL | re.MULTILINE
 )
@@ -104,17 +112,18 @@ def test_every_attribute_has_its_row() -> None:
     assert set(attributes) - {"driver.vm"} <= _documented(_page("docs/driver.md"))
 
 
-@pytest.mark.parametrize("section", [*_SECTIONS, config.CredentialConfig])
+@pytest.mark.parametrize("section", [*_SECTIONS, config.CredentialConfig, config.NetworkPolicy])
 def test_every_setting_has_its_row(section: type[msgspec.Struct]) -> None:
     assert _names(section) <= _documented(_page("docs/node-toml.md"))
 
 
 def test_the_settings_shown_in_full_are_the_defaults() -> None:
-    [text] = [m["body"] for m in _FENCE.finditer(_page("docs/node-toml.md")) if m["language"]]
+    text, *_ = [m["body"] for m in _FENCE.finditer(_page("docs/node-toml.md")) if m["language"]]
     shown = config.parse(text, "node-toml.md")
     assert shown == config.NodeConfig(paths=config.Paths(run="/run/qemu-node", data="/data"))
     for section in _SECTIONS:
-        assert all(re.search(rf"^{name} *=", text, re.MULTILINE) for name in _names(section))
+        names = _names(section) - {"policy"}  # tables of their own, none by default
+        assert all(re.search(rf"^{name} *=", text, re.MULTILINE) for name in names)
 
 
 @pytest.mark.parametrize("text", _snippets("toml"))

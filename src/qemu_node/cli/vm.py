@@ -77,11 +77,13 @@ def vm() -> None:
     epilog="""\b
 Examples:
   qemu-node vm list
-  qemu-node vm list --wide         # with addresses; asks the guests
+  qemu-node vm list --wide         # with names and addresses; asks the guests
   qemu-node vm list --json | jq -r '.[] | select(.state != "running") | .vm_id'
 """,
 )
-@click.option("--wide", is_flag=True, help="Show where a VM is reached; asks the guest agents.")
+@click.option(
+    "--wide", is_flag=True, help="Show name and addresses of the guests; asks their agents."
+)
 @_json
 @pass_app
 def list_(app: App, wide: bool, as_json: bool) -> None:
@@ -90,16 +92,16 @@ def list_(app: App, wide: bool, as_json: bool) -> None:
     from qemu_node.cli.vmstate import list_summaries
 
     vms = list_summaries(app.load_config().paths)
-    addresses = None
+    guests = None
     if wide:
-        from qemu_node.cli.vmreport import ask_addresses
+        from qemu_node.cli.vmreport import ask_networks
 
-        addresses = asyncio.run(ask_addresses(vms))
+        guests = asyncio.run(ask_networks(vms))
     if as_json:
-        print_json(vmtable.to_json(vms, addresses))
+        print_json(vmtable.to_json(vms, guests))
     elif vms:
         columns = vmtable.WIDE_COLUMNS if wide else vmtable.COLUMNS
-        print_table(columns, vmtable.rows(vms, addresses))
+        print_table(columns, vmtable.rows(vms, guests))
     else:
         click.echo("no VMs on this machine", err=True)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from qemu_node.cli.vmstate import VMSummary
 from qemu_node.errors import GuestAgentError, HostError, QmpError
 from qemu_node.qga.commands import GuestAgent
-from qemu_node.run.guestwatch import useful_addresses
+from qemu_node.vm.guestnet import GuestNetwork
 from qemu_node.vm.record import VMRecord
 
 _TIMEOUT_S = 3.0
@@ -81,25 +81,27 @@ def agent_of(record: VMRecord) -> GuestAgent:
     return GuestAgent(Path(record.sockets.qga), Path(record.qga_lock))
 
 
-async def ask_addresses(vms: Sequence[VMSummary]) -> dict[str, Sequence[str]]:
-    """Return the addresses that the guests name, by vm_id; the silent ones are left out."""
+async def ask_networks(vms: Sequence[VMSummary]) -> dict[str, GuestNetwork]:
+    """Return the guests' names and addresses, by vm_id; the silent ones are left out."""
     asked = [(vm.vm_id, vm.record) for vm in vms if vm.record is not None and vm.pid is not None]
     async with asyncio.TaskGroup() as group:
-        answers = [group.create_task(_ask_addresses(agent_of(record))) for _, record in asked]
+        answers = [group.create_task(_ask_network(record)) for _, record in asked]
     return {
-        vm_id: addresses
+        vm_id: network
         for (vm_id, _), answer in zip(asked, answers, strict=True)
-        if (addresses := answer.result()) is not None
+        if (network := answer.result()) is not None
     }
 
 
-async def _ask_addresses(agent: GuestAgent) -> Sequence[str] | None:
+async def _ask_network(record: VMRecord) -> GuestNetwork | None:
+    agent = agent_of(record)
     try:
         interfaces = await agent.network_interfaces(timeout_s=_TIMEOUT_S)
+        host_name = await agent.host_name(timeout_s=_TIMEOUT_S)
     except (GuestAgentError, HostError):
         # HostError: the lock file of the agent's socket may be another user's.
         return None
-    return useful_addresses([address for item in interfaces for address in item.addresses])
+    return GuestNetwork.of(host_name, interfaces, record.nics)
 
 
 async def _ask_qemu(monitor: Path) -> tuple[str | None, str | None, str | None]:

@@ -7,8 +7,8 @@ CPU and memory. Asks neither QEMU nor the guest, so a VM that hangs delays no li
 import contextlib
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -53,6 +53,8 @@ class VMSummary:
     """Of one core, over the last half minute or so."""
     pss_bytes: int | None = None
     """Host memory that it uses, as its driver last measured it."""
+    drops: Mapping[str, int] = field(default_factory=dict)
+    """Frames of its guest that were not let through, by reason, as its driver last read them."""
     disk: DiskState | None = None
     """What it waits for, as its driver last found."""
 
@@ -159,6 +161,7 @@ def _summarize(
         uptime_s=uptime_s,
         cpu_pct=_cpu_pct(process, usage, uptime_s),
         pss_bytes=None if usage is None else usage.pss_bytes or None,
+        drops={} if usage is None else usage.drops,
         disk=disk,
     )
 

@@ -14,7 +14,9 @@ from qemu_node.cli.vmreport import VMReport
 from qemu_node.cli.vmstate import VMStatus, VMSummary
 from qemu_node.run.guestwatch import reachable_address
 from qemu_node.units import format_size
-from qemu_node.vm.record import VMRecord
+from qemu_node.vlans import format_vlans
+from qemu_node.vm.guestnet import GuestNetwork
+from qemu_node.vm.record import NicRecord, VMRecord
 
 COLUMNS = (
     Column("VM"),
@@ -29,6 +31,7 @@ COLUMNS = (
 WIDE_COLUMNS = (
     *(Column(column.title, is_number=column.is_number) for column in COLUMNS),
     Column("Reachable at"),
+    Column("Guest name"),
     Column("Guest address"),
 )
 """For who wants all of it, however wide the terminal."""
@@ -42,13 +45,15 @@ _STYLES = {
     VMStatus.ORPHAN: "red",
 }
 
-Addresses = Mapping[str, Sequence[str]]
+Guests = Mapping[str, GuestNetwork]
 """What the guests' agents say, by vm_id; a VM whose agent does not answer is not in it."""
 
+_SILENT = GuestNetwork(host_name="", addresses=())
 
-def rows(vms: Sequence[VMSummary], addresses: Addresses | None = None) -> list[Row]:
-    """Return the table's rows; with `addresses`, those of the wide table."""
-    return [_row(vm) + ([] if addresses is None else _address_cells(vm, addresses)) for vm in vms]
+
+def rows(vms: Sequence[VMSummary], guests: Guests | None = None) -> list[Row]:
+    """Return the table's rows; with `guests`, those of the wide table."""
+    return [_row(vm) + ([] if guests is None else _guest_cells(vm, guests)) for vm in vms]
 
 
 def _row(vm: VMSummary) -> list[Cell]:
@@ -81,9 +86,10 @@ def _memory(vm: VMSummary) -> str:
     return size if vm.pss_bytes is None else f"{short_size(vm.pss_bytes)}/{size}"
 
 
-def _address_cells(vm: VMSummary, addresses: Addresses) -> list[Cell]:
+def _guest_cells(vm: VMSummary, guests: Guests) -> list[Cell]:
     reachable = "" if vm.record is None else reachable_address(vm.record)
-    return [Cell(reachable), Cell(" ".join(addresses.get(vm.vm_id, ())))]
+    guest = guests.get(vm.vm_id, _SILENT)
+    return [Cell(reachable), Cell(guest.host_name), Cell(" ".join(guest.addresses))]
 
 
 def image_name(image: str) -> str:
@@ -91,7 +97,7 @@ def image_name(image: str) -> str:
     return image.partition("?")[0].rstrip("/").rpartition("/")[2] or image
 
 
-def to_json(vms: Sequence[VMSummary], addresses: Addresses | None = None) -> list[object]:
+def to_json(vms: Sequence[VMSummary], guests: Guests | None = None) -> list[object]:
     """Return what `vm list --json` prints; sizes in bytes, times in seconds."""
     return [
         {
@@ -104,9 +110,13 @@ def to_json(vms: Sequence[VMSummary], addresses: Addresses | None = None) -> lis
             "pss_bytes": vm.pss_bytes,
         }
         | ({} if vm.record is None else _listed_fields(vm.record))
-        | ({} if addresses is None else {"addresses": list(addresses.get(vm.vm_id, ()))})
+        | ({} if guests is None else _guest_fields(guests.get(vm.vm_id, _SILENT)))
         for vm in vms
     ]
+
+
+def _guest_fields(guest: GuestNetwork) -> dict[str, object]:
+    return {"guest_name": guest.host_name, "addresses": list(guest.addresses)}
 
 
 def _listed_fields(record: VMRecord) -> dict[str, object]:
@@ -137,6 +147,7 @@ def report_to_json(report: VMReport) -> dict[str, object]:
         "uptime_s": summary.uptime_s,
         "cpu_pct": summary.cpu_pct,
         "pss_bytes": summary.pss_bytes,
+        "drops": dict(summary.drops),
         "disk": None if summary.disk is None else msgspec.structs.asdict(summary.disk),
         "qemu": {
             "run_state": report.run_state,
@@ -174,6 +185,8 @@ def report_lines(report: VMReport) -> list[tuple[str, str]]:
     if summary.disk is not None and summary.disk.pauses:
         lines.append(("disk full", f"paused it {summary.disk.pauses} times so far"))
     lines += _nic_lines(record)
+    if record.ports:
+        lines.append(("frames dropped", _drop_words(summary.drops)))
     lines += _agent_lines(report)
     lines += [
         (f"{name} socket", path) for name, path in msgspec.structs.asdict(record.sockets).items()
@@ -211,7 +224,7 @@ def _memory_words(summary: VMSummary, record: VMRecord) -> str:
 def _nic_lines(record: VMRecord) -> list[tuple[str, str]]:
     lines = []
     for n, nic in enumerate(record.nics):
-        lines.append((f"NIC {n}", f"{nic.mode}, {nic.mac}"))
+        lines.append((f"NIC {n}", _nic_words(nic)))
         lines += [
             (
                 f"port {forward.label}",
@@ -220,6 +233,28 @@ def _nic_lines(record: VMRecord) -> list[tuple[str, str]]:
             for forward in nic.forwards
         ]
     return lines
+
+
+def _nic_words(nic: NicRecord) -> str:
+    """Return mode, VLANs, addresses and limits of a NIC on one line."""
+    if nic.ifname is None:
+        return f"user mode, {nic.mac}"
+    words = [
+        f"VLAN {nic.vlan}" if nic.vlan is not None else f"trunk of VLANs {format_vlans(nic.trunk)}",
+        nic.mac,
+        nic.ifname,
+    ]
+    words += ["isolated"] if nic.isolated else []
+    words += [f"{nic.queues} queues"] if nic.queues > 1 else []
+    words += [f"MTU {nic.mtu}"] if nic.mtu is not None else []
+    words += [f"{nic.rate_mbit} Mbit/s"] if nic.rate_mbit is not None else []
+    words += [f"addresses in {' '.join(nic.addresses)}"] if nic.addresses else []
+    return ", ".join(words)
+
+
+def _drop_words(drops: Mapping[str, int]) -> str:
+    """Return what the guest was not let through with, by reason."""
+    return ", ".join(f"{count} {reason}" for reason, count in drops.items()) or "none"
 
 
 def _agent_lines(report: VMReport) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from qemu_node.errors import NodeError
 from qemu_node.nomad import task_exec
+from qemu_node.nomad.advertise import tell_of_address, wait_to_advertise
 from qemu_node.nomad.events import EventBroker
 from qemu_node.nomad.nodehost import NodeHost
 from qemu_node.nomad.options import parse_options, task_schema
@@ -138,7 +139,7 @@ class VMDriver(DriverService):
         assert current is not None
         start = self._starts[config.id] = _Start(task=current)
         try:
-            vm = await self._start(config)
+            vm, override = await self._start(config)
         except asyncio.CancelledError:
             if not start.is_stopped:
                 raise
@@ -159,24 +160,41 @@ class VMDriver(DriverService):
                 state=driver_pb2.TaskState.RUNNING,
                 driver_state=vm.state.encode(),
             ),
+            network_override=override,
         )
 
-    async def _start(self, config: driver_pb2.TaskConfig) -> VM:
+    async def _start(
+        self, config: driver_pb2.TaskConfig
+    ) -> tuple[VM, driver_pb2.NetworkOverride | None]:
+        """Return the VM, which runs, and what Nomad is to advertise instead of the node."""
         await self._host.begin()
         supervisor = self._host.supervisor()
         options = parse_options(config.msgpack_driver_config)
-        request = build_request(config, options, merge_default=self._host.merge_default)
-        vm = await supervisor.start(
-            request, lambda message, notes: self._events.tell(config, message, notes)
+        request = build_request(
+            config, options, merge_default=self._host.merge_default, network=self._host.network
         )
+
+        def tell(message: str, notes: dict[str, str]) -> None:
+            self._events.tell(config, message, notes)
+
+        vm = await supervisor.start(request, tell)
         record = vm.record
-        self._events.tell(
-            config,
+        tell(
             f"VM {record.vm_id} runs: {record.vcpus} vCPU, {record.memory_bytes >> 20} MiB, "
             f"{record.firmware}, {record.accelerator}",
             {"vm_id": record.vm_id, "pid": str(record.pid)},
         )
-        return vm
+        override = None
+        if request.advertise is not None:
+            try:
+                override = await wait_to_advertise(vm, request.advertise, tell)
+            except asyncio.CancelledError:
+                # Nomad knows nothing of this VM yet.
+                await supervisor.destroy(vm)
+                raise
+        if override is None:
+            _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {record.vm_id}")
+        return vm, override
 
     async def recover_task(
         self, request: driver_pb2.RecoverTaskRequest

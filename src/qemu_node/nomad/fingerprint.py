@@ -5,11 +5,12 @@ Does not own proving the accelerator (`qemu.probe`). Every changed attribute is 
 through Raft, so nothing that fluctuates is in here; that is what the daemon's metrics are for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from pathlib import Path
 
-from qemu_node.config import NodeConfig
+from qemu_node.config import NetworkConfig, NodeConfig
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host.diskspace import read_space
 from qemu_node.nomad.proto import driver_pb2, structs_pb2
@@ -33,9 +34,27 @@ class HostFacts:
     """Modes that no installed firmware serves, and why."""
     has_ksm: bool = False
     has_vhost_net: bool = False
+    """The kernel can move frames between TAP and guest, and is to."""
     has_cgroup2: bool = False
     is_disk_full: bool = False
     """Less is free on the file system of the data directory than its reserve."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    network_problems: tuple[str, ...] = ()
+    """What keeps VMs from the network that node.toml gives them, and what to do about it."""
+
+    @property
+    def bridge(self) -> str:
+        """The bridge that VMs can be ports of; empty where there is none that works."""
+        return "" if self.network_problems else self.network.bridge
+
+    @property
+    def vids(self) -> list[int]:
+        """The VLANs that some job may have here, ascending."""
+        if not self.bridge:
+            return []
+        vids = {vid for rule in self.network.policy for vid in rule.vids}
+        vids |= {self.network.default_vlan}
+        return sorted(vids - {0, self.network.management_vlan})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +94,9 @@ def build_fingerprint(
     if problem is None and facts is not None:
         secure_problem = facts.firmware_problems.get(FirmwareMode.SECURE_BOOT)
         problem = MissingPartError(secure_problem) if secure_problem else None
+        if problem is None and not facts.network.bridge and not facts.network.allow_host:
+            # Only user mode, and no VM in user mode starts on a node that is not kept from it.
+            problem = next((MissingPartError(text) for text in facts.network_problems), None)
     if problem is None and facts is not None and facts.is_disk_full:
         # Without figures: each change of the text is an update of the node through Raft.
         problem = HostError(
@@ -98,6 +120,8 @@ def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[
         "secure_boot": "",
         "ksm": "",
         "vhost": "",
+        "bridge": "",
+        "vlans": "",
         "cgroup_v2": "",
     }
     if facts is not None:
@@ -107,6 +131,9 @@ def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[
             "secure_boot": FirmwareMode.SECURE_BOOT.value in modes,
             "ksm": facts.has_ksm,
             "vhost": facts.has_vhost_net,
+            "bridge": facts.bridge,
+            # Each by itself: that is what a constraint's `set_contains` looks for.
+            "vlans": ",".join(map(str, facts.vids)),
             "cgroup_v2": facts.has_cgroup2,
         }
     prefix = f"driver.{DRIVER_NAME}"
@@ -120,11 +147,19 @@ def _describe(hypervisor: Hypervisor, facts: HostFacts) -> str:
         text += f"; guests are slow without KVM: {hypervisor.kvm_problem}"
     if not facts.has_cgroup2:
         text += "; no cgroup v2: VMs run without limits"
+    if facts.network_problems:
+        text += f"; network: {'; '.join(facts.network_problems)}"
     return text
 
 
-def read_host_facts(config: NodeConfig) -> HostFacts:
-    """Read what the host has; never fails."""
+def read_host_facts(config: NodeConfig, network_problems: Sequence[str] = ()) -> HostFacts:
+    """Read what the host has; never fails.
+
+    Args:
+        config: The node's settings.
+        network_problems: What `Network.problems` found.
+    """
+    network = config.network
     directories = tuple(Path(directory) for directory in config.qemu.firmware_dirs)
     problems = {}
     for mode in FirmwareMode:
@@ -135,8 +170,10 @@ def read_host_facts(config: NodeConfig) -> HostFacts:
     return HostFacts(
         firmware_problems=problems,
         has_ksm=Path("/sys/kernel/mm/ksm/run").exists(),
-        has_vhost_net=Path("/dev/vhost-net").exists(),
+        has_vhost_net=network.vhost != "off" and Path("/dev/vhost-net").exists(),
         has_cgroup2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
+        network=network,
+        network_problems=tuple(network_problems),
         is_disk_full=_is_disk_full(config),
     )
 

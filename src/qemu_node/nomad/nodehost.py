@@ -13,18 +13,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from qemu_node import config as node_config
-from qemu_node.config import NodeConfig
+from qemu_node.config import NetworkConfig, NodeConfig
 from qemu_node.errors import ConfigError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
+from qemu_node.net.ports import PortManager
 from qemu_node.nomad.fingerprint import Fingerprint, build_fingerprint, read_host_facts
 from qemu_node.nomad.options import PluginConfig
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.tasklog import TaskLog
 from qemu_node.vm.hypervisor import HypervisorFinder
 from qemu_node.vm.logs import TaskLogs
+from qemu_node.vm.network import Network
 from qemu_node.vm.node import Node
 from qemu_node.vm.supervisor import Supervisor
 
@@ -50,6 +52,7 @@ class NodeHost:
         self._supervisor: Supervisor | None = None
         self._beginning = asyncio.Lock()
         self._finder: HypervisorFinder | None = None
+        self._network: Network | None = None
 
     # Settings
 
@@ -83,6 +86,8 @@ class NodeHost:
         """Stop serving; the VMs go on."""
         self.flush_logs()
         await self.tasks.aclose()
+        if self._network is not None:
+            await self._network.aclose()
 
     async def destroy_all(self) -> None:
         """End every VM of this process and remove its files."""
@@ -106,6 +111,11 @@ class NodeHost:
         """KSM for VMs whose job does not say."""
         return self._config is not None and self._config.qemu.merge
 
+    @property
+    def network(self) -> NetworkConfig:
+        """What the operator gives VMs of the network."""
+        return NetworkConfig() if self._config is None else self._config.network
+
     def flush_logs(self) -> None:
         """Move what the guests have printed so far into the tasks' logs."""
         if self._supervisor is not None:
@@ -128,7 +138,9 @@ class NodeHost:
         if self._config is None:
             return build_fingerprint(None, self._problem, None)
         assert self._finder is not None
-        facts = read_host_facts(self._config)
+        assert self._network is not None
+        problems = await self._network.problems()
+        facts = read_host_facts(self._config, problems)
         try:
             hypervisor = await self._finder.find()
         except NodeError as exc:
@@ -141,6 +153,9 @@ class NodeHost:
         is_root = os.geteuid() == 0
         kvm_gid = _group_id(_KVM_GROUP) if is_root else None
         self._finder = HypervisorFinder(config.qemu, config.paths, is_root=is_root, kvm_gid=kvm_gid)
+        uids = range(config.qemu.first_uid, config.qemu.first_uid + config.qemu.uid_count)
+        manager = PortManager(config.network, uids=uids) if is_root else None
+        self._network = Network(config.paths, config.network, manager)
         images = ImageCache(
             config.paths.images_dir, config.images, self.tasks, reserve=config.disk.reserved
         )
@@ -151,6 +166,7 @@ class NodeHost:
             images=images,
             keeper=ImageKeeper(config.paths.images_dir, config.paths.vm_data_dir, config.images),
             prefetcher=Prefetcher(images.pull, config.images.prefetch, config.images.ttl_s),
+            network=self._network,
             tasks=self.tasks,
             hypervisor=self._finder.find,
             is_root=is_root,

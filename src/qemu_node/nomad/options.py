@@ -18,15 +18,27 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 import msgspec
 
 from qemu_node.errors import ConfigError, JobError, NodeError
+from qemu_node.net.mac import parse_mac
+from qemu_node.net.spec import MAX_QUEUES, MTU_MAX, MTU_MIN
 from qemu_node.nomad import hclspec
 from qemu_node.nomad.proto.hclspec_pb2 import Spec
+from qemu_node.qemu.devices import MAX_NICS
 from qemu_node.qemu.spec import FirmwareMode, OsFamily
-from qemu_node.units import parse_size
+from qemu_node.units import parse_duration, parse_size
+from qemu_node.vlans import VID_MAX, VID_MIN, parse_vlans
+
+ADVERTISE_MAX_S = 600.0
+"""Longest that a start may wait for a guest's address; the task is pending meanwhile."""
 
 _MAX_VALUE_CHARS = 120
+_MAX_RATE_MBIT = 1_000_000
 
 _NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 _GuestPort = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+_Vlan = Annotated[int, msgspec.Meta(ge=VID_MIN, le=VID_MAX)]
+_Queues = Annotated[int, msgspec.Meta(ge=1, le=MAX_QUEUES)]
+_Mtu = Annotated[int, msgspec.Meta(ge=MTU_MIN, le=MTU_MAX)]
+_Rate = Annotated[int, msgspec.Meta(ge=1, le=_MAX_RATE_MBIT)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +69,44 @@ def _blocks(body: type[msgspec.Struct], allowed: str, *, max_items: int) -> _Opt
 
 
 class NetworkOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`network {}`: one NIC."""
+    """`network {}`: one NIC. Which options go together is decided with the node's (`nics`)."""
 
-    mode: Annotated[Literal["user"], _attr("string", '"user"')] = "user"
+    mode: Annotated[Literal["user", "vlan"] | None, _attr("string", '"user" or "vlan"')] = None
+    """None: "vlan" where a VLAN is named or the node has a default one, else "user"."""
+    vlan: Annotated[_Vlan | None, _attr("number", f"a VLAN from {VID_MIN} to {VID_MAX}")] = None
+    trunk: Annotated[
+        tuple[str, ...], _attr("list(string)", f"VLANs from {VID_MIN} to {VID_MAX} and ranges")
+    ] = ()
+    """Numbers arrive as text, as HCL converts them."""
+    mac: Annotated[_NonEmpty | None, _attr("string", "a unicast MAC address")] = None
+    isolated: Annotated[bool, _attr("bool", "true or false")] = False
+    queues: Annotated[_Queues, _attr("number", f"a whole number from 1 to {MAX_QUEUES}")] = 1
+    mtu: Annotated[_Mtu | None, _attr("number", f"bytes from {MTU_MIN} to {MTU_MAX}")] = None
+    rate: Annotated[
+        _Rate | None, _attr("number", f"whole Mbit/s, each way, from 1 to {_MAX_RATE_MBIT}")
+    ] = None
+    advertise: Annotated[
+        _NonEmpty | None,
+        _attr("string", f'a duration such as "60s", at most {ADVERTISE_MAX_S:.0f} s'),
+    ] = None
+
+    @property
+    def trunk_vids(self) -> tuple[int, ...]:
+        """The VLANs of the trunk, ascending."""
+        return tuple(sorted(parse_vlans(self.trunk)))
+
+    @property
+    def mac_address(self) -> str | None:
+        """`mac`, lower case with colons."""
+        return None if self.mac is None else parse_mac(self.mac)
+
+    @property
+    def advertise_s(self) -> float | None:
+        """How long a start waits for the guest's address; None: the address is not advertised."""
+        wait_s = None if self.advertise is None else parse_duration(self.advertise)
+        if wait_s is not None and not 0 < wait_s <= ADVERTISE_MAX_S:
+            raise ConfigError(f"{self.advertise} is out of range")
+        return wait_s
 
 
 class GuestAgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,10 +135,10 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = None
     """None: as many as the task's `cores`, else 1."""
     network: Annotated[
-        Annotated[tuple[NetworkOptions, ...], msgspec.Meta(max_length=1)],
-        _blocks(NetworkOptions, "one block", max_items=1),
+        Annotated[tuple[NetworkOptions, ...], msgspec.Meta(max_length=MAX_NICS)],
+        _blocks(NetworkOptions, f"at most {MAX_NICS} blocks", max_items=MAX_NICS),
     ] = ()
-    """Empty: the node's default network."""
+    """Empty: one NIC in the node's default network."""
     ports: Annotated[
         dict[_NonEmpty, _GuestPort],
         _attrs("number", "port labels of the group, each with a guest port from 1 to 65535"),
@@ -145,12 +192,16 @@ def parse_options(data: bytes) -> TaskOptions:
             value and what is allowed.
     """
     options = _parse(data, TaskOptions, JobError)
-    try:
-        disk_size_bytes = options.disk_size_bytes
-    except ConfigError:
-        disk_size_bytes = 0
-    if disk_size_bytes == 0:
+    _check_text(options, "disk_size_bytes", "disk_size")
+    if options.disk_size_bytes == 0:
         raise _wrong_value(TaskOptions, ("disk_size",), options.disk_size, JobError)
+    for index, nic in enumerate(options.network):
+        for meaning, name in (
+            ("trunk_vids", "trunk"),
+            ("mac_address", "mac"),
+            ("advertise_s", "advertise"),
+        ):
+            _check_text(nic, meaning, "network", index, name)
     if options.health_port is not None and options.health_port in options.ports:
         raise JobError(
             f'option "health_port" names the port {_show(options.health_port)}, '
@@ -158,6 +209,16 @@ def parse_options(data: bytes) -> TaskOptions:
             hint="give the group's network block a port of its own for it",
         )
     return options
+
+
+def _check_text(block: msgspec.Struct, meaning: str, *path: str | int) -> None:
+    """Raise unless the text in the option at `path` is what the property `meaning` reads it as."""
+    try:
+        getattr(block, meaning)
+    except (ConfigError, JobError) as exc:
+        value = getattr(block, str(path[-1]))
+        shown = list(value) if isinstance(value, tuple) else value
+        raise _wrong_value(TaskOptions, path, shown, JobError) from exc
 
 
 def parse_plugin_config(data: bytes) -> PluginConfig:

@@ -5,8 +5,10 @@ Owns what the options mean in Nomad's terms: port labels, cores, memory, the tas
 
 from pathlib import Path
 
+from qemu_node.config import NetworkConfig
 from qemu_node.errors import JobError
 from qemu_node.host.cgroup import ScopeLimits, memory_backstop_bytes
+from qemu_node.nomad.nics import plan_advertise, plan_nics
 from qemu_node.nomad.options import TaskOptions
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.units import MIB
@@ -18,12 +20,17 @@ _PIDS_MAX = 1024
 
 
 def build_request(
-    task: driver_pb2.TaskConfig, options: TaskOptions, *, merge_default: bool
+    task: driver_pb2.TaskConfig,
+    options: TaskOptions,
+    *,
+    merge_default: bool,
+    network: NetworkConfig,
 ) -> VMRequest:
-    """Return what `task` asks for.
+    """Return what `task` asks for, as far as `network`, the node's own, allows it.
 
     Raises:
-        JobError: an option contradicts the job's resources or ports; it is named.
+        JobError: an option contradicts the job's resources or ports, or another one, or asks for a
+            network that the operator does not give; it is named.
     """
     resources = task.resources.allocated_resources
     linux = task.resources.linux_resources
@@ -33,8 +40,10 @@ def build_request(
     memory_max_bytes = max(memory_bytes, memory_max_mb * MIB)
     ports = {port.label: port for port in task.resources.ports}
     alloc_dir = Path(task.alloc_dir)
+    identity = _identity(task)
+    nics = plan_nics(options, identity, network)
     return VMRequest(
-        identity=_identity(task),
+        identity=identity,
         alloc_dir=alloc_dir,
         task_dir=alloc_dir / task.name,
         image=options.image,
@@ -45,7 +54,9 @@ def build_request(
         vcpus=options.cpus or len(parse_cpu_list(linux.cpuset_cpus)) or 1,
         memory_bytes=memory_bytes,
         memory_max_bytes=memory_max_bytes,
+        nics=nics,
         forwards=_forwards(options, ports),
+        advertise=plan_advertise(options, nics),
         merge=merge_default if options.merge is None else options.merge,
         args=options.args,
         allow_exec=options.allow_exec,

@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qemu_node.errors import JobError
-from qemu_node.qemu.spec import DiskAio, DiskFormat, OsFamily, PortForward, UserNic, VMSpec
+from qemu_node.qemu.spec import (
+    DiskAio,
+    DiskFormat,
+    OsFamily,
+    PortForward,
+    TapNic,
+    UserNic,
+    VMSpec,
+)
 from qemu_node.units import MIB
 
 MAX_NICS = 8
@@ -208,11 +216,40 @@ def nics(spec: VMSpec) -> list[str]:
         raise JobError(f"a VM has at most {MAX_NICS} networks, not {len(spec.nics)}")
     argv: list[str] = []
     for index, nic in enumerate(spec.nics):
-        argv += ["-netdev", to_json(_user_netdev(nic, f"net{index}"))]
+        name = f"net{index}"
         # No boot ROM: nothing boots from the network, and it would cost each VM memory.
-        properties = {"netdev": f"net{index}", "mac": checked(nic.mac), "romfile": ""}
+        properties: dict[str, object] = {"netdev": name, "mac": checked(nic.mac), "romfile": ""}
+        if isinstance(nic, TapNic):
+            netdev = _tap_netdev(nic, name)
+            properties |= _tap_properties(nic)
+        else:
+            netdev = _user_netdev(nic, name)
+        argv += ["-netdev", to_json(netdev)]
         argv += _pci("virtio-net-pci", f"nic{index}", _SLOT_FIRST_NIC + index, **properties)
     return argv
+
+
+def _tap_netdev(nic: TapNic, name: str) -> dict[str, object]:
+    """Return the host end: open descriptors only, so that QEMU needs no right to make a TAP."""
+    # Lists even for one: `fd` and `vhostfd` are other options with the same meaning (net/tap.c).
+    netdev: dict[str, object] = {"type": "tap", "id": name, "fds": _fd_list(nic.tap_fds)}
+    if nic.vhost_fds:
+        netdev |= {"vhost": True, "vhostfds": _fd_list(nic.vhost_fds)}
+    return netdev
+
+
+def _fd_list(fds: tuple[int, ...]) -> str:
+    return ":".join(map(str, fds))
+
+
+def _tap_properties(nic: TapNic) -> dict[str, object]:
+    properties: dict[str, object] = {}
+    if len(nic.tap_fds) > 1:
+        # A vector for each queue, one for the control queue and one for changes of configuration.
+        properties |= {"mq": True, "vectors": 2 * len(nic.tap_fds) + 2}
+    if nic.mtu is not None:
+        properties["host_mtu"] = nic.mtu
+    return properties
 
 
 def _user_netdev(nic: UserNic, name: str) -> dict[str, object]:

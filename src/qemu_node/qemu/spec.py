@@ -101,6 +101,19 @@ class UserNic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TapNic:
+    """A NIC whose frames go through a TAP that is open already, inherited by QEMU by number."""
+
+    mac: str
+    tap_fds: tuple[int, ...]
+    """One descriptor of the same TAP for each pair of queues."""
+    vhost_fds: tuple[int, ...] = ()
+    """One of /dev/vhost-net for each pair of queues; none: QEMU moves the frames itself."""
+    mtu: int | None = None
+    """What the guest is told, in bytes; None: nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SocketFds:
     """Listening unix sockets, made by us and inherited by QEMU under these numbers."""
 
@@ -129,7 +142,7 @@ class VMSpec:
     base: BaseImage | None
     """What the overlay lies on; None: on nothing, the overlay starts empty."""
     config_drive: Path | None
-    nics: tuple[UserNic, ...]
+    nics: tuple[UserNic | TapNic, ...]
     sockets: SocketFds
     vnc_socket: Path
     serial_log: Path

@@ -1,17 +1,16 @@
 """Asking a guest, through its agent, how it is doing.
 
-Owns what is asked and how an address is chosen for people. Does not own the agent's protocol
-(`qga`).
+Owns what is asked and what people are told to connect to. Does not own the agent's protocol (`qga`)
+nor which addresses are believed (`vm.guestnet`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
 
 from qemu_node.errors import GuestAgentError
 from qemu_node.qga.commands import GuestAgent
+from qemu_node.vm.guestnet import useful_addresses
 from qemu_node.vm.record import VMRecord
 
 # Others use the agent too, one at a time, so a silent one is not waited for long.
@@ -73,19 +72,6 @@ class AgentWatch:
 def parse_secure_boot(content: bytes) -> bool | None:
     """Return what the EFI variable SecureBoot says; None where it is not one."""
     return content[4] == 1 if len(content) == 5 else None
-
-
-def useful_addresses(addresses: Sequence[str]) -> tuple[str, ...]:
-    """Return the addresses that lead to the guest, IPv4 first; what a guest makes up is dropped."""
-    parsed = []
-    for text in addresses:
-        try:
-            address = ip_address(text.partition("/")[0])
-        except ValueError:
-            continue
-        if not (address.is_loopback or address.is_link_local or address.is_unspecified):
-            parsed.append(address)
-    return tuple(str(address) for address in sorted(parsed, key=lambda a: (a.version, int(a))))
 
 
 def reachable_address(record: VMRecord, facts: GuestFacts | None = None) -> str:

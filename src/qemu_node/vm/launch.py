@@ -30,7 +30,6 @@ from qemu_node.images.cache import CachedImage
 from qemu_node.images.configdrive import ConfigDrive
 from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.overlay import write_overlay
-from qemu_node.net.mac import stable_mac
 from qemu_node.qemu.args import check_args
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.firmware import Firmware, ensure_varstore, find_firmware
@@ -40,8 +39,6 @@ from qemu_node.qemu.spec import (
     BaseImage,
     DiskFormat,
     PflashFirmware,
-    PortForward,
-    UserNic,
     VMSpec,
 )
 from qemu_node.qmp.client import QmpConnection
@@ -49,8 +46,10 @@ from qemu_node.vm.directory import DirectoryLock, VMDirectory, lease_uid
 from qemu_node.vm.download import fetch_image
 from qemu_node.vm.greeting import greet
 from qemu_node.vm.listeners import Listeners
+from qemu_node.vm.network import VMPorts
+from qemu_node.vm.nics import nic_records, ports_of, qemu_nics
 from qemu_node.vm.node import Hypervisor, Node, Tell
-from qemu_node.vm.record import NicRecord, VMRecord, VMState
+from qemu_node.vm.record import VMRecord, VMState
 from qemu_node.vm.removal import claim, kill
 from qemu_node.vm.request import VMRequest
 
@@ -70,6 +69,7 @@ class StartStep(StrEnum):
     VARSTORE = "varstore"
     CONFIG_DRIVE = "config-drive"
     SOCKETS = "sockets"
+    NETWORK = "network"
     CGROUP = "cgroup"
     SPAWN = "spawn"
     QMP = "qmp"
@@ -113,6 +113,7 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
         pflash = start.copy_varstore(firmware)
         drive = await start.write_config_drive()
         listeners = start.listen()
+        ports = await start.attach()
         spec = VMSpec(
             vm_id=request.identity.vm_id,
             uuid=request.identity.uuid,
@@ -125,7 +126,7 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
             overlay=start.directory.overlay,
             base=base,
             config_drive=start.directory.config_drive,
-            nics=(_user_nic(request, drive.hostname),),
+            nics=qemu_nics(request, ports.taps, drive.hostname),
             sockets=listeners.fds,
             vnc_socket=start.directory.run / "vnc.sock",
             serial_log=start.directory.serial_log,
@@ -133,7 +134,7 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
             args=args,
         )
         scope = start.limit()
-        child = await start.spawn(spec, hypervisor, listeners, scope)
+        child = await start.spawn(spec, hypervisor, listeners, ports, scope)
         qmp = await start.greet(child)
         record = _record(
             request,
@@ -260,6 +261,16 @@ class _Start:
         self._undo.callback(listeners.close)
         return listeners
 
+    async def attach(self) -> VMPorts:
+        self._announce(StartStep.NETWORK)
+        wanted = ports_of(self._request)
+        if len(wanted) < len(self._request.nics):
+            await self._node.network.guard_host()
+        ports = await self._node.network.attach(wanted)
+        self._undo.push_async_callback(self._node.network.detach, wanted)
+        self._undo.push_async_callback(ports.close)
+        return ports
+
     def limit(self) -> Scope | None:
         self._announce(StartStep.CGROUP)
         scope = Scope.find(self._request.scope)
@@ -272,6 +283,7 @@ class _Start:
         spec: VMSpec,
         hypervisor: Hypervisor,
         listeners: Listeners,
+        ports: VMPorts,
         scope: Scope | None,
     ) -> Child:
         self._announce(StartStep.SPAWN)
@@ -284,12 +296,14 @@ class _Start:
             groups=() if self._node.kvm_gid is None else (self._node.kvm_gid,),
             cgroup_procs=None if scope is None else scope.procs_path,
             stderr_path=self.directory.qemu_log,
-            pass_fds=(*listeners.all_fds, *inherited),
+            pass_fds=(*listeners.all_fds, *inherited, *ports.all_fds),
         )
         self._undo.callback(child.exit_status)
         self._undo.push_async_callback(kill, child.process)
-        # From here QEMU alone holds the listeners, so that its end is seen as a closed connection.
+        # From here QEMU alone holds them: its end is seen as a closed connection, and takes its
+        # TAPs with it.
         listeners.close()
+        await ports.close()
         return child
 
     async def greet(self, child: Child) -> QmpConnection:
@@ -312,22 +326,6 @@ def publish(directory: VMDirectory, state: VMState) -> None:
     """
     files.write_atomic(directory.vm_json, msgspec.json.encode(state.record), mode=0o644)
     files.write_atomic(directory.state_file, state.encode(), mode=0o600)
-
-
-def _user_nic(request: VMRequest, hostname: str) -> UserNic:
-    identity = request.identity
-    return UserNic(
-        mac=stable_mac(identity.alloc_id, identity.task, 0),
-        hostname=hostname,
-        forwards=tuple(
-            PortForward(
-                host_ip=forward.host_ip,
-                host_port=forward.host_port,
-                guest_port=forward.guest_port,
-            )
-            for forward in request.forwards
-        ),
-    )
 
 
 def _create_for(path: Path, owner: tuple[int, int] | None) -> None:
@@ -384,9 +382,7 @@ def _record(
         memory_bytes=spec.memory_bytes,
         memory_min_bytes=request.memory_bytes,
         memory_max_bytes=request.memory_max_bytes,
-        nics=tuple(
-            NicRecord(mode="user", mac=nic.mac, forwards=request.forwards) for nic in spec.nics
-        ),
+        nics=nic_records(request),
         sockets=directory.socket_paths(),
         qga_lock=str(directory.qga_lock),
         allow_exec=request.allow_exec,

@@ -12,6 +12,7 @@ from qemu_node.images.prefetch import Prefetcher
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
 from qemu_node.units import Share
+from qemu_node.vm.network import Network
 
 Tell = Callable[[str, dict[str, str]], None]
 """Receives a line for the task's events, with annotations. Nomad keeps the last ten: be sparing."""
@@ -38,6 +39,7 @@ class Node:
     images: ImageCache
     keeper: ImageKeeper
     prefetcher: Prefetcher
+    network: Network
     tasks: TaskOwner
     hypervisor: Callable[[], Awaitable[Hypervisor]]
     """Finds QEMU and proves the accelerator; quick after the first time.

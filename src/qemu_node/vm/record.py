@@ -11,6 +11,7 @@ import msgspec
 
 from qemu_node.errors import NodeError
 from qemu_node.host.process import ProcessId, boot_id, is_alive
+from qemu_node.net.spec import PortSpec
 
 RECORD_VERSION = 1
 
@@ -29,11 +30,38 @@ class ForwardRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NicRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A guest's network interface as the node set it up."""
+    """A guest's network interface as the node set it up: all that is needed to do it again."""
 
     mode: str
+    """`user`, or `vlan` for a port of the bridge."""
     mac: str
     forwards: tuple[ForwardRecord, ...] = ()
+    ifname: str | None = None
+    """The port's TAP; None in user mode."""
+    vlan: int | None = None
+    trunk: tuple[int, ...] = ()
+    isolated: bool = False
+    queues: int = 1
+    mtu: int | None = None
+    rate_mbit: int | None = None
+    addresses: tuple[str, ...] = ()
+    """Networks that the guest's addresses on this NIC must be in; none: any."""
+
+    @classmethod
+    def of_port(cls, port: PortSpec) -> "NicRecord":
+        """Return what is written down of a port of the bridge."""
+        return cls(
+            mode="vlan",
+            mac=port.mac,
+            ifname=port.ifname,
+            vlan=port.vlan,
+            trunk=port.trunk,
+            isolated=port.isolated,
+            queues=port.queues,
+            mtu=port.mtu,
+            rate_mbit=port.rate_mbit,
+            addresses=port.addresses,
+        )
 
 
 class SocketPaths(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +109,27 @@ class VMRecord(msgspec.Struct, frozen=True, kw_only=True):
     alloc_dir: str
     created_at: str
     """RFC 3339, UTC."""
+
+    @property
+    def ports(self) -> tuple[PortSpec, ...]:
+        """The VM's ports of the bridge."""
+        return tuple(
+            PortSpec(
+                vm_id=self.vm_id,
+                index=index,
+                ifname=nic.ifname,
+                mac=nic.mac,
+                vlan=nic.vlan,
+                trunk=nic.trunk,
+                isolated=nic.isolated,
+                queues=nic.queues,
+                mtu=nic.mtu,
+                rate_mbit=nic.rate_mbit,
+                addresses=nic.addresses,
+            )
+            for index, nic in enumerate(self.nics)
+            if nic.ifname is not None
+        )
 
     @property
     def process(self) -> ProcessId:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.host.cgroup import ScopeLimits
+from qemu_node.net.spec import PortSpec, UserPort
 from qemu_node.qemu.spec import FirmwareMode, OsFamily
 from qemu_node.vm import names
 from qemu_node.vm.record import ForwardRecord, HealthEndpoint
@@ -41,6 +42,16 @@ class TaskIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Advertise:
+    """The NIC whose address Nomad's services are to have."""
+
+    nic: int
+    """Its place among the VM's."""
+    wait_s: float
+    """How long a start waits for the address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VMRequest:
     """One VM as a job wants it. Sizes in bytes."""
 
@@ -57,7 +68,10 @@ class VMRequest:
     memory_bytes: int
     """What the task may use in all, QEMU's own needs included."""
     memory_max_bytes: int
+    nics: tuple[UserPort | PortSpec, ...]
     forwards: tuple[ForwardRecord, ...]
+    """Ports that lead to the NIC in user mode."""
+    advertise: Advertise | None
     merge: bool
     args: tuple[str, ...]
     allow_exec: bool

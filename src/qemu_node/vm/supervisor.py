@@ -7,7 +7,7 @@ what Nomad calls them (task ids are `nomad.driver`'s).
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record import VMState
 from qemu_node.vm.request import VMRequest
-from qemu_node.vm.usage import DiskState, UsageMeter, read_usage
+from qemu_node.vm.usage import DiskState, UsageMeter, drops_of, read_usage
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class _Managed:
     vm: VM
     logs: VMLogs
     meter: UsageMeter
+    detaching: "asyncio.Task[None]"
+    """Gives up the VM's ports once it has ended; a stop does not wait for it."""
     health: HealthServer | None = None
 
 
@@ -136,6 +138,8 @@ class Supervisor:
         managed = self._managed.get(vm_id)
         if managed is None or managed.vm is not vm:
             return
+        # Its ports may be attached again as soon as this returns, by a restart in place.
+        await asyncio.wait({managed.detaching})
         del self._managed[vm_id]
         managed.logs.close()
         if managed.health is not None:
@@ -159,6 +163,10 @@ class Supervisor:
         Images come last: one that a removed VM was the last to use goes with it.
         """
         removed = await self._reconciler.run(self._managed)
+        try:
+            await self._node.network.reconcile()
+        except NodeError as exc:
+            log.warning("network not reconciled", extra={"error": exc.explain()})
         await to_the_end(self._node.keeper.sweep)
         return removed
 
@@ -181,8 +189,13 @@ class Supervisor:
         meter = UsageMeter(state.record.process, earlier.disk if earlier else DiskState())
         disk = DiskGuard(directory, meter, reserve=self._node.disk_reserve, tell=tell)
         vm = VM(state, directory, lock=lock, logs=vm_logs, disk=disk, tasks=self._node.tasks)
-        self._managed[state.vm_id] = _Managed(vm=vm, logs=vm_logs, meter=meter)
+        detaching = self._node.tasks.start(self._detach(vm), name=f"detach {state.vm_id}")
+        self._managed[state.vm_id] = _Managed(vm=vm, logs=vm_logs, meter=meter, detaching=detaching)
         return vm
+
+    async def _detach(self, vm: VM) -> None:
+        await vm.wait()
+        await self._node.network.detach(vm.record.ports)
 
     async def _serve_health(self, vm: VM) -> None:
         endpoint = vm.state.health
@@ -204,12 +217,21 @@ class Supervisor:
 
     async def _usage_loop(self) -> None:
         while True:
+            drops = await self._drops()
             for managed in list(self._managed.values()):
                 if managed.vm.exit is None:
+                    managed.meter.drops = drops_of(managed.vm.record.ports, drops)
                     with contextlib.suppress(HostError):
                         usage_json = managed.vm.directory.usage_json
                         await asyncio.to_thread(managed.meter.publish, usage_json)
             await asyncio.sleep(_USAGE_INTERVAL_S)
+
+    async def _drops(self) -> Mapping[str, Mapping[str, int]]:
+        try:
+            return await self._node.network.drops()
+        except NodeError as exc:
+            log.warning("drop counters not read", extra={"error": str(exc)})
+            return {}
 
     async def _reconcile_loop(self) -> None:
         while True:

@@ -6,12 +6,15 @@ taken by `measure` alone, every 20 seconds.
 
 import contextlib
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from qemu_node.host import files
 from qemu_node.host.process import ProcessId, cpu_times, pss_bytes
+from qemu_node.net.spec import PortSpec
 
 
 class DiskState(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +36,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cpu_user_s: float
     cpu_system_s: float
     pss_bytes: int
+    drops: dict[str, int] = {}
+    """Frames of the guest that were not let through, by reason; those of its whole life."""
     disk: DiskState = DiskState()
 
 
@@ -54,6 +59,8 @@ class UsageMeter:
     def __init__(self, process: ProcessId, disk: DiskState = DiskState()) -> None:  # noqa: B008
         self.disk = disk
         """What the VM waits for, as its manager last found."""
+        self.drops: dict[str, int] = {}
+        """What the ruleset dropped, as the VM's manager last read it."""
         self._process = process
         self._pss_bytes = 0
         self._last: tuple[float, float, float] | None = None
@@ -72,6 +79,7 @@ class UsageMeter:
             cpu_user_s=0.0 if times is None else times.user_s,
             cpu_system_s=0.0 if times is None else times.system_s,
             pss_bytes=self._pss_bytes,
+            drops=self.drops,
             disk=self.disk,
         )
 
@@ -97,6 +105,19 @@ class UsageMeter:
             user_pct=100 * (times.user_s - last[1]) / span_s,
             system_pct=100 * (times.system_s - last[2]) / span_s,
         )
+
+
+def drops_of(ports: Iterable[PortSpec], drops: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return what was dropped on a VM's ports together, by reason.
+
+    Args:
+        ports: The VM's.
+        drops: TAP → reason → frames, of all VMs.
+    """
+    total: Counter[str] = Counter()
+    for port in ports:
+        total.update(drops.get(port.ifname, {}))
+    return {reason: count for reason, count in sorted(total.items()) if count}
 
 
 def read_usage(path: Path) -> Usage | None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fakes.fake_qga import FakeProgram, FakeQga
 from fakes.fake_qmp import FakeQmp
@@ -14,12 +15,13 @@ from fakes.published import VM_ID, make_record, publish
 from qemu_node.cli import vmreport, vmtable
 from qemu_node.cli.main import main
 from qemu_node.cli.vm import vm as vm_group
-from qemu_node.cli.vmstate import VMStatus, VMSummary
+from qemu_node.cli.vmreport import VMReport
+from qemu_node.cli.vmstate import VMStatus, VMSummary, summarize
 from qemu_node.config import Paths
 from qemu_node.units import MIB
 from qemu_node.vm.directory import VMDirectory
-from qemu_node.vm.record import VMRecord
-from qemu_node.vm.usage import DiskState, UsageMeter
+from qemu_node.vm.record import NicRecord, VMRecord
+from qemu_node.vm.usage import DiskState, Usage, UsageMeter
 
 Output = pytest.CaptureFixture[str]
 
@@ -105,7 +107,9 @@ async def test_the_wide_list_asks_the_guests_for_their_addresses(
     assert "127.0.0.1:20080 → 80" in wide
     assert "10.0.2.15" in wide
     assert "fe80" not in wide
-    assert json.loads(capsys.readouterr().out)[0]["addresses"] == ["10.0.2.15"]
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["guest_name"], listed["addresses"]) == ("guest", ["10.0.2.15"])
+    assert " guest " in wide
 
 
 def test_a_guest_without_an_agent_has_no_address_in_the_wide_list(
@@ -169,6 +173,32 @@ async def test_show_tells_what_is_written_down_and_what_qemu_and_guest_say(
     assert report["agent"]["interfaces"][1]["addresses"][0] == "10.0.2.15"
     assert report["sockets"]["monitor"] == record.sockets.monitor
     assert report["state"] == "unmanaged"
+
+
+def test_show_tells_a_port_s_vlans_and_what_was_dropped(node: Node, capsys: Output) -> None:
+    access = NicRecord(
+        mode="vlan", mac="02:00:00:00:00:01", ifname="qn0", vlan=30, isolated=True, queues=2,
+        mtu=9000, rate_mbit=500, addresses=("10.3.0.0/16",),
+    )  # fmt: skip
+    trunk = NicRecord(mode="vlan", mac="02:00:00:00:00:02", ifname="qn1", trunk=(30, 31, 40))
+    user = NicRecord(mode="user", mac="02:00:00:00:00:03")
+    record = node.publish(nics=(access, trunk, user))
+    usage = Usage(
+        measured_at=0.0, cpu_user_s=0.0, cpu_system_s=0.0, pss_bytes=0, drops={"mac": 5, "tag": 1}
+    )
+    directory = VMDirectory.of(node.paths, record.vm_id)
+    directory.usage_json.write_bytes(msgspec.json.encode(usage))
+    summary = summarize(node.paths, record.vm_id)
+    report = VMReport(record=record, summary=summary)
+    lines = dict(vmtable.report_lines(report))
+    assert lines["NIC 0"] == (
+        "VLAN 30, 02:00:00:00:00:01, qn0, isolated, 2 queues, MTU 9000, 500 Mbit/s, "
+        "addresses in 10.3.0.0/16"
+    )
+    assert lines["NIC 1"] == "trunk of VLANs 30-31, 40, 02:00:00:00:00:02, qn1"
+    assert lines["NIC 2"] == "user mode, 02:00:00:00:00:03"
+    assert lines["frames dropped"] == "5 mac, 1 tag"
+    assert vmtable.report_to_json(report)["drops"] == {"mac": 5, "tag": 1}
 
 
 async def test_show_tells_of_a_guest_that_waits_for_disk_space(node: Node, capsys: Output) -> None:

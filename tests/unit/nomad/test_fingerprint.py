@@ -1,6 +1,7 @@
+import dataclasses
 from pathlib import Path
 
-from qemu_node.config import parse
+from qemu_node.config import NetworkConfig, NetworkPolicy, parse
 from qemu_node.errors import ConfigError, MissingPartError
 from qemu_node.nomad.fingerprint import HostFacts, build_fingerprint, read_host_facts
 from qemu_node.qemu.probe import QemuBinary
@@ -77,3 +78,45 @@ def test_the_response_carries_booleans_as_booleans() -> None:
     assert response.health == response.HEALTHY
     assert response.attributes["driver.vm"].bool_val is True
     assert response.attributes["driver.vm.qemu"].string_val == "10.0.0"
+
+
+NETWORK = NetworkConfig(
+    bridge="br0",
+    default_vlan=50,
+    management_vlan=101,
+    policy=(NetworkPolicy(namespaces=("*",), vlans=("100-102", "300")),),
+)
+
+
+def test_jobs_find_the_vlans_of_a_node_each_by_itself() -> None:
+    facts = HostFacts(has_cgroup2=True, network=NETWORK)
+    attributes = build_fingerprint(hypervisor(), None, facts).attributes
+    assert attributes["driver.vm.bridge"] == "br0"
+    assert attributes["driver.vm.vlans"] == "50,100,102,300"
+
+
+def test_a_bridge_that_does_not_work_is_named_and_attracts_no_job() -> None:
+    problem = "the bridge br0 does not exist (network.bridge in node.toml names it)"
+    facts = HostFacts(has_cgroup2=True, network=NETWORK, network_problems=(problem,))
+    fingerprint = build_fingerprint(hypervisor(), None, facts)
+    assert fingerprint.is_healthy
+    assert fingerprint.description.endswith(f"; network: {problem}")
+    assert fingerprint.attributes["driver.vm.bridge"] == ""
+    assert fingerprint.attributes["driver.vm.vlans"] == ""
+
+
+def test_a_node_that_cannot_be_kept_from_guests_and_has_no_bridge_is_unhealthy() -> None:
+    problem = "cannot filter what guests send: libnftables.so.1 is missing"
+    facts = HostFacts(has_cgroup2=True, network_problems=(problem,))
+    fingerprint = build_fingerprint(hypervisor(), None, facts)
+    assert not fingerprint.is_healthy
+    assert problem in fingerprint.description
+    opened = dataclasses.replace(facts, network=NetworkConfig(allow_host=True))
+    assert build_fingerprint(hypervisor(), None, opened).is_healthy
+
+
+def test_vhost_is_offered_where_the_operator_wants_it() -> None:
+    off = read_host_facts(parse("network.vhost = 'off'", "node.toml"))
+    assert not off.has_vhost_net
+    on = read_host_facts(parse("", "node.toml"))
+    assert on.has_vhost_net == Path("/dev/vhost-net").exists()

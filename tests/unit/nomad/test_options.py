@@ -1,3 +1,4 @@
+import re
 import typing
 from typing import Any
 
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from qemu_node.errors import ConfigError, JobError
 from qemu_node.nomad.options import (
+    ADVERTISE_MAX_S,
     GuestAgentOptions,
     NetworkOptions,
     PluginConfig,
@@ -19,6 +21,7 @@ from qemu_node.nomad.options import (
 )
 from qemu_node.nomad.proto.hclspec_pb2 import Spec
 from qemu_node.qemu.spec import FirmwareMode, OsFamily
+from qemu_node.vlans import VID_MIN, is_vid
 
 # What a 2.0.6-dev agent sends for `config { image = "x" }`: every key, nil where the job is silent.
 _SILENT: dict[str, Any] = {
@@ -34,6 +37,28 @@ _SILENT: dict[str, Any] = {
     "network": [],
     "os": None,
     "ports": None,
+}
+
+_SILENT_NIC: dict[str, Any] = {
+    "advertise": None,
+    "isolated": None,
+    "mac": None,
+    "mode": None,
+    "mtu": None,
+    "queues": None,
+    "rate": None,
+    "trunk": None,
+    "vlan": None,
+}
+_FULL_NIC: dict[str, Any] = {
+    "advertise": "1m30s",
+    "isolated": True,
+    "mac": "52-54-00-12-34-56",
+    "mode": "vlan",
+    "mtu": 9000,
+    "queues": 4,
+    "rate": 500,
+    "trunk": ["200-201", "100"],
 }
 
 
@@ -102,7 +127,7 @@ def test_full_job_is_read() -> None:
         os="windows",
         firmware="uefi",
         cpus=2,
-        network=[{"mode": None}],
+        network=[_SILENT_NIC, _SILENT_NIC | _FULL_NIC],
         ports={"ssh": 22},
         health_port="health",
         guest_agent={"allow_exec": True},
@@ -110,7 +135,11 @@ def test_full_job_is_read() -> None:
         args=["-name", "x"],
     )
     assert options.disk_size_bytes == 50 << 30
-    assert options.network == (NetworkOptions(mode="user"),)
+    default, full = options.network
+    assert default == NetworkOptions()
+    assert (full.mode, full.trunk_vids, full.isolated) == ("vlan", (100, 200, 201), True)
+    assert (full.queues, full.mtu, full.rate) == (4, 9000, 500)
+    assert (full.mac_address, full.advertise_s) == ("52:54:00:12:34:56", 90.0)
     assert options.allow_exec
     assert options.args == ("-name", "x")
 
@@ -129,9 +158,30 @@ def test_number_may_arrive_in_each_of_cty_s_forms(value: object) -> None:
         ({"cpus": 10**19}, 'option "cpus" cannot be 10'),
         ({"os": "beos"}, 'option "os" cannot be "beos"; allowed: "linux" or "windows"'),
         ({"firmware": "efi"}, 'allowed: "secure-boot", "uefi" or "bios"'),
-        ({"network": [{"mode": "tap"}]}, 'option "network.mode" cannot be "tap"; allowed: "user"'),
-        ({"network": [{}, {}]}, 'option "network" cannot be .*; allowed: one block'),
-        ({"network": [{"vlan": 3}]}, 'there is no option "network.vlan"'),
+        (
+            {"network": [{"mode": "tap"}]},
+            'option "network.mode" cannot be "tap"; allowed: "user" or',
+        ),
+        ({"network": [{}] * 9}, 'option "network" cannot be .*; allowed: at most 8 blocks'),
+        ({"network": [{"vlam": 3}]}, 'there is no option "network.vlam"'),
+        ({"network": [{"vlan": 1}]}, 'option "network.vlan" cannot be 1; allowed: a VLAN from 2'),
+        ({"network": [{}, {"vlan": 4095}]}, 'option "network.vlan" cannot be 4095'),
+        ({"network": [{"trunk": ["20-10"]}]}, r'option "network.trunk" cannot be \["20-10"\]'),
+        ({"network": [{"trunk": ["all"]}]}, "allowed: VLANs from 2 to 4094 and ranges"),
+        (
+            {"network": [{"mac": "52:54:00"}]},
+            'option "network.mac" cannot be "52:54:00"; allowed: a',
+        ),
+        ({"network": [{"mac": "01:00:5e:00:00:01"}]}, "allowed: a unicast MAC address"),
+        ({"network": [{"queues": 0}]}, 'option "network.queues" cannot be 0; .* from 1 to 16'),
+        ({"network": [{"mtu": 68}]}, 'option "network.mtu" cannot be 68; allowed: bytes from 1280'),
+        (
+            {"network": [{"rate": 0.5}]},
+            'option "network.rate" cannot be 0.5; allowed: whole Mbit/s',
+        ),
+        ({"network": [{"advertise": "soon"}]}, 'option "network.advertise" cannot be "soon"'),
+        ({"network": [{"advertise": "11m"}]}, 'a duration such as "60s", at most 600 s'),
+        ({"network": [{"advertise": "0s"}]}, 'option "network.advertise" cannot be "0s"'),
         ({"ports": {"ssh": 0}}, 'option "ports" cannot be {"ssh":0}; .* from 1 to 65535'),
         ({"ports": {"ssh": 65536}}, 'option "ports"'),
         ({"ports": {"": 22}}, 'option "ports"'),
@@ -180,9 +230,12 @@ _SCALARS = st.one_of(
     st.floats(),
     st.text(max_size=9),
     st.binary(max_size=9),
-    st.sampled_from(["50G", "linux", "user", "bios"]),
+    st.sampled_from(
+        ["50G", "linux", "user", "bios", "vlan", "60s", "100-199", "02:00:00:00:00:01"]
+    ),
+    st.integers(0, 5000),
 )
-_KEYS = st.text(max_size=5) | st.sampled_from(["mode", "allow_exec"])
+_KEYS = st.text(max_size=5) | st.sampled_from(["allow_exec", *_SILENT_NIC])
 _VALUES = st.recursive(
     _SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=3),
@@ -206,6 +259,17 @@ def test_any_options_are_read_or_refused_with_a_job_error(values: dict[str, Any]
     else:
         assert outcome.image
         assert outcome.disk_size_bytes is None or outcome.disk_size_bytes > 0
+        for nic in outcome.network:
+            assert all(is_vid(vid) for vid in (*nic.trunk_vids, nic.vlan or VID_MIN))
+            assert nic.mac_address is None or re.fullmatch("([0-9a-f]{2}:){5}..", nic.mac_address)
+            assert nic.advertise_s is None or 0 < nic.advertise_s <= ADVERTISE_MAX_S
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(sorted(_SILENT_NIC)), _SCALARS), max_size=3))
+@settings(max_examples=300, deadline=None)
+def test_any_network_is_read_or_refused_by_its_name(blocks: list[dict[str, Any]]) -> None:
+    outcome = _parse_or_explain(msgspec.msgpack.encode({"image": "x", "network": blocks}))
+    assert not isinstance(outcome, str) or 'option "network' in outcome
 
 
 @given(st.binary(max_size=60))

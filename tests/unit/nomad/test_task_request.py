@@ -1,6 +1,7 @@
 import msgspec
 import pytest
 
+from qemu_node.config import NetworkConfig
 from qemu_node.errors import JobError
 from qemu_node.nomad.options import TaskOptions
 from qemu_node.nomad.proto import driver_pb2
@@ -41,7 +42,7 @@ def options(**changes: object) -> TaskOptions:
 
 
 def test_the_identity_is_nomads() -> None:
-    request = build_request(task(), options(), merge_default=True)
+    request = build_request(task(), options(), merge_default=True, network=NetworkConfig())
     assert request.identity.index == 3
     assert request.identity.hostname == "shop-front-web-3"
     assert str(request.task_dir) == "/nomad/alloc/alloc/web"
@@ -50,7 +51,9 @@ def test_the_identity_is_nomads() -> None:
 
 def test_vcpus_are_the_option_else_the_reserved_cores_else_one() -> None:
     def vcpus(cpuset: str, **changes: object) -> int:
-        return build_request(task(cpuset=cpuset), options(**changes), merge_default=True).vcpus
+        return build_request(
+            task(cpuset=cpuset), options(**changes), merge_default=True, network=NetworkConfig()
+        ).vcpus
 
     assert vcpus("0-3,8", cpus=2) == 2
     assert vcpus("0-3,8") == 5
@@ -66,27 +69,35 @@ def test_cpu_lists_are_the_kernels() -> None:
     ("memory_max_mb", "memory_max_bytes"), [(0, GIB), (2048, 2 * GIB), (-1, GIB), (512, GIB)]
 )
 def test_memory_max_is_never_below_memory(memory_max_mb: int, memory_max_bytes: int) -> None:
-    request = build_request(task(memory_max_mb=memory_max_mb), options(), merge_default=True)
+    request = build_request(
+        task(memory_max_mb=memory_max_mb), options(), merge_default=True, network=NetworkConfig()
+    )
     assert request.memory_bytes == 1024 * MIB
     assert request.memory_max_bytes == memory_max_bytes
 
 
 def test_no_limit_in_nomad_is_no_limit_in_the_cgroup() -> None:
-    unlimited = build_request(task(memory_max_mb=-1), options(), merge_default=True)
+    unlimited = build_request(
+        task(memory_max_mb=-1), options(), merge_default=True, network=NetworkConfig()
+    )
     assert unlimited.limits.memory_max_bytes is None
-    limited = build_request(task(), options(), merge_default=True)
+    limited = build_request(task(), options(), merge_default=True, network=NetworkConfig())
     assert limited.limits.memory_max_bytes is not None
     assert limited.limits.memory_max_bytes >= GIB
 
 
 def test_port_labels_become_forwards() -> None:
-    request = build_request(task(), options(ports={"ssh": 22}), merge_default=True)
+    request = build_request(
+        task(), options(ports={"ssh": 22}), merge_default=True, network=NetworkConfig()
+    )
     (forward,) = request.forwards
     assert (forward.host_ip, forward.host_port, forward.guest_port) == ("10.0.0.5", 20022, 22)
 
 
 def test_a_health_port_is_served_by_the_driver() -> None:
-    request = build_request(task(), options(health_port="health"), merge_default=True)
+    request = build_request(
+        task(), options(health_port="health"), merge_default=True, network=NetworkConfig()
+    )
     assert request.health is not None
     assert (request.health.host_ip, request.health.port) == ("10.0.0.5", 20080)
 
@@ -94,4 +105,4 @@ def test_a_health_port_is_served_by_the_driver() -> None:
 @pytest.mark.parametrize("changes", [{"ports": {"http": 80}}, {"health_port": "http"}])
 def test_an_unknown_port_label_is_refused_with_those_there_are(changes: dict[str, object]) -> None:
     with pytest.raises(JobError, match="no port 'http'; it has: health, ssh"):
-        build_request(task(), options(**changes), merge_default=True)
+        build_request(task(), options(**changes), merge_default=True, network=NetworkConfig())

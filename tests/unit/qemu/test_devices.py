@@ -6,7 +6,7 @@ from fakes.specs import make_spec
 
 from qemu_node.errors import JobError
 from qemu_node.qemu import devices
-from qemu_node.qemu.spec import OsFamily, PortForward, UserNic, VMSpec
+from qemu_node.qemu.spec import OsFamily, PortForward, TapNic, UserNic, VMSpec
 
 
 def _devices(argv: list[str]) -> list[dict[str, object]]:
@@ -78,6 +78,25 @@ def test_forward_is_written_as_slirp_reads_it() -> None:
         make_spec(nics=(UserNic(mac="52:54:00:12:34:56", hostname="", forwards=(forward,)),))
     )
     assert json.loads(netdev)["hostfwd"] == [{"str": "tcp:127.0.0.1:20080-:80"}]
+
+
+def _tap(nic: TapNic) -> tuple[dict[str, object], dict[str, object]]:
+    """Return host end and device of one NIC."""
+    [_, netdev, _, device] = devices.nics(make_spec(nics=(nic,)))
+    return json.loads(netdev), json.loads(device)
+
+
+def test_a_tap_is_handed_over_open() -> None:
+    netdev, device = _tap(TapNic(mac="02:00:00:00:00:01", tap_fds=(20,)))
+    assert netdev == {"type": "tap", "id": "net0", "fds": "20"}
+    assert not device.keys() & {"mq", "vectors", "host_mtu"}
+
+
+def test_each_pair_of_queues_has_its_descriptors_and_its_vectors() -> None:
+    nic = TapNic(mac="02:00:00:00:00:01", tap_fds=(3, 4, 5), vhost_fds=(6, 7, 8), mtu=9000)
+    netdev, device = _tap(nic)
+    assert (netdev["fds"], netdev["vhost"], netdev["vhostfds"]) == ("3:4:5", True, "6:7:8")
+    assert (device["mq"], device["vectors"], device["host_mtu"]) == (True, 8, 9000)
 
 
 @pytest.mark.parametrize("host_ip", ["", "localhost", "::1", "1.2.3.4:5-:6", "1.2.3.4,x=y"])

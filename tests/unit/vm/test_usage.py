@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from qemu_node.host.process import ProcessId, ProcessTimes, identify
+from qemu_node.net.spec import PortSpec
 from qemu_node.vm import usage
-from qemu_node.vm.usage import DiskState, UsageMeter, read_usage
+from qemu_node.vm.usage import DiskState, UsageMeter, drops_of, read_usage
 
 
 def test_cpu_use_is_what_was_used_since_the_last_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +31,20 @@ def test_a_live_process_has_memory() -> None:
     process = identify(os.getpid())
     assert process is not None
     assert UsageMeter(process).measure().pss_bytes > 1 << 20
+
+
+def test_drops_of_a_vm_are_those_of_its_ports_by_reason() -> None:
+    ports = [
+        PortSpec(vm_id="web-1", index=n, ifname=f"qn{n}", mac=f"02:00:00:00:00:0{n}", vlan=30)
+        for n in (1, 2)
+    ]
+    drops = {
+        "qn1": {"mac": 2, "arp": 0, "tag": 1},
+        "qn2": {"mac": 3, "arp": 0},
+        "qn3": {"ra": 9},
+    }
+    assert drops_of(ports, drops) == {"mac": 5, "tag": 1}
+    assert drops_of(ports, {}) == {}
 
 
 def test_what_is_published_is_read_again_by_the_next_driver(tmp_path: Path) -> None:

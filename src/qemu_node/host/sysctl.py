@@ -1,0 +1,35 @@
+"""Kernel settings under /proc/sys. Owns writing one; does not know what it is for."""
+
+import os
+from pathlib import Path
+
+from qemu_node.host.files import host_error
+
+_ROOT = Path("/proc/sys")
+
+
+def write_sysctl(name: str, value: int) -> bool:
+    """Set a kernel setting; False where this kernel, or this device, has no such setting.
+
+    Args:
+        name: Its path below /proc/sys. Names with dots, as `sysctl` has them, are ambiguous for
+            network devices, whose names may hold dots.
+        value: What it is set to.
+
+    Raises:
+        HostError: the kernel refused.
+    """
+    path = _ROOT / name
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise host_error("set", path, exc) from exc
+    try:
+        os.write(fd, str(value).encode())
+    except OSError as exc:
+        raise host_error("set", path, exc) from exc
+    finally:
+        os.close(fd)
+    return True

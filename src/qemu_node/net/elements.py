@@ -1,0 +1,167 @@
+"""What is in the sets of the ruleset: the elements of a port, and of a table that was listed. Pure.
+
+Owns the elements' notation, both ways. Does not own the sets and what they do (`ruleset`).
+"""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qemu_node.net.ruleset import (
+    FAMILY,
+    SET_ND6,
+    SET_PINNED,
+    SET_RAW,
+    SET_SRC,
+    SET_SRC4,
+    SET_SRC6,
+    SET_TRUNK,
+    TABLE,
+    Reason,
+    drop_set,
+)
+from qemu_node.net.spec import PortSpec
+
+_LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
+_REASONS = {drop_set(reason): reason for reason in Reason}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Element:
+    """One element of one set: always of a TAP, and of most sets with a value."""
+
+    set_name: str
+    ifname: str
+    value: str = ""
+    """MAC, or network in CIDR notation, whatever nft itself calls it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableContent:
+    """What a listing of the table says: the elements of its sets, and what was dropped."""
+
+    elements: frozenset[Element]
+    drops: Mapping[str, Mapping[str, int]]
+    """TAP → reason → frames since its elements were made."""
+
+
+def elements(port: PortSpec) -> list[Element]:
+    """Return the elements that let `port` speak as itself, and count what it may not say."""
+    found = [Element(SET_SRC, port.ifname, port.mac), Element(SET_RAW, port.ifname, port.mac)]
+    found += [Element(drop_set(reason), port.ifname) for reason in Reason]
+    if port.trunk:
+        found.append(Element(SET_TRUNK, port.ifname))
+    if port.addresses:
+        found.append(Element(SET_PINNED, port.ifname))
+        networks = [ipaddress.ip_network(address) for address in port.addresses]
+        four = [network for network in networks if isinstance(network, ipaddress.IPv4Network)]
+        six = [network for network in networks if isinstance(network, ipaddress.IPv6Network)]
+        if six:
+            # Without its link-local address a host has no IPv6 at all.
+            six.append(_LINK_LOCAL)
+        # Overlapping intervals are refused by the kernel.
+        found += [
+            Element(SET_SRC4, port.ifname, str(network))
+            for network in ipaddress.collapse_addresses(four)
+        ]
+        for network in ipaddress.collapse_addresses(six):
+            found += [
+                Element(SET_SRC6, port.ifname, str(network)),
+                Element(SET_ND6, port.ifname, str(network)),
+            ]
+    return found
+
+
+def add_text(wanted: Iterable[Element]) -> str:
+    """Return the commands that add elements; one that is there already is left as it is."""
+    return "".join(f"add element {_target(element)}\n" for element in wanted)
+
+
+def delete_text(unwanted: Iterable[Element], *, are_there: bool = False) -> str:
+    """Return the commands that remove elements, be they there or not.
+
+    Deleting what is missing fails the whole transaction, and `destroy` is younger than Debian 12's
+    nft; adding first makes it exist. With `are_there` that is left out, which halves the work.
+    """
+    return "".join(
+        ("" if are_there else f"add element {_target(element)}\n")
+        + f"delete element {_target(element)}\n"
+        for element in unwanted
+    )
+
+
+def _target(element: Element) -> str:
+    """Return an element with its set, in nft's notation."""
+    key = f'"{element.ifname}"'
+    if element.value:
+        key += f" . {_value(element)}"
+    return f"{FAMILY} {TABLE} {element.set_name} {{ {key} }}"
+
+
+def _value(element: Element) -> str:
+    """Return the value of an element in the notation of its set."""
+    if element.set_name == SET_RAW:
+        return "0x" + element.value.replace(":", "")
+    if element.set_name == SET_ND6:
+        network = ipaddress.IPv6Network(element.value)
+        first, last = int(network[0]), int(network[-1])
+        return f"{first:#034x}" if first == last else f"{first:#034x}-{last:#034x}"
+    return element.value
+
+
+def parse_listing(listing: Mapping[str, Any]) -> TableContent:
+    """Return what `list table` says in libnftables' JSON (man 5 libnftables-json).
+
+    An element that is none of ours, which somebody else put there, comes back in nft's own words,
+    or not at all where it has no TAP.
+    """
+    found: set[Element] = set()
+    drops: dict[str, dict[str, int]] = {}
+    for item in listing["nftables"]:
+        for entry in item.get("set", {}).get("elem", ()):
+            name = item["set"]["name"]
+            key, packets = _key(entry)
+            ifname, *values = key if isinstance(key, list) else [key]
+            if not isinstance(ifname, str):
+                continue
+            value = _read_value(name, values[0]) if values else ""
+            found.add(Element(name, ifname, value))
+            if name in _REASONS:
+                drops.setdefault(ifname, {})[_REASONS[name]] = packets
+    return TableContent(elements=frozenset(found), drops=drops)
+
+
+def _key(entry: Any) -> tuple[Any, int]:
+    """Return the key of a listed element, a list where it is composed, and its packet counter."""
+    packets = 0
+    if isinstance(entry, dict) and "elem" in entry:
+        packets = entry["elem"].get("counter", {}).get("packets", 0)
+        entry = entry["elem"]["val"]
+    if isinstance(entry, dict):
+        entry = entry.get("concat")
+    return entry, packets
+
+
+def _read_value(set_name: str, value: Any) -> str:
+    """Return a listed value as `elements` would have it; nft's own words where that cannot be."""
+    try:
+        if set_name == SET_RAW:
+            return _number(value).to_bytes(6, "big").hex(":")
+        if set_name == SET_ND6:
+            first, last = value["range"] if isinstance(value, dict) else (value, value)
+            bounds = ipaddress.IPv6Address(_number(first)), ipaddress.IPv6Address(_number(last))
+            (network,) = ipaddress.summarize_address_range(*bounds)
+            return str(network)
+        if set_name in (SET_SRC4, SET_SRC6):
+            prefix = value["prefix"] if isinstance(value, dict) else {"addr": value}
+            written = f"{prefix['addr']}/{prefix['len']}" if "len" in prefix else prefix["addr"]
+            return str(ipaddress.ip_network(written))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        pass
+    return str(value)
+
+
+def _number(value: Any) -> int:
+    """Return a number that nft prints as one, or as hexadecimal text where it is large."""
+    return value if isinstance(value, int) else int(value, 16)

@@ -1,0 +1,27 @@
+"""How the network can fail a VM. Each class exists because a caller acts differently on it."""
+
+from qemu_node.errors import HostError, MissingPartError
+
+
+class NetworkError(HostError):
+    """The kernel refused a step; what the call had done is undone."""
+
+
+class TapBusyError(NetworkError):
+    """A TAP of this name is still there: of the VM's last run, whose QEMU is going."""
+
+
+class BridgeUnfitError(MissingPartError):
+    """The bridge is not there, or not one that keeps VLANs apart; nothing was changed."""
+
+
+class NftError(NetworkError):
+    """libnftables refused a transaction; none of it was done."""
+
+
+class TableOwnedError(NftError):
+    """Another process holds the table: another driver manages the ports of this node."""
+
+
+class NftMissingError(MissingPartError):
+    """libnftables is not installed, or the kernel has no nftables."""

@@ -1,0 +1,46 @@
+"""One TAP as a port of the bridge: the steps, in the order that leaves no window.
+
+Owns that order. Does not own the TAP (`tap`), the filter (`table`), the bridge (`bridge`) nor the
+uplink (`uplink`). Calls block: use a thread.
+"""
+
+from qemu_node.net.errors import BridgeUnfitError
+from qemu_node.net.facts import BridgeFacts
+from qemu_node.net.rtnl import RouteSocket
+from qemu_node.net.spec import PortSpec
+from qemu_node.vlans import to_ranges
+
+
+def join_bridge(
+    route: RouteSocket, port: PortSpec, ifindex: int, bridge: BridgeFacts, *, is_new: bool
+) -> None:
+    """Make a TAP the port that `port` says.
+
+    It is set up last: a TAP that is down passes no frame. The kernel removes all of this with the
+    TAP.
+
+    Args:
+        route: Where to ask.
+        port: What it is to be.
+        ifindex: The TAP's.
+        bridge: The node's bridge, as `check_bridge` found it just now.
+        is_new: It is in no bridge yet; otherwise it may be, with any VLANs, and is put right.
+
+    Raises:
+        BridgeUnfitError: the NIC's MTU is beyond the bridge's; nothing was changed.
+        NetworkError: the kernel refused a step; those before it are done.
+    """
+    if port.mtu is not None and port.mtu > bridge.mtu:
+        raise BridgeUnfitError(
+            f"the NIC's MTU of {port.mtu} is more than the bridge's, which is {bridge.mtu}"
+        )
+    route.set_master(ifindex, bridge.ifindex, bridge.mtu)
+    # A bridge gives each new port its default VLAN, 1 unless told otherwise.
+    given = {bridge.default_pvid} - {0}
+    if not is_new and (carried := route.read_vlans(ifindex).get(ifindex)) is not None:
+        given |= carried.vids
+    if unwanted := given - port.vids:
+        route.delete_vlans(ifindex, to_ranges(unwanted))
+    route.add_vlans(ifindex, to_ranges(port.vids), is_untagged=port.vlan is not None)
+    route.add_address(ifindex, port.mac)
+    route.open_port(ifindex, is_isolated=port.isolated)

@@ -1,0 +1,296 @@
+"""The ports of this node's VMs: attaching, detaching, and making the kernel agree with live VMs.
+
+`PortManager` is what others use of `net`. It composes TAP, bridge port, filter and uplink; it owns
+the order between them and their undo. Does not own the decision what a NIC may be (`policy`) nor
+which VMs live.
+
+What the kernel holds for a VM ends with its QEMU, which has the last descriptors of the TAP; the
+exceptions are elements of the filter and VLANs of the uplink. Both are removed at `detach`, and
+found by `reconcile` where nobody came to detach.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from qemu_node.config import NetworkConfig
+from qemu_node.errors import NodeError
+from qemu_node.host.threads import to_the_end
+from qemu_node.net.bridge import bridge_problems, check_bridge
+from qemu_node.net.elements import elements
+from qemu_node.net.errors import BridgeUnfitError, NftMissingError, TapBusyError
+from qemu_node.net.guard import UserGuard
+from qemu_node.net.nft import Nft
+from qemu_node.net.port import join_bridge
+from qemu_node.net.rate import limit_rate
+from qemu_node.net.reconcile import plan_elements, plan_ports
+from qemu_node.net.rtnl import RouteSocket
+from qemu_node.net.spec import PortSpec
+from qemu_node.net.table import FilterTable
+from qemu_node.net.tap import Tap, open_tap
+from qemu_node.net.uplink import Uplink
+
+log = logging.getLogger(__name__)
+
+_BUSY_POLL_S = 0.05
+_BUSY_WAIT_S = 10.0
+"""How long the TAP of a VM's last run may take to go: 16 ms and more for each queue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachedPort:
+    """A port that is up, and the descriptors that QEMU inherits."""
+
+    port: PortSpec
+    tap: Tap
+
+    async def close(self) -> None:
+        """Close our descriptors, once QEMU has its own: the last one to close removes the TAP."""
+        await to_the_end(self.tap.close)
+
+
+class PortManager:
+    """The network of this node's VMs; one process at a time manages it. Calls may overlap."""
+
+    def __init__(self, config: NetworkConfig, *, uids: range | None = None) -> None:
+        """Take the settings; nothing is touched before `begin`.
+
+        Args:
+            config: The section `[network]`.
+            uids: The users that VMs run as, for the restriction of user mode; None without root.
+        """
+        self._config = config
+        self._guard = None if uids is None else UserGuard(uids, is_open=config.allow_host)
+        self._is_guarding = False
+        self._uplink = Uplink(config.uplink, config.management_vlan)
+        self._nft: Nft | None = None
+        self._table: FilterTable | None = None
+        # One at a time: the kernel's RTNL lock would not let them overlap anyway, and a reconcile
+        # must not take what an attach has just made for a left-over.
+        self._lock = asyncio.Lock()
+        self._ports: dict[str, PortSpec] = {}
+        """Ports that this process attached, by TAP: of VMs that live or are being started."""
+
+    # Life
+
+    async def begin(self) -> None:
+        """Take over the filter, or load it; done already, do nothing.
+
+        Raises:
+            NftMissingError: libnftables is missing.
+            TableOwnedError: another driver manages the network of this node.
+            NetworkError: the kernel refused.
+        """
+        async with self._lock:
+            if self._config.bridge:
+                await to_the_end(self._begin)
+
+    def _begin(self) -> FilterTable:
+        if self._table is None:
+            table = FilterTable(self._library())
+            table.load()
+            self._table = table
+        return self._table
+
+    def _library(self) -> Nft:
+        if self._nft is None:
+            self._nft = Nft()
+        return self._nft
+
+    async def guard_host(self) -> None:
+        """Keep guests in user mode off this node, unless node.toml allows them; do so once.
+
+        A VM with a NIC in user mode must not start before this was done.
+
+        Raises:
+            NftMissingError: libnftables is missing.
+            NetworkError: the kernel refused.
+        """
+        async with self._lock:
+            if self._guard is not None and not self._is_guarding:
+                await to_the_end(lambda guard: guard.load(self._library()), self._guard)
+                self._is_guarding = True
+
+    async def aclose(self) -> None:
+        """Give up the filter, which stays as it is."""
+        async with self._lock:
+            nft, self._nft, self._table = self._nft, None, None
+            self._is_guarding = False
+            if nft is not None:
+                await to_the_end(nft.close)
+
+    # One port
+
+    async def attach(self, port: PortSpec) -> AttachedPort:
+        """Return the port, up and guarded, with its descriptors; they are close-on-exec.
+
+        Waits while the TAP of the VM's last run is going.
+
+        Raises:
+            BridgeUnfitError: bridge or uplink are not there or not fit for VLANs.
+            NetworkError: the kernel refused a step. In all cases nothing is left.
+        """
+        deadline = asyncio.get_running_loop().time() + _BUSY_WAIT_S
+        while True:
+            try:
+                async with self._lock:
+                    return await self._attach_once(port)
+            except TapBusyError:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+            await asyncio.sleep(_BUSY_POLL_S)
+
+    async def _attach_once(self, port: PortSpec) -> AttachedPort:
+        done: list[Tap] = []
+        try:
+            await to_the_end(lambda: done.append(self._attach(port)))
+            if port.rate_mbit is not None:
+                await limit_rate(done[0].ifindex, port.rate_mbit)
+        except BaseException:
+            if done:
+                # Cancelled when all was done, or refused the limit.
+                await to_the_end(self._undo, port, done[0])
+            raise
+        self._ports[port.ifname] = port
+        return AttachedPort(port=port, tap=done[0])
+
+    def _attach(self, port: PortSpec) -> Tap:
+        table = self._filter()
+        with RouteSocket() as route, ExitStack() as undo:
+            bridge = check_bridge(route, self._config.bridge)
+            tap = open_tap(port.ifname, queues=port.queues, vhost=self._config.vhost == "auto")
+            undo.callback(tap.close)
+            undo.callback(self._forget, port)
+            table.add(elements(port))
+            join_bridge(route, port, tap.ifindex, bridge, is_new=True)
+            self._uplink.acquire(route, port.ifname, port.vids)
+            undo.pop_all()
+        return tap
+
+    def _undo(self, port: PortSpec, tap: Tap) -> None:
+        try:
+            self._forget(port)
+        finally:
+            tap.close()
+
+    async def detach(self, port: PortSpec) -> None:
+        """Remove what the kernel does not remove with the TAP. Done already, do nothing.
+
+        Call it when QEMU has ended: what the guest still sends is dropped from here on.
+
+        Raises:
+            NetworkError: the kernel refused; `reconcile` will find what is left.
+        """
+        async with self._lock:
+            self._ports.pop(port.ifname, None)
+            await to_the_end(self._forget, port)
+
+    def _forget(self, port: PortSpec) -> None:
+        try:
+            self._filter().remove(elements(port))
+        finally:
+            with RouteSocket() as route:
+                self._uplink.release(route, port.ifname)
+
+    def _filter(self) -> FilterTable:
+        if not self._config.bridge:
+            raise BridgeUnfitError(
+                "this node has no bridge for VMs", hint="network.bridge in node.toml names one"
+            )
+        return self._begin()
+
+    # All ports
+
+    async def reconcile(self, live: Sequence[PortSpec]) -> None:
+        """Make the kernel have what live VMs need, and nothing else of ours.
+
+        Ports that this process has attached count as live. Brings back what others removed: the
+        filter, its elements, VLANs of the uplink, a TAP's place in the bridge.
+
+        Args:
+            live: The ports of all VMs of this node that live.
+
+        Raises:
+            NetworkError, MissingPartError: the first that went wrong; all else was done.
+        """
+        if not self._config.bridge:
+            return
+        async with self._lock:
+            wanted = {port.ifname: port for port in live} | self._ports
+            await to_the_end(self._reconcile, list(wanted.values()))
+
+    def _reconcile(self, wanted: Sequence[PortSpec]) -> None:
+        # Each part by itself: a bridge that is gone must not keep the filter from being put right.
+        problems: list[NodeError] = []
+        for part in (
+            self._reconcile_filter,
+            self._reconcile_uplink,
+            self._reconcile_ports,
+        ):
+            try:
+                part(wanted)
+            except NodeError as exc:
+                problems.append(exc)
+        if problems:
+            raise problems[0]
+
+    def _reconcile_filter(self, wanted: Iterable[PortSpec]) -> None:
+        table = self._filter()
+        content = table.read()
+        if content is None:
+            log.warning("network filter was removed by somebody; loading it again")
+            table.load()
+            content = table.read()
+        actual = frozenset() if content is None else content.elements
+        added, removed = plan_elements(actual, wanted)
+        if added or removed:
+            log.info("filter changed", extra={"added": len(added), "removed": len(removed)})
+            table.change(added, removed)
+
+    def _reconcile_uplink(self, wanted: Iterable[PortSpec]) -> None:
+        with RouteSocket() as route:
+            self._uplink.restore(route, {port.ifname: port.vids for port in wanted})
+
+    def _reconcile_ports(self, wanted: Iterable[PortSpec]) -> None:
+        with RouteSocket() as route:
+            bridge = check_bridge(route, self._config.bridge)
+            changes = plan_ports(route.read_links(), route.read_vlans(), wanted, bridge.ifindex)
+            for port, ifindex in changes.repair:
+                log.warning("port put right", extra={"ifname": port.ifname, "vm_id": port.vm_id})
+                join_bridge(route, port, ifindex, bridge, is_new=False)
+            for link in changes.stray:
+                log.warning("TAP of no VM removed", extra={"ifname": link.ifname})
+                route.delete_link(link.ifindex)
+
+    # What there is to say
+
+    async def counters(self) -> Mapping[str, Mapping[str, int]]:
+        """Return what was dropped: TAP → reason (`ruleset.Reason`) → frames.
+
+        Raises:
+            NftError: the listing failed.
+        """
+        if self._table is None:
+            return {}
+        content = await asyncio.to_thread(self._table.read)
+        return {} if content is None else content.drops
+
+    async def problems(self) -> list[str]:
+        """Return what keeps this node from what node.toml promises, each with what to do.
+
+        Looks only, so that others than the driver can ask. Whether another driver manages the
+        network is said by `begin`.
+        """
+        return await asyncio.to_thread(self._problems)
+
+    def _problems(self) -> list[str]:
+        found = bridge_problems(self._config)
+        if self._config.bridge or (self._guard is not None and not self._config.allow_host):
+            try:
+                if self._nft is None:
+                    Nft().close()
+            except NftMissingError as exc:
+                found.append(exc.explain())
+        return found

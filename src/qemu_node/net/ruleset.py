@@ -1,0 +1,189 @@
+"""The nftables table that keeps guests from lying: its text. Pure.
+
+Owns every rule, the sets and the reasons for a drop. Does not own what is in the sets (`elements`)
+nor loading it (`nft`).
+
+The table fails closed: a TAP (`qn*`) without elements gets nothing through. It has no rule per VM:
+what differs is in sets keyed by the TAP, so that a port is one small transaction, and the way of a
+frame is as long with 200 VMs as with one. All other ports of the bridge are none of its business.
+
+Traps that shape the rules, each seen with nft 1.1.3 on Linux 6.12:
+- In the bridge family the dependencies that nft itself adds to `arp …` and `icmpv6 …` read the
+  ethertype from the link header and miss every tagged frame. `meta protocol` and raw payload
+  (`@nh`, `@th`) see both.
+- `ether type` is that of the outer tag, although the kernel has stripped it; `meta protocol` that
+  of the inner frame.
+- Set and chain names must be none of nft's keywords, and those are many.
+"""
+
+from enum import StrEnum
+
+from qemu_node.net.names import TAP_PREFIX
+
+FAMILY = "bridge"
+TABLE = "qn"
+
+PRIORITY = -250
+"""Before ebtables' and the bridge's own conntrack (-200, include/uapi/linux/netfilter_bridge.h)."""
+
+
+class Reason(StrEnum):
+    """Why a frame of a guest was dropped; the value is the counter's name."""
+
+    MAC = "mac"
+    """Its source address is not the NIC's."""
+    ARP = "arp"
+    """An ARP sender that is not the NIC, or an address it may not have, or no ARP of IPv4."""
+    ND = "nd"
+    """The same for IPv6 neighbor discovery."""
+    DHCP = "dhcp"
+    """It answers as a DHCP server."""
+    RA = "ra"
+    """A router advertisement or a redirect."""
+    IP = "ip"
+    """A source address outside of the policy's `addresses`."""
+    TAG = "tag"
+    """A VLAN tag where there must be none, or a second one."""
+    LINK = "link"
+    """A protocol between switches: STP, LACP, LLDP, CDP, PVST, GVRP, or any LLC frame."""
+
+
+# Sets with a value. `src_raw` is `src_eth` for raw payload, whose type nft does not know for a MAC;
+# `nd_v6` is `src_v6` for the same reason.
+SET_SRC, SET_RAW = "src_eth", "src_raw"
+SET_SRC4, SET_SRC6, SET_ND6 = "src_v4", "src_v6", "nd_v6"
+# Sets of TAPs alone.
+SET_TRUNK, SET_PINNED = "trunk", "pinned"
+
+_SETS = f"""
+  set {SET_SRC} {{ typeof iifname . ether saddr; }}
+  set {SET_RAW} {{ typeof iifname . @th,208,48; }}
+  set {SET_TRUNK} {{ typeof iifname; }}
+  set {SET_PINNED} {{ typeof iifname; }}
+  set {SET_SRC4} {{ typeof iifname . ip saddr; flags interval; }}
+  set {SET_SRC6} {{ typeof iifname . ip6 saddr; flags interval; }}
+  set {SET_ND6} {{ typeof iifname . @th,64,128; flags interval; }}
+"""
+
+# The tags of the IEEE and those that vendors used before there was 802.1ad.
+_TAGS = "{ 8021q, 8021ad, 0x9100, 0x9200, 0x9300 }"
+
+# 0x0001 Ethernet, 0x0800 IPv4, lengths 6 and 4. Linux takes hardware type 6 for Ethernet as well
+# (arp_process in net/ipv4/arp.c), and nft's own `arp saddr ether` would not look at such a frame.
+#
+# Neighbor discovery as hosts do it: no extension header (RFC 6980 forbids fragments for this
+# reason), at most one option of 8 bytes, which is the sender's address or, in the probe for a
+# duplicate, a nonce (RFC 7527). So there is no second option for a lie. @nh,32,16 is the payload's
+# length, @nh,48,8 the next header; options begin at @th,192 and, in solicitations of routers, 64.
+_CHECKS = f"""
+  chain c_arp {{
+    @nh,0,48 != 0x000108000604 goto x_arp
+    iifname . @nh,64,48 != @{SET_RAW} goto x_arp
+    iifname @{SET_PINNED} meta protocol arp arp saddr ip != 0.0.0.0 \
+iifname . arp saddr ip != @{SET_SRC4} goto x_arp
+    accept
+  }}
+  chain c_v4 {{
+    meta protocol ip meta l4proto udp udp sport 67 goto x_dhcp
+    iifname != @{SET_PINNED} accept
+    meta protocol ip ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
+    meta protocol ip iifname . ip saddr != @{SET_SRC4} goto x_ip
+    accept
+  }}
+  chain c_rs {{
+    @nh,48,8 != 58 goto x_nd
+    @nh,32,16 8 return
+    @nh,32,16 16 @th,64,16 0x0101 iifname . @th,80,48 @{SET_RAW} return
+    goto x_nd
+  }}
+  chain c_ns {{
+    @nh,48,8 != 58 goto x_nd
+    @nh,32,16 24 return
+    @nh,32,16 32 @th,192,16 0x0101 iifname . @th,208,48 @{SET_RAW} return
+    @nh,32,16 32 @th,192,16 0x0e01 return
+    goto x_nd
+  }}
+  chain c_na {{
+    @nh,48,8 != 58 goto x_nd
+    iifname @{SET_PINNED} iifname . @th,64,128 != @{SET_ND6} goto x_nd
+    @nh,32,16 24 return
+    @nh,32,16 32 @th,192,16 0x0201 iifname . @th,208,48 @{SET_RAW} return
+    goto x_nd
+  }}
+  chain c_v6 {{
+    exthdr frag exists meta l4proto ipv6-icmp goto x_nd
+    meta protocol ip6 meta l4proto ipv6-icmp icmpv6 type vmap {{ \
+nd-router-advert : goto x_ra, nd-redirect : goto x_ra, nd-router-solicit : jump c_rs, \
+nd-neighbor-solicit : jump c_ns, nd-neighbor-advert : jump c_na }}
+    meta protocol ip6 meta l4proto udp udp sport 547 goto x_dhcp
+    iifname != @{SET_PINNED} accept
+    meta protocol ip6 ip6 saddr :: accept
+    meta protocol ip6 iifname . ip6 saddr != @{SET_SRC6} goto x_ip
+    accept
+  }}
+"""
+
+# 01:80:c2:00:00:xx are the groups of IEEE 802.1 (bridges, LACP, LLDP, MVRP), 01:00:0c:xx:xx:xx
+# those of Cisco's protocols. Below 0x600 a type is a length: LLC, in which STP and CDP come, and
+# which Windows would take IP and ARP from that no rule here has seen.
+_WAY = f"""
+  chain groups {{
+    ether daddr & ff:ff:ff:ff:ff:00 == 01:80:c2:00:00:00 goto x_link
+    ether daddr & ff:ff:ff:00:00:00 == 01:00:0c:00:00:00 goto x_link
+  }}
+  chain known {{
+    ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 jump groups
+    ether type vmap {{ ip : goto c_v4, ip6 : goto c_v6, arp : goto c_arp }}
+    ether type 8021ad goto x_tag
+    iifname != @{SET_TRUNK} ether type {_TAGS} goto x_tag
+    meta protocol {_TAGS} goto x_tag
+    meta protocol < 0x0600 goto x_link
+    meta protocol vmap {{ ip : goto c_v4, ip6 : goto c_v6, arp : goto c_arp }}
+  }}
+"""
+
+# `input` is what the bridge hands to the node's own stack, `output` what that stack sends.
+_HOOKS = f"""
+  chain pre {{
+    type filter hook prerouting priority {PRIORITY}; policy accept;
+    iifname != "{TAP_PREFIX}*" accept
+    iifname . ether saddr @{SET_SRC} goto known
+    goto x_mac
+  }}
+  chain in {{
+    type filter hook input priority {PRIORITY}; policy accept;
+    iifname "{TAP_PREFIX}*" drop
+  }}
+  chain out {{
+    type filter hook output priority {PRIORITY}; policy accept;
+    oifname "{TAP_PREFIX}*" drop
+  }}
+"""
+
+
+def drop_set(reason: Reason) -> str:
+    """Return the set whose elements count one port's drops for `reason`."""
+    return f"d_{reason}"
+
+
+def table_text(flags: str = "") -> str:
+    """Return what makes the table, or makes it current: its elements stay, its rules are new.
+
+    One transaction: no frame sees it half done.
+
+    Args:
+        flags: Flags of the table in nft's notation, such as `"owner, persist"`.
+    """
+    drops = "".join(
+        f"\n  set {drop_set(reason)} {{ typeof iifname; counter; }}"
+        f"\n  chain x_{reason} {{ iifname @{drop_set(reason)} drop; drop; }}"
+        for reason in Reason
+    )
+    declared = f"flags {flags};" if flags else ""
+    # The first statement makes the table exist, so that the second has chains to empty. A chain
+    # that is new is empty; flushing takes rules alone, neither sets nor chains.
+    return (
+        f"add table {FAMILY} {TABLE} {{ {declared} }}\n"
+        f"flush table {FAMILY} {TABLE}\n"
+        f"table {FAMILY} {TABLE} {{ {declared}\n{_SETS}{drops}{_CHECKS}{_WAY}{_HOOKS}}}\n"
+    )

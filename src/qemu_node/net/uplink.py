@@ -1,0 +1,102 @@
+"""The port that leads out of the node: it carries exactly the VLANs that VMs use.
+
+Owns adding a VLAN before its first user and removing it after the last. Does not own the device,
+which the operating system makes. Who uses what is told, and found again after a restart, by
+`PortManager`; nothing is counted on disk. Calls block: use a thread.
+"""
+
+import logging
+import socket
+from collections.abc import Mapping
+
+from qemu_node.net.errors import BridgeUnfitError
+from qemu_node.net.facts import PortVlans
+from qemu_node.net.reconcile import plan_uplink
+from qemu_node.net.rtnl import RouteSocket
+from qemu_node.vlans import VID_MIN, format_vlans, to_ranges
+
+log = logging.getLogger(__name__)
+
+_NOTHING = PortVlans(vids=frozenset(), untagged=frozenset())
+
+
+class Uplink:
+    """The VLANs of the uplink port, for one thread at a time. Without a name it is no device.
+
+    VLANs whose frames it carries untagged, VLAN 1 and `management_vlan` are the operating system's:
+    they are never added, nor removed. Adding one again would make its frames tagged, and cut the
+    node off.
+    """
+
+    def __init__(self, ifname: str, management_vlan: int) -> None:
+        self._ifname = ifname
+        self._management_vlan = management_vlan
+        self._users: dict[str, frozenset[int]] = {}
+
+    def acquire(self, route: RouteSocket, user: str, vids: frozenset[int]) -> None:
+        """Carry `vids`, as long as `user` has them.
+
+        Raises:
+            BridgeUnfitError: there is no such device.
+            NetworkError: the kernel refused. In both cases `user` has them all the same, until it
+                releases them.
+        """
+        is_first = not vids <= self._used()
+        self._users[user] = vids
+        if is_first:
+            self._apply(route, touched=vids)
+
+    def release(self, route: RouteSocket, user: str) -> None:
+        """Carry no longer what `user` alone had; without such a user nothing happens.
+
+        Raises:
+            BridgeUnfitError, NetworkError: as `acquire`; `user` has nothing any more.
+        """
+        vids = self._users.pop(user, frozenset())
+        if last := vids - self._used():
+            self._apply(route, touched=last)
+
+    def restore(self, route: RouteSocket, users: Mapping[str, frozenset[int]]) -> None:
+        """Carry exactly what `users` have, whatever the device carries now.
+
+        Raises:
+            BridgeUnfitError, NetworkError: as `acquire`.
+        """
+        self._users = dict(users)
+        self._apply(route, touched=None)
+
+    def _used(self) -> frozenset[int]:
+        return frozenset[int]().union(*self._users.values())
+
+    def _apply(self, route: RouteSocket, *, touched: frozenset[int] | None) -> None:
+        """Make the device carry what is used, as far as `touched` goes; None: everywhere."""
+        if not self._ifname:
+            return
+        try:
+            ifindex = socket.if_nametoindex(self._ifname)
+        except OSError as exc:
+            raise BridgeUnfitError(
+                f"the uplink {self._ifname} does not exist",
+                hint="network.uplink in node.toml names it",
+            ) from exc
+        actual = route.read_vlans(ifindex).get(ifindex, _NOTHING)
+        add, remove = plan_uplink(
+            actual=actual.vids,
+            foreign=actual.untagged | {VID_MIN - 1, self._management_vlan},
+            wanted=self._used(),
+        )
+        if touched is not None:
+            add, remove = add & touched, remove & touched
+        if add:
+            route.add_vlans(ifindex, to_ranges(add))
+        if remove:
+            route.delete_vlans(ifindex, to_ranges(remove))
+        if add or remove:
+            log.info(
+                "uplink changed",
+                extra={
+                    "uplink": self._ifname,
+                    "added": format_vlans(add),
+                    "removed": format_vlans(remove),
+                },
+            )

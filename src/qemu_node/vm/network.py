@@ -1,0 +1,170 @@
+"""The node's network as its VMs use it: whose ports there are, and whose addresses.
+
+Owns that no two VMs of the node have one MAC, and finding the ports of live VMs. Does not own how a
+port is set up (`net.ports`) nor what a job may have (`net.policy`).
+
+References are found: the ports in use are those of the VMs whose state.json is there and whose
+process lives, and those that this process has attached and not detached yet.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+
+from qemu_node.config import NetworkConfig, Paths
+from qemu_node.errors import MissingPartError, NodeError
+from qemu_node.net.mac import check_unused
+from qemu_node.net.ports import AttachedPort, PortManager
+from qemu_node.net.spec import PortSpec
+from qemu_node.vm.directory import VMDirectory, known_vm_ids
+from qemu_node.vm.record import VMState
+
+log = logging.getLogger(__name__)
+
+
+class VMPorts:
+    """A VM's ports, their descriptors ours until QEMU has inherited them."""
+
+    def __init__(self, attached: Sequence[AttachedPort]) -> None:
+        self._open = list(attached)
+        self.taps = tuple(one.tap for one in attached)
+
+    @property
+    def all_fds(self) -> list[int]:
+        """What QEMU inherits."""
+        return [fd for tap in self.taps for fd in (*tap.fds, *tap.vhost_fds)]
+
+    async def close(self) -> None:
+        """Close our copies; harmless when done twice. The last copy takes the TAP with it."""
+        while self._open:
+            await self._open.pop().close()
+
+
+class Network:
+    """The network of this node's VMs, for the driver that manages them."""
+
+    def __init__(self, paths: Paths, config: NetworkConfig, manager: PortManager | None) -> None:
+        """Use `manager`; None: this process is not root and may not change the host's network."""
+        self._paths = paths
+        self._config = config
+        self._manager = manager
+        self._claims: dict[str, PortSpec] = {}
+        """Ports of VMs of this process, by TAP, from before they are attached."""
+
+    async def aclose(self) -> None:
+        """Give up what is held of the kernel; the VMs' ports stay as they are."""
+        if self._manager is not None:
+            await self._manager.aclose()
+
+    # One VM
+
+    async def attach(self, ports: Sequence[PortSpec]) -> VMPorts:
+        """Set up a VM's ports; their descriptors are open, for QEMU to inherit.
+
+        Raises:
+            JobError: another VM of this node has one of the MAC addresses.
+            NodeError: a port cannot be set up; none of them is left.
+        """
+        if not ports:
+            return VMPorts(())
+        if self._manager is None:
+            raise MissingPartError(
+                "only root can give a VM a VLAN", hint='use network { mode = "user" }'
+            )
+        taken = await asyncio.to_thread(_macs_in_use, self._paths)
+        async with AsyncExitStack() as undo:
+            self._claim(ports, taken)
+            undo.callback(self._unclaim, ports)
+            attached = []
+            for port in ports:
+                attached.append(await self._manager.attach(port))
+                undo.push_async_callback(self._manager.detach, port)
+                undo.push_async_callback(attached[-1].close)
+            undo.pop_all()
+        return VMPorts(attached)
+
+    async def detach(self, ports: Sequence[PortSpec]) -> None:
+        """Give up the ports of a VM that has ended. Idempotent; what fails is left to reconcile."""
+        if self._manager is None:
+            return
+        for port in ports:
+            try:
+                await self._manager.detach(port)
+            except NodeError as exc:
+                log.warning("port not given up", extra={"ifname": port.ifname, "error": str(exc)})
+        self._unclaim(ports)
+
+    async def guard_host(self) -> None:
+        """Return once guests in user mode are kept from the services of this node, or may use them.
+
+        Without root there is no way to tell a guest's connections from its user's.
+
+        Raises:
+            MissingPartError: they cannot be kept from them, and the operator has not allowed it.
+        """
+        if self._manager is None:
+            return
+        try:
+            await self._manager.guard_host()
+        except NodeError as exc:
+            if self._config.allow_host:
+                log.warning("guard of user mode not removed", extra={"error": exc.explain()})
+                return
+            raise MissingPartError(
+                f"guests in user mode cannot be kept from this node's services: {exc.explain()}",
+                hint="mend that, or allow it: network.allow_host = true in node.toml",
+            ) from exc
+
+    # All VMs
+
+    async def reconcile(self) -> None:
+        """Make the node's network that of the VMs which live: nothing more, nothing less.
+
+        Raises:
+            NodeError: the kernel refused a step; the next call tries again.
+        """
+        if self._manager is None:
+            return
+        states = await asyncio.to_thread(live_states, self._paths)
+        await self._manager.reconcile([port for state in states for port in state.record.ports])
+
+    async def drops(self) -> Mapping[str, Mapping[str, int]]:
+        """Return what was dropped of the guests' frames: TAP, reason, number since its start.
+
+        Raises:
+            NodeError: the counters cannot be read.
+        """
+        return {} if self._manager is None else await self._manager.counters()
+
+    async def problems(self) -> list[str]:
+        """Return what keeps VMs from the network that node.toml gives them, and what to do."""
+        if self._manager is not None:
+            return await self._manager.problems()
+        if self._config.bridge:
+            return [f"VMs cannot use the bridge {self._config.bridge}: the driver is not root"]
+        return []
+
+    def _claim(self, ports: Sequence[PortSpec], taken: Mapping[str, str]) -> None:
+        """Note whose `ports` are; refused where another VM has one of their MAC addresses."""
+        # Nothing is awaited between the look and the note: two starts cannot both find it free.
+        others = {**taken, **{port.mac: port.vm_id for port in self._claims.values()}}
+        for port in ports:
+            names = {mac: f"VM {vm_id}" for mac, vm_id in others.items() if vm_id != port.vm_id}
+            check_unused(port.mac, names)
+        self._claims |= {port.ifname: port for port in ports}
+
+    def _unclaim(self, ports: Sequence[PortSpec]) -> None:
+        for port in ports:
+            self._claims.pop(port.ifname, None)
+
+
+def live_states(paths: Paths) -> list[VMState]:
+    """Return the states of the VMs whose start was completed and whose process lives."""
+    states = (VMDirectory.of(paths, vm_id).read_state() for vm_id in sorted(known_vm_ids(paths)))
+    return [state for state in states if state is not None and state.is_running]
+
+
+def _macs_in_use(paths: Paths) -> dict[str, str]:
+    """Return the MAC addresses on the bridge, and which VM has each."""
+    return {port.mac: state.vm_id for state in live_states(paths) for port in state.record.ports}

@@ -1,0 +1,54 @@
+"""A `PortManager` without a kernel behind it, which can refuse."""
+
+import os
+from collections.abc import Sequence
+
+from qemu_node.config import NetworkConfig
+from qemu_node.errors import HostError, NodeError
+from qemu_node.net.ports import AttachedPort, PortManager
+from qemu_node.net.spec import PortSpec
+from qemu_node.net.tap import Tap
+
+
+class FakePorts(PortManager):
+    """Gives out descriptors of /dev/null.
+
+    Args:
+        refused: TAPs that cannot be attached.
+        undetachable: TAPs that cannot be detached.
+        guard_problem: Why guests in user mode cannot be kept from the node.
+    """
+
+    def __init__(
+        self,
+        *,
+        refused: Sequence[str] = (),
+        undetachable: Sequence[str] = (),
+        guard_problem: NodeError | None = None,
+    ) -> None:
+        super().__init__(NetworkConfig(bridge="br0"))
+        self._refused = refused
+        self._undetachable = undetachable
+        self._guard_problem = guard_problem
+        self.attached: dict[str, AttachedPort] = {}
+        self.live: list[PortSpec] = []
+
+    async def attach(self, port: PortSpec) -> AttachedPort:
+        if port.ifname in self._refused:
+            raise HostError(f"{port.ifname} is refused")
+        fds = tuple(os.open("/dev/null", os.O_RDWR) for _ in range(port.queues))
+        tap = Tap(ifname=port.ifname, ifindex=7, fds=fds, vhost_fds=())
+        self.attached[port.ifname] = AttachedPort(port=port, tap=tap)
+        return self.attached[port.ifname]
+
+    async def detach(self, port: PortSpec) -> None:
+        if port.ifname in self._undetachable:
+            raise HostError(f"{port.ifname} is not let go")
+        self.attached.pop(port.ifname, None)
+
+    async def guard_host(self) -> None:
+        if self._guard_problem is not None:
+            raise self._guard_problem
+
+    async def reconcile(self, live: Sequence[PortSpec]) -> None:
+        self.live = list(live)

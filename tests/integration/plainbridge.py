@@ -1,0 +1,57 @@
+"""The ports of a node whose kernel filters no VLANs on bridges: one network for all VMs.
+
+Only for tests on such a kernel. TAPs, descriptors and QEMU's part are the product's; what needs the
+missing part of the kernel, VLANs and the filter that goes with them, is left out.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from qemu_node.config import NetworkConfig
+from qemu_node.host.threads import to_the_end
+from qemu_node.net.ports import AttachedPort, PortManager
+from qemu_node.net.rtnl import RouteSocket
+from qemu_node.net.spec import PortSpec
+from qemu_node.net.tap import Tap, open_tap
+
+
+class PlainBridge(PortManager):
+    """A `PortManager` whose bridge keeps nobody apart; it remembers what it was asked."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        self._bridge = config.bridge
+        self.attached: list[PortSpec] = []
+        self.detached: list[PortSpec] = []
+        self.reconciled: list[tuple[PortSpec, ...]] = []
+        self.drops: dict[str, dict[str, int]] = {}
+
+    async def begin(self) -> None:
+        """Load no filter."""
+
+    async def attach(self, port: PortSpec) -> AttachedPort:
+        """Open the TAP and make it a port of the bridge, up."""
+        tap = await to_the_end(self._open, port)
+        self.attached.append(port)
+        return AttachedPort(port=port, tap=tap)
+
+    def _open(self, port: PortSpec) -> Tap:
+        tap = open_tap(port.ifname, queues=port.queues)
+        with RouteSocket() as route:
+            bridge = route.read_bridge(self._bridge)
+            assert bridge is not None
+            route.set_master(tap.ifindex, bridge.ifindex, bridge.mtu)
+            route.add_address(tap.ifindex, port.mac)
+            route.open_port(tap.ifindex, is_isolated=port.isolated)
+        return tap
+
+    async def detach(self, port: PortSpec) -> None:
+        """Note it; the TAP goes with its QEMU."""
+        self.detached.append(port)
+
+    async def reconcile(self, live: Sequence[PortSpec]) -> None:
+        """Note who is said to live."""
+        self.reconciled.append(tuple(live))
+
+    async def counters(self) -> Mapping[str, Mapping[str, int]]:
+        """Return what a test has put there."""
+        return self.drops

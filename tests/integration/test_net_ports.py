@@ -1,0 +1,113 @@
+"""Ports that cannot be: whatever is missing, nothing stays behind. (With VLANs: tests/network.)"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from network.namespaces import ip, private_network
+
+from qemu_node.config import NetworkConfig
+from qemu_node.net.errors import BridgeUnfitError, NetworkError
+from qemu_node.net.names import TAP_PREFIX
+from qemu_node.net.ports import PortManager
+from qemu_node.net.rtnl import RouteSocket
+from qemu_node.net.spec import PortSpec
+
+pytestmark = [pytest.mark.needs_root]
+
+CONFIG = NetworkConfig(bridge="br0", uplink="bond0")
+PORT = PortSpec(
+    vm_id="web-0123456789ab", index=0, ifname="qn0123456789a00", mac="02:00:00:00:00:a1", vlan=30
+)
+
+
+def run(
+    scenario: Callable[[PortManager], Coroutine[Any, Any, None]],
+    config: NetworkConfig = CONFIG,
+    made: str = "",
+) -> None:
+    """Run `scenario` in a network of its own, in which there is what `made` makes."""
+
+    async def managed() -> None:
+        manager = PortManager(config)
+        try:
+            await scenario(manager)
+        finally:
+            await manager.aclose()
+
+    # The loop ends first, and its threads with it: they are in the network as well.
+    with private_network():
+        if made:
+            ip(made)
+        asyncio.run(managed())
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ("", "the bridge br0 does not exist"),
+        ("link add br0 type veth peer name other", "br0 is not a bridge"),
+        ("link add br0 type bridge", "br0 does not filter VLANs"),
+    ],
+)
+def test_a_bridge_that_keeps_no_vlans_apart_is_refused(made: str, named: str) -> None:
+    async def scenario(manager: PortManager) -> None:
+        with pytest.raises(BridgeUnfitError, match=named):
+            await manager.attach(PORT)
+        assert not [name for _, name in socket.if_nameindex() if name.startswith(TAP_PREFIX)]
+        assert await manager.counters() == {}
+        [problem] = await manager.problems()
+        assert named in problem
+
+    run(scenario, made=made)
+
+
+def test_without_a_bridge_in_node_toml_there_is_no_port_and_no_problem() -> None:
+    async def scenario(manager: PortManager) -> None:
+        assert await manager.problems() == []
+        await manager.begin()
+        await manager.reconcile([PORT])
+        with pytest.raises(BridgeUnfitError, match="no bridge"):
+            await manager.attach(PORT)
+        assert await manager.counters() == {}
+
+    run(scenario, NetworkConfig())
+
+
+def test_reconcile_empties_the_filter_although_the_bridge_is_gone() -> None:
+    async def scenario(manager: PortManager) -> None:
+        for live in ([PORT], []):
+            with pytest.raises(BridgeUnfitError):
+                await manager.reconcile(live)
+            assert set(await manager.counters()) == {port.ifname for port in live}
+
+    run(scenario)
+
+
+def test_a_refusal_is_in_the_kernels_own_words() -> None:
+    with (
+        private_network(),
+        RouteSocket() as route,
+        pytest.raises(NetworkError, match=r"cannot join the bridge: \w+"),
+    ):
+        route.set_master(socket.if_nametoindex("lo"), 4711, 65536)
+
+
+def test_devices_are_read_as_they_are() -> None:
+    with private_network(), RouteSocket() as route:
+        ip(
+            """link add br0 type bridge
+            link add port0 type veth peer name other0
+            link set port0 master br0 up"""
+        )
+        links = {link.ifname: link for link in route.read_links()}
+        bridge = route.read_bridge("br0")
+        assert bridge is not None
+        assert bridge.is_bridge
+        assert bridge.mtu == 1500
+        assert route.read_bridge("absent") is None
+    assert links["port0"].master == links["br0"].ifindex
+    assert (links["port0"].is_up, links["other0"].is_up) == (True, False)
+    assert links["other0"].master == 0

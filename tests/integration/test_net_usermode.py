@@ -1,0 +1,131 @@
+"""What a guest in user mode reaches of its node: real sockets of the user that its QEMU has."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from network.namespaces import ip, private_network
+
+from qemu_node.net.guard import UserGuard
+from qemu_node.net.nft import Nft
+from qemu_node.net.usermode import table_text
+
+pytestmark = [pytest.mark.needs_root]
+
+UIDS = range(200_000, 200_010)
+NODE = "10.5.0.1"
+
+
+@pytest.fixture
+def nft() -> Iterator[Nft]:
+    with private_network():
+        ip(
+            f"""link add lan0 type veth peer name lan1
+            addr add {NODE}/24 dev lan0
+            link set lan0 up
+            link set lan1 up"""
+        )
+        context = Nft()
+        yield context
+        context.close()
+
+
+@pytest.fixture(params=["127.0.0.1", NODE])
+def service(request: pytest.FixtureRequest, nft: Nft) -> Iterator[tuple[str, int]]:
+    """A service of the node's."""
+    listener = socket.create_server((request.param, 0))
+    with closing(listener):
+        yield listener.getsockname()
+
+
+@contextmanager
+def as_user(uid: int) -> Iterator[None]:
+    """Make sockets that belong to `uid`: the kernel goes by who made them."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def reaches(uid: int, address: tuple[str, int]) -> bool:
+    with as_user(uid):
+        sock = socket.socket()
+    with closing(sock):
+        sock.settimeout(10)
+        try:
+            sock.connect(address)
+        except ConnectionRefusedError:
+            return False
+    return True
+
+
+def send_twice(client: socket.socket) -> None:
+    """Send, and send again: that the first was refused is said at the second."""
+    client.send(b"question")
+    client.send(b"question")
+
+
+def test_a_vms_user_reaches_no_service_of_the_node_and_others_do(
+    nft: Nft, service: tuple[str, int]
+) -> None:
+    assert reaches(UIDS[0], service)
+    UserGuard(UIDS, is_open=False).load(nft)
+    assert not reaches(UIDS[0], service)
+    assert not reaches(UIDS[-1], service)
+    assert reaches(UIDS.stop, service)
+    assert reaches(0, service)
+
+
+def test_the_operator_can_open_the_node(nft: Nft, service: tuple[str, int]) -> None:
+    for is_open in (True, False, True):
+        guard = UserGuard(UIDS, is_open=is_open)
+        guard.load(nft)
+        assert guard.is_loaded(nft) is not is_open
+        assert reaches(UIDS[0], service) is is_open
+
+
+def test_a_forwarded_port_of_a_vm_is_reached_from_the_node(nft: Nft) -> None:
+    UserGuard(UIDS, is_open=False).load(nft)
+    with as_user(UIDS[3]):
+        listener = socket.create_server(("127.0.0.1", 0))
+    with closing(listener), socket.create_connection(listener.getsockname(), timeout=10) as client:
+        served, _ = listener.accept()
+        with closing(served):
+            served.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+
+
+@pytest.mark.parametrize(("port", "is_allowed"), [(53, True), (54, False)])
+def test_only_questions_to_the_nodes_name_server_pass(
+    nft: Nft, port: int, *, is_allowed: bool
+) -> None:
+    nft.run(table_text(UIDS, ["127.0.0.1"]))
+    server = socket.socket(type=socket.SOCK_DGRAM)
+    with as_user(UIDS[0]):
+        client = socket.socket(type=socket.SOCK_DGRAM)
+    with closing(server), closing(client):
+        server.bind(("127.0.0.1", port))
+        server.settimeout(10)
+        client.connect(("127.0.0.1", port))
+        if is_allowed:
+            client.send(b"question")
+            assert server.recv(100) == b"question"
+        else:
+            with pytest.raises(OSError, match=r"refused|not permitted"):
+                send_twice(client)
+
+
+def test_broadcasts_and_multicasts_of_a_vms_user_do_not_reach_the_node(nft: Nft) -> None:
+    UserGuard(UIDS, is_open=False).load(nft)
+    ip("route add 224.0.0.0/4 dev lan0")
+    for address in ("10.5.0.255", "224.0.0.251"):
+        with as_user(UIDS[0]):
+            client = socket.socket(type=socket.SOCK_DGRAM)
+        with closing(client):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            client.connect((address, 5353))
+            with pytest.raises(OSError, match=r"refused|not permitted"):
+                send_twice(client)

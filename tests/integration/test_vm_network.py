@@ -1,0 +1,288 @@
+"""VMs that are ports of a bridge: real TAPs, a real QEMU, a guest that boots and is reached.
+
+The bridge filters no VLANs, so that these run on any kernel; `tests/network` has those on one that
+does.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fakes.fake_qemu import fake_qemu
+from integration.plainbridge import PlainBridge
+from integration.test_driver_rpcs import NomadNode, driver_on, events, stop
+from integration.vmnode import ALLOC_ID, WAIT_S, VMNode, until
+from network.namespaces import ip, private_network
+
+from qemu_node.config import NetworkConfig, Paths
+from qemu_node.errors import NodeError
+from qemu_node.host import process
+from qemu_node.host.process import send_signal
+from qemu_node.net.mac import stable_mac
+from qemu_node.net.spec import PortSpec
+from qemu_node.nomad.driver import TaskStoppedError, VMDriver
+from qemu_node.nomad.proto import driver_pb2
+from qemu_node.qemu.proof import AcceleratorChoice
+from qemu_node.qemu.spec import Accelerator
+from qemu_node.vm.greeting import QemuStartError
+from qemu_node.vm.network import Network
+from qemu_node.vm.usage import Usage
+
+pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root, pytest.mark.timeout(600)]
+
+CONFIG = NetworkConfig(bridge="br0", default_vlan=30)
+READY = "small guest ready"
+ADDRESS = "10.9.8.7"
+SETUP = f"#!/bin/sh\nip addr add {ADDRESS}/24 dev eth0\n"
+
+
+@pytest.fixture(autouse=True)
+def own_network() -> Iterator[None]:
+    """Give the test a network of its own with a bridge, on which the node has an address."""
+    with private_network():
+        ip("link add br0 type bridge\naddr add 10.9.8.1/24 dev br0\nlink set br0 up")
+        yield
+
+
+@pytest.fixture
+def manager(own_network: None) -> PlainBridge:
+    return PlainBridge(CONFIG)
+
+
+@pytest.fixture
+def empty_image(short_tmp_path: Path) -> Path:
+    """Return an image that nothing boots from."""
+    path = short_tmp_path / "empty.raw"
+    path.touch()
+    os.truncate(path, 1 << 20)
+    return path
+
+
+@pytest.fixture
+async def node(
+    short_tmp_path: Path, empty_image: Path, manager: PlainBridge
+) -> AsyncIterator[VMNode]:
+    node = make_node(short_tmp_path, empty_image, manager)
+    yield node
+    await node.close()
+
+
+def make_node(root: Path, image: Path, manager: PlainBridge, program: str | None = None) -> VMNode:
+    paths = Paths(run=str(root / "r"), data=str(root / "d"))
+    return VMNode(root, image, network=Network(paths, CONFIG, manager), qemu_program=program)
+
+
+def port(node: VMNode, index: int = 0, **more: Any) -> PortSpec:
+    return node.port(30, index, **more)
+
+
+def taps() -> set[str]:
+    return {path.name for path in Path("/sys/class/net").glob("qn*")}
+
+
+def open_taps() -> int:
+    """Return how many descriptors of TAPs this process has."""
+    return sum(_is_tap(link) for link in Path("/proc/self/fd").iterdir())
+
+
+def _is_tap(link: Path) -> bool:
+    try:
+        return str(link.readlink()) == "/dev/net/tun"
+    except OSError:  # the listing's own descriptor
+        return False
+
+
+async def fetch(address: str) -> str:
+    """Return what the guest's web server says."""
+    reader, writer = await asyncio.open_connection(address, 80)
+    writer.write(b"GET / HTTP/1.0\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return answer.decode()
+
+
+# A VM
+
+
+async def test_a_guest_with_two_nics_is_reached_through_its_tap(
+    short_tmp_path: Path, small_guest_image: Path, manager: PlainBridge
+) -> None:
+    node = make_node(short_tmp_path, small_guest_image, manager)
+    ports = (port(node, 0, queues=2, mtu=1400), port(node, 1))
+    vm = await node.start(
+        node.request(user_data=f"{SETUP}cat /sys/class/net/eth0/mtu\n", nics=ports)
+    )
+    assert vm.record.ports == ports
+    assert "1400" in await node.printed(READY)
+    async with asyncio.timeout(WAIT_S):
+        assert vm.record.hostname in await fetch(ADDRESS)
+    await node.close()
+
+
+async def test_the_taps_are_qemu_s_alone_and_go_with_it(node: VMNode, manager: PlainBridge) -> None:
+    vm = await node.start(node.request(nics=(port(node, 0, queues=2), port(node, 1))))
+    assert taps() == {port(node, 0).ifname, port(node, 1).ifname}
+    assert open_taps() == 0
+    send_signal(vm.process, signal.SIGKILL)
+    await node.ended(vm)
+    await until(taps, lambda left: not left, "end of the TAPs")
+    await until(lambda: len(manager.detached), lambda count: count == 2, "detached ports")
+    await node.supervisor.destroy(vm)
+    assert node.leftovers() == []
+
+
+async def test_a_start_that_fails_gives_its_ports_up(
+    short_tmp_path: Path, empty_image: Path, manager: PlainBridge
+) -> None:
+    program = fake_qemu(short_tmp_path, "exit 1")
+    node = make_node(short_tmp_path, empty_image, manager, program)
+    with pytest.raises(QemuStartError):
+        await node.start(node.request(nics=(port(node),)))
+    assert manager.detached == [port(node)]
+    assert (taps(), open_taps()) == (set(), 0)
+    await node.close()
+
+
+async def test_the_same_task_starts_again_on_the_same_tap(
+    node: VMNode, manager: PlainBridge
+) -> None:
+    for _ in range(2):
+        vm = await node.start(node.request(nics=(port(node),)))
+        await node.supervisor.destroy(vm)
+    assert manager.attached == manager.detached == [port(node), port(node)]
+
+
+async def test_the_ports_of_a_vm_are_found_again_by_the_next_driver(
+    node: VMNode, manager: PlainBridge, empty_image: Path
+) -> None:
+    vm = await node.start(node.request(nics=(port(node),)))
+    await node.crash()
+    next_manager = PlainBridge(CONFIG)
+    following = make_node(node.root, empty_image, next_manager)
+    await following.supervisor.reconcile()
+    assert next_manager.reconciled == [(port(node),)]
+    recovered = await following.supervisor.recover(vm.state)
+    await recovered.stop(0.0)
+    await following.supervisor.destroy(recovered)
+    assert next_manager.detached == [port(node)]
+    await following.supervisor.reconcile()
+    assert next_manager.reconciled[-1] == ()
+    await following.close()
+
+
+async def test_what_was_dropped_of_a_vm_s_frames_is_written_down(
+    node: VMNode, manager: PlainBridge
+) -> None:
+    vm = await node.start(node.request(nics=(port(node, 0), port(node, 1))))
+    manager.drops = {port(node, n).ifname: {"mac": 2, "arp": 0} for n in (0, 1)}
+    node.supervisor.begin()
+    await until(vm.directory.usage_json.exists, bool, "usage.json")
+    usage = msgspec.json.decode(vm.directory.usage_json.read_bytes(), type=Usage)
+    assert usage.drops == {"mac": 4}
+
+
+# A task
+
+
+@pytest.fixture
+def nomad(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NomadNode:
+    """Return a node whose network is the product's own, and on which QEMU is known to work."""
+
+    async def without_proof(*_: object) -> AcceleratorChoice:
+        return AcceleratorChoice(accelerator=Accelerator.TCG, kvm_problem=None)
+
+    monkeypatch.setattr("qemu_node.vm.hypervisor.choose_accelerator", without_proof)
+    return NomadNode(short_tmp_path)
+
+
+@pytest.fixture
+async def driver(
+    nomad: NomadNode, manager: PlainBridge, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[NomadNode, VMDriver]]:
+    """Give a driver on a node whose default VLAN is 30."""
+    monkeypatch.setattr("qemu_node.nomad.nodehost.PortManager", lambda _config, uids: manager)
+    nomad.network = 'bridge = "br0"\ndefault_vlan = 30'
+    nomad.configure()
+    async with driver_on(nomad) as driver:
+        yield nomad, driver
+
+
+async def test_a_vm_in_user_mode_starts_on_a_node_that_is_kept_from_it(nomad: NomadNode) -> None:
+    nomad.network = ""
+    nomad.configure()
+    async with driver_on(nomad) as driver:
+        await driver.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
+        tables = (await process.run(["nft", "list", "tables"])).stdout.decode()
+    assert "inet qn_user_200000_10000" in tables
+
+
+async def test_a_bridge_that_is_not_there_is_in_the_health_text(nomad: NomadNode) -> None:
+    nomad.network = 'bridge = "br7"\ndefault_vlan = 30'
+    nomad.configure()
+    async with driver_on(nomad) as driver:
+        health = await anext(driver.fingerprint(driver_pb2.FingerprintRequest()))
+        with pytest.raises(NodeError):
+            await driver.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
+    assert health.health == health.HEALTHY
+    assert "the bridge br7 does not exist" in health.health_description
+    assert health.attributes["driver.vm.vlans"].string_val == ""
+    assert nomad.vms().leftovers() == []
+
+
+async def test_a_task_without_a_block_is_in_the_default_vlan(
+    driver: tuple[NomadNode, VMDriver], manager: PlainBridge
+) -> None:
+    nomad, vm_driver = driver
+    await vm_driver.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
+    assert [(one.vlan, one.mac) for one in manager.attached] == [
+        (30, stable_mac(ALLOC_ID, "vm", 0))
+    ]
+
+
+async def test_a_start_waits_for_the_address_to_advertise_and_goes_on_without_it(
+    driver: tuple[NomadNode, VMDriver],
+) -> None:
+    nomad, vm_driver = driver
+    task = nomad.task(network=[{"vlan": 30, "advertise": "500ms"}])
+    response = await vm_driver.start_task(driver_pb2.StartTaskRequest(task=task))
+    assert not response.HasField("network_override")
+    told = [event.message for event in await events(vm_driver)]
+    assert "told no address" in told[-1]
+
+
+async def test_a_task_stopped_while_its_address_is_waited_for_leaves_nothing(
+    driver: tuple[NomadNode, VMDriver], manager: PlainBridge
+) -> None:
+    nomad, vm_driver = driver
+    task = nomad.task(network=[{"vlan": 30, "advertise": "10m"}])
+    starting = asyncio.ensure_future(vm_driver.start_task(driver_pb2.StartTaskRequest(task=task)))
+    await until(lambda: nomad.vms().running(), lambda running: bool(running), "VM")
+    await until(
+        lambda: list((nomad.root / "d" / "vm").glob("*/state.json")), lambda f: bool(f), "state"
+    )
+    await stop(vm_driver, 5.0)
+    with pytest.raises(TaskStoppedError):
+        await starting
+    assert manager.detached == manager.attached
+    assert (taps(), nomad.vms().leftovers()) == (set(), [])
+
+
+async def test_a_guest_s_address_is_what_nomad_gets(
+    driver: tuple[NomadNode, VMDriver], small_guest_image: Path
+) -> None:
+    nomad, vm_driver = driver
+    image = nomad.image.parent / "small.qcow2"
+    image.write_bytes(small_guest_image.read_bytes())
+    task = nomad.task(image=str(image), network=[{"vlan": 30, "advertise": "5m"}])
+    latest = nomad.alloc_dir / "vm" / "local" / "config-drive" / "openstack" / "latest"
+    latest.mkdir(parents=True)
+    (latest / "user_data").write_text(SETUP)
+    response = await vm_driver.start_task(driver_pb2.StartTaskRequest(task=task))
+    assert response.network_override.addr == ADDRESS
+    told = [event.message for event in await events(vm_driver)]
+    assert told[-1] == f"guest job-group-vm-0 has {ADDRESS}; its services advertise it"

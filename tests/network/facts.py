@@ -1,0 +1,50 @@
+"""What the kernel says of bridges, ports and VLANs, and waiting for it to say so.
+
+Owns reading, by iproute2 and /sys: never through the code under test.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from qemu_node.host.process import run_blocking
+
+MANAGEMENT = 4094
+"""The node's own VLAN, as osimage/files has it."""
+_PATIENCE_S = 30.0
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    what: str,
+    timeout_s: float = _PATIENCE_S,
+    interval_s: float = 0.1,
+) -> None:
+    """Return once `condition` holds; fail, naming `what`, if it does not within the time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain for {what}"
+        time.sleep(interval_s)
+
+
+def vlans_of(port: str) -> set[int]:
+    """Return the VLANs of a bridge's port, as the kernel says."""
+    done = run_blocking(["bridge", "-json", "-compressvlans", "vlan", "show", "dev", port])
+    entries = [vlan for item in json.loads(done.stdout) for vlan in item["vlans"]]
+    return {
+        vid
+        for entry in entries
+        for vid in range(entry["vlan"], entry.get("vlanEnd", entry["vlan"]) + 1)
+    }
+
+
+def taps() -> list[str]:
+    """Return the TAPs of VMs that exist."""
+    return sorted(path.name for path in Path("/sys/class/net").glob("qn*"))
+
+
+def master(port: str) -> str:
+    """Return the bridge or bond that a device is a port of; empty: none, or no such device."""
+    path = Path("/sys/class/net") / port / "master"
+    return path.resolve().name if path.exists() else ""

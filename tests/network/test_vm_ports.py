@@ -1,0 +1,141 @@
+"""VMs on a bridge that filters VLANs: what the kernel has for them, and what is left when they go.
+
+Real QEMUs whose guest has nothing to boot; frames are the frame matrix's matter.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from integration import crashing_driver
+from integration.crashing_driver import NETWORK, STARTED, alloc_id_of
+from integration.vmnode import VMNode, until
+from network.namespaces import ip, private_network
+
+from qemu_node.host import process
+from qemu_node.host.process import send_signal
+from qemu_node.vm.launch import StartStep
+from qemu_node.vm.names import vm_id
+
+pytestmark = [pytest.mark.needs_vlans, pytest.mark.needs_qemu, pytest.mark.timeout(300)]
+
+VLAN = 30
+TASK = "1"
+
+
+@pytest.fixture(autouse=True)
+def own_network() -> Iterator[None]:
+    """Give the test a bridge with an uplink, in a network of its own."""
+    with private_network():
+        ip(f"""link add {NETWORK.bridge} type bridge vlan_filtering 1 vlan_default_pvid 0
+            link add {NETWORK.uplink} type veth peer name outside
+            link set {NETWORK.uplink} master {NETWORK.bridge}
+            link set {NETWORK.bridge} up
+            link set {NETWORK.uplink} up
+            link set outside up""")
+        yield
+
+
+@pytest.fixture
+def image(short_tmp_path: Path) -> Path:
+    path = short_tmp_path / "empty.raw"
+    path.touch()
+    os.truncate(path, 1 << 20)
+    return path
+
+
+@pytest.fixture
+async def node(short_tmp_path: Path, image: Path) -> AsyncIterator[VMNode]:
+    node = crashing_driver.bridged_node(short_tmp_path, image)
+    yield node
+    await node.close()
+
+
+def vlans() -> dict[str, set[int]]:
+    """Return the VLANs of each port of the bridge."""
+    shown = process.run_blocking(["bridge", "-j", "vlan", "show"]).stdout
+    return {port["ifname"]: {vlan["vlan"] for vlan in port["vlans"]} for port in json.loads(shown)}
+
+
+def elements() -> str:
+    """Return what the filter has of TAPs, in nft's words."""
+    listing = process.run_blocking(["nft", "list", "table", "bridge", "qn"]).stdout.decode()
+    return "\n".join(line for line in listing.splitlines() if "elements" in line)
+
+
+def ports() -> set[str]:
+    return {name for name in vlans() if name.startswith("qn")}
+
+
+def uplink() -> set[int]:
+    return vlans().get(NETWORK.uplink, set())
+
+
+def open_devices(pid: int) -> list[str]:
+    """Return what a process has open."""
+    return [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+async def crash(node: VMNode, point: str) -> None:
+    """Let a driver whose task is in the VLAN be killed at `point`."""
+    argv = [sys.executable, crashing_driver.__file__, "--vlan", str(VLAN)]
+    await process.run(
+        [*argv, str(node.root), str(node.image), point, TASK],
+        timeout_s=120,
+        env={**process.SAFE_ENV, "PYTHONPATH": ":".join(filter(None, sys.path))},
+    )
+
+
+async def test_a_vm_has_its_vlan_while_it_lives_and_the_uplink_as_long(node: VMNode) -> None:
+    vm = await node.start(node.request(nics=(node.port(VLAN, queues=2),)))
+    (tap,) = ports()
+    assert vlans()[tap] == uplink() == {VLAN}
+    assert open_devices(vm.process.pid).count("/dev/net/tun") == 2
+    assert open_devices(vm.process.pid).count("/dev/vhost-net") == 2
+    assert vm.record.nics[0].mac in elements()
+    send_signal(vm.process, signal.SIGKILL)
+    await node.ended(vm)
+    await until(ports, lambda left: not left, "end of the TAP")
+    await until(uplink, lambda left: not left, "uplink without VLANs")
+    await node.supervisor.destroy(vm)
+    assert elements() == ""
+
+
+async def test_frames_that_are_dropped_are_counted_for_their_vm(node: VMNode) -> None:
+    vm = await node.start(node.request(nics=(node.port(VLAN),)))
+    (tap,) = ports()
+    assert (await node.node.network.drops())[tap].keys() >= {"mac", "arp", "tag"}
+    await node.supervisor.destroy(vm)
+    assert await node.node.network.drops() == {}
+
+
+@pytest.mark.parametrize("step", [StartStep.CGROUP, StartStep.QMP, StartStep.PUBLISH])
+async def test_a_driver_killed_in_a_start_leaves_nothing_after_the_next_one_s_reconcile(
+    node: VMNode, step: StartStep
+) -> None:
+    await crash(node, f"start {step}")
+    await node.supervisor.reconcile()
+    await until(ports, lambda left: not left, "end of the TAP")
+    # The reconcile that killed the VM may have looked before the kernel was done with its TAP.
+    await node.supervisor.reconcile()
+    assert (uplink(), elements(), node.leftovers()) == (set(), "", [])
+
+
+async def test_a_driver_killed_beside_its_vm_leaves_it_on_the_network(node: VMNode) -> None:
+    await crash(node, STARTED)
+    process.run_blocking(["bridge", "vlan", "del", "dev", NETWORK.uplink, "vid", str(VLAN)])
+    await node.supervisor.reconcile()
+    (tap,) = ports()
+    assert vlans()[tap] == uplink() == {VLAN}
+    assert tap in elements()
+    # Nomad has removed the allocation: nobody will ask for the VM again.
+    shutil.rmtree(node.root / "alloc" / alloc_id_of(TASK))
+    assert await node.supervisor.reconcile() == [vm_id(alloc_id_of(TASK), TASK)]
+    await until(ports, lambda left: not left, "end of the TAP")
+    await node.supervisor.reconcile()
+    assert (uplink(), elements(), node.leftovers()) == (set(), "", [])

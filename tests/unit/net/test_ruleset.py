@@ -1,0 +1,44 @@
+import re
+
+import pytest
+
+from qemu_node.net.ruleset import Reason, drop_set, table_text
+
+
+def test_every_reason_has_its_counter_and_a_chain_that_ends_in_a_drop() -> None:
+    text = table_text()
+    for reason in Reason:
+        assert f"set {drop_set(reason)} {{ typeof iifname; counter; }}" in text
+        assert f"chain x_{reason} {{ iifname @{drop_set(reason)} drop; drop; }}" in text
+        assert f"goto x_{reason}" in text
+
+
+def test_every_chain_and_set_that_a_rule_names_exists() -> None:
+    text = table_text()
+    chains = set(re.findall(r"chain (\w+) \{", text))
+    sets = set(re.findall(r"set (\w+) \{", text))
+    assert set(re.findall(r"(?:goto|jump) (\w+)", text)) <= chains
+    assert set(re.findall(r"@(?!nh|th)(\w+)", text)) <= sets
+
+
+def test_no_rule_relies_on_a_dependency_that_misses_tagged_frames() -> None:
+    for line in table_text().splitlines():
+        if re.search(r"\b(arp saddr|icmpv6 type|ip saddr|ip6 saddr|udp [sd]port)\b", line):
+            assert "meta protocol" in line or "typeof" in line, line
+
+
+def test_a_tap_without_elements_gets_nothing_through() -> None:
+    [pre] = re.findall(r"chain pre \{(.*?)\n  \}", table_text(), re.DOTALL)
+    assert pre.split(";")[-1].split("\n")[-3:] == [
+        '    iifname != "qn*" accept',
+        "    iifname . ether saddr @src_eth goto known",
+        "    goto x_mac",
+    ]
+
+
+@pytest.mark.parametrize("flags", ["", "owner, persist"])
+def test_loading_replaces_rules_and_keeps_elements(flags: str) -> None:
+    text = table_text(flags)
+    assert "flush table bridge qn\n" in text
+    assert "delete" not in text
+    assert text.count(f"flags {flags};") == (2 if flags else 0)

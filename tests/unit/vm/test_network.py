@@ -1,0 +1,125 @@
+import asyncio
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from fakes.fake_ports import FakePorts
+from fakes.published import make_record, publish
+
+from qemu_node.config import NetworkConfig, Paths
+from qemu_node.errors import HostError, JobError, MissingPartError
+from qemu_node.net.errors import NftMissingError
+from qemu_node.net.spec import PortSpec
+from qemu_node.vm.network import Network
+from qemu_node.vm.record import NicRecord
+
+CONFIG = NetworkConfig(bridge="br0")
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(run=str(tmp_path / "r"), data=str(tmp_path / "d"))
+
+
+def port(number: int, *, vm_id: str = "web-0123456789ab", mac: int | None = None) -> PortSpec:
+    return PortSpec(
+        vm_id=vm_id,
+        index=number,
+        ifname=f"qn{number}",
+        mac=f"02:00:00:00:00:{number if mac is None else mac:02x}",
+        vlan=30,
+    )
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+async def test_ports_are_handed_over_with_their_descriptors_and_closed_once(paths: Paths) -> None:
+    network = Network(paths, CONFIG, FakePorts())
+    ports = await network.attach([port(1), port(2)])
+    assert [tap.ifname for tap in ports.taps] == ["qn1", "qn2"]
+    fds = ports.all_fds
+    assert all(is_open(fd) for fd in fds)
+    await ports.close()
+    assert not any(is_open(fd) for fd in fds)
+    await ports.close()
+
+
+async def test_a_port_that_is_refused_takes_the_others_with_it(paths: Paths) -> None:
+    manager = FakePorts(refused=["qn2"])
+    network = Network(paths, CONFIG, manager)
+    with pytest.raises(HostError, match="qn2 is refused"):
+        await network.attach([port(1), port(2)])
+    assert manager.attached == {}
+    # Nor is its address taken any more.
+    await (await network.attach([port(3, vm_id="other-0123456789ab", mac=1)])).close()
+
+
+async def test_two_vms_cannot_have_one_address_even_if_they_start_at_once(paths: Paths) -> None:
+    network = Network(paths, CONFIG, FakePorts())
+    results = await asyncio.gather(
+        network.attach([port(1)]),
+        network.attach([port(2, vm_id="other-0123456789ab", mac=1)]),
+        return_exceptions=True,
+    )
+    [refusal] = [result for result in results if isinstance(result, JobError)]
+    assert "02:00:00:00:00:01 is in use on this node by VM" in str(refusal)
+
+
+async def test_an_address_of_a_vm_of_an_earlier_driver_is_taken(paths: Paths) -> None:
+    other = port(1, vm_id="old-0123456789ab")
+    record = make_record(paths, other.vm_id, nics=(NicRecord.of_port(other),))
+    publish(paths, record)
+    network = Network(paths, CONFIG, FakePorts())
+    with pytest.raises(JobError, match="in use on this node by VM old-0123456789ab"):
+        await network.attach([port(2, mac=1)])
+
+
+async def test_a_restart_in_place_keeps_its_address(paths: Paths) -> None:
+    network = Network(paths, CONFIG, FakePorts())
+    await (await network.attach([port(1)])).close()
+    await network.detach([port(1)])
+    await (await network.attach([port(1)])).close()
+
+
+async def test_a_port_that_is_not_let_go_is_left_to_reconcile(paths: Paths) -> None:
+    network = Network(paths, CONFIG, FakePorts(undetachable=["qn1"]))
+    await (await network.attach([port(1)])).close()
+    await network.detach([port(1)])
+
+
+async def test_reconcile_is_told_the_ports_of_vms_that_live(paths: Paths) -> None:
+    first, second = port(1, vm_id="web-0123456789ab"), port(2, vm_id="gone-0123456789ab")
+    publish(paths, make_record(paths, first.vm_id, nics=(NicRecord.of_port(first),)))
+    dead = make_record(paths, second.vm_id, nics=(NicRecord.of_port(second),))
+    publish(paths, msgspec.structs.replace(dead, start_time=1))
+    manager = FakePorts()
+    await Network(paths, CONFIG, manager).reconcile()
+    assert [item.ifname for item in manager.live] == ["qn1"]
+
+
+async def test_user_mode_is_refused_where_the_node_cannot_be_guarded(paths: Paths) -> None:
+    problem = NftMissingError("libnftables is missing", hint="apt install libnftables1")
+    with pytest.raises(MissingPartError) as caught:
+        await Network(paths, CONFIG, FakePorts(guard_problem=problem)).guard_host()
+    assert "apt install libnftables1" in caught.value.explain()
+    assert "network.allow_host = true" in caught.value.explain()
+    allowed = NetworkConfig(allow_host=True)
+    await Network(paths, allowed, FakePorts(guard_problem=problem)).guard_host()
+
+
+async def test_without_root_there_are_no_vlans_and_that_is_said(paths: Paths) -> None:
+    network = Network(paths, CONFIG, None)
+    with pytest.raises(MissingPartError, match="only root can give a VM a VLAN"):
+        await network.attach([port(1)])
+    assert (await network.attach([])).all_fds == []
+    await network.guard_host()
+    await network.reconcile()
+    assert await network.drops() == {}
+    assert await network.problems() == ["VMs cannot use the bridge br0: the driver is not root"]
