@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 from fakes.image_server import ImageServer, Resource
@@ -169,6 +170,13 @@ async def test_source_that_drips_is_given_up(server: ImageServer) -> None:
     url = server.put("/x", Resource(body=BODY, drip_s=0.01))
     with pytest.raises(ImageDownloadError, match=r"too little for 0\.5 s"):
         await fetched(url, limits=QUICK)
+
+
+async def test_small_file_that_drips_faster_than_a_stall_is_given_up(server: ImageServer) -> None:
+    url = server.put("/SUMS", Resource(body=BODY, drip_s=0.01))
+    patient = replace(ONCE, small_s=0.5, stall_s=60.0, stall_bytes=1)
+    with pytest.raises(ImageDownloadError, match=r"longer than 0\.5 s"):
+        await fetch_text(source(url), limits=patient, addresses=LOCAL)
 
 
 async def test_source_that_sends_no_answer_is_given_up(server: ImageServer) -> None:

@@ -93,13 +93,27 @@ async def fetch_small(
         ImageDownloadError: it did not arrive whole.
         ImageRefusedError: any other status, or the answer is larger than `max_bytes`.
     """
+    try:
+        async with asyncio.timeout(limits.small_s):
+            return await _fetch_small(file, limits, addresses, max_bytes)
+    except TimeoutError:
+        raise ImageDownloadError(
+            f"cannot fetch {file}: it took longer than {limits.small_s:g} s"
+        ) from None
+
+
+async def _fetch_small(
+    file: HttpFile, limits: FetchLimits, addresses: AddressPolicy, max_bytes: int
+) -> SmallAnswer:
     body = bytearray()
     accepted = (_OK, _DENIED)
     async with request(file, {}, accepted=accepted, limits=limits, addresses=addresses) as answer:
         async for chunk in _chunks(answer, limits):
             body += chunk
             if len(body) > max_bytes:
-                raise _too_large(file, max_bytes)
+                raise ImageRefusedError(
+                    f"{file} is larger than the {format_size(max_bytes)} that it may be"
+                )
         names = {name.lower() for name in answer.response.headers}
         return SmallAnswer(
             status=answer.status,

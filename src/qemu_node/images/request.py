@@ -41,6 +41,8 @@ class FetchLimits:
     stall_s: float = 60.0
     """A source that gives less than `stall_bytes` in this time is given up."""
     stall_bytes: int = 64 << 10
+    small_s: float = 60.0
+    """What a SUMS file, a manifest or a token may take: a start waits for each."""
     total_s: float = 6 * 3600.0
     """What one download may take with all its attempts."""
     redirects: int = 5
