@@ -20,7 +20,7 @@ from bench.ksm import ksm_merged
 from bench.node import BenchDriver, StartedVM, bench_driver
 from bench.setting import OriginalFigures, Setting
 from bench.table import Figure, Goal
-from qemu_node.config import QemuConfig
+from qemu_node.config.node import QemuConfig
 from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.units import MIB

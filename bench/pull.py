@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from qemu_node.config import ImagesConfig
+from qemu_node.config.images import ImagesConfig
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 

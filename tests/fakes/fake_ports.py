@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from qemu_node.config import NetworkConfig
+from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import HostError, NodeError
 from qemu_node.net.ports import AttachedPort, PortManager
 from qemu_node.net.spec import PortSpec

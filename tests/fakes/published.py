@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.host.process import boot_id, identify
 from qemu_node.units import MIB
 from qemu_node.vm.directory import VMDirectory

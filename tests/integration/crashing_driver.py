@@ -19,7 +19,8 @@ from pathlib import Path
 
 from integration.vmnode import VMNode
 
-from qemu_node.config import NetworkConfig, Paths
+from qemu_node.config.network import NetworkConfig
+from qemu_node.config.node import Paths
 from qemu_node.host import process
 from qemu_node.net.ports import PortManager
 from qemu_node.vm.network import Network

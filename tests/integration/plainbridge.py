@@ -6,7 +6,7 @@ missing part of the kernel, VLANs and the filter that goes with them, is left ou
 
 from collections.abc import Mapping, Sequence
 
-from qemu_node.config import NetworkConfig
+from qemu_node.config.network import NetworkConfig
 from qemu_node.host.threads import to_the_end
 from qemu_node.net.ports import AttachedPort, PortManager
 from qemu_node.net.rtnl import RouteSocket

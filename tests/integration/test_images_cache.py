@@ -14,7 +14,7 @@ import pytest
 from fakes.image_server import ImageServer, Resource
 from fakes.qcow2_images import Qcow2
 
-from qemu_node.config import ImagesConfig
+from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import ImageError, JobError
 from qemu_node.host import process
 from qemu_node.host.tasks import TaskOwner
@@ -422,7 +422,7 @@ async def _failure(getting: Awaitable[CachedImage]) -> ImageError:
 CHILD = """
 import asyncio, sys
 from pathlib import Path
-from qemu_node.config import ImagesConfig
+from qemu_node.config.images import ImagesConfig
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 

@@ -19,7 +19,7 @@ from fakes.image_server import ImageServer, Resource
 from fakes.qcow2_images import Qcow2
 from integration import crashing_puller
 
-from qemu_node.config import ImagesConfig
+from qemu_node.config.images import ImagesConfig
 from qemu_node.host import process
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache

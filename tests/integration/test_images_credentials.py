@@ -11,7 +11,7 @@ from fakes.qcow2_images import Qcow2
 from fakes.registry import BlobHost, Registry, TokenService
 from fakes.s3_server import S3Server
 
-from qemu_node.config import CredentialConfig, ImagesConfig
+from qemu_node.config.images import CredentialConfig, ImagesConfig
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError

@@ -23,7 +23,7 @@ from fakes.stored_images import put
 from integration import crashing_cache
 from integration.vmnode import VMNode
 
-from qemu_node.config import ImagesConfig
+from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import NodeError
 from qemu_node.host import process
 from qemu_node.images.errors import ImageGoneError
@@ -44,7 +44,7 @@ WAIT_S = 120.0
 SWEEPER = """
 import random, sys, time
 from pathlib import Path
-from qemu_node.config import ImagesConfig
+from qemu_node.config.images import ImagesConfig
 from qemu_node.images.keeper import ImageKeeper
 
 images_dir, stop = Path(sys.argv[1]), Path(sys.argv[2])

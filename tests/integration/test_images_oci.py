@@ -13,7 +13,7 @@ from fakes.http_peer import HttpPeer
 from fakes.memory_sink import MemorySink
 from fakes.registry import OCI_MANIFEST, BlobHost, Registry, TokenService, digest_of
 
-from qemu_node.config import CredentialConfig
+from qemu_node.config.images import CredentialConfig
 from qemu_node.images.address import AddressPolicy
 from qemu_node.images.credentials import Credential, CredentialStore
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError

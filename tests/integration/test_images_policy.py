@@ -16,7 +16,7 @@ from fakes.image_server import ImageServer, Resource
 from fakes.qcow2_images import Qcow2
 from fakes.s3_server import S3Server
 
-from qemu_node.config import CredentialConfig, ImagesConfig
+from qemu_node.config.images import CredentialConfig, ImagesConfig
 from qemu_node.errors import ConfigError, ImageError, JobError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import CachedImage, ImageCache

@@ -9,7 +9,7 @@ import pytest
 from fakes.memory_sink import MemorySink
 from fakes.s3_server import S3Server
 
-from qemu_node.config import CredentialConfig
+from qemu_node.config.images import CredentialConfig
 from qemu_node.images.address import AddressPolicy
 from qemu_node.images.credentials import Credential, CredentialStore
 from qemu_node.images.errors import ImageRefusedError

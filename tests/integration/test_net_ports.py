@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from network.namespaces import ip, private_network
 
-from qemu_node.config import NetworkConfig
+from qemu_node.config.network import NetworkConfig
 from qemu_node.net.errors import BridgeUnfitError, NetworkError
 from qemu_node.net.names import TAP_PREFIX
 from qemu_node.net.ports import PortManager

@@ -10,7 +10,7 @@ import pytest
 from fakes.real_vm import UNPRIVILEGED_UID, RealVM, make_vm_directory, prepare, running
 from fakes.specs import CASES, case_name, make_spec
 
-from qemu_node.config import QemuConfig
+from qemu_node.config.node import QemuConfig
 from qemu_node.host.process import identify
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.overhead import overhead_bytes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakes.real_vm import UNPRIVILEGED_UID, make_vm_directory
 
-from qemu_node.config import QemuConfig
+from qemu_node.config.node import QemuConfig
 from qemu_node.qemu import proof
 from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.probe import QemuBinary, find_qemu

@@ -13,7 +13,7 @@ import pytest
 from fakes.fake_qemu import fake_qemu, fake_qemu_with_qmp
 from integration.vmnode import VMNode, until
 
-from qemu_node.config import QemuConfig
+from qemu_node.config.node import QemuConfig
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host import process
 from qemu_node.host.diskspace import DiskReserveError

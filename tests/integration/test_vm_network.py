@@ -19,7 +19,8 @@ from integration.test_driver_rpcs import NomadNode, driver_on, events, stop
 from integration.vmnode import ALLOC_ID, WAIT_S, VMNode, until
 from network.namespaces import ip, private_network
 
-from qemu_node.config import NetworkConfig, Paths
+from qemu_node.config.network import NetworkConfig
+from qemu_node.config.node import Paths
 from qemu_node.errors import NodeError
 from qemu_node.host import process
 from qemu_node.host.process import send_signal

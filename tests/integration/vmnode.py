@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qemu_node.config import ImagesConfig, LogsConfig, NetworkConfig, Paths, QemuConfig
+from qemu_node.config.images import ImagesConfig
+from qemu_node.config.network import NetworkConfig
+from qemu_node.config.node import LogsConfig, Paths, QemuConfig
 from qemu_node.host.cgroup import ScopeLimits
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.config import CONFIG_ENV, default_paths, load, parse
+from qemu_node.config.node import CONFIG_ENV, default_paths, load, parse
 from qemu_node.errors import ConfigError
 from qemu_node.units import GIB
 

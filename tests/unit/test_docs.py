@@ -13,8 +13,10 @@ import hcl2
 import msgspec
 import pytest
 
-from qemu_node import config
 from qemu_node.cli.main import cli
+from qemu_node.config import images as images_config
+from qemu_node.config import network as network_config
+from qemu_node.config import node as node_config
 from qemu_node.nomad.encoding import encode_config
 from qemu_node.nomad.fingerprint import HostFacts, build_fingerprint
 from qemu_node.nomad.options import (
@@ -35,24 +37,18 @@ _PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md")])
 _SOURCE = _ROOT / "src" / "qemu_node"
 
 _SECTIONS: tuple[type[msgspec.Struct], ...] = (
-    config.Paths,
-    config.ImagesConfig,
-    config.QemuConfig,
-    config.LogsConfig,
-    config.NetworkConfig,
+    node_config.Paths,
+    images_config.ImagesConfig,
+    node_config.QemuConfig,
+    node_config.LogsConfig,
+    node_config.DiskConfig,
+    network_config.NetworkConfig,
 )
 
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^ *```$", re.DOTALL | re.MULTILINE
 )
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
-_SECTIONS = (
-    config.Paths,
-    config.ImagesConfig,
-    config.QemuConfig,
-    config.LogsConfig,
-    config.DiskConfig,
-)
 _MIN_LITERAL_CHARS = 6
 _MAX_TEXT_CHARS = 300
 """What is longer is a docstring or a script, and no error."""
@@ -112,15 +108,19 @@ def test_every_attribute_has_its_row() -> None:
     assert set(attributes) - {"driver.vm"} <= _documented(_page("docs/driver.md"))
 
 
-@pytest.mark.parametrize("section", [*_SECTIONS, config.CredentialConfig, config.NetworkPolicy])
+@pytest.mark.parametrize(
+    "section", [*_SECTIONS, images_config.CredentialConfig, network_config.NetworkPolicy]
+)
 def test_every_setting_has_its_row(section: type[msgspec.Struct]) -> None:
     assert _names(section) <= _documented(_page("docs/node-toml.md"))
 
 
 def test_the_settings_shown_in_full_are_the_defaults() -> None:
     text, *_ = [m["body"] for m in _FENCE.finditer(_page("docs/node-toml.md")) if m["language"]]
-    shown = config.parse(text, "node-toml.md")
-    assert shown == config.NodeConfig(paths=config.Paths(run="/run/qemu-node", data="/data"))
+    shown = node_config.parse(text, "node-toml.md")
+    assert shown == node_config.NodeConfig(
+        paths=node_config.Paths(run="/run/qemu-node", data="/data")
+    )
     for section in _SECTIONS:
         names = _names(section) - {"policy"}  # tables of their own, none by default
         assert all(re.search(rf"^{name} *=", text, re.MULTILINE) for name in names)
@@ -128,7 +128,7 @@ def test_the_settings_shown_in_full_are_the_defaults() -> None:
 
 @pytest.mark.parametrize("text", _snippets("toml"))
 def test_settings_in_a_page_are_accepted(text: str) -> None:
-    config.parse(text, "the page")
+    node_config.parse(text, "the page")
 
 
 @pytest.mark.parametrize("text", _snippets("hcl"))

@@ -20,7 +20,7 @@ from qemu_node.cli.imagetable import (
 )
 from qemu_node.cli.main import EXIT_ERROR, App, pass_app
 from qemu_node.cli.terminal import Progress, print_fields, print_json, print_table
-from qemu_node.config import NodeConfig
+from qemu_node.config.node import NodeConfig
 from qemu_node.errors import MissingPartError
 from qemu_node.images.keeper import ImageKeeper, KeptImage, find_image
 from qemu_node.units import format_size

@@ -20,7 +20,7 @@ from qemu_node.units import MIB, format_size
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-    from qemu_node.config import NodeConfig
+    from qemu_node.config.node import NodeConfig
     from qemu_node.images.pull import Pulled
 
 _LINE_PCT = 10

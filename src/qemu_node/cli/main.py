@@ -20,7 +20,7 @@ import click
 from qemu_node.errors import NodeError
 
 if TYPE_CHECKING:
-    from qemu_node.config import NodeConfig
+    from qemu_node.config.node import NodeConfig
 
 PROGRAM = "qemu-node"
 EXIT_ERROR = 1
@@ -56,9 +56,9 @@ class App:
         Raises:
             ConfigError: it cannot be read or is wrong.
         """
-        from qemu_node import config
+        from qemu_node.config import node as node_config
 
-        return config.load(self.config_path)
+        return node_config.load(self.config_path)
 
 
 pass_app = click.make_pass_decorator(App)

@@ -14,11 +14,11 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from qemu_node import config as node_config
 from qemu_node.cli import checks
 from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, UidRange
 from qemu_node.cli.vmstate import held_locks, is_locked
-from qemu_node.config import NodeConfig, Paths, QemuConfig
+from qemu_node.config import node as node_config
+from qemu_node.config.node import NodeConfig, Paths, QemuConfig
 from qemu_node.errors import ConfigError, HostError, MissingPartError, NodeError
 from qemu_node.host.diskspace import DiskSpace, read_space
 from qemu_node.host.process import SAFE_ENV, is_alive, run

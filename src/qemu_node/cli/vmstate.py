@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.host.process import ProcessId, cpu_times, is_alive
 from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.vm.directory import VMDirectory, known_vm_ids

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qemu_node.config import ImagesConfig
+from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import JobError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images import imagefile

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from qemu_node.config import CredentialConfig, canonical_host
+from qemu_node.config.images import CredentialConfig, canonical_host
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http_file import Sign
 from qemu_node.images.sigv4 import Keys

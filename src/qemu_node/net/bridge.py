@@ -6,7 +6,7 @@ use a thread.
 
 from collections.abc import Iterator
 
-from qemu_node.config import NetworkConfig
+from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import MissingPartError
 from qemu_node.net.errors import BridgeUnfitError, NetworkError
 from qemu_node.net.facts import BridgeFacts

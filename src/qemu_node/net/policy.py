@@ -7,7 +7,7 @@ what it should be (`bridge`).
 import re
 from collections.abc import Iterator
 
-from qemu_node.config import NetworkConfig, NetworkPolicy
+from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.errors import JobError
 from qemu_node.net.mac import parse_mac
 from qemu_node.net.names import tap_name

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from qemu_node.config import NetworkConfig
+from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
 from qemu_node.host.threads import to_the_end
 from qemu_node.net.bridge import bridge_problems, check_bridge

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from pathlib import Path
 
-from qemu_node.config import NetworkConfig, NodeConfig
+from qemu_node.config.network import NetworkConfig
+from qemu_node.config.node import NodeConfig
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host.diskspace import read_space
 from qemu_node.nomad.proto import driver_pb2, structs_pb2

@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from qemu_node.config import default_paths, load
+from qemu_node.config.node import default_paths, load
 from qemu_node.errors import ConfigError
 from qemu_node.nomad import log as plugin_log
 from qemu_node.nomad.driver import VMDriver

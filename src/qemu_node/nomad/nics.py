@@ -6,7 +6,7 @@ option's own values (`options`) nor what the operator allows (`net.policy`).
 
 from collections.abc import Sequence
 
-from qemu_node.config import NetworkConfig
+from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import JobError
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.policy import decide

@@ -12,8 +12,9 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from qemu_node import config as node_config
-from qemu_node.config import NetworkConfig, NodeConfig
+from qemu_node.config import node as node_config
+from qemu_node.config.network import NetworkConfig
+from qemu_node.config.node import NodeConfig
 from qemu_node.errors import ConfigError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache

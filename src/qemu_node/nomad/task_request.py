@@ -5,7 +5,7 @@ Owns what the options mean in Nomad's terms: port labels, cores, memory, the tas
 
 from pathlib import Path
 
-from qemu_node.config import NetworkConfig
+from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import JobError
 from qemu_node.host.cgroup import ScopeLimits, memory_backstop_bytes
 from qemu_node.nomad.nics import plan_advertise, plan_nics

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemu_node.config import NodeConfig
+from qemu_node.config.node import NodeConfig
 from qemu_node.nomad.client import LogEntry, PluginClient
 from qemu_node.run.allocdir import SessionDir, sweep
 from qemu_node.run.driverlink import DriverLink, driver_environment

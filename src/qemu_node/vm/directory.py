@@ -29,7 +29,7 @@ from pathlib import Path
 
 import msgspec
 
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host import files
 from qemu_node.images.base import BASE_NAME

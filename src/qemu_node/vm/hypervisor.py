@@ -4,7 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from qemu_node.config import Paths, QemuConfig
+from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.errors import HostError, MissingPartError
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.probe import choose_aio, find_qemu

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qemu_node.config import LogsConfig
+from qemu_node.config.node import LogsConfig
 from qemu_node.errors import HostError
 from qemu_node.vm.console_log import ConsolePump
 from qemu_node.vm.directory import VMDirectory

@@ -12,7 +12,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
-from qemu_node.config import NetworkConfig, Paths
+from qemu_node.config.network import NetworkConfig
+from qemu_node.config.node import Paths
 from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.net.mac import check_unused
 from qemu_node.net.ports import AttachedPort, PortManager

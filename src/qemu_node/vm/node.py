@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemu_node.config import LogsConfig, Paths, QemuConfig
+from qemu_node.config.node import LogsConfig, Paths, QemuConfig
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper

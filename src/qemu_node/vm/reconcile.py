@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
 from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.vm.directory import (

@@ -6,7 +6,7 @@ Owns finding and naming them. Does not own managing them; the command line and t
 import contextlib
 from dataclasses import dataclass
 
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.errors import VMNotFoundError
 from qemu_node.host.process import is_alive
 from qemu_node.vm.directory import VMDirectory, known_vm_ids

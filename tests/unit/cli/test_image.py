@@ -11,7 +11,8 @@ from qemu_node.cli import imagepull
 from qemu_node.cli.imagepull import mark_of, progress_line
 from qemu_node.cli.imagetable import last_use
 from qemu_node.cli.main import EXIT_INTERRUPTED, main
-from qemu_node.config import ImagesConfig, NodeConfig
+from qemu_node.config.images import ImagesConfig
+from qemu_node.config.node import NodeConfig
 from qemu_node.errors import MissingPartError
 from qemu_node.images.base import link_base
 from qemu_node.images.keeper import ImageKeeper, KeptImage

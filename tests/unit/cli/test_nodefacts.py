@@ -5,7 +5,7 @@ from fakes.published import make_record, publish
 
 from qemu_node.cli import nodefacts
 from qemu_node.cli.checks import KsmFacts, Level, UidRange
-from qemu_node.config import NodeConfig, Paths
+from qemu_node.config.node import NodeConfig, Paths
 from qemu_node.vm.directory import DirectoryLock, VMDirectory
 
 

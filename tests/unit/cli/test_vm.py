@@ -17,7 +17,7 @@ from qemu_node.cli.main import main
 from qemu_node.cli.vm import vm as vm_group
 from qemu_node.cli.vmreport import VMReport
 from qemu_node.cli.vmstate import VMStatus, VMSummary, summarize
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.units import MIB
 from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.record import NicRecord, VMRecord

@@ -9,7 +9,7 @@ from fakes.published import VM_ID, make_record, publish
 
 from qemu_node.cli import vmstate
 from qemu_node.cli.vmstate import VMStatus, is_locked, judge, list_summaries, parse_locks, summarize
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.vm.directory import DirectoryLock, VMDirectory
 from qemu_node.vm.usage import DiskState, Usage
 

@@ -9,7 +9,7 @@ from fakes.published import make_record, publish
 
 from qemu_node.cli import vmstop
 from qemu_node.cli.vmstop import Stopper, plan
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
 from qemu_node.host.process import ProcessId
 from qemu_node.vm.record import VMRecord

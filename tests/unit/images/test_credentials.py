@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.config import CredentialConfig
+from qemu_node.config.images import CredentialConfig
 from qemu_node.images.credentials import (
     Credential,
     CredentialStore,

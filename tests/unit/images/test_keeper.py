@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from fakes.stored_images import KEY, put
 
-from qemu_node.config import ImagesConfig
+from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import ConfigError, ImageError, MissingPartError
 from qemu_node.images.base import link_base
 from qemu_node.images.errors import ImageInUseError, ImageStorageError, UnsafeImageError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.config import CredentialConfig
+from qemu_node.config.images import CredentialConfig
 from qemu_node.images.credentials import Credential, CredentialStore
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
 from qemu_node.images.http_file import HttpFile, SmallAnswer

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.config import CredentialConfig
+from qemu_node.config.images import CredentialConfig
 from qemu_node.images.credentials import Credential, CredentialStore
 from qemu_node.images.errors import ImageDownloadError
 from qemu_node.images.s3 import object_url, s3_file

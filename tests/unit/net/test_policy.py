@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.config import NetworkConfig, NetworkPolicy
+from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.errors import JobError
 from qemu_node.net.names import tap_name
 from qemu_node.net.policy import decide

@@ -6,7 +6,7 @@ from typing import cast
 from fakes.fake_qga import FakeQga
 from fakes.published import make_record
 
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.nomad.advertise import tell_of_address, wait_to_advertise
 from qemu_node.qga.commands import GuestAgent
 from qemu_node.vm.machine import VM

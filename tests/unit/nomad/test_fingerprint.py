@@ -1,7 +1,8 @@
 import dataclasses
 from pathlib import Path
 
-from qemu_node.config import NetworkConfig, NetworkPolicy, parse
+from qemu_node.config.network import NetworkConfig, NetworkPolicy
+from qemu_node.config.node import parse
 from qemu_node.errors import ConfigError, MissingPartError
 from qemu_node.nomad.fingerprint import HostFacts, build_fingerprint, read_host_facts
 from qemu_node.qemu.probe import QemuBinary

@@ -3,7 +3,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from qemu_node.config import NetworkConfig, NetworkPolicy
+from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.errors import JobError
 from qemu_node.net.spec import PortSpec, UserPort
 from qemu_node.nomad.nics import plan_advertise, plan_nics

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from qemu_node.config import NetworkConfig
+from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import JobError
 from qemu_node.nomad.options import TaskOptions
 from qemu_node.nomad.proto import driver_pb2

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
 from qemu_node.vm.directory import (
     DirectoryLock,

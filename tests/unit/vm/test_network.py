@@ -7,7 +7,8 @@ import pytest
 from fakes.fake_ports import FakePorts
 from fakes.published import make_record, publish
 
-from qemu_node.config import NetworkConfig, Paths
+from qemu_node.config.network import NetworkConfig
+from qemu_node.config.node import Paths
 from qemu_node.errors import HostError, JobError, MissingPartError
 from qemu_node.net.errors import NftMissingError
 from qemu_node.net.spec import PortSpec

@@ -5,7 +5,7 @@ from fakes.published import make_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.config import Paths
+from qemu_node.config.node import Paths
 from qemu_node.net.spec import PortSpec
 from qemu_node.vm.record import NicRecord, VMRecord
 

@@ -1,0 +1,204 @@
+"""node.toml: the operator's settings, read once into one frozen value.
+
+Owns reading the file and the small sections; `images` and `network` are modules of their own. Each
+component is handed its own section, never the whole. A missing file means the defaults; an unknown
+key is an error that names it.
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from qemu_node.config.images import ImagesConfig, check_images
+from qemu_node.config.network import NetworkConfig, check_network
+from qemu_node.errors import ConfigError
+from qemu_node.units import Share, parse_share, parse_size
+
+CONFIG_ENV = "QEMU_NODE_CONFIG"
+"""Environment variable that names another node.toml than the default one."""
+
+# sun_path holds 108 bytes with its NUL (man 7 unix). Below run_dir come "/vm/", a vm_id of at most
+# 29 bytes and "/monitor.sock".
+_RUN_DIR_MAX_BYTES = 107 - len("/vm/") - 29 - len("/monitor.sock")
+
+
+class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where this node keeps things."""
+
+    run: str
+    """Sockets and vm.json of live VMs; may vanish at a reboot."""
+    data: str
+    """Overlays, varstores, logs and the image cache."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The directory of sockets and locks."""
+        return Path(self.run)
+
+    @property
+    def vm_run_dir(self) -> Path:
+        """One directory per VM: vm.json and sockets."""
+        return Path(self.run) / "vm"
+
+    @property
+    def vm_data_dir(self) -> Path:
+        """One directory per VM: its disk, varstore, config drive, logs."""
+        return Path(self.data) / "vm"
+
+    @property
+    def images_dir(self) -> Path:
+        """The image cache."""
+        return Path(self.data) / "images"
+
+
+class QemuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[qemu]`: the hypervisor and what jobs may ask of it."""
+
+    binary: str = "qemu-system-x86_64"
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    """`auto`: KVM where a guest was seen to run under it, else TCG."""
+    firmware_dirs: tuple[str, ...] = ("/etc/qemu/firmware", "/usr/share/qemu/firmware")
+    """Directories of QEMU's firmware descriptors (docs/interop/firmware.json), first match wins."""
+    merge: bool = True
+    """KSM for VMs whose job does not say."""
+    allow_args: tuple[str, ...] = ()
+    """Regular expressions; a job's raw option must match one of them in full."""
+    first_uid: int = 200_000
+    uid_count: int = 10_000
+    """VMs run as users `first_uid` … `first_uid + uid_count - 1`, one each, when we are root."""
+
+
+class LogsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[logs]`: bounds of what a guest can print into its task's log."""
+
+    max_files: int = 10
+    max_file_size: str = "10M"
+    rate: str = "1M"
+    """Bytes a second that one guest may log for long; what comes faster waits, up to 32 MiB."""
+
+    @property
+    def max_file_bytes(self) -> int:
+        """`max_file_size` in bytes."""
+        return parse_size(self.max_file_size)
+
+    @property
+    def rate_bytes_per_s(self) -> int:
+        """`rate` in bytes a second."""
+        return parse_size(self.rate)
+
+
+class DiskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[disk]`: what is kept free on the file system of `paths.data`."""
+
+    reserve: str = "5%"
+    """A share or a size; with less free no VM starts and nothing is downloaded."""
+
+    @property
+    def reserved(self) -> Share:
+        """`reserve` as a share of the file system."""
+        return parse_share(self.reserve)
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """node.toml as a whole; only the entry points see it."""
+
+    paths: Paths = msgspec.field(default_factory=lambda: default_paths())
+    images: ImagesConfig = ImagesConfig()
+    qemu: QemuConfig = QemuConfig()
+    logs: LogsConfig = LogsConfig()
+    network: NetworkConfig = NetworkConfig()
+    disk: DiskConfig = DiskConfig()
+
+
+def default_paths() -> Paths:
+    """Return root's directories, or a user's own under the XDG ones."""
+    if os.geteuid() == 0:
+        return Paths(run="/run/qemu-node", data="/data")
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Paths(run=f"{runtime}/qemu-node", data=f"{data}/qemu-node")
+
+
+def default_path() -> Path:
+    """Return where node.toml is looked for: `$QEMU_NODE_CONFIG`, else the data directory."""
+    named = os.environ.get(CONFIG_ENV)
+    return Path(named) if named else Path(default_paths().data) / "config" / "node.toml"
+
+
+def parse(text: str, origin: str) -> NodeConfig:
+    """Return the settings in `text`, TOML; `origin` names it in errors.
+
+    Raises:
+        ConfigError: not TOML, an unknown key, or a wrong value; the message names the key.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{origin} is not TOML: {exc}") from exc
+    defaults = default_paths()
+    raw["paths"] = {"run": defaults.run, "data": defaults.data} | raw.get("paths", {})
+    try:
+        config = msgspec.convert(raw, NodeConfig)
+        _check(config)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{origin}: {_explain(exc)}") from exc
+    except ConfigError as exc:
+        raise ConfigError(f"{origin}: {exc}", hint=exc.hint) from exc
+    return config
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`(?: - at `\$\.?(?P<at>.*)`)?$")
+
+
+def _explain(exc: msgspec.ValidationError) -> str:
+    """Return msgspec's finding in the words of somebody who edits the file."""
+    unknown = _UNKNOWN.match(str(exc))
+    if unknown is None:
+        return str(exc).replace("`$.", "`")
+    path = ".".join(filter(None, (unknown["at"], unknown["name"])))
+    return f"there is no setting {path}"
+
+
+def load(path: Path | None = None) -> NodeConfig:
+    """Return the settings in `path`; without one, in the default file, which may be missing.
+
+    Raises:
+        ConfigError: `path` cannot be read or its content is wrong.
+    """
+    chosen = path if path is not None else default_path()
+    try:
+        text = chosen.read_text()
+    except FileNotFoundError:
+        if path is not None or CONFIG_ENV in os.environ:
+            raise ConfigError(f"{chosen}: no such file") from None
+        config = NodeConfig()
+        _check(config)
+        return config
+    except OSError as exc:
+        raise ConfigError(f"{chosen}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{chosen} is not UTF-8 text") from exc
+    return parse(text, str(chosen))
+
+
+def _check(config: NodeConfig) -> None:
+    """Raise for values that have the right type and make no sense."""
+    for name, value in (("run", config.paths.run), ("data", config.paths.data)):
+        if not value.startswith("/"):
+            raise ConfigError(f"paths.{name} must be an absolute path, not {value!r}")
+    if len(os.fsencode(config.paths.run)) > _RUN_DIR_MAX_BYTES:
+        raise ConfigError(
+            f"paths.run is longer than {_RUN_DIR_MAX_BYTES} bytes: {config.paths.run}",
+            hint="the sockets below it would exceed the kernel's limit of 107 bytes",
+        )
+    if config.qemu.first_uid < 1000 or config.qemu.uid_count < 1:
+        raise ConfigError("qemu.first_uid must be at least 1000 and qemu.uid_count at least 1")
+    if config.logs.max_files < 1 or config.logs.max_file_bytes < 4096:
+        raise ConfigError("logs.max_files must be at least 1 and logs.max_file_size at least 4K")
+    check_network(config.network)
+    check_images(config.images)
+    _ = config.logs.rate_bytes_per_s, config.disk.reserved
