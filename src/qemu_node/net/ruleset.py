@@ -111,7 +111,7 @@ iifname . arp saddr ip != @{SET_SRC4} goto x_arp
     goto x_nd
   }}
   chain c_v6 {{
-    exthdr frag exists meta l4proto ipv6-icmp goto x_nd
+    meta protocol ip6 exthdr frag exists meta l4proto ipv6-icmp goto x_nd
     meta protocol ip6 meta l4proto ipv6-icmp icmpv6 type vmap {{ \
 nd-router-advert : goto x_ra, nd-redirect : goto x_ra, nd-router-solicit : jump c_rs, \
 nd-neighbor-solicit : jump c_ns, nd-neighbor-advert : jump c_na }}

@@ -23,7 +23,7 @@ def test_every_chain_and_set_that_a_rule_names_exists() -> None:
 
 def test_no_rule_relies_on_a_dependency_that_misses_tagged_frames() -> None:
     for line in table_text().splitlines():
-        if re.search(r"\b(arp saddr|icmpv6 type|ip saddr|ip6 saddr|udp [sd]port)\b", line):
+        if re.search(r"\b(arp saddr|icmpv6 type|ip saddr|ip6 saddr|udp [sd]port|exthdr)\b", line):
             assert "meta protocol" in line or "typeof" in line, line
 
 
