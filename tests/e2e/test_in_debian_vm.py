@@ -16,7 +16,7 @@ SOURCES = ("src", "tests", "osimage", "pyproject.toml")
 MARKERS = ("needs_cgroup2", "needs_vlans")
 COMMAND = f"""
 python3 -m pytest -p no:cacheprovider -m '{" or ".join(MARKERS)}' --durations=15 \
-    --junitxml=/results/junit.xml -o junit_family=xunit2 tests/integration tests/network
+    --junitxml=/results/junit.xml -o junit_family=xunit1 tests/integration tests/network
 """
 
 

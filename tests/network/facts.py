@@ -48,3 +48,10 @@ def master(port: str) -> str:
     """Return the bridge or bond that a device is a port of; empty: none, or no such device."""
     path = Path("/sys/class/net") / port / "master"
     return path.resolve().name if path.exists() else ""
+
+
+def set_elements() -> list[str]:
+    """Return the elements of all sets of the driver's filter."""
+    done = run_blocking(["nft", "-j", "list", "table", "bridge", "qn"])
+    sets = [item["set"] for item in json.loads(done.stdout)["nftables"] if "set" in item]
+    return [f"{found['name']} {element}" for found in sets for element in found.get("elem", [])]

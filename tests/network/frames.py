@@ -101,9 +101,17 @@ def dhcp_discover(src: str) -> Frame:
     return udp(src, "0.0.0.0", "255.255.255.255", dst=BROADCAST, ports=(68, 67))
 
 
-def arp(src: str, sender_mac: str, sender: str, target: str, *, dst: str = BROADCAST) -> Frame:
+def arp(
+    src: str,
+    sender_mac: str,
+    sender: str,
+    target: str,
+    *,
+    dst: str = BROADCAST,
+    hardware: int = 1,
+) -> Frame:
     """Return an ARP request that says `sender` is at `sender_mac`."""
-    payload = struct.pack("!HHBBH", 1, ETH_IP, 6, 4, 1)
+    payload = struct.pack("!HHBBH", hardware, ETH_IP, 6, 4, 1)
     payload += mac_bytes(sender_mac) + ipaddress.ip_address(sender).packed
     payload += b"\0" * 6 + ipaddress.ip_address(target).packed
     return Frame(dst=dst, src=src, ethertype=ETH_ARP, payload=payload)
@@ -129,10 +137,10 @@ def neighbour_advertisement(src: str, target: str, lladdr: str) -> Frame:
     return _icmp6(src, target, body)
 
 
-def neighbour_solicitation(src: str, source: str, lladdr: str) -> Frame:
-    """Return an NS that says its sender `source` is at `lladdr`."""
-    body = struct.pack("!BBHI", _NS, 0, 0, 0)
-    body += ipaddress.ip_address("fe80::1").packed + b"\1\1" + mac_bytes(lladdr)
+def neighbour_solicitation(src: str, source: str, *lladdrs: str) -> Frame:
+    """Return an NS that says its sender `source` is at `lladdrs`, with an option for each."""
+    body = struct.pack("!BBHI", _NS, 0, 0, 0) + ipaddress.ip_address("fe80::1").packed
+    body += b"".join(b"\1\1" + mac_bytes(lladdr) for lladdr in lladdrs)
     return _icmp6(src, source, body)
 
 
@@ -192,6 +200,12 @@ def cdp(src: str) -> Frame:
     """Return a frame of Cisco's discovery protocol (SNAP, 01:00:0c:cc:cc:cc)."""
     body = b"\xaa\xaa\x03\x00\x00\x0c\x20\x00" + bytes(30)
     return Frame(dst="01:00:0c:cc:cc:cc", src=src, ethertype=len(body), payload=body)
+
+
+def in_snap(frame: Frame) -> Frame:
+    """Return what `frame` says in an 802.2 frame (RFC 1042), which some hosts take as well."""
+    body = b"\xaa\xaa\x03\0\0\0" + struct.pack("!H", frame.ethertype) + frame.payload
+    return replace(frame, ethertype=len(body), payload=body)
 
 
 def to_group(src: str, last: int, ethertype: int) -> Frame:

@@ -1,0 +1,264 @@
+"""Every way out of a VLAN that a guest may try, as a table: what it sends, where it must arrive.
+
+Pure. Owns the guests of the table and its rows. Does not own sending (`lab`).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from network import frames
+from network.frames import (
+    ETH_EAPOL,
+    ETH_LLDP,
+    ETH_PAUSE,
+    ETH_QINQ,
+    ETH_SLOW,
+    ETH_TEST,
+    Frame,
+    Tag,
+)
+from network.lab import NODE_IP, NODE_MAC, NODE_PORT, OUTSIDE_MAC, port_spec
+
+from qemu_node.net.ruleset import Reason
+from qemu_node.net.spec import PortSpec
+
+PINNED_NET, PINNED_NET6 = "10.30.0.0/29", "2001:db8:30::/64"
+GUESTS: Mapping[str, PortSpec] = {
+    spec.vm_id: spec
+    for spec in (
+        port_spec("a1", 0xA1, vlan=30),
+        port_spec("a2", 0xA2, vlan=30),
+        port_spec("i1", 0x11, vlan=30, isolated=True),
+        port_spec("i2", 0x12, vlan=30, isolated=True),
+        port_spec("p1", 0xF1, vlan=30, addresses=(PINNED_NET, PINNED_NET6)),
+        port_spec("b1", 0xB1, vlan=40),
+        port_spec("t1", 0xC1, vlan=None, trunk=(30, 40, 50)),
+    )
+}
+MAC = {name: spec.mac for name, spec in GUESTS.items()}
+LINK_LOCAL = {name: f"fe80::{number:x}" for number, name in enumerate(GUESTS, start=1)}
+SERVICE_TAG = Tag(40, tpid=ETH_QINQ)
+OUT = "10.30.0.200"
+"""An address that the pinned guest may not have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What `sender` sends; where it arrives, with which tags; what its drop counter says."""
+
+    name: str
+    sender: str
+    frame: Frame
+    reaches: Mapping[str, tuple[int, ...]]
+    reason: Reason | None = None
+
+
+def members(vid: int, *, but: str = "") -> dict[str, tuple[int, ...]]:
+    """Return who gets what `but` sends to all of a VLAN: untagged, but for trunks and outside."""
+    isolated = {name for name, spec in GUESTS.items() if spec.isolated}
+    found: dict[str, tuple[int, ...]] = {
+        name: () if spec.vlan else (vid,) for name, spec in GUESTS.items() if vid in spec.vids
+    }
+    found["uplink"] = (vid,)
+    silent = {but} | (isolated if but in isolated else set())
+    return {name: tags for name, tags in found.items() if name not in silent}
+
+
+def rows() -> Iterator[Row]:
+    """Yield the whole table."""
+    yield from _own_vlan()
+    yield from _no_way_in()
+    yield from _tags()
+    yield from _node()
+    yield from _between_switches()
+    yield from _lies()
+    yield from _lies_of_a_pinned_guest()
+
+
+def _passes(name: str, sender: str, frame: Frame, vid: int) -> Row:
+    return Row(name=name, sender=sender, frame=frame, reaches=members(vid, but=sender))
+
+
+def _dropped(name: str, sender: str, frame: Frame, reason: Reason | None = None) -> Row:
+    return Row(name=name, sender=sender, frame=frame, reaches={}, reason=reason)
+
+
+def _own_vlan() -> Iterator[Row]:
+    """The VLANs that each end has: exactly their members, both ways."""
+    for name, spec in GUESTS.items():
+        if spec.vlan:
+            yield _passes("reaches its VLAN", name, frames.plain(spec.mac), spec.vlan)
+    for vid in GUESTS["t1"].trunk:
+        yield _passes(f"tag {vid}", "t1", frames.plain(MAC["t1"]).tagged(vid), vid)
+        yield _passes(f"tag {vid}", "uplink", frames.plain(OUTSIDE_MAC).tagged(vid), vid)
+    yield _passes("ARP", "a1", frames.arp(MAC["a1"], MAC["a1"], "10.30.0.1", "10.30.0.2"), 30)
+    yield _passes("DHCP client", "p1", frames.dhcp_discover(MAC["p1"]), 30)
+    yield _passes("ARP probe", "p1", frames.arp(MAC["p1"], MAC["p1"], "0.0.0.0", "10.30.0.2"), 30)
+    for name, address in (("a1", LINK_LOCAL["a1"]), ("p1", "2001:db8:30::9")):
+        advertisement = frames.neighbour_advertisement(MAC[name], address, MAC[name])
+        yield _passes("its own NA", name, advertisement, 30)
+        solicitation = frames.neighbour_solicitation(MAC[name], address, MAC[name])
+        yield _passes("its own NS", name, solicitation, 30)
+    own = frames.neighbour_advertisement(MAC["t1"], LINK_LOCAL["t1"], MAC["t1"]).tagged(40)
+    yield _passes("its own NA tagged", "t1", own, 40)
+    arp = frames.arp(MAC["p1"], MAC["p1"], "10.30.0.1", "10.30.0.2")
+    yield _passes("ARP of an address it may have", "p1", arp, 30)
+    for source, target, group in (("10.30.0.1", "224.0.0.99", "01:00:5e:00:00:63"),):
+        packet = frames.udp(MAC["p1"], source, target, dst=group, ports=(5, 6))
+        yield _passes("IPv4 from an address it may have", "p1", packet, 30)
+    packet = frames.udp6(MAC["p1"], "2001:db8:30::9", "ff02::1:2", ports=(546, 547))
+    yield _passes("IPv6 from an address it may have", "p1", packet, 30)
+    packet = frames.udp6(MAC["a1"], "2001:db8:66::9", "ff02::1:2", ports=(546, 547))
+    yield _passes("IPv6 of a guest without pinned addresses", "a1", packet, 30)
+
+
+def _no_way_in() -> Iterator[Row]:
+    """VLANs that an end does not have. The bridge drops these frames, so no rule counts them."""
+    for vid in (1, 60, 99, 4094, 4095):
+        yield _dropped(f"tag {vid}", "t1", frames.plain(MAC["t1"]).tagged(vid))
+    yield _dropped("untagged", "t1", frames.plain(MAC["t1"]))
+    yield _dropped("priority tag", "t1", frames.plain(MAC["t1"]).tagged(Tag(0, priority=5)))
+    for vid in (1, 60, 4095):
+        yield _dropped(f"tag {vid}", "uplink", frames.plain(OUTSIDE_MAC).tagged(vid))
+    # The node's own VLAN: nobody but the node, and that only for its address.
+    for frame in (frames.plain(OUTSIDE_MAC), frames.plain(OUTSIDE_MAC).tagged(4094)):
+        yield _dropped(f"own VLAN of the node, {len(frame.tags)} tags", "uplink", frame)
+
+
+def _tags() -> Iterator[Row]:
+    """Tags where there must be none, and tags in tags."""
+    for name, tags in (
+        ("own", (30,)),
+        ("other", (40,)),
+        ("1", (1,)),
+        ("99", (99,)),
+        ("4095", (4095,)),
+        ("priority", (0,)),
+        ("priority and other", (0, 40)),
+        ("own and other", (30, 40)),
+        ("other and own", (40, 30)),
+        ("own and node's", (30, 4094)),
+        ("three", (30, 30, 40)),
+        ("802.1ad", (SERVICE_TAG,)),
+        ("802.1ad and 99", (SERVICE_TAG, 99)),
+        ("old service tag", (Tag(40, tpid=0x9100),)),
+    ):
+        yield _dropped(f"tag: {name}", "a1", frames.plain(MAC["a1"]).tagged(*tags), Reason.TAG)
+    for name, more in (
+        ("30 and 40", (30, 40)),
+        ("priority and 40", (0, 40)),
+        ("30 and 99", (30, 99)),
+        ("802.1ad 30", (Tag(30, tpid=ETH_QINQ),)),
+        ("30 and 802.1ad", (30, SERVICE_TAG)),
+    ):
+        yield _dropped(f"tags: {name}", "t1", frames.plain(MAC["t1"]).tagged(*more), Reason.TAG)
+
+
+def _node() -> Iterator[Row]:
+    """The node's own stack: no frame of a guest gets there."""
+
+    def to_node(src: str, dst: str) -> Frame:
+        return frames.udp(src, "10.99.0.77", NODE_IP, dst=dst, ports=(7, NODE_PORT))
+
+    yield Row(
+        name="node's address, as a control",
+        sender="uplink",
+        frame=to_node(OUTSIDE_MAC, NODE_MAC),
+        reaches={"node": ()},
+    )
+    # In a guest's VLAN the node's address is unknown, and unknown ones go outside only.
+    yield Row(
+        name="IPv4 to the node's MAC",
+        sender="a1",
+        frame=to_node(MAC["a1"], NODE_MAC),
+        reaches={"uplink": (30,)},
+    )
+    yield _passes("IPv4 to the node by broadcast", "a1", to_node(MAC["a1"], frames.BROADCAST), 30)
+    ask = frames.arp(MAC["a1"], MAC["a1"], "10.99.0.77", NODE_IP)
+    yield _passes("ARP for the node", "a1", ask, 30)
+    for last in (0x00, 0x02, 0x03, 0x0D, 0x0E, 0x0F):
+        group = f"01:80:c2:00:00:{last:02x}"
+        for name in ("a1", "t1"):
+            packet = to_node(MAC[name], group)
+            yield _dropped(f"IPv4 to group {last:02x}", name, packet, Reason.LINK)
+            ask = frames.arp(MAC[name], MAC[name], "10.99.0.77", NODE_IP, dst=group)
+            yield _dropped(f"ARP to group {last:02x}", name, ask, Reason.LINK)
+        tagged = to_node(MAC["t1"], group).tagged(30)
+        yield _dropped(f"IPv4 to group {last:02x} tagged", "t1", tagged, Reason.LINK)
+
+
+def _between_switches() -> Iterator[Row]:
+    """Protocols of switches."""
+    for name, tags in (("a1", ()), ("t1", (30,))):
+        how = " tagged" if tags else ""
+        for what, frame in (
+            ("BPDU", frames.bpdu(MAC[name])),
+            ("PVST", frames.pvst(MAC[name])),
+            ("CDP", frames.cdp(MAC[name])),
+            ("LACP", frames.to_group(MAC[name], 0x02, ETH_SLOW)),
+            ("EAPOL", frames.to_group(MAC[name], 0x03, ETH_EAPOL)),
+            ("LLDP", frames.to_group(MAC[name], 0x0E, ETH_LLDP)),
+            ("LLDP of the nearest customer", frames.to_group(MAC[name], 0x00, ETH_LLDP)),
+            ("group 0f", frames.to_group(MAC[name], 0x0F, ETH_TEST)),
+            ("MVRP", frames.to_group(MAC[name], 0x21, 0x88F5)),
+        ):
+            yield _dropped(what + how, name, frame.tagged(*tags), Reason.LINK)
+    # The bridge itself drops these before any rule sees them.
+    yield _dropped("PAUSE", "a1", frames.to_group(MAC["a1"], 0x01, ETH_PAUSE))
+    yield _dropped("a multicast source", "a1", frames.plain("03:00:00:00:00:a1"))
+    yield _dropped("no source", "a1", frames.plain("00:00:00:00:00:00"))
+
+
+def _lies() -> Iterator[Row]:
+    """Somebody else's address, and what only servers and routers say."""
+    for what, mac in (
+        ("another guest's MAC", MAC["a2"]),
+        ("the node's MAC", NODE_MAC),
+        ("a MAC of nobody", "02:00:00:00:ff:ff"),
+    ):
+        yield _dropped(what, "a1", frames.plain(mac), Reason.MAC)
+        yield _dropped(f"{what} tagged", "t1", frames.plain(mac).tagged(30), Reason.MAC)
+    for name, tags in (("a1", ()), ("t1", (30,))):
+        mac, local, other = MAC[name], LINK_LOCAL[name], MAC["a2"]
+        how = " tagged" if tags else ""
+        for what, frame, reason in (
+            ("ARP sender", frames.arp(mac, other, "10.30.0.1", "10.30.0.2"), Reason.ARP),
+            (
+                "ARP of IEEE 802 hardware",
+                frames.arp(mac, other, "10.30.0.1", "10.30.0.2", hardware=6),
+                Reason.ARP,
+            ),
+            (
+                "ARP in SNAP",
+                frames.in_snap(frames.arp(mac, other, "10.30.0.1", "10.30.0.2")),
+                Reason.LINK,
+            ),
+            ("RA in SNAP", frames.in_snap(frames.router_advertisement(mac, local)), Reason.LINK),
+            ("NS, second option", frames.neighbour_solicitation(mac, local, mac, other), Reason.ND),
+            ("NA lladdr", frames.neighbour_advertisement(mac, local, other), Reason.ND),
+            ("NS lladdr", frames.neighbour_solicitation(mac, local, other), Reason.ND),
+            ("DHCP offer", frames.dhcp_offer(mac, "10.30.0.1"), Reason.DHCP),
+            ("DHCPv6 server", frames.udp6(mac, local, "ff02::1:2", ports=(547, 546)), Reason.DHCP),
+            ("RA", frames.router_advertisement(mac, local), Reason.RA),
+        ):
+            yield _dropped(what + how, name, frame.tagged(*tags), reason)
+        for hidden_by in ("hop-by-hop", "destination options"):
+            frame = frames.router_advertisement(mac, local, hidden_by=hidden_by).tagged(*tags)
+            yield _dropped(f"RA behind {hidden_by}{how}", name, frame, Reason.RA)
+        frame = frames.router_advertisement(mac, local, hidden_by="fragment").tagged(*tags)
+        yield _dropped(f"RA as a fragment{how}", name, frame, Reason.ND)
+        first, _ = frames.ra_in_two_fragments(mac, local)
+        yield _dropped(f"RA, first of two fragments{how}", name, first.tagged(*tags), Reason.ND)
+
+
+def _lies_of_a_pinned_guest() -> Iterator[Row]:
+    """Addresses that the policy does not let it have."""
+    mac = MAC["p1"]
+    packet = frames.udp(mac, OUT, "255.255.255.255", dst=frames.BROADCAST, ports=(5, 6))
+    yield _dropped("IPv4 from a foreign address", "p1", packet, Reason.IP)
+    foreign = frames.udp6(mac, "2001:db8:66::9", "ff02::1:2", ports=(546, 547))
+    yield _dropped("IPv6 from a foreign address", "p1", foreign, Reason.IP)
+    arp = frames.arp(mac, mac, OUT, "10.30.0.2")
+    yield _dropped("ARP of a foreign address", "p1", arp, Reason.ARP)
+    advertisement = frames.neighbour_advertisement(mac, "2001:db8:66::9", mac)
+    yield _dropped("NA of a foreign address", "p1", advertisement, Reason.ND)

@@ -1,0 +1,216 @@
+"""Ports as they come and go: of many VMs, with a NIC that fails, with processes that are killed."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from network import crashing_ports, frames
+from network.facts import MANAGEMENT, set_elements, taps, vlans_of, wait_until
+from network.lab import OUTSIDE_MAC, Lab, port_spec
+from network.namespaces import bridge, ip
+from network.wire import Guest, Wire
+
+from qemu_node.host.process import run_blocking
+from qemu_node.net.spec import PortSpec
+
+pytestmark = [pytest.mark.needs_vlans, pytest.mark.timeout(300)]
+
+MANY = 200
+FAILOVER_S = 1.0
+_BEAT_S = 0.005
+
+
+def assert_nothing_is_left(lab: Lab) -> None:
+    wait_until(lambda: taps() == [], "the last TAP to go")
+    assert lab.uplink_vlans() == set()
+    assert set_elements() == []
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind(lab: Lab) -> Iterator[None]:
+    yield
+    for name in list(lab.ports):
+        lab.detach(name)
+    assert_nothing_is_left(lab)
+
+
+def test_the_uplink_carries_a_vlan_from_its_first_guest_to_its_last(lab: Lab) -> None:
+    assert lab.uplink_vlans() == set()
+    lab.attach(port_spec("one", 1, vlan=30))
+    lab.attach(port_spec("two", 2, vlan=None, trunk=(30, 31, 32, 40)))
+    assert lab.uplink_vlans() == {30, 31, 32, 40}
+    lab.detach("two")
+    assert lab.uplink_vlans() == {30}
+    lab.detach("one")
+    assert lab.uplink_vlans() == set()
+    assert vlans_of("bond0") == {MANAGEMENT}
+
+
+def test_a_port_has_its_vlans_and_no_others(lab: Lab) -> None:
+    access, trunk = port_spec("one", 1, vlan=30), port_spec("two", 2, vlan=None, trunk=(30, 40))
+    lab.attach(access)
+    lab.attach(trunk)
+    assert vlans_of(access.ifname) == {30}
+    assert vlans_of(trunk.ifname) == {30, 40}
+
+
+def test_a_guest_has_a_descriptor_and_a_vhost_for_each_queue(lab: Lab) -> None:
+    lab.attach(port_spec("many", 1, vlan=30, queues=4))
+    tap = lab.ports["many"].tap
+    assert (len(tap.fds), len(tap.vhost_fds)) == (4, 4)
+
+
+def test_a_name_that_comes_again_has_the_rights_of_its_new_port_alone(lab: Lab) -> None:
+    lab.attach(port_spec("again", 1, vlan=30))
+    lab.detach("again")
+    spec = port_spec("again", 2, vlan=40)
+    lab.attach(spec)
+    assert lab.follow("again", frames.plain("02:00:00:00:00:01")) == {}
+    assert lab.follow("again", frames.plain(spec.mac)) == {"uplink": [(40,)]}
+
+
+def test_a_guest_that_ends_takes_its_port_with_it(lab: Lab) -> None:
+    lab.attach(port_spec("short", 1, vlan=30)).close()
+    wait_until(lambda: taps() == [], "the TAP to go")
+    lab.run(lab.manager.reconcile([]))
+
+
+def test_what_others_remove_comes_back_at_the_next_reconcile(lab: Lab) -> None:
+    spec = port_spec("kept", 1, vlan=30)
+    lab.attach(spec)
+    bridge("vlan del dev bond0 vid 30")
+    ip(f"link set {spec.ifname} nomaster")
+    run_blocking(["nft", "flush", "ruleset"], check=False)
+    lab.run(lab.manager.reconcile([spec]))
+    assert lab.uplink_vlans() == {30}
+    assert vlans_of(spec.ifname) == {30}
+    assert lab.follow("kept", frames.plain(spec.mac)) == {"uplink": [(30,)]}
+    assert lab.follow("kept", frames.plain("02:00:00:00:00:99")) == {}
+
+
+def test_a_foreign_flush_of_all_rules_does_not_open_the_node(lab: Lab) -> None:
+    spec = port_spec("kept", 1, vlan=30)
+    lab.attach(spec)
+    run_blocking(["nft", "flush", "ruleset"], check=False)
+    assert lab.follow("kept", frames.plain("02:00:00:00:00:99")) == {}
+    assert lab.drops("kept") == {"mac": 1}
+
+
+def test_without_the_filter_a_lie_would_get_through_and_a_new_driver_stops_it(lab: Lab) -> None:
+    lab.attach(port_spec("liar", 1, vlan=30))
+    lie = frames.plain("02:00:00:00:00:99")
+    lab.run(lab.manager.aclose())
+    assert lab.follow("liar", lie) == {}
+    run_blocking(["nft", "delete", "table", "bridge", "qn"])
+    assert lab.follow("liar", lie) == {"uplink": [(30,)]}
+    lab.run(lab.manager.reconcile([]))
+    assert lab.follow("liar", lie) == {}
+
+
+def test_rules_of_others_stay(lab: Lab) -> None:
+    run_blocking(["nft", "add table inet operator"])
+    lab.attach(port_spec("one", 1, vlan=30))
+    lab.detach("one")
+    lab.run(lab.manager.reconcile([]))
+    assert "table inet operator" in run_blocking(["nft", "list", "tables"]).stdout.decode()
+
+
+def test_hundreds_of_ports_are_made_and_removed(
+    lab: Lab, record_property: Callable[[str, object], None]
+) -> None:
+    specs = [
+        port_spec(f"vm{n}", n, vlan=None, trunk=(2 + n, 1000))
+        if n % 10 == 0
+        else port_spec(f"vm{n}", n, vlan=2 + n)
+        for n in range(1, MANY + 1)
+    ]
+
+    async def attach_all() -> None:
+        attached = await asyncio.gather(*(lab.manager.attach(spec) for spec in specs))
+        for port in attached:
+            lab.ports[port.port.vm_id] = port
+
+    async def detach_all() -> None:
+        ports = [lab.ports.pop(spec.vm_id) for spec in specs]
+        await asyncio.gather(*(port.close() for port in ports))
+        await asyncio.gather(*(lab.manager.detach(port.port) for port in ports))
+
+    began = time.monotonic()
+    lab.run(attach_all())
+    record_property("attach_ms", round((time.monotonic() - began) * 1000 / MANY, 1))
+    assert len(taps()) == MANY
+    assert lab.uplink_vlans() == {vid for spec in specs for vid in spec.vids}
+    lab.run(lab.manager.reconcile(specs))
+    began = time.monotonic()
+    lab.run(detach_all())
+    record_property("detach_ms", round((time.monotonic() - began) * 1000 / MANY, 1))
+
+
+def test_a_nic_that_fails_interrupts_no_vlan_for_more_than_a_second(lab: Lab) -> None:
+    specs = {name: port_spec(name, vid, vlan=vid) for name, vid in (("f30", 30), ("f40", 40))}
+    guests = {name: lab.attach(spec) for name, spec in specs.items()}
+    outside = Wire("wire", namespace="lan")
+    try:
+        assert_both_ways(lab, specs, guests, outside, time.monotonic() + FAILOVER_S * 10)
+        ip("link set node down", namespace="sw1")
+        failed = time.monotonic()
+        assert_both_ways(lab, specs, guests, outside, failed + FAILOVER_S)
+        assert Path("/sys/class/net/bond0/bonding/active_slave").read_text() == "nic2\n"
+        assert lab.uplink_vlans() == {30, 40}
+    finally:
+        ip("link set node up", namespace="sw1")
+        outside.close()
+
+
+def assert_both_ways(
+    lab: Lab,
+    specs: dict[str, PortSpec],
+    guests: dict[str, Guest],
+    outside: Wire,
+    deadline: float,
+) -> None:
+    """Send until each guest was heard outside in its VLAN, and has heard from there."""
+    missing = {(name, way) for name in specs for way in ("out", "in")}
+    tokens = {(name, way): lab.token() for name, way in missing}
+    while missing:
+        assert time.monotonic() < deadline, f"no frame came through: {sorted(missing)}"
+        for name, spec in specs.items():
+            guests[name].send(frames.plain(spec.mac).to_bytes(tokens[name, "out"]))
+            frame = frames.plain(OUTSIDE_MAC).tagged(spec.vlan or 0)
+            outside.send(frame.to_bytes(tokens[name, "in"]))
+            missing -= {
+                (name, "in")
+                for arrival in guests[name].drain()
+                if arrival.token == tokens[name, "in"]
+            }
+        for arrival in outside.drain():
+            missing -= {
+                (name, "out")
+                for name, spec in specs.items()
+                if arrival.token == tokens[name, "out"]
+                and frames.vids(arrival.tags) == (spec.vlan,)
+            }
+        time.sleep(_BEAT_S)
+
+
+def test_sigkill_at_any_step_leaves_nothing_that_the_next_driver_does_not_remove(
+    lab: Lab,
+) -> None:
+    # The lab's own driver gives up the filter: there is one at a time.
+    lab.run(lab.manager.aclose())
+    tests = Path(__file__).parents[1]
+    paths = [str(tests), str(Path(sys.modules["qemu_node"].__path__[0]).parent)]
+    done = run_blocking(
+        [sys.executable, crashing_ports.__file__],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *sys.path])},
+        timeout_s=240,
+    )
+    lab.run(lab.manager.begin())
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(reports) > 15, "a start and an end of a port have more steps"
+    assert [report for report in reports if report["left"]] == []
