@@ -222,7 +222,9 @@ async def test_interrupted_pull_says_so_and_goes_on_when_it_is_repeated(
     resource = Resource(body=BIG, pause_at=2 << 20, etag='"1"')
     url = server.put("/x.raw", resource)
     with (tmp_path / "stderr").open("wb") as stderr:
-        child = process.spawn(command(node, "pull", url), stderr_fd=stderr.fileno())
+        # A suite that runs in the background of a shell has its children ignore the signal.
+        argv = ["env", "--default-signal=INT", *command(node, "pull", url)]
+        child = process.spawn(argv, stderr_fd=stderr.fileno())
     partials = node.paths.images_dir / "partial"
     await until(lambda: any(path.stat().st_size >= 1 << 20 for path in partials.glob("*")))
     process.send_signal(child.process, signal.SIGINT)
