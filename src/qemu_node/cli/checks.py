@@ -272,13 +272,6 @@ def check_uids(first: int, count: int, taken: Sequence[UidRange], *, is_root: bo
     return ok("VM users", span)
 
 
-def check_vhost_net(*, exists: bool) -> Check:
-    """Judge the kernel's part of fast network devices."""
-    if exists:
-        return ok("vhost-net", "/dev/vhost-net")
-    return ok("vhost-net", "not loaded; user networks do without it")
-
-
 def check_nomad(found: tuple[str, tuple[int, int, int]] | NodeError | None) -> Check:
     """Judge the Nomad program, which `qemu-node run` does without; None: there is none."""
     if found is None:

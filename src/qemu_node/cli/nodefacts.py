@@ -17,6 +17,8 @@ from pathlib import Path
 from qemu_node import config as node_config
 from qemu_node.cli import checks
 from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, UidRange
+from qemu_node.cli.netchecks import judge_network
+from qemu_node.cli.netfacts import read_network
 from qemu_node.cli.vmstate import held_locks, is_locked
 from qemu_node.config import NodeConfig, Paths, QemuConfig
 from qemu_node.errors import ConfigError, MissingPartError, NodeError
@@ -52,6 +54,9 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
         yield checks.check_firmware(mode, look_for_firmware(mode, dirs), dirs)
     for check in check_host(config.qemu, is_root=is_root):
         yield check
+    network = await asyncio.to_thread(read_network, config.network)
+    for check in judge_network(config.network, network):
+        yield check
     yield checks.check_nomad(await find_nomad(os.environ.get("NOMAD") or "nomad"))
     yield checks.check_leftovers(*await asyncio.to_thread(find_leftovers, config.paths))
     found = await prove(config, is_root=is_root) if isinstance(qemu, QemuBinary) else None
@@ -86,7 +91,6 @@ def check_host(qemu: QemuConfig, *, is_root: bool) -> list[Check]:
         checks.check_ksm(read_ksm(), is_wanted=qemu.merge),
         checks.check_group(group_id("qemu-node"), is_root=is_root),
         checks.check_uids(qemu.first_uid, qemu.uid_count, taken_uids(), is_root=is_root),
-        checks.check_vhost_net(exists=Path("/dev/vhost-net").exists()),
     ]
 
 

@@ -66,8 +66,6 @@ def directory(*, exists: bool = True, free: int | None = 100 * GIB) -> Directory
         (checks.check_group(101, is_root=True), Level.OK),
         (checks.check_group(None, is_root=True), Level.WARN),
         (checks.check_group(None, is_root=False), Level.OK),
-        (checks.check_vhost_net(exists=True), Level.OK),
-        (checks.check_vhost_net(exists=False), Level.OK),
         (checks.check_nomad(None), Level.OK),
         (checks.check_nomad(("/usr/bin/nomad", (1, 11, 3))), Level.OK),
         (checks.check_nomad(("/usr/bin/nomad", (1, 9, 9))), Level.WARN),
