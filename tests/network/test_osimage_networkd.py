@@ -182,6 +182,16 @@ def test_networkd_neither_removes_nor_adds_vlans_of_the_uplink(node: None) -> No
     shutil.rmtree(changed.parent)
 
 
+def test_an_uplink_that_was_out_of_the_bridge_gets_the_nodes_vlan_back(node: None) -> None:
+    # networkd puts it back by itself, if it is asked to or not, and with no VLAN at all.
+    ip("link set bond0 nomaster")
+    run_blocking(["networkctl", "reconfigure", "bond0"])
+    wait_until(
+        lambda: master("bond0") == "br0" and vlans_of("bond0") == {MANAGEMENT},
+        "the uplink to be back with its VLAN",
+    )
+
+
 def test_a_catch_all_unit_of_the_operator_leaves_the_vms_ports_alone(node: None) -> None:
     unit = Path("/etc/systemd/network/01-all.network")
     with vm_port(40):

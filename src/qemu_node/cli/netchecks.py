@@ -36,8 +36,10 @@ class UplinkState:
     has_carrier: bool = False
     miimon_ms: int | None = None
     """How often a bond looks at its NICs; None: it is no bond."""
+    vids: frozenset[int] = frozenset()
+    """The VLANs that it carries."""
     untagged: frozenset[int] = frozenset()
-    """VLANs whose frames have no tag outside."""
+    """Those of them whose frames have no tag outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +161,12 @@ def check_uplink(config: NetworkConfig, state: UplinkState | None) -> Check:
 def check_management(config: NetworkConfig, state: UplinkState) -> Check:
     """Judge whether the node's own VLAN is the one that jobs are refused."""
     vid = config.management_vlan
+    if vid and vid not in state.vids:
+        return warn(
+            "node's VLAN",
+            f"{config.uplink} does not carry {vid}: nobody reaches the node this way",
+            "systemctl restart qemu-node-uplink, or correct network.management_vlan in node.toml",
+        )
     others = state.untagged - {vid, 1}
     if others:
         return warn(
@@ -192,7 +200,7 @@ def check_networkd(taker: Taker | None) -> Check:
         "networkd",
         f"{taker.path} matches the VMs' TAPs: networkd takes them out of the bridge at its next "
         "reload",
-        "lay 00-qn-ports.network of osimage/files into /etc/systemd/network",
+        "let 00-qn-ports.network of osimage/files be there, and sort before that unit",
     )
 
 

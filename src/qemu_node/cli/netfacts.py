@@ -11,6 +11,7 @@ from qemu_node.cli.netchecks import BridgeState, NetworkFacts, UplinkState
 from qemu_node.cli.networkunits import Unit, find_taker
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
+from qemu_node.net.facts import PortVlans
 from qemu_node.net.names import tap_name
 from qemu_node.net.rtnl import RouteSocket
 
@@ -60,22 +61,24 @@ def read_uplink(name: str, net: Path = _NET) -> UplinkState | None:
         return None
     master = device / "master"
     miimon = _word(device / "bonding" / "miimon")
+    vlans = read_vlans(int(_word(device / "ifindex") or "0"))
     return UplinkState(
         master=master.resolve().name if master.exists() else "",
         has_carrier=_word(device / "carrier") == "1",
         miimon_ms=int(miimon) if miimon else None,
-        untagged=read_untagged(int(_word(device / "ifindex") or "0")),
+        vids=vlans.vids,
+        untagged=vlans.untagged,
     )
 
 
-def read_untagged(ifindex: int) -> frozenset[int]:
-    """Return the VLANs that a port carries untagged; none where the kernel does not say."""
+def read_vlans(ifindex: int) -> PortVlans:
+    """Return the VLANs that a port carries; none where the kernel does not say."""
+    nothing = PortVlans(vids=frozenset(), untagged=frozenset())
     try:
         with RouteSocket() as route:
-            vlans = route.read_vlans(ifindex).get(ifindex)
+            return route.read_vlans(ifindex).get(ifindex, nothing)
     except (NodeError, OSError):
-        return frozenset()
-    return vlans.untagged if vlans is not None else frozenset()
+        return nothing
 
 
 def read_bridge_netfilter(sysctls: Path = _BRIDGE_SYSCTLS) -> tuple[str, ...]:

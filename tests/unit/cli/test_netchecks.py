@@ -15,7 +15,13 @@ CONFIG = NetworkConfig(
     policy=(NetworkPolicy(namespaces=("*",), vlans=("100-199",)),),
 )
 BRIDGE = BridgeState(is_bridge=True, is_up=True, filters_vlans=True, has_own_address=True)
-UPLINK = UplinkState(master="br0", has_carrier=True, miimon_ms=100, untagged=frozenset((4094,)))
+UPLINK = UplinkState(
+    master="br0",
+    has_carrier=True,
+    miimon_ms=100,
+    vids=frozenset((4094,)),
+    untagged=frozenset((4094,)),
+)
 GOOD = NetworkFacts(
     bridge=BRIDGE, uplink=UPLINK, taker=Taker(path="/usr/lib/00-qn.network", is_unmanaged=True)
 )
@@ -75,6 +81,12 @@ def test_without_a_bridge_only_the_way_to_one_is_told() -> None:
             Level.WARN,
             replace(GOOD, uplink=replace(UPLINK, untagged=frozenset((99,)))),
             "management_vlan = 99",
+        ),
+        (
+            "node's VLAN",
+            Level.WARN,
+            replace(GOOD, uplink=replace(UPLINK, vids=frozenset(), untagged=frozenset())),
+            "qemu-node-uplink",
         ),
         (
             "firewall",
