@@ -127,12 +127,17 @@ exec "$@"
 CONFINED_LINE = b"confined\n"
 """What stderr begins with once the program is about to begin; without it, a step before failed."""
 
-# The new root is put over /sys because nobody keeps a tool or an image there. mount(8) looks its
-# source up by the name that the descriptor has, for the kernel binds nothing from the namespace
-# that the descriptor is of; -ef rules out that another file has the name by now. The shell stays:
-# as the first process of the new process table it takes all the others with it.
+# The kernel binds nothing from the namespace that the descriptor is of, so the file is looked up
+# again by its name, which can be asked for in that namespace alone.
+_NAME_INPUT = 'INPUT=$(readlink /proc/self/fd/0); export INPUT; exec "$@"'
+
+# The new root is put over /sys because nobody keeps a tool or an image there. -ef rules out that
+# another file has the name by now. The shell stays: as the first process of the new process table
+# it takes all the others with it.
 _CONFINE = f"""\
 set -eu
+input=$INPUT
+unset INPUT
 mount -t tmpfs -o size=1m,mode=0755,nosuid,nodev confined /sys
 mkdir /sys/usr /sys/etc
 mount --rbind /usr /sys/usr
@@ -142,7 +147,7 @@ for name in bin lib lib32 lib64 libx32 sbin; do
 done
 if [ -e /etc/ld.so.cache ]; then cp /etc/ld.so.cache /sys/etc/; fi
 : > /sys{CONFINED_INPUT}
-mount --bind /proc/self/fd/0 /sys{CONFINED_INPUT}
+mount --bind "$input" /sys{CONFINED_INPUT}
 mount -o remount,bind,ro,nosuid,nodev,noexec /sys{CONFINED_INPUT}
 [ /proc/self/fd/0 -ef /sys{CONFINED_INPUT} ]
 chroot /sys "$@" || exit "$?"
@@ -191,4 +196,5 @@ def confined_argv(
     if isolation is Isolation.NONE:
         return limited
     user = ["--user", "--map-root-user"] if isolation is Isolation.USER_NAMESPACE else []
-    return [*_UNSHARE, *user, "/bin/sh", "-c", _CONFINE, "confine", *limited]
+    confine = [*_UNSHARE, *user, "/bin/sh", "-c", _CONFINE, "confine", *limited]
+    return ["/bin/sh", "-c", _NAME_INPUT, "name", *confine]
