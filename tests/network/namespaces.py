@@ -48,6 +48,7 @@ def private_network() -> Iterator[None]:
     """
     names = ("net", "mnt")
     before = [os.open(f"/proc/thread-self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names]
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     cwd = Path.cwd()
     _call("unshare", _CLONE_NEWNET | _CLONE_NEWNS)
     try:
@@ -60,7 +61,11 @@ def private_network() -> Iterator[None]:
         for descriptor in before:
             _return_to(descriptor)
             os.close(descriptor)
-        os.chdir(cwd)  # a change of the mount namespace moves to its root
+        # A change of the mount namespace moves to its root, which is outside of a chroot.
+        os.fchdir(root)
+        os.chroot(".")
+        os.close(root)
+        os.chdir(cwd)
 
 
 @contextmanager
