@@ -15,5 +15,5 @@ class MemorySink:
         del total_bytes, validators
         del self.content[offset_bytes:]
 
-    async def write(self, chunk: bytes) -> None:
-        self.content += chunk
+    async def write(self, *chunks: bytes) -> None:
+        self.content += b"".join(chunks)

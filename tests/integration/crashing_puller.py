@@ -39,8 +39,8 @@ def _die_after(received_bytes: int) -> None:
     """Die with so much received; what a thread is doing with it at that moment is left open."""
     write = PartialFile.write
 
-    def write_and_die(self: PartialFile, chunk: bytes) -> None:
-        write(self, chunk)
+    def write_and_die(self: PartialFile, *chunks: bytes) -> None:
+        write(self, *chunks)
         if self.received_bytes >= received_bytes:
             _die()
 

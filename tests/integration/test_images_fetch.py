@@ -40,8 +40,8 @@ class Collector:
         self.total = total_bytes
         self.begins.append(offset_bytes)
 
-    async def write(self, chunk: bytes) -> None:
-        self.content += chunk
+    async def write(self, *chunks: bytes) -> None:
+        self.content += b"".join(chunks)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from qemu_node.errors import ImageError
+from qemu_node.host.allocator import reuse_large_buffers
 from qemu_node.images.address import AddressPolicy
 from qemu_node.images.answer import ContentRange, Validators, parse_content_range, validators_of
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
@@ -49,8 +50,8 @@ class Sink(Protocol):
         `total_bytes` is how long the whole file is, where the source told.
         """
 
-    async def write(self, chunk: bytes) -> None:
-        """Take the next bytes."""
+    async def write(self, *chunks: bytes) -> None:
+        """Take the next bytes, as they were received: joining them would cost another copy."""
 
 
 async def download(
@@ -73,6 +74,7 @@ async def download(
         ImageDownloadError: it did not arrive whole; what `sink` was given is a part of it.
         ImageRefusedError: the source will not give it, or it is larger than `max_bytes`.
     """
+    reuse_large_buffers()
     transfer = _Transfer(file, sink, max_bytes, known, resume, limits, addresses)
     try:
         async with asyncio.timeout(limits.total_s):
@@ -108,8 +110,8 @@ async def _fetch_small(
     body = bytearray()
     accepted = (_OK, _DENIED)
     async with request(file, {}, accepted=accepted, limits=limits, addresses=addresses) as answer:
-        async for chunk in _chunks(answer, limits):
-            body += chunk
+        async for chunks in _chunks(answer, limits):
+            body += b"".join(chunks)
             if len(body) > max_bytes:
                 raise ImageRefusedError(
                     f"{file} is larger than the {format_size(max_bytes)} that it may be"
@@ -290,11 +292,12 @@ class _Transfer:
 
     async def _take(self, answer: Answer) -> None:
         """Hand on the body; an end before the file's is a failure."""
-        async for chunk in _chunks(answer, self._limits):
-            if self._offset_bytes + len(chunk) > self._max_bytes:
+        async for chunks in _chunks(answer, self._limits):
+            end_bytes = self._offset_bytes + sum(map(len, chunks))
+            if end_bytes > self._max_bytes:
                 raise _too_large(self._file, self._max_bytes)
-            await self._sink.write(chunk)
-            self._offset_bytes += len(chunk)
+            await self._sink.write(*chunks)
+            self._offset_bytes = end_bytes
         if self._total_bytes is not None and self._offset_bytes != self._total_bytes:
             if self._offset_bytes > self._total_bytes:
                 raise self._started_over("more came than the file holds")
@@ -303,14 +306,14 @@ class _Transfer:
             )
 
 
-async def _chunks(answer: Answer, limits: FetchLimits) -> AsyncGenerator[bytes]:
-    """Yield the body in pieces of about 1 MiB; give up a source that only drips.
+async def _chunks(answer: Answer, limits: FetchLimits) -> AsyncGenerator[list[bytes]]:
+    """Yield the body, about 1 MiB at a time; give up a source that only drips.
 
     What has been read before a failure is yielded before the failure is raised.
     """
     now = asyncio.get_running_loop().time
     content = answer.response.content
-    parts: list[bytes] = []
+    chunks: list[bytes] = []
     held_bytes = since_bytes = 0
     deadline = now() + limits.stall_s
     failure: Exception | None = None
@@ -323,19 +326,18 @@ async def _chunks(answer: Answer, limits: FetchLimits) -> AsyncGenerator[bytes]:
             break
         if not data:
             break
-        parts.append(data)
+        chunks.append(data)
         held_bytes += len(data)
         since_bytes += len(data)
         if held_bytes >= CHUNK_BYTES:
-            yield b"".join(parts)
-            parts.clear()
-            held_bytes = 0
+            yield chunks
+            chunks, held_bytes = [], 0
         if since_bytes >= limits.stall_bytes:
-            # After the consumer has taken the chunk: a slow disk is not the source's fault.
+            # After the consumer has taken the chunks: a slow disk is not the source's fault.
             since_bytes = 0
             deadline = now() + limits.stall_s
-    if parts:
-        yield b"".join(parts)
+    if chunks:
+        yield chunks
     if failure is not None:
         raise failure
 

@@ -1,4 +1,4 @@
-"""Taking a download in: received in the event loop while a thread digests, unpacks and writes.
+"""Taking a download in: received in the event loop while threads digest, unpack and write.
 
 Owns the hand-over between the two and what becomes of a download that ends early. Does not own the
 files (`partial`) nor the connection (`fetch`).
@@ -30,7 +30,7 @@ class Progress:
 
 
 class Intake:
-    """The sink of one download; one chunk is worked on while the next one arrives."""
+    """The sink of one download; what came is worked on while more arrives."""
 
     def __init__(
         self,
@@ -133,11 +133,11 @@ class Intake:
         if total_bytes is not None:
             self.partial.expect(total_bytes - offset_bytes)
 
-    async def write(self, chunk: bytes) -> None:
+    async def write(self, *chunks: bytes) -> None:
         """Take the next bytes; they are in the file once the next call, or `finish`, returns."""
         await self._settle()
-        self._run(self.partial.write, chunk)
-        self._progress.done_bytes += len(chunk)
+        self._run(self.partial.write, *chunks)
+        self._progress.done_bytes += sum(map(len, chunks))
 
     async def finish(self) -> None:
         """Hear that nothing follows.
