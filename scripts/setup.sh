@@ -12,7 +12,7 @@ uv_version=0.13.9
 packages='python3 python3-venv ca-certificates procps
     qemu-system-x86 qemu-utils ovmf
     mmdebstrap debian-archive-keyring busybox-static mtools fdisk e2fsprogs squashfs-tools
-    xorriso genisoimage nftables iproute2 curl'
+    xorriso genisoimage nftables iproute2 curl iperf3'
 
 say() { echo "setup: $*" >&2; }
 

@@ -5,9 +5,9 @@ Owns the VM's files and one run of it. Does not own which tests run there.
 The root is a squashfs under a tmpfs: every run starts from the same state. The kernel is started
 directly. What goes in is a tar on the second disk, what comes out a tar on the third: nothing is
 parsed from a console, and no file system is shared. Inside: QEMU 10, OVMF, nftables, a DHCP server,
-and what uv.lock names for Python 3.13 in /opt/site. Modules for bridges, bonds, TAPs, vhost-net and
-nftables load as they are asked for. Its NICs are wired to each other only (`NICS`). The working
-directory is /test, results belong into /results.
+iperf3, and what uv.lock names for Python 3.13 in /opt/site. Modules for bridges, bonds, TAPs,
+vhost-net and nftables load as they are asked for. Its NICs are wired to each other only (`NICS`).
+The working directory is /test, results belong into /results.
 """
 
 import shutil
@@ -23,7 +23,7 @@ from qemu_node.host.process import SAFE_ENV, ProcessError, run_blocking
 
 _PACKAGES = (
     "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "nftables", "dnsmasq-base", "polkitd",
-    "procps", "python3", "qemu-system-x86", "qemu-utils", "ovmf",
+    "procps", "python3", "qemu-system-x86", "qemu-utils", "ovmf", "iperf3",
 )  # fmt: skip
 _KERNEL = ("linux-image-cloud-amd64", "busybox-static")
 _BOOT_MODULES = ("virtio_blk", "squashfs", "overlay")

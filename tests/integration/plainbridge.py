@@ -7,7 +7,6 @@ missing part of the kernel, VLANs and the filter that goes with them, is left ou
 from collections.abc import Mapping, Sequence
 
 from qemu_node.config.network import NetworkConfig
-from qemu_node.host.threads import to_the_end
 from qemu_node.net.ports import AttachedPort, PortManager
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.spec import PortSpec
@@ -29,12 +28,12 @@ class PlainBridge(PortManager):
         """Load no filter."""
 
     async def attach(self, port: PortSpec) -> AttachedPort:
-        """Open the TAP and make it a port of the bridge, up."""
-        tap = await to_the_end(self._open, port)
+        """Open the TAP, once that of the last run is gone, and make it a port of the bridge, up."""
+        attached = await super().attach(port)
         self.attached.append(port)
-        return AttachedPort(port=port, tap=tap)
+        return attached
 
-    def _open(self, port: PortSpec) -> Tap:
+    def _attach(self, port: PortSpec) -> Tap:
         tap = open_tap(port.ifname, queues=port.queues)
         with RouteSocket() as route:
             bridge = route.read_bridge(self._bridge)
@@ -43,6 +42,9 @@ class PlainBridge(PortManager):
             route.add_address(tap.ifindex, port.mac)
             route.open_port(tap.ifindex, is_isolated=port.isolated)
         return tap
+
+    def _forget(self, port: PortSpec) -> None:
+        """Do nothing: all there is goes with the TAP."""
 
     async def detach(self, port: PortSpec) -> None:
         """Note it; the TAP goes with its QEMU."""

@@ -7,7 +7,8 @@ does.
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.errors import NodeError
 from qemu_node.host import process
+from qemu_node.host.descriptors import close_descriptors
 from qemu_node.host.process import send_signal
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.spec import PortSpec
@@ -38,6 +40,7 @@ pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root, pytest.mark.timeou
 
 CONFIG = NetworkConfig(bridge="br0", default_vlan=30)
 READY = "small guest ready"
+POWER_OFF = "#!/bin/sh\npoweroff -f\n"
 ADDRESS = "10.9.8.7"
 SETUP = f"#!/bin/sh\nip addr add {ADDRESS}/24 dev eth0\n"
 
@@ -135,6 +138,44 @@ async def test_the_taps_are_qemu_s_alone_and_go_with_it(node: VMNode, manager: P
     await until(lambda: len(manager.detached), lambda count: count == 2, "detached ports")
     await node.supervisor.destroy(vm)
     assert node.leftovers() == []
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Keep the driver from closing its copies of TAPs until this is set."""
+    opened = threading.Event()
+
+    def close_then(descriptors: Iterable[int]) -> None:
+        opened.wait(WAIT_S)
+        close_descriptors(descriptors)
+
+    monkeypatch.setattr("qemu_node.vm.machine.close_descriptors", close_then)
+    yield opened
+    opened.set()
+
+
+async def test_a_stop_does_not_wait_for_the_end_of_the_taps(
+    node: VMNode, gate: threading.Event
+) -> None:
+    vm = await node.start(node.request(nics=(port(node, 0, queues=2), port(node, 1))))
+    await vm.stop(0.0)
+    await node.supervisor.destroy(vm)
+    assert len(taps()) == 2
+    gate.set()
+    await until(taps, lambda left: not left, "end of the TAPs")
+    assert (open_taps(), node.leftovers()) == (0, [])
+
+
+async def test_the_end_of_a_guest_is_known_before_that_of_its_taps(
+    short_tmp_path: Path, small_guest_image: Path, manager: PlainBridge, gate: threading.Event
+) -> None:
+    node = make_node(short_tmp_path, small_guest_image, manager)
+    vm = await node.start(node.request(user_data=POWER_OFF, nics=(port(node),)))
+    await node.ended(vm)
+    assert len(taps()) == 1
+    gate.set()
+    await until(taps, lambda left: not left, "end of the TAP")
+    await node.close()
 
 
 async def test_a_start_that_fails_gives_its_ports_up(
@@ -270,7 +311,8 @@ async def test_a_task_stopped_while_its_address_is_waited_for_leaves_nothing(
     with pytest.raises(TaskStoppedError):
         await starting
     assert manager.detached == manager.attached
-    assert (taps(), nomad.vms().leftovers()) == (set(), [])
+    await until(taps, lambda left: not left, "end of the TAP")
+    assert nomad.vms().leftovers() == []
 
 
 async def test_a_guest_s_address_is_what_nomad_gets(

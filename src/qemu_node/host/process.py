@@ -171,7 +171,7 @@ def _is_in_exec(pid: int) -> bool:
     return not int(fields[6]) & (_PF_EXITING | _PF_KTHREAD)
 
 
-def _open_pidfd(process: ProcessId) -> int | None:
+def open_pidfd(process: ProcessId) -> int | None:
     """Return a pidfd of exactly this process, None where it has ended and was reaped."""
     try:
         pidfd = os.pidfd_open(process.pid)
@@ -191,7 +191,7 @@ def _open_pidfd(process: ProcessId) -> int | None:
 
 def send_signal(process: ProcessId, signum: signal.Signals) -> bool:
     """Send `signum` to exactly this process; False where it is gone already."""
-    pidfd = _open_pidfd(process)
+    pidfd = open_pidfd(process)
     if pidfd is None:
         return False
     try:
@@ -207,7 +207,7 @@ def send_signal(process: ProcessId, signum: signal.Signals) -> bool:
 
 async def wait_gone(process: ProcessId) -> None:
     """Return once `process` has ended, be it our child or not. Cancelling is harmless."""
-    pidfd = _open_pidfd(process)
+    pidfd = open_pidfd(process)
     if pidfd is None:
         return
     try:

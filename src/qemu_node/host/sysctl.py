@@ -5,7 +5,7 @@ from pathlib import Path
 
 from qemu_node.host.files import host_error
 
-_ROOT = Path("/proc/sys")
+_ROOT = "/proc/sys/"
 
 
 def write_sysctl(name: str, value: int) -> bool:
@@ -19,17 +19,17 @@ def write_sysctl(name: str, value: int) -> bool:
     Raises:
         HostError: the kernel refused.
     """
-    path = _ROOT / name
+    path = _ROOT + name
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     except OSError as exc:
-        raise host_error("set", path, exc) from exc
+        raise host_error("set", Path(path), exc) from exc
     try:
         os.write(fd, str(value).encode())
     except OSError as exc:
-        raise host_error("set", path, exc) from exc
+        raise host_error("set", Path(path), exc) from exc
     finally:
         os.close(fd)
     return True

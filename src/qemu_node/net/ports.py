@@ -34,7 +34,7 @@ from qemu_node.net.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
-_BUSY_POLL_S = 0.05
+_BUSY_POLL_S = 0.01
 _BUSY_WAIT_S = 10.0
 """How long the TAP of a VM's last run may take to go: 16 ms and more for each queue."""
 

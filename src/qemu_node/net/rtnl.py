@@ -24,6 +24,7 @@ _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLM_F_REPLACE, _NLM_F_CREATE = 0x100, 0x400
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _NLMSGERR_ATTR_MSG = 1
+_ATTRIBUTE = struct.Struct("=HH")
 _NLA_F_NESTED, _NLA_TYPE_MASK = 0x8000, 0x3FFF
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK, _RTM_NEWNEIGH = 16, 17, 18, 19, 28
@@ -40,8 +41,9 @@ _VLAN_PVID, _VLAN_UNTAGGED, _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 0x2, 0x4, 0x8, 
 _NDA_LLADDR, _NUD_NOARP, _NTF_MASTER, _NTF_STICKY = 2, 0x40, 0x04, 0x40
 
 _RECEIVE_BYTES = 1 << 16
-_TIMEOUT_S = 10.0
-"""A request waits for the kernel's RTNL lock, which others may hold for long."""
+_TIMEOUT = struct.pack("@ll", 10, 0)
+"""A `struct timeval`. The kernel has answered before a request is sent, so that nothing is waited
+for; a timeout of Python's own would cost a poll for each call all the same."""
 
 
 # Options of a guest's port. `guard` closes the port at a BPDU, where the bridge speaks STP at all.
@@ -74,12 +76,24 @@ def nested(kind: int, *values: bytes) -> bytes:
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield type and value of the attributes in `data`; what is cut off at the end is left out."""
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        if not 4 <= length <= len(data):
+    at, end = 0, len(data)
+    while at + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if not 4 <= length <= end - at:
             return
-        yield kind & _NLA_TYPE_MASK, data[4:length]
-        data = data[length + (-length % 4) :]
+        yield kind & _NLA_TYPE_MASK, data[at + 4 : at + length]
+        at += length + (-length % 4)
+
+
+def pick(data: bytes, *kinds: int) -> dict[int, bytes]:
+    """Return those of `kinds` that are in `data`, each once; looks no further than it must."""
+    found: dict[int, bytes] = {}
+    for kind, value in attributes(data):
+        if kind in kinds:
+            found[kind] = value
+            if len(found) == len(kinds):
+                break
+    return found
 
 
 def vlan_attributes(ranges: Iterable[tuple[int, int]], *, is_untagged: bool) -> list[bytes]:
@@ -114,10 +128,9 @@ class RouteSocket:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._sequence = 0
         try:
-            self._socket.settimeout(_TIMEOUT_S)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-            self._socket.bind((0, 0))
         except BaseException:
             self._socket.close()
             raise
@@ -140,11 +153,13 @@ class RouteSocket:
         except OSError:
             return None
         reply = self._request(_RTM_GETLINK, _link(ifindex), f"read {ifname}")
-        found = dict(attributes(reply[16:]))
-        info = dict(attributes(found.get(_IFLA_LINKINFO, b"")))
+        found = pick(reply[16:], _IFLA_MTU, _IFLA_LINKINFO)
+        info = pick(found.get(_IFLA_LINKINFO, b""), _IFLA_INFO_KIND, _IFLA_INFO_DATA)
         if info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0") != b"bridge":
             return BridgeFacts(ifindex=ifindex, is_bridge=False)
-        data = dict(attributes(info.get(_IFLA_INFO_DATA, b"")))
+        data = pick(
+            info.get(_IFLA_INFO_DATA, b""), _IFLA_BR_VLAN_FILTERING, _IFLA_BR_VLAN_DEFAULT_PVID
+        )
         (mtu,) = struct.unpack("=I", found[_IFLA_MTU])
         # A kernel without VLAN filtering leaves both out.
         (default_pvid,) = struct.unpack("=H", data.get(_IFLA_BR_VLAN_DEFAULT_PVID, b"\0\0"))

@@ -17,7 +17,8 @@ from qemu_node.host.files import host_error
 from qemu_node.host.sysctl import write_sysctl
 from qemu_node.net.errors import NetworkError, TapBusyError
 
-_TUN = Path("/dev/net/tun")
+TUN = Path("/dev/net/tun")
+"""What a TAP is opened as."""
 _VHOST_NET = Path("/dev/vhost-net")
 
 # include/uapi/linux/if_tun.h
@@ -74,9 +75,9 @@ def open_tap(ifname: str, *, queues: int = 1, vhost: bool = True) -> Tap:
 def _open_queue(ifname: str, number: int, queues: int, undo: ExitStack) -> int:
     """Return the descriptor of one queue; the first one makes the device."""
     try:
-        fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
-        raise host_error("open", _TUN, exc) from exc
+        raise host_error("open", TUN, exc) from exc
     undo.callback(os.close, fd)
     flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
     if queues > 1:

@@ -21,9 +21,12 @@ from pathlib import Path
 
 from qemu_node.errors import GuestAgentError, HostError, NodeError, QmpError
 from qemu_node.host.cgroup import Scope
+from qemu_node.host.descriptors import close_descriptors, copy_descriptors
 from qemu_node.host.process import Child, ProcessId, send_signal, wait_gone
 from qemu_node.host.race import race
 from qemu_node.host.tasks import TaskOwner
+from qemu_node.host.threads import to_the_end
+from qemu_node.net.tap import TUN
 from qemu_node.qga.commands import GuestAgent
 from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.client import QmpConnection
@@ -89,6 +92,8 @@ class VM:
         self._tasks = tasks
         self._child: Child | None = None
         self._qmp: QmpConnection | None = None
+        self._taps: list[int] = []
+        """Copies of QEMU's TAPs, from when it is told to end."""
         self._guest_end: GuestEnd | None = None
         self._news = asyncio.Event()
         self.ended_at: float | None = None
@@ -249,11 +254,25 @@ class VM:
     async def _quit_ended_guest(self, end: GuestEnd) -> None:
         """End the QEMU of a guest that has ended; its end is on disk before."""
         self._write_end(exit_of_guest(end))
+        self._hold_taps()
         with contextlib.suppress(QmpError):
             await qmp_commands.quit(self._control())
             await asyncio.sleep(_QUIT_TIMEOUT_S)
         # Cancelled before this line if QEMU has left, as it does.
         send_signal(self.process, signal.SIGKILL)
+
+    def _hold_taps(self) -> None:
+        """Have the VM's TAPs open as well, so that QEMU's end is not theirs.
+
+        Whoever closes a TAP last waits until the kernel has destroyed it, 16 ms and more for each:
+        nobody is to wait for a VM's end so much longer.
+        """
+        if self.record.ports and not self._taps:
+            self._taps = copy_descriptors(self.process, TUN)
+
+    async def _drop_taps(self) -> None:
+        taps, self._taps = self._taps, []
+        await to_the_end(close_descriptors, taps)
 
     async def _drop_qmp(self) -> None:
         qmp, self._qmp = self._qmp, None
@@ -291,6 +310,8 @@ class VM:
             },
         )
         self._exit.set_result(outcome)
+        if self._taps:
+            _ = self._tasks.start(self._drop_taps(), name=f"taps {self.directory.vm_id}")
         if self._qmp is not None:
             _ = self._tasks.start(self._drop_qmp(), name=f"close {self.directory.vm_id}")
 
@@ -343,8 +364,10 @@ class VM:
                         await qmp_commands.system_powerdown(self._control())
                     case StopAction.QUIT:
                         self._write_end(FORCED_OFF)
+                        self._hold_taps()
                         await self._quit()
                     case StopAction.KILL:
+                        self._hold_taps()
                         send_signal(self.process, signal.SIGKILL)
         except (NodeError, TimeoutError) as exc:
             log.info("stop step failed", extra={"step": action.value, "error": str(exc)})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.net.rtnl import attribute, attributes, nested, vlan_attributes
+from qemu_node.net.rtnl import attribute, attributes, nested, pick, vlan_attributes
 
 _ATTRIBUTES = st.lists(st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=40)), max_size=8)
 
@@ -24,6 +24,13 @@ def test_a_nested_attribute_is_read_by_its_type_without_the_flag() -> None:
     [(kind, inner)] = attributes(nested(26, attribute(2, b"abcd")))
     assert kind == 26
     assert list(attributes(inner)) == [(2, b"abcd")]
+
+
+def test_what_is_wanted_is_picked_and_the_rest_is_not_looked_at() -> None:
+    packed = attribute(3, b"ab") + attribute(4, b"cd") + attribute(5, b"ef")
+    assert pick(packed, 5, 3) == {3: b"ab", 5: b"ef"}
+    assert pick(packed + b"\xff" * 3, 3, 9) == {3: b"ab"}
+    assert pick(b"", 3) == {}
 
 
 @given(st.binary(max_size=80))

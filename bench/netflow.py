@@ -1,0 +1,138 @@
+"""What passes between two guests of one VLAN, with the filter's table and without it.
+
+The guests are namespaces behind veth pairs whose near ends are ports as TAPs are: the same name,
+VLAN, address, options and elements, by the product's own code. iperf3 sends; both variants are
+measured in each round, every other round in the other order.
+"""
+
+import os
+import time
+from collections.abc import Generator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from network.namespaces import ip
+
+from bench.netfacts import Rates
+from bench.netports import BRIDGE, build_bridge, port_spec
+from qemu_node.host import process
+from qemu_node.net.bridge import check_bridge
+from qemu_node.net.elements import elements
+from qemu_node.net.nft import Nft
+from qemu_node.net.port import join_bridge
+from qemu_node.net.rtnl import RouteSocket
+from qemu_node.net.ruleset import FAMILY, TABLE
+from qemu_node.net.table import FilterTable
+
+_SENDER, _RECEIVER = 1, 2
+_ROUNDS = 5
+_DATAGRAM_BYTES = 64
+_READY_S = 30.0
+
+# One CPU for the sender, the way through the bridge included, one for the receiver.
+_CLIENT = ("iperf3", "--json", "--affinity", "0,1", "--client", "10.0.0.2", "--time", "2")
+_TCP = ("--omit", "1")
+"""Without TCP's slow start."""
+_UDP = ("--udp", "--bitrate", "0", "--length", str(_DATAGRAM_BYTES))
+
+
+class _SetFilter(Protocol):
+    """Loads the filter's table, or removes it."""
+
+    def __call__(self, *, is_filtered: bool) -> None: ...
+
+
+def measure_flow(directory: Path) -> tuple[Rates, Rates]:
+    """Return TCP in Mbit/s and datagrams a second; this thread is in a network of its own."""
+    tcp, udp = Rates(with_table=[], without_table=[]), Rates(with_table=[], without_table=[])
+    with _guests() as set_filter, _server(directory / "iperf3.log"):
+        for number in range(_ROUNDS):
+            for is_filtered in (number % 2 == 0, number % 2 != 0):
+                set_filter(is_filtered=is_filtered)
+                for rates, options, read in ((tcp, _TCP, tcp_mbit), (udp, _UDP, udp_packets)):
+                    samples = rates.with_table if is_filtered else rates.without_table
+                    samples.append(read(_send(options)))
+    return tcp, udp
+
+
+@contextmanager
+def _guests() -> Generator[_SetFilter]:
+    """Build the bridge and both guests; give what loads the filter's table, or removes it."""
+    build_bridge()
+    specs = [port_spec(_SENDER), port_spec(_RECEIVER)]
+    with closing(Nft()) as nft, RouteSocket() as route:
+        bridge = check_bridge(route, BRIDGE)
+        for number, spec in zip((_SENDER, _RECEIVER), specs, strict=True):
+            ip(
+                f"""netns add guest{number}
+                link add {spec.ifname} type veth peer name eth0 address {spec.mac} \
+netns guest{number}"""
+            )
+            ip(
+                f"addr add 10.0.0.{number}/24 dev eth0\nlink set eth0 up",
+                namespace=f"guest{number}",
+            )
+            index = int(Path(f"/sys/class/net/{spec.ifname}/ifindex").read_text())
+            join_bridge(route, spec, index, bridge, is_new=True)
+        table = FilterTable(nft)
+
+        def set_filter(*, is_filtered: bool) -> None:
+            if not is_filtered:
+                if table.read() is not None:
+                    nft.run(f"delete table {FAMILY} {TABLE}\n")
+                return
+            table.load()
+            for spec in specs:
+                table.add(elements(spec))
+
+        set_filter(is_filtered=True)
+        yield set_filter
+
+
+def _in_guest(number: int, *argv: str) -> list[str]:
+    return ["ip", "netns", "exec", f"guest{number}", *argv]
+
+
+@contextmanager
+def _server(log: Path) -> Generator[None]:
+    """Run iperf3's server in the receiver."""
+    log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        child = process.spawn(
+            _in_guest(_RECEIVER, "iperf3", "--server", "--forceflush"), stderr_fd=log_fd
+        )
+    finally:
+        os.close(log_fd)
+    try:
+        deadline = time.monotonic() + _READY_S
+        while "listening" not in log.read_text():
+            if child.exit_status() is not None or time.monotonic() > deadline:
+                raise OSError(f"iperf3 does not listen: {log.read_text().strip()}")
+            time.sleep(0.05)
+        yield
+    finally:
+        child.kill_group()
+        while child.exit_status() is None:
+            time.sleep(0.01)
+
+
+def _send(options: tuple[str, ...]) -> Mapping[str, Any]:
+    """Let the sender send, and return iperf3's report."""
+    done = process.run_blocking(_in_guest(_SENDER, *_CLIENT, *options), check=False)
+    report: Mapping[str, Any] = msgspec.json.decode(done.stdout)
+    if "error" in report:
+        raise OSError(f"iperf3: {report['error']}")
+    return report
+
+
+def tcp_mbit(report: Mapping[str, Any]) -> float:
+    """Return what arrived of a TCP stream, in Mbit/s."""
+    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+def udp_packets(report: Mapping[str, Any]) -> float:
+    """Return how many datagrams arrived in a second."""
+    total = report["end"]["sum"]
+    return float(total["packets"] - total["lost_packets"]) / float(total["seconds"])

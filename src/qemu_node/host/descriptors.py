@@ -1,0 +1,60 @@
+"""Descriptors of another process: copies of them, had through its pidfd.
+
+Owns that system call, which Python's library does not have. Does not own what a copy is for.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from qemu_node.host.process import ProcessId, open_pidfd
+
+_PIDFD_GETFD = 438  # the same for all architectures: include/uapi/asm-generic/unistd.h, Linux 5.6
+
+
+def copy_descriptors(process: ProcessId, device: Path) -> list[int]:
+    """Return copies of the descriptors that `process` has of a device; they are close-on-exec.
+
+    None where the process is gone, and none where we may not look into it: that takes root, or its
+    user, and a ptrace scope that allows it (man 2 pidfd_getfd).
+    """
+    pidfd = open_pidfd(process)
+    if pidfd is None:
+        return []
+    copies: list[int] = []
+    try:
+        wanted = device.stat().st_rdev
+        for link in Path(f"/proc/{process.pid}/fd").iterdir():
+            # By name first: asking a file itself may wait for its server.
+            if _target(link) == str(device):
+                copies += _copy(pidfd, int(link.name), wanted)
+    except OSError:
+        pass  # It has ended meanwhile, or is none of ours to look at.
+    finally:
+        os.close(pidfd)
+    return copies
+
+
+def close_descriptors(descriptors: Iterable[int]) -> None:
+    """Close descriptors, which may take as long as what they are of: use a thread."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _target(link: Path) -> str:
+    with suppress(OSError):
+        return str(link.readlink())
+    return ""
+
+
+def _copy(pidfd: int, descriptor: int, device_number: int) -> list[int]:
+    """Return one copy, or none: the process goes on, and may have closed or replaced it."""
+    copy: int = ctypes.CDLL(None).syscall(_PIDFD_GETFD, pidfd, descriptor, 0)
+    if copy < 0:
+        return []
+    if os.fstat(copy).st_rdev == device_number:
+        return [copy]
+    os.close(copy)
+    return []

@@ -1,0 +1,58 @@
+"""Descriptors of a real process, taken from it."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qemu_node.host import process
+from qemu_node.host.descriptors import close_descriptors, copy_descriptors
+from qemu_node.host.process import Child
+
+NULL, ZERO = Path("/dev/null"), Path("/dev/zero")
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    """Give a process that has /dev/zero open once, and /dev/null three times."""
+    null, zero = os.open(NULL, os.O_RDWR), os.open(ZERO, os.O_RDONLY)
+    child = process.spawn(["sleep", "600"], stderr_fd=null, pass_fds=[zero])
+    os.close(null)
+    os.close(zero)
+    yield child
+    end(child)
+
+
+def end(child: Child) -> None:
+    process.send_signal(child.process, signal.SIGKILL)
+    if child.exit_status() is None:
+        os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
+        child.exit_status()
+
+
+def test_what_a_process_has_open_of_a_device_is_copied(child: Child) -> None:
+    copies = copy_descriptors(child.process, ZERO)
+    try:
+        (copy,) = copies
+        assert os.read(copy, 4) == b"\0" * 4
+        assert not os.get_inheritable(copy)
+    finally:
+        close_descriptors(copies)
+    three = copy_descriptors(child.process, NULL)
+    assert len(three) == 3
+    close_descriptors(three)
+
+
+def test_a_device_that_it_has_not_open_gives_none(child: Child) -> None:
+    assert copy_descriptors(child.process, Path("/dev/full")) == []
+    assert copy_descriptors(child.process, Path("/dev/no-such-device")) == []
+
+
+def test_a_process_that_has_ended_gives_none(child: Child) -> None:
+    process.send_signal(child.process, signal.SIGKILL)
+    os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
+    assert copy_descriptors(child.process, ZERO) == []
+    child.exit_status()
+    assert copy_descriptors(child.process, ZERO) == []
