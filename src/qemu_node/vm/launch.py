@@ -265,7 +265,8 @@ class _Start:
         self._announce(StartStep.NETWORK)
         wanted = ports_of(self._request)
         if len(wanted) < len(self._request.nics):
-            await self._node.network.guard_host()
+            self._undo.push_async_callback(self._node.network.unguard_host, self.directory.vm_id)
+            await self._node.network.guard_host(self.directory.vm_id)
         ports = await self._node.network.attach(wanted)
         self._undo.push_async_callback(self._node.network.detach, wanted)
         self._undo.push_async_callback(ports.close)

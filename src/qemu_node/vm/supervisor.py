@@ -71,6 +71,7 @@ class Supervisor:
 
     def begin(self) -> None:
         """Begin to serve: remove left-overs, then pump logs, measure, reconcile and prefetch."""
+        _ = self._node.tasks.start(self._node.network.watch(), name="network watch")
         _ = self._node.tasks.start(self._reconcile_loop(), name="reconcile")
         _ = self._node.tasks.start(self._pump_loop(), name="logs")
         _ = self._node.tasks.start(self._usage_loop(), name="usage")
@@ -196,6 +197,8 @@ class Supervisor:
     async def _detach(self, vm: VM) -> None:
         await vm.wait()
         await self._node.network.detach(vm.record.ports)
+        if vm.record.has_user_mode:
+            await self._node.network.unguard_host(vm.record.vm_id)
 
     async def _serve_health(self, vm: VM) -> None:
         endpoint = vm.state.health
