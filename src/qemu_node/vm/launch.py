@@ -181,9 +181,13 @@ class _Start:
 
     async def claim(self) -> DirectoryLock:
         self._announce(StartStep.CLAIM)
+        left_over = self.directory.read_state()
         lock = await claim(self.directory)
         self._undo.callback(lock.release)
         self._undo.callback(self.directory.remove)
+        if left_over is not None:
+            # Nobody has given up its ports, which may have been other than those to come.
+            await self._node.network.detach(left_over.record.ports)
         return lock
 
     async def take_image(self) -> tuple[CachedImage, BaseImage]:

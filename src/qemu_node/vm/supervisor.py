@@ -141,6 +141,9 @@ class Supervisor:
             return
         # Its ports may be attached again as soon as this returns, by a restart in place.
         await asyncio.wait({managed.detaching})
+        if self._managed.get(vm_id) is not managed:
+            # Another call for the same VM was there first.
+            return
         del self._managed[vm_id]
         managed.logs.close()
         if managed.health is not None:
