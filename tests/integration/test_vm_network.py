@@ -360,17 +360,28 @@ async def test_a_task_stopped_while_its_address_is_waited_for_leaves_nothing(
     assert (taps(), nomad.vms().leftovers()) == (set(), [])
 
 
-async def test_a_guest_s_address_is_what_nomad_gets(
-    driver: tuple[NomadNode, VMDriver], small_guest_image: Path
+async def test_a_guest_s_address_is_what_nomad_gets_and_hears_again_from_the_next_driver(
+    nomad: NomadNode,
+    manager: PlainBridge,
+    monkeypatch: pytest.MonkeyPatch,
+    small_guest_image: Path,
 ) -> None:
-    nomad, vm_driver = driver
+    bridged(nomad, manager, monkeypatch)
     image = nomad.image.parent / "small.qcow2"
     image.write_bytes(small_guest_image.read_bytes())
     task = nomad.task(image=str(image), network=[{"vlan": 30, "advertise": "5m"}])
     latest = nomad.alloc_dir / "vm" / "local" / "config-drive" / "openstack" / "latest"
     latest.mkdir(parents=True)
     (latest / "user_data").write_text(SETUP)
-    response = await vm_driver.start_task(driver_pb2.StartTaskRequest(task=task))
-    assert response.network_override.addr == ADDRESS
-    told = [event.message for event in await events(vm_driver)]
-    assert told[-1] == f"guest job-group-vm-0 has {ADDRESS}; its services advertise it"
+    async with driver_on(nomad, keep=True) as vm_driver:
+        response = await vm_driver.start_task(driver_pb2.StartTaskRequest(task=task))
+        assert response.network_override.addr == ADDRESS
+        told = [event.message for event in await events(vm_driver)]
+        assert told[-1] == f"guest job-group-vm-0 has {ADDRESS}; its services advertise it"
+    async with driver_on(nomad) as following:
+        request = driver_pb2.RecoverTaskRequest(handle=response.handle)
+        await following.recover_task(request)
+        async with asyncio.timeout(WAIT_S):
+            async for event in following.task_events(driver_pb2.TaskEventsRequest()):
+                if event.message == f"guest job-group-vm-0 has {ADDRESS}":
+                    break
