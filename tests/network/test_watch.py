@@ -12,6 +12,7 @@ from network.facts import master, set_elements, taps
 from network.lab import port_spec
 from network.namespaces import bridge, ip
 
+from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.host.process import run_blocking
 from qemu_node.net import table
@@ -173,3 +174,25 @@ async def test_putting_things_right_is_not_taken_for_a_change_by_others(watched:
         await assert_it_comes_back(watched, lambda: bridge(f"vlan del dev {TAP} vid 30"))
         await assert_it_comes_back(watched, lambda: ip(f"link set {TAP} nomaster"))
     assert watched.manager.reconciled <= 2 * acts + 2
+
+
+async def test_a_guard_of_user_mode_is_its_driver_s_alone_and_the_next_one_can_remove_it() -> None:
+    uids = range(300_000, 300_010)
+    name = f"inet qn_user_{uids.start}_{len(uids)}"
+
+    def is_there() -> bool:
+        return name in run_blocking(["nft", "list", "tables"]).stdout.decode()
+
+    first = PortManager(NetworkConfig(), uids=uids)
+    await first.guard_host()
+    # As if it had been killed.
+    await first.aclose()
+    assert is_there()
+    second = PortManager(NetworkConfig(), uids=uids)
+    await second.reconcile([], has_users=True)
+    for command in ("flush ruleset", f"delete table {name}"):
+        run_blocking(["nft", command], check=False)
+        assert is_there()
+    await second.reconcile([])
+    assert not is_there()
+    await second.aclose()
