@@ -1,7 +1,8 @@
 """A `PortManager` without a kernel behind it, which can refuse."""
 
+import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import HostError, NodeError
@@ -32,6 +33,11 @@ class FakePorts(PortManager):
         self._guard_problem = guard_problem
         self.attached: dict[str, AttachedPort] = {}
         self.live: list[PortSpec] = []
+        self.guards: list[bool] = []
+        """Whether the guard of user mode was wanted, each time that it was said."""
+        self.calls: list[str] = []
+        self.reconcile_may_end = asyncio.Event()
+        self.reconcile_may_end.set()
 
     async def attach(self, port: PortSpec) -> AttachedPort:
         if port.ifname in self._refused:
@@ -44,11 +50,25 @@ class FakePorts(PortManager):
     async def detach(self, port: PortSpec) -> None:
         if port.ifname in self._undetachable:
             raise HostError(f"{port.ifname} is not let go")
+        self.calls.append("detach")
         self.attached.pop(port.ifname, None)
 
     async def guard_host(self) -> None:
         if self._guard_problem is not None:
             raise self._guard_problem
+        self.guards.append(True)
 
-    async def reconcile(self, live: Sequence[PortSpec]) -> None:
+    async def unguard_host(self, own_pids: Collection[int]) -> None:
+        self.guards.append(False)
+
+    async def reconcile(
+        self,
+        live: Sequence[PortSpec],
+        *,
+        has_users: bool = False,
+        own_pids: Collection[int] = (),
+    ) -> None:
+        await self.reconcile_may_end.wait()
+        self.calls.append("reconcile")
         self.live = list(live)
+        self.guards.append(has_users)

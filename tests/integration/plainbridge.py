@@ -4,7 +4,8 @@ Only for tests on such a kernel. TAPs, descriptors and QEMU's part are the produ
 missing part of the kernel, VLANs and the filter that goes with them, is left out.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.net.ports import AttachedPort, PortManager
@@ -21,6 +22,10 @@ class PlainBridge(PortManager):
         self._bridge = config.bridge
         self.attached: list[PortSpec] = []
         self.detached: list[PortSpec] = []
+        self.calls: list[str] = []
+        """What was done, in the order in which it was finished."""
+        self.detach_may_end = asyncio.Event()
+        self.detach_may_end.set()
         self.reconciled: list[tuple[PortSpec, ...]] = []
         self.drops: dict[str, dict[str, int]] = {}
 
@@ -31,6 +36,7 @@ class PlainBridge(PortManager):
         """Open the TAP, once that of the last run is gone, and make it a port of the bridge, up."""
         attached = await super().attach(port)
         self.attached.append(port)
+        self.calls.append("attach")
         return attached
 
     def _attach(self, port: PortSpec) -> Tap:
@@ -48,9 +54,17 @@ class PlainBridge(PortManager):
 
     async def detach(self, port: PortSpec) -> None:
         """Note it; the TAP goes with its QEMU."""
+        await self.detach_may_end.wait()
         self.detached.append(port)
+        self.calls.append("detach")
 
-    async def reconcile(self, live: Sequence[PortSpec]) -> None:
+    async def reconcile(
+        self,
+        live: Sequence[PortSpec],
+        *,
+        has_users: bool = False,
+        own_pids: Collection[int] = (),
+    ) -> None:
         """Note who is said to live."""
         self.reconciled.append(tuple(live))
 

@@ -101,6 +101,28 @@ def test_a_table_that_somebody_removed_is_missed(nft: Nft, table: FilterTable) -
     assert table.read() is None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "flush table bridge qn",
+        "insert rule bridge qn pre accept",
+        "add chain bridge qn before { type filter hook prerouting priority -300; policy accept; }",
+    ],
+)
+def test_rules_that_somebody_changed_are_noticed_and_loaded_again(
+    nft: Nft, table: FilterTable, change: str
+) -> None:
+    table.add(elements(PORT))
+    table.load()
+    assert table.is_intact(table.read())
+    nft.run(change)
+    assert not table.is_intact(table.read())
+    table.load()
+    assert table.is_intact(table.read())
+    assert content(table) == frozenset(elements(PORT))
+    assert not table.is_intact(None)
+
+
 def test_other_tables_stay_as_they_are(nft: Nft) -> None:
     nft.run("add table inet operator\nadd chain inet operator own\n")
     before = nft.list_table("inet", "operator")

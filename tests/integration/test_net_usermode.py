@@ -1,16 +1,21 @@
 """What a guest in user mode reaches of its node: real sockets of the user that its QEMU has."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
+from network.facts import wait_until
 from network.namespaces import ip, private_network
 
+from qemu_node.host import process
+from qemu_node.host.users import pids_of_users
 from qemu_node.net.guard import UserGuard
 from qemu_node.net.nft import Nft
-from qemu_node.net.usermode import table_text
+from qemu_node.net.usermode import table_name, table_text
 
 pytestmark = [pytest.mark.needs_root]
 
@@ -129,3 +134,48 @@ def test_broadcasts_and_multicasts_of_a_vms_user_do_not_reach_the_node(nft: Nft)
             client.connect((address, 5353))
             with pytest.raises(OSError, match=r"refused|not permitted"):
                 send_twice(client)
+
+
+def test_the_table_is_loaded_again_when_its_rules_are_gone_and_not_otherwise(
+    nft: Nft, service: tuple[str, int]
+) -> None:
+    guard = UserGuard(UIDS, is_open=False)
+    guard.ensure(nft)
+    handles = nft.list_table("inet", table_name(UIDS))
+    guard.ensure(nft)
+    assert nft.list_table("inet", table_name(UIDS)) == handles
+    nft.run(f"flush chain inet {table_name(UIDS)} out\n")
+    assert reaches(UIDS[0], service)
+    guard.ensure(nft)
+    assert not reaches(UIDS[0], service)
+
+
+def test_the_table_goes_when_nobody_needs_it(nft: Nft) -> None:
+    guard = UserGuard(UIDS, is_open=False)
+    guard.remove(nft, ())
+    guard.ensure(nft)
+    guard.remove(nft, ())
+    assert not guard.is_loaded(nft)
+    guard.ensure(nft)
+    assert guard.is_loaded(nft)
+
+
+def test_a_table_that_keeps_vms_of_somebody_else_off_the_node_stays(
+    nft: Nft, tmp_path: Path
+) -> None:
+    guard = UserGuard(UIDS, is_open=False)
+    guard.ensure(nft)
+    argv = ["setpriv", "--reuid", str(UIDS[2]), "--clear-groups", "sleep", "600"]
+    with (tmp_path / "stderr").open("wb") as stderr:
+        child = process.spawn(argv, stderr_fd=stderr.fileno())
+    try:
+        wait_until(lambda: pids_of_users(UIDS) == {child.process.pid}, "the process")
+        guard.remove(nft, ())
+        assert guard.is_loaded(nft)
+        guard.remove(nft, [child.process.pid])
+        assert not guard.is_loaded(nft)
+    finally:
+        process.send_signal(child.process, signal.SIGKILL)
+        # A zombie until it is asked for.
+        wait_until(lambda: not pids_of_users(UIDS), "its end")
+        wait_until(lambda: child.exit_status() is not None, "its exit status")

@@ -28,17 +28,21 @@ from qemu_node.host.descriptors import close_descriptors
 from qemu_node.host.process import send_signal
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.spec import PortSpec
+from qemu_node.net.usermode import table_text
 from qemu_node.nomad.driver import TaskStoppedError, VMDriver
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.qemu.proof import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
+from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.greeting import QemuStartError
+from qemu_node.vm.machine import VMPhase
 from qemu_node.vm.network import Network
 from qemu_node.vm.usage import Usage
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root, pytest.mark.timeout(600)]
 
 CONFIG = NetworkConfig(bridge="br0", default_vlan=30)
+GUARD = "table inet qn_user_200000_10000"
 READY = "small guest ready"
 POWER_OFF = "#!/bin/sh\npoweroff -f\n"
 ADDRESS = "10.9.8.7"
@@ -199,6 +203,53 @@ async def test_the_same_task_starts_again_on_the_same_tap(
     assert manager.attached == manager.detached == [port(node), port(node)]
 
 
+async def test_a_start_in_place_waits_until_the_last_run_has_given_up_its_port(
+    node: VMNode, manager: PlainBridge
+) -> None:
+    vm = await node.start(node.request(nics=(port(node),)))
+    manager.detach_may_end.clear()
+    # Nomad destroys the ended task before it starts it again; a driver that is told to start all
+    # the same does so itself.
+    send_signal(vm.process, signal.SIGKILL)
+    await node.ended(vm)
+    destroying = [asyncio.ensure_future(node.supervisor.destroy(vm)) for _ in range(2)]
+    starting = asyncio.ensure_future(node.start(node.request(nics=(port(node),))))
+    await until(lambda: vm.phase, lambda phase: phase is VMPhase.DESTROYED, "removed files")
+    assert manager.calls == ["attach"]
+    assert not any(task.done() for task in (starting, *destroying))
+    manager.detach_may_end.set()
+    await asyncio.gather(starting, *destroying)
+    assert manager.calls == ["attach", "detach", "attach"]
+    assert node.supervisor.vms == [starting.result()]
+
+
+async def test_a_recovered_vm_gives_up_its_port_before_its_task_starts_again(
+    node: VMNode, manager: PlainBridge, empty_image: Path
+) -> None:
+    vm = await node.start(node.request(nics=(port(node),)))
+    await node.crash()
+    send_signal(vm.process, signal.SIGKILL)
+    following = make_node(node.root, empty_image, manager)
+    recovered = await following.supervisor.recover(vm.state)
+    await following.supervisor.destroy(recovered)
+    await following.start(following.request(nics=(port(following),)))
+    assert manager.calls == ["attach", "detach", "attach"]
+    await following.close()
+
+
+async def test_a_start_gives_up_the_port_of_a_run_that_nobody_ended(
+    node: VMNode, manager: PlainBridge, empty_image: Path
+) -> None:
+    before = port(node, addresses=("192.0.2.1/32",))
+    await node.start(node.request(nics=(before,)))
+    await node.crash()
+    following = make_node(node.root, empty_image, manager)
+    await following.start(following.request(nics=(port(following),)))
+    assert manager.calls == ["attach", "detach", "attach"]
+    assert manager.detached == [before]
+    await following.close()
+
+
 async def test_the_ports_of_a_vm_are_found_again_by_the_next_driver(
     node: VMNode, manager: PlainBridge, empty_image: Path
 ) -> None:
@@ -247,20 +298,56 @@ async def driver(
     nomad: NomadNode, manager: PlainBridge, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[NomadNode, VMDriver]]:
     """Give a driver on a node whose default VLAN is 30."""
+    bridged(nomad, manager, monkeypatch)
+    async with driver_on(nomad) as driver:
+        yield nomad, driver
+
+
+def bridged(nomad: NomadNode, manager: PlainBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the drivers on a node this network."""
     monkeypatch.setattr("qemu_node.nomad.nodehost.PortManager", lambda _config, uids: manager)
     nomad.network = 'bridge = "br0"\ndefault_vlan = 30'
     nomad.configure()
-    async with driver_on(nomad) as driver:
-        yield nomad, driver
+
+
+def tables() -> str:
+    return process.run_blocking(["nft", "list", "tables"]).stdout.decode().strip()
 
 
 async def test_a_vm_in_user_mode_starts_on_a_node_that_is_kept_from_it(nomad: NomadNode) -> None:
     nomad.network = ""
     nomad.configure()
+    async with driver_on(nomad, keep=True) as driver:
+        await driver.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
+        assert tables() == GUARD
+    # The VM outlives its driver, and so does what keeps it off the node.
+    assert tables() == GUARD
+    async with driver_on(nomad) as driver:
+        await driver.init(driver_pb2.InitRequest())
+        await until(lambda: nomad.vms().running(), lambda running: bool(running), "VM")
+        assert tables() == GUARD
+        for vm_id in nomad.vms().running():
+            state = VMDirectory.of(nomad.vms().paths, vm_id).read_state()
+            assert state is not None
+            handle = driver_pb2.TaskHandle(config=nomad.task(), driver_state=state.encode())
+            await driver.recover_task(driver_pb2.RecoverTaskRequest(handle=handle))
+        await stop(driver, 0.0)
+        await until(tables, lambda left: left == "", "end of the table")
+
+
+async def test_a_driver_without_vms_leaves_no_table(nomad: NomadNode) -> None:
+    nomad.network = ""
+    nomad.configure()
     async with driver_on(nomad) as driver:
         await driver.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
-        tables = (await process.run(["nft", "list", "tables"])).stdout.decode()
-    assert "inet qn_user_200000_10000" in tables
+    assert tables() == ""
+    # One that was killed has left it; the next one looks.
+    uids = range(200_000, 210_000)
+    await process.run(["nft", table_text(uids, ())])
+    assert tables() == GUARD
+    async with driver_on(nomad) as driver:
+        await driver.init(driver_pb2.InitRequest())
+        await until(tables, lambda left: left == "", "end of the table")
 
 
 async def test_a_bridge_that_is_not_there_is_in_the_health_text(nomad: NomadNode) -> None:
@@ -315,17 +402,28 @@ async def test_a_task_stopped_while_its_address_is_waited_for_leaves_nothing(
     assert nomad.vms().leftovers() == []
 
 
-async def test_a_guest_s_address_is_what_nomad_gets(
-    driver: tuple[NomadNode, VMDriver], small_guest_image: Path
+async def test_a_guest_s_address_is_what_nomad_gets_and_hears_again_from_the_next_driver(
+    nomad: NomadNode,
+    manager: PlainBridge,
+    monkeypatch: pytest.MonkeyPatch,
+    small_guest_image: Path,
 ) -> None:
-    nomad, vm_driver = driver
+    bridged(nomad, manager, monkeypatch)
     image = nomad.image.parent / "small.qcow2"
     image.write_bytes(small_guest_image.read_bytes())
     task = nomad.task(image=str(image), network=[{"vlan": 30, "advertise": "5m"}])
     latest = nomad.alloc_dir / "vm" / "local" / "config-drive" / "openstack" / "latest"
     latest.mkdir(parents=True)
     (latest / "user_data").write_text(SETUP)
-    response = await vm_driver.start_task(driver_pb2.StartTaskRequest(task=task))
-    assert response.network_override.addr == ADDRESS
-    told = [event.message for event in await events(vm_driver)]
-    assert told[-1] == f"guest job-group-vm-0 has {ADDRESS}; its services advertise it"
+    async with driver_on(nomad, keep=True) as vm_driver:
+        response = await vm_driver.start_task(driver_pb2.StartTaskRequest(task=task))
+        assert response.network_override.addr == ADDRESS
+        told = [event.message for event in await events(vm_driver)]
+        assert told[-1] == f"guest job-group-vm-0 has {ADDRESS}; its services advertise it"
+    async with driver_on(nomad) as following:
+        request = driver_pb2.RecoverTaskRequest(handle=response.handle)
+        await following.recover_task(request)
+        async with asyncio.timeout(WAIT_S):
+            async for event in following.task_events(driver_pb2.TaskEventsRequest()):
+                if event.message == f"guest job-group-vm-0 has {ADDRESS}":
+                    break

@@ -1,11 +1,13 @@
 """Ports as they come and go: of many VMs, with a NIC that fails, with processes that are killed."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,9 @@ pytestmark = [pytest.mark.needs_vlans, pytest.mark.timeout(300)]
 MANY = 200
 FAILOVER_S = 1.0
 _BEAT_S = 0.005
+RATE_MBIT = 1
+BURST = 2000
+"""Frames: 2.8 MB, as much as passes at this rate in 20 s after the 256 KiB that pass at once."""
 
 
 def assert_nothing_is_left(lab: Lab) -> None:
@@ -118,6 +123,57 @@ def test_rules_of_others_stay(lab: Lab) -> None:
     lab.detach("one")
     lab.run(lab.manager.reconcile([]))
     assert "table inet operator" in run_blocking(["nft", "list", "tables"]).stdout.decode()
+
+
+def test_a_rate_is_kept_both_ways_and_goes_with_its_port(lab: Lab) -> None:
+    spec = port_spec("slow", 1, vlan=30, rate_mbit=RATE_MBIT)
+    guest = lab.attach(spec)
+    uplink = lab.sender("uplink")
+    assert queueing(spec.ifname).keys() >= {"tbf", "clsact"}
+    lab.drain()
+    out = replace(frames.plain(spec.mac), payload=bytes(1380)).to_bytes(lab.token())
+    for _ in range(BURST):
+        guest.send(out)
+    arrived = len([one for one in uplink.drain() if one.token == out[-frames.TOKEN_BYTES :]])
+    assert 0 < arrived < BURST
+    assert policed(spec.ifname) > 0
+
+    back = replace(frames.plain(OUTSIDE_MAC, spec.mac), payload=bytes(1380)).tagged(30)
+    data = back.to_bytes(lab.token())
+    got = 0
+    for _ in range(BURST):
+        # What waits for the rate fills the sender's buffer.
+        with contextlib.suppress(BlockingIOError):
+            uplink.send(data)
+        # The guest takes what comes: nothing waits for it.
+        got += len([one for one in guest.drain() if one.token == data[-frames.TOKEN_BYTES :]])
+    assert 0 < got < BURST
+    assert queueing(spec.ifname)["tbf"] > 0
+
+    lab.detach("slow")
+    wait_until(lambda: taps() == [], "the TAP to go")
+    # The same VM again, with no limit any more.
+    lab.attach(port_spec("slow", 1, vlan=30))
+    assert queueing(spec.ifname).keys().isdisjoint({"tbf", "clsact"})
+
+
+def queueing(ifname: str) -> dict[str, int]:
+    """Return the queueing disciplines of a device, and how often each had to hold back a frame."""
+    done = run_blocking(["tc", "-json", "-statistics", "qdisc", "show", "dev", ifname])
+    return {found["kind"]: found["overlimits"] for found in json.loads(done.stdout)}
+
+
+def policed(ifname: str) -> int:
+    """Return how many frames from the guest its limit has dropped."""
+    done = run_blocking(["tc", "-json", "-statistics", "filter", "show", "dev", ifname, "ingress"])
+    [drops] = [
+        action["stats"]["drops"]
+        for found in json.loads(done.stdout)
+        for action in found.get("options", {}).get("actions", [])
+        if action["kind"] == "police"
+    ]
+    assert isinstance(drops, int)
+    return drops
 
 
 def test_hundreds_of_ports_are_made_and_removed(

@@ -8,37 +8,29 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from integration import crashing_driver
 from integration.crashing_driver import NETWORK, STARTED, alloc_id_of
 from integration.vmnode import VMNode, until
-from network.namespaces import ip, private_network
 
 from qemu_node.host import process
 from qemu_node.host.process import send_signal
+from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.vm.launch import StartStep
 from qemu_node.vm.names import vm_id
 
-pytestmark = [pytest.mark.needs_vlans, pytest.mark.needs_qemu, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.needs_vlans,
+    pytest.mark.needs_qemu,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("vlan_bridge"),
+]
 
 VLAN = 30
 TASK = "1"
-
-
-@pytest.fixture(autouse=True)
-def own_network() -> Iterator[None]:
-    """Give the test a bridge with an uplink, in a network of its own."""
-    with private_network():
-        ip(f"""link add {NETWORK.bridge} type bridge vlan_filtering 1 vlan_default_pvid 0
-            link add {NETWORK.uplink} type veth peer name outside
-            link set {NETWORK.uplink} master {NETWORK.bridge}
-            link set {NETWORK.bridge} up
-            link set {NETWORK.uplink} up
-            link set outside up""")
-        yield
 
 
 @pytest.fixture
@@ -50,7 +42,7 @@ def image(short_tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def node(short_tmp_path: Path, image: Path) -> AsyncIterator[VMNode]:
+async def node(vlan_bridge: None, short_tmp_path: Path, image: Path) -> AsyncIterator[VMNode]:
     node = crashing_driver.bridged_node(short_tmp_path, image)
     yield node
     await node.close()
@@ -139,3 +131,16 @@ async def test_a_driver_killed_beside_its_vm_leaves_it_on_the_network(node: VMNo
     await until(ports, lambda left: not left, "end of the TAP")
     await node.supervisor.reconcile()
     assert (uplink(), elements(), node.leftovers()) == (set(), "", [])
+
+
+async def test_a_qemu_killed_while_there_was_no_driver_leaves_nothing_after_a_reconcile(
+    node: VMNode,
+) -> None:
+    await crash(node, STARTED)
+    [(_, qemu)] = find_qemu_processes(node.paths.vm_data_dir)
+    assert uplink() == {VLAN}
+    send_signal(qemu, signal.SIGKILL)
+    await until(ports, lambda left: not left, "end of the TAP")
+    assert uplink() == {VLAN}
+    await node.supervisor.reconcile()
+    assert (uplink(), elements()) == (set(), "")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qemu_node.net.listing import Rules, rules_of
 from qemu_node.net.ruleset import (
     FAMILY,
     SET_ND6,
@@ -44,6 +45,8 @@ class TableContent:
     elements: frozenset[Element]
     drops: Mapping[str, Mapping[str, int]]
     """TAP → reason → frames since its elements were made."""
+    rules: Rules = ()
+    """Its chains and rules."""
 
 
 def elements(port: PortSpec) -> list[Element]:
@@ -129,7 +132,7 @@ def parse_listing(listing: Mapping[str, Any]) -> TableContent:
             found.add(Element(name, ifname, value))
             if name in _REASONS:
                 drops.setdefault(ifname, {})[_REASONS[name]] = packets
-    return TableContent(elements=frozenset(found), drops=drops)
+    return TableContent(elements=frozenset(found), drops=drops, rules=rules_of(listing))
 
 
 def _key(entry: Any) -> tuple[Any, int]:

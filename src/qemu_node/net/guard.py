@@ -1,14 +1,19 @@
 """The table that keeps guests in user mode off this node, in the kernel.
 
-Owns loading and removing it. Does not own its text (`usermode`). Calls block: use a thread.
+Owns loading, finding and removing it. Does not own its text (`usermode`) nor whether a VM needs it
+(`vm.network`). Calls block: use a thread.
 """
 
 import logging
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+from qemu_node.host.users import pids_of_users
 from qemu_node.net.errors import NftError, TableOwnedError
+from qemu_node.net.listing import Rules, rules_of
 from qemu_node.net.nft import Nft
-from qemu_node.net.usermode import parse_resolvers, remove_text, table_name, table_text
+from qemu_node.net.usermode import FAMILY, parse_resolvers, remove_text, table_name, table_text
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +27,28 @@ class UserGuard:
     def __init__(self, uids: range, *, is_open: bool) -> None:
         self._uids = uids
         self._is_open = is_open
+        self._rules: Rules = ()
+        """Those of the table, as it was when we loaded it."""
+
+    @property
+    def table(self) -> str:
+        """Family and name of the table."""
+        return f"{FAMILY} {table_name(self._uids)}"
+
+    def ensure(self, nft: Nft) -> None:
+        """Make the table what it should be, unless it is.
+
+        Raises:
+            NftError: the kernel refused; nothing was changed.
+        """
+        listing = self._list(nft)
+        is_right = (
+            listing is None
+            if self._is_open
+            else listing is not None and rules_of(listing) == self._rules
+        )
+        if not is_right:
+            self.load(nft)
 
     def load(self, nft: Nft) -> None:
         """Make the table current, or remove it where the operator opened the node.
@@ -31,24 +58,53 @@ class UserGuard:
         Raises:
             NftError: the kernel refused; nothing was changed.
         """
-        resolvers = _resolvers()
+        is_ours = self._take_over(nft)
+        if not self._is_open:
+            listing = self._list(nft)
+            self._rules = () if listing is None else rules_of(listing)
+        elif is_ours:
+            nft.run(remove_text(self._uids))
+
+    def remove(self, nft: Nft, own_pids: Collection[int]) -> None:
+        """Remove the table, unless it keeps VMs of somebody else from the node.
+
+        Args:
+            nft: The library.
+            own_pids: Processes that do not need it, whoever they run as.
+
+        Raises:
+            NftError: the kernel refused; nothing was changed.
+        """
+        if self.is_loaded(nft) and pids_of_users(self._uids) <= set(own_pids):
+            if self._take_over(nft):
+                nft.run(remove_text(self._uids))
+                log.info("guard of user mode removed: no VM needs it")
+            self._rules = ()
+
+    def _take_over(self, nft: Nft) -> bool:
+        """Make the table current and ours; False: it is another driver's, and as it was.
+
+        Nobody may remove a table that has the flag `owner` and is not theirs.
+        """
         for flags in (_FLAGS, ""):
             try:
-                nft.run(table_text(self._uids, resolvers, flags))
-                break
+                nft.run(table_text(self._uids, _resolvers(), flags))
             except TableOwnedError:
                 log.info("guard of user mode is another driver's")
-                return
+                return False
             except NftError:
                 if not flags:
                     raise
-        if self._is_open:
-            # Taken over first: nobody may remove a table that is owned.
-            nft.run(remove_text(self._uids))
+            else:
+                break
+        return True
 
     def is_loaded(self, nft: Nft) -> bool:
         """Tell whether the table is there."""
-        return nft.list_table("inet", table_name(self._uids)) is not None
+        return self._list(nft) is not None
+
+    def _list(self, nft: Nft) -> Mapping[str, Any] | None:
+        return nft.list_table(FAMILY, table_name(self._uids))
 
 
 def _resolvers() -> list[str]:

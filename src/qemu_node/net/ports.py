@@ -11,9 +11,10 @@ found by `reconcile` where nobody came to detach.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
@@ -23,10 +24,12 @@ from qemu_node.net.elements import elements
 from qemu_node.net.errors import BridgeUnfitError, NftMissingError, TapBusyError
 from qemu_node.net.guard import UserGuard
 from qemu_node.net.nft import Nft
+from qemu_node.net.notices import Watched
 from qemu_node.net.port import join_bridge
 from qemu_node.net.rate import limit_rate
 from qemu_node.net.reconcile import plan_elements, plan_ports
 from qemu_node.net.rtnl import RouteSocket
+from qemu_node.net.ruleset import FAMILY, TABLE
 from qemu_node.net.spec import PortSpec
 from qemu_node.net.table import FilterTable
 from qemu_node.net.tap import Tap, open_tap
@@ -63,7 +66,8 @@ class PortManager:
         """
         self._config = config
         self._guard = None if uids is None else UserGuard(uids, is_open=config.allow_host)
-        self._is_guarding = False
+        self._has_users = False
+        """VMs in user mode need the guard."""
         self._uplink = Uplink(config.uplink, config.management_vlan)
         self._nft: Nft | None = None
         self._table: FilterTable | None = None
@@ -72,6 +76,8 @@ class PortManager:
         self._lock = asyncio.Lock()
         self._ports: dict[str, PortSpec] = {}
         """Ports that this process attached, by TAP: of VMs that live or are being started."""
+        self._live: dict[str, PortSpec] = {}
+        """All ports of live VMs when it was last looked, whoever attached them."""
 
     # Life
 
@@ -100,7 +106,7 @@ class PortManager:
         return self._nft
 
     async def guard_host(self) -> None:
-        """Keep guests in user mode off this node, unless node.toml allows them; do so once.
+        """Keep guests in user mode off this node, unless node.toml allows them.
 
         A VM with a NIC in user mode must not start before this was done.
 
@@ -109,15 +115,38 @@ class PortManager:
             NetworkError: the kernel refused.
         """
         async with self._lock:
-            if self._guard is not None and not self._is_guarding:
-                await to_the_end(lambda guard: guard.load(self._library()), self._guard)
-                self._is_guarding = True
+            await to_the_end(self._keep_guard, has_users=True, own_pids=())
+
+    async def unguard_host(self, own_pids: Collection[int]) -> None:
+        """Remove what keeps guests in user mode off this node: no VM of ours needs it any more.
+
+        Args:
+            own_pids: Processes of our VMs. If others run as the same users, it stays.
+
+        Raises:
+            NetworkError: the kernel refused; `reconcile` will try again.
+        """
+        async with self._lock:
+            await to_the_end(self._keep_guard, has_users=False, own_pids=own_pids)
+
+    def _keep_guard(self, *, has_users: bool, own_pids: Collection[int]) -> None:
+        self._has_users = has_users
+        if self._guard is None:
+            return
+        try:
+            if has_users:
+                self._guard.ensure(self._library())
+            else:
+                self._guard.remove(self._library(), own_pids)
+        except NftMissingError:
+            # Without the library nothing was loaded that might have to go.
+            if has_users and not self._config.allow_host:
+                raise
 
     async def aclose(self) -> None:
         """Give up the filter, which stays as it is."""
         async with self._lock:
             nft, self._nft, self._table = self._nft, None, None
-            self._is_guarding = False
             if nft is not None:
                 await to_the_end(nft.close)
 
@@ -185,6 +214,7 @@ class PortManager:
         """
         async with self._lock:
             self._ports.pop(port.ifname, None)
+            self._live.pop(port.ifname, None)
             await to_the_end(self._forget, port)
 
     def _forget(self, port: PortSpec) -> None:
@@ -203,34 +233,50 @@ class PortManager:
 
     # All ports
 
-    async def reconcile(self, live: Sequence[PortSpec]) -> None:
+    async def reconcile(
+        self,
+        live: Sequence[PortSpec],
+        *,
+        has_users: bool = False,
+        own_pids: Collection[int] = (),
+    ) -> None:
         """Make the kernel have what live VMs need, and nothing else of ours.
 
         Ports that this process has attached count as live. Brings back what others removed: the
-        filter, its elements, VLANs of the uplink, a TAP's place in the bridge.
+        filter, its rules and elements, VLANs of the uplink, a TAP's place in the bridge, the guard
+        of user mode.
 
         Args:
             live: The ports of all VMs of this node that live.
+            has_users: One of these VMs is in user mode.
+            own_pids: The processes of these VMs.
 
         Raises:
             NetworkError, MissingPartError: the first that went wrong; all else was done.
         """
-        if not self._config.bridge:
-            return
         async with self._lock:
-            wanted = {port.ifname: port for port in live} | self._ports
-            await to_the_end(self._reconcile, list(wanted.values()))
+            self._live = {port.ifname: port for port in live} | self._ports
+            await to_the_end(
+                self._reconcile, list(self._live.values()), has_users=has_users, own_pids=own_pids
+            )
 
-    def _reconcile(self, wanted: Sequence[PortSpec]) -> None:
+    def _reconcile(
+        self, wanted: Sequence[PortSpec], *, has_users: bool, own_pids: Collection[int]
+    ) -> None:
+        parts: list[Callable[[], None]] = [
+            partial(self._keep_guard, has_users=has_users, own_pids=own_pids)
+        ]
+        if self._config.bridge:
+            parts += [
+                partial(self._reconcile_filter, wanted),
+                partial(self._reconcile_uplink, wanted),
+                partial(self._reconcile_ports, wanted),
+            ]
         # Each part by itself: a bridge that is gone must not keep the filter from being put right.
         problems: list[NodeError] = []
-        for part in (
-            self._reconcile_filter,
-            self._reconcile_uplink,
-            self._reconcile_ports,
-        ):
+        for part in parts:
             try:
-                part(wanted)
+                part()
             except NodeError as exc:
                 problems.append(exc)
         if problems:
@@ -239,8 +285,8 @@ class PortManager:
     def _reconcile_filter(self, wanted: Iterable[PortSpec]) -> None:
         table = self._filter()
         content = table.read()
-        if content is None:
-            log.warning("network filter was removed by somebody; loading it again")
+        if not table.is_intact(content):
+            log.warning("network filter was changed by somebody; loading it again")
             table.load()
             content = table.read()
         actual = frozenset() if content is None else content.elements
@@ -265,6 +311,19 @@ class PortManager:
                 route.delete_link(link.ifindex)
 
     # What there is to say
+
+    def watched(self) -> Watched:
+        """Return what others must not take away."""
+        ports = self._live | self._ports
+        tables = {f"{FAMILY} {TABLE}"} if self._config.bridge else set()
+        if self._guard is not None and self._has_users and not self._config.allow_host:
+            tables.add(self._guard.table)
+        return Watched(
+            bridge=self._config.bridge,
+            uplink=self._config.uplink,
+            tables=frozenset(tables),
+            ports=ports,
+        )
 
     async def counters(self) -> Mapping[str, Mapping[str, int]]:
         """Return what was dropped: TAP → reason (`ruleset.Reason`) → frames.

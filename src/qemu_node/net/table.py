@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from qemu_node.net.elements import Element, TableContent, add_text, delete_text, parse_listing
 from qemu_node.net.errors import NftError, TableOwnedError
+from qemu_node.net.listing import Rules
 from qemu_node.net.nft import Nft
 from qemu_node.net.ruleset import FAMILY, TABLE, table_text
 
@@ -27,6 +28,7 @@ class FilterTable:
         self._nft = nft
         self.is_owned = False
         """Whether the kernel keeps others from changing it."""
+        self._rules: Rules = ()
 
     def load(self) -> None:
         """Make the table current and ours. Elements of live guests stay, with their counters.
@@ -35,6 +37,15 @@ class FilterTable:
             TableOwnedError: another driver has it; nothing was changed.
             NftError: the kernel refused; nothing was changed.
         """
+        self._load()
+        content = self.read()
+        self._rules = () if content is None else content.rules
+
+    def is_intact(self, content: TableContent | None) -> bool:
+        """Tell whether what was read of the table has the rules that were loaded."""
+        return content is not None and content.rules == self._rules
+
+    def _load(self) -> None:
         for flags in (_FLAGS, ""):
             try:
                 self._nft.run(table_text(flags))

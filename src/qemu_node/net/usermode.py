@@ -12,7 +12,7 @@ may be the node's own.
 import ipaddress
 from collections.abc import Iterable
 
-_FAMILY = "inet"
+FAMILY = "inet"
 
 
 def table_name(uids: range) -> str:
@@ -56,9 +56,9 @@ def table_text(uids: range, resolvers: Iterable[str], flags: str = "") -> str:
         for resolver in resolvers
     )
     return (
-        f"add table {_FAMILY} {name} {{ {declared} }}\n"
-        f"flush table {_FAMILY} {name}\n"
-        f"table {_FAMILY} {name} {{ {declared}\n"
+        f"add table {FAMILY} {name} {{ {declared} }}\n"
+        f"flush table {FAMILY} {name}\n"
+        f"table {FAMILY} {name} {{ {declared}\n"
         "  chain refuse {\n"
         f"{allowed}"
         "    meta l4proto tcp tcp flags & (syn | ack) != syn accept\n"
@@ -80,4 +80,4 @@ def table_text(uids: range, resolvers: Iterable[str], flags: str = "") -> str:
 
 def remove_text(uids: range) -> str:
     """Return what removes the table, which must be there."""
-    return f"delete table {_FAMILY} {table_name(uids)}\n"
+    return f"delete table {FAMILY} {table_name(uids)}\n"

@@ -206,10 +206,14 @@ class VMDriver(DriverService):
         if config.id not in self._tasks:
             await self._host.begin()
             state = VMState.decode(handle.driver_state, f"the handle of task {config.id}")
-            vm = await self._host.supervisor().recover(
-                state, lambda message, notes: self._events.tell(config, message, notes)
-            )
+
+            def tell(message: str, notes: dict[str, str]) -> None:
+                self._events.tell(config, message, notes)
+
+            vm = await self._host.supervisor().recover(state, tell)
             self._tasks[config.id] = _Task(config=config, vm=vm)
+            # It may have come up, or moved, while no driver was there.
+            _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {state.vm_id}")
         return driver_pb2.RecoverTaskResponse()
 
     async def wait_task(self, request: driver_pb2.WaitTaskRequest) -> driver_pb2.WaitTaskResponse:

@@ -181,9 +181,13 @@ class _Start:
 
     async def claim(self) -> DirectoryLock:
         self._announce(StartStep.CLAIM)
+        left_over = self.directory.read_state()
         lock = await claim(self.directory)
         self._undo.callback(lock.release)
         self._undo.callback(self.directory.remove)
+        if left_over is not None:
+            # Nobody has given up its ports, which may have been other than those to come.
+            await self._node.network.detach(left_over.record.ports)
         return lock
 
     async def take_image(self) -> tuple[CachedImage, BaseImage]:
@@ -265,7 +269,8 @@ class _Start:
         self._announce(StartStep.NETWORK)
         wanted = ports_of(self._request)
         if len(wanted) < len(self._request.nics):
-            await self._node.network.guard_host()
+            self._undo.push_async_callback(self._node.network.unguard_host, self.directory.vm_id)
+            await self._node.network.guard_host(self.directory.vm_id)
         ports = await self._node.network.attach(wanted)
         self._undo.push_async_callback(self._node.network.detach, wanted)
         self._undo.push_async_callback(ports.close)

@@ -4,24 +4,30 @@ Owns that no two VMs of the node have one MAC, and finding the ports of live VMs
 port is set up (`net.ports`) nor what a job may have (`net.policy`).
 
 References are found: the ports in use are those of the VMs whose state.json is there and whose
-process lives, and those that this process has attached and not detached yet.
+process lives, and those that this process has attached and not detached yet. The same is true of
+the guard of user mode, which is there as long as a VM needs it.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.errors import MissingPartError, NodeError
+from qemu_node.net.errors import NetworkError
 from qemu_node.net.mac import check_unused
 from qemu_node.net.ports import AttachedPort, PortManager
 from qemu_node.net.spec import PortSpec
+from qemu_node.net.watch import Watch
 from qemu_node.vm.directory import VMDirectory, known_vm_ids
 from qemu_node.vm.record import VMState
 
 log = logging.getLogger(__name__)
+
+_PAUSE_MIN_S, _PAUSE_MAX_S = 0.25, 30.0
+"""Between two reconciles that changes by others have caused."""
 
 
 class VMPorts:
@@ -52,11 +58,19 @@ class Network:
         self._manager = manager
         self._claims: dict[str, PortSpec] = {}
         """Ports of VMs of this process, by TAP, from before they are attached."""
+        self._users: set[str] = set()
+        """VMs of this process in user mode, from before they are started."""
+        # A look at who lives and what is done about it: nobody may end, or begin to need the guard,
+        # in between. Attaching may: `PortManager` knows of it.
+        self._looking = asyncio.Lock()
 
     async def aclose(self) -> None:
         """Give up what is held of the kernel; the VMs' ports stay as they are."""
-        if self._manager is not None:
-            await self._manager.aclose()
+        if self._manager is None:
+            return
+        self._users.clear()
+        await self._unguard_if_unused(self._manager)
+        await self._manager.aclose()
 
     # One VM
 
@@ -89,25 +103,30 @@ class Network:
         """Give up the ports of a VM that has ended. Idempotent; what fails is left to reconcile."""
         if self._manager is None:
             return
-        for port in ports:
-            try:
-                await self._manager.detach(port)
-            except NodeError as exc:
-                log.warning("port not given up", extra={"ifname": port.ifname, "error": str(exc)})
+        async with self._looking:
+            for port in ports:
+                try:
+                    await self._manager.detach(port)
+                except NodeError as exc:
+                    fields = {"ifname": port.ifname, "error": str(exc)}
+                    log.warning("port not given up", extra=fields)
         self._unclaim(ports)
 
-    async def guard_host(self) -> None:
-        """Return once guests in user mode are kept from the services of this node, or may use them.
+    async def guard_host(self, vm_id: str) -> None:
+        """Return once a VM in user mode is kept from the services of this node, or may use them.
 
-        Without root there is no way to tell a guest's connections from its user's.
+        Without root there is no way to tell a guest's connections from its user's. To be undone by
+        `unguard_host`, also if it fails.
 
         Raises:
-            MissingPartError: they cannot be kept from them, and the operator has not allowed it.
+            MissingPartError: it cannot be kept from them, and the operator has not allowed it.
         """
         if self._manager is None:
             return
+        self._users.add(vm_id)
         try:
-            await self._manager.guard_host()
+            async with self._looking:
+                await self._manager.guard_host()
         except NodeError as exc:
             if self._config.allow_host:
                 log.warning("guard of user mode not removed", extra={"error": exc.explain()})
@@ -116,6 +135,25 @@ class Network:
                 f"guests in user mode cannot be kept from this node's services: {exc.explain()}",
                 hint="mend that, or allow it: network.allow_host = true in node.toml",
             ) from exc
+
+    async def unguard_host(self, vm_id: str) -> None:
+        """Note that a VM in user mode has ended; with the last one what kept it off goes."""
+        if self._manager is not None:
+            self._users.discard(vm_id)
+            await self._unguard_if_unused(self._manager)
+
+    async def _unguard_if_unused(self, manager: PortManager) -> None:
+        async with self._looking:
+            states = await asyncio.to_thread(live_states, self._paths)
+            if not self._has_users(states):
+                try:
+                    await manager.unguard_host([state.record.pid for state in states])
+                except NodeError as exc:
+                    log.warning("guard of user mode not removed", extra={"error": exc.explain()})
+
+    def _has_users(self, states: Iterable[VMState]) -> bool:
+        """Tell whether VMs in user mode live, or are being started."""
+        return bool(self._users) or any(state.record.has_user_mode for state in states)
 
     # All VMs
 
@@ -127,8 +165,40 @@ class Network:
         """
         if self._manager is None:
             return
-        states = await asyncio.to_thread(live_states, self._paths)
-        await self._manager.reconcile([port for state in states for port in state.record.ports])
+        async with self._looking:
+            states = await asyncio.to_thread(live_states, self._paths)
+            await self._manager.reconcile(
+                [port for state in states for port in state.record.ports],
+                has_users=self._has_users(states),
+                own_pids=[state.record.pid for state in states],
+            )
+
+    async def watch(self) -> None:
+        """Reconcile as soon as others take something from VMs. Runs for ever, where it can at all.
+
+        Somebody who takes it away again and again is answered more and more rarely.
+        """
+        if self._manager is None:
+            return
+        try:
+            watch = Watch()
+        except NetworkError as exc:
+            log.warning("looking for changes by others every minute", extra={"error": str(exc)})
+            return
+        loop = asyncio.get_running_loop()
+        pause_s = _PAUSE_MIN_S
+        with watch:
+            while True:
+                began = loop.time()
+                losses = await watch.losses(self._manager.watched)
+                # What is really missing is said by what puts it right.
+                log.info("network may have lost something", extra={"what": ", ".join(losses)})
+                pause_s = next_pause(pause_s, quiet_s=loop.time() - began)
+                try:
+                    await self.reconcile()
+                except NodeError as exc:
+                    log.warning("network not reconciled", extra={"error": exc.explain()})
+                await asyncio.sleep(pause_s)
 
     async def drops(self) -> Mapping[str, Mapping[str, int]]:
         """Return what was dropped of the guests' frames: TAP, reason, number since its start.
@@ -158,6 +228,16 @@ class Network:
     def _unclaim(self, ports: Sequence[PortSpec]) -> None:
         for port in ports:
             self._claims.pop(port.ifname, None)
+
+
+def next_pause(last_s: float, *, quiet_s: float) -> float:
+    """Return how long nothing is done after the next change by others.
+
+    Args:
+        last_s: The last such pause.
+        quiet_s: How long it was quiet since then.
+    """
+    return _PAUSE_MIN_S if quiet_s > last_s else min(2 * last_s, _PAUSE_MAX_S)
 
 
 def live_states(paths: Paths) -> list[VMState]:

@@ -132,6 +132,11 @@ class VMRecord(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def has_user_mode(self) -> bool:
+        """Whether one of its NICs is in user mode."""
+        return any(nic.ifname is None for nic in self.nics)
+
+    @property
     def process(self) -> ProcessId:
         """The VM's QEMU process."""
         return ProcessId(pid=self.pid, start_time=self.start_time)

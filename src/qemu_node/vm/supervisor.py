@@ -71,6 +71,7 @@ class Supervisor:
 
     def begin(self) -> None:
         """Begin to serve: remove left-overs, then pump logs, measure, reconcile and prefetch."""
+        _ = self._node.tasks.start(self._node.network.watch(), name="network watch")
         _ = self._node.tasks.start(self._reconcile_loop(), name="reconcile")
         _ = self._node.tasks.start(self._pump_loop(), name="logs")
         _ = self._node.tasks.start(self._usage_loop(), name="usage")
@@ -140,6 +141,9 @@ class Supervisor:
             return
         # Its ports may be attached again as soon as this returns, by a restart in place.
         await asyncio.wait({managed.detaching})
+        if self._managed.get(vm_id) is not managed:
+            # Another call for the same VM was there first.
+            return
         del self._managed[vm_id]
         managed.logs.close()
         if managed.health is not None:
@@ -196,6 +200,8 @@ class Supervisor:
     async def _detach(self, vm: VM) -> None:
         await vm.wait()
         await self._node.network.detach(vm.record.ports)
+        if vm.record.has_user_mode:
+            await self._node.network.unguard_host(vm.record.vm_id)
 
     async def _serve_health(self, vm: VM) -> None:
         endpoint = vm.state.health

@@ -12,7 +12,7 @@ from qemu_node.config.node import Paths
 from qemu_node.errors import HostError, JobError, MissingPartError
 from qemu_node.net.errors import NftMissingError
 from qemu_node.net.spec import PortSpec
-from qemu_node.vm.network import Network
+from qemu_node.vm.network import Network, next_pause
 from qemu_node.vm.record import NicRecord
 
 CONFIG = NetworkConfig(bridge="br0")
@@ -105,14 +105,70 @@ async def test_reconcile_is_told_the_ports_of_vms_that_live(paths: Paths) -> Non
     assert [item.ifname for item in manager.live] == ["qn1"]
 
 
+async def test_a_vm_that_ends_while_others_are_looked_at_is_not_taken_for_live_afterwards(
+    paths: Paths,
+) -> None:
+    ended = port(1)
+    publish(paths, make_record(paths, ended.vm_id, nics=(NicRecord.of_port(ended),)))
+    manager = FakePorts()
+    network = Network(paths, CONFIG, manager)
+    manager.reconcile_may_end.clear()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(network.reconcile())
+        await asyncio.sleep(0)
+        tasks.create_task(network.detach([ended]))
+        while not network._looking._waiters:
+            await asyncio.sleep(0)
+        manager.reconcile_may_end.set()
+    assert manager.calls == ["reconcile", "detach"]
+
+
+USER = "old-0123456789ab"
+
+
+async def test_the_guard_of_user_mode_goes_with_the_last_vm_that_needs_it(paths: Paths) -> None:
+    manager = FakePorts()
+    network = Network(paths, CONFIG, manager)
+    await network.guard_host("web-0123456789ab")
+    await network.guard_host("db-0123456789ab")
+    await network.unguard_host("web-0123456789ab")
+    await network.reconcile()
+    assert manager.guards == [True, True, True]
+    await network.unguard_host("db-0123456789ab")
+    await network.reconcile()
+    assert manager.guards == [True, True, True, False, False]
+
+
+async def test_the_guard_stays_at_the_driver_s_end_while_a_vm_needs_it(paths: Paths) -> None:
+    publish(paths, make_record(paths, USER))
+    manager = FakePorts()
+    network = Network(paths, CONFIG, manager)
+    await network.guard_host("web-0123456789ab")
+    await network.aclose()
+    assert manager.guards == [True]
+    # The next driver, which has started none itself.
+    await Network(paths, CONFIG, manager).reconcile()
+    assert manager.guards == [True, True]
+
+
+async def test_the_guard_goes_with_a_driver_without_vms_in_user_mode(paths: Paths) -> None:
+    port_only = make_record(paths, USER, nics=(NicRecord.of_port(port(1)),))
+    publish(paths, port_only)
+    manager = FakePorts()
+    await Network(paths, CONFIG, manager).aclose()
+    assert manager.guards == [False]
+
+
 async def test_user_mode_is_refused_where_the_node_cannot_be_guarded(paths: Paths) -> None:
     problem = NftMissingError("libnftables is missing", hint="apt install libnftables1")
     with pytest.raises(MissingPartError) as caught:
-        await Network(paths, CONFIG, FakePorts(guard_problem=problem)).guard_host()
+        await Network(paths, CONFIG, FakePorts(guard_problem=problem)).guard_host(
+            "web-0123456789ab"
+        )
     assert "apt install libnftables1" in caught.value.explain()
     assert "network.allow_host = true" in caught.value.explain()
     allowed = NetworkConfig(allow_host=True)
-    await Network(paths, allowed, FakePorts(guard_problem=problem)).guard_host()
+    await Network(paths, allowed, FakePorts(guard_problem=problem)).guard_host("web-0123456789ab")
 
 
 async def test_without_root_there_are_no_vlans_and_that_is_said(paths: Paths) -> None:
@@ -120,7 +176,16 @@ async def test_without_root_there_are_no_vlans_and_that_is_said(paths: Paths) ->
     with pytest.raises(MissingPartError, match="only root can give a VM a VLAN"):
         await network.attach([port(1)])
     assert (await network.attach([])).all_fds == []
-    await network.guard_host()
+    await network.guard_host("web-0123456789ab")
     await network.reconcile()
     assert await network.drops() == {}
     assert await network.problems() == ["VMs cannot use the bridge br0: the driver is not root"]
+
+
+def test_somebody_who_takes_away_again_and_again_is_answered_more_and_more_rarely() -> None:
+    pauses = [next_pause(0.25, quiet_s=60.0)]
+    for _ in range(10):
+        pauses.append(next_pause(pauses[-1], quiet_s=0.1))
+    assert pauses[0] < pauses[3] < pauses[6]
+    assert pauses[-1] == pauses[-2] == 30.0
+    assert next_pause(pauses[-1], quiet_s=31.0) == pauses[0]
