@@ -22,6 +22,8 @@ python3 -m pytest -p no:cacheprovider -m '{" or ".join(MARKERS)}' --durations=15
 
 def test_tests_that_need_debians_kernel_pass_in_a_vm(test_vm: TestVM, tmp_path: Path) -> None:
     files = {name: cache.REPO / name for name in SOURCES}
+    # Guests of the tests in the VM boot the VM's own kernel and busybox.
+    files |= {f"boot/{name}": test_vm._files / name for name in ("vmlinuz", "initrd")}
     outcome = test_vm.run(COMMAND, files, tmp_path, timeout_s=1400)
 
     report = outcome.results / "junit.xml"

@@ -165,9 +165,15 @@ class VMNode:
         )
 
     def port(
-        self, vlan: int, index: int = 0, *, task: str = "vm", alloc_id: str = ALLOC_ID, **more: Any
+        self,
+        vlan: int | None,
+        index: int = 0,
+        *,
+        task: str = "vm",
+        alloc_id: str = ALLOC_ID,
+        **more: Any,
     ) -> PortSpec:
-        """Return a NIC of `request`'s VM in a VLAN."""
+        """Return a NIC of `request`'s VM in a VLAN; None for one with a trunk."""
         name = vm_id(alloc_id, task)
         return PortSpec(
             vm_id=name,
@@ -186,14 +192,16 @@ class VMNode:
         """Hear what Nomad's task events would be."""
         self.told.append(text)
 
-    async def printed(self, text: str, task: str = "vm", *, times: int = 1) -> str:
+    async def printed(
+        self, text: str, task: str = "vm", *, times: int = 1, timeout_s: float = WAIT_S
+    ) -> str:
         """Return the guest's console once it holds `text` so many times."""
 
         def console() -> str:
             self.supervisor.flush_logs()
             return self.console[task].decode()
 
-        return await until(console, lambda log: log.count(text) >= times, repr(text))
+        return await until(console, lambda log: log.count(text) >= times, repr(text), timeout_s)
 
     async def ended(self, vm: VM, timeout_s: float = WAIT_S) -> VMExit:
         """Return how a VM ended."""
