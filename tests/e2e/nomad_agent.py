@@ -15,7 +15,10 @@ import aiohttp
 from qemu_node.host import process
 
 WAIT_S = 120.0
+HEALTHY_TIMEOUT_S = 300.0
+"""The driver first sees a guest run, which takes long where TCG runs under TCG."""
 POLL_S = 0.25
+_LOG_TAIL_CHARS = 8000
 
 _CONFIG = """
 data_dir = "{data}"
@@ -88,7 +91,11 @@ class NomadAgent:
         plugins = directory / "plugins"
         plugins.mkdir(parents=True)
         plugin = plugins / "vm"
-        plugin.write_text(f'#!/bin/sh\nexec {sys.executable} -m qemu_node driver "$@"\n')
+        modules = ":".join(filter(None, sys.path))
+        plugin.write_text(
+            f"#!/bin/sh\nexport PYTHONPATH={modules}\n"
+            f'exec {sys.executable} -m qemu_node driver "$@"\n'
+        )
         plugin.chmod(0o755)
         self._config = directory / "agent.hcl"
         self._config.write_text(
@@ -114,7 +121,16 @@ class NomadAgent:
             )
         finally:
             os.close(log_fd)
-        await self.until(self._driver_health, lambda health: health[0], "a healthy driver")
+        try:
+            await self.until(
+                self._driver_health,
+                lambda health: health[0],
+                "a healthy driver",
+                timeout_s=HEALTHY_TIMEOUT_S,
+            )
+        except AssertionError as exc:
+            log = self.log.read_text(errors="replace")[-_LOG_TAIL_CHARS:]
+            raise AssertionError(f"{exc}\n{log}") from exc
 
     async def _driver_health(self) -> tuple[bool, object]:
         nodes = await self.get("/v1/nodes")
@@ -179,6 +195,7 @@ class NomadAgent:
         what: str,
         *,
         timeout_s: float = WAIT_S,
+        poll_s: float = POLL_S,
     ) -> Any:
         """Return the first answer of `probe` that `accept` takes; its last one is in the error."""
         last: object = None
@@ -190,7 +207,7 @@ class NomadAgent:
                     return last
             except (aiohttp.ClientError, TimeoutError, AssertionError) as exc:
                 last = exc
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(poll_s)
         raise AssertionError(f"no {what} within {timeout_s:g} s; last: {last}")
 
     async def command(self, *argv: str, timeout_s: float = 60.0) -> process.Completed:
@@ -205,34 +222,69 @@ class NomadAgent:
     async def run_job(self, text: str) -> str:
         """Submit the job `text`, HCL, and return its id."""
         job = await self.post("/v1/jobs/parse", {"JobHCL": text, "Canonicalize": True})
-        await self.post("/v1/jobs", {"Job": job})
+        await self.post(f"/v1/jobs?namespace={job['Namespace']}", {"Job": job})
         return str(job["ID"])
 
-    async def allocations(self, job_id: str) -> list[Any]:
+    async def events(self, alloc_id: str, task: str, *, namespace: str = "default") -> list[str]:
+        """Return what `nomad alloc status` tells of a task, oldest first."""
+        allocation = await self.get(f"/v1/allocation/{alloc_id}?namespace={namespace}")
+        state = (allocation["TaskStates"] or {}).get(task) or {"Events": []}
+        return [event["DisplayMessage"] for event in state["Events"]]
+
+    async def services(self, name: str) -> list[Any]:
+        """Return what is registered under a service's name."""
+        return list(await self.get(f"/v1/service/{name}"))
+
+    async def check(self, alloc_id: str, name: str) -> Any:
+        """Return the latest result of a check of a service; {} before there is one."""
+        checks = await self.get(f"/v1/client/allocation/{alloc_id}/checks")
+        return next((check for check in checks.values() if check["Check"] == name), {})
+
+    async def allocations(self, job_id: str, *, namespace: str = "default") -> list[Any]:
         """Return the allocations of a job, oldest first."""
-        allocations = await self.get(f"/v1/job/{job_id}/allocations")
+        allocations = await self.get(f"/v1/job/{job_id}/allocations?namespace={namespace}")
         return sorted(allocations, key=lambda allocation: allocation["CreateIndex"])
 
-    async def running_allocations(self, job_id: str, count: int = 1) -> list[Any]:
+    async def running_allocations(
+        self, job_id: str, count: int = 1, *, timeout_s: float = WAIT_S, poll_s: float = POLL_S
+    ) -> list[Any]:
         """Return the allocations of a job once `count` of them run."""
         return list(
             await self.until(
                 lambda: self.allocations(job_id),
                 lambda all_: sum(a["ClientStatus"] == "running" for a in all_) == count,
                 f"{count} running allocations of {job_id}",
+                timeout_s=timeout_s,
+                poll_s=poll_s,
             )
         )
 
-    async def stop_job(self, job_id: str) -> None:
+    async def failed_allocation(self, job_id: str, *, namespace: str = "default") -> Any:
+        """Return the only allocation of a job once it has failed."""
+        (allocation,) = await self.until(
+            lambda: self.allocations(job_id, namespace=namespace),
+            lambda all_: bool(all_) and all_[0]["ClientStatus"] == "failed",
+            f"failed allocation of {job_id}",
+        )
+        return allocation
+
+    async def stop_job(self, job_id: str, *, namespace: str = "default") -> None:
         """Stop a job and wait until its allocations have ended."""
-        allocations = await self.allocations(job_id)
-        await self.delete(f"/v1/job/{job_id}")
+        allocations = await self.allocations(job_id, namespace=namespace)
+        await self.delete(f"/v1/job/{job_id}?namespace={namespace}")
         for allocation in allocations:
             await self.until(
-                lambda allocation=allocation: self.get(f"/v1/allocation/{allocation['ID']}"),  # type: ignore[misc]
+                lambda allocation=allocation: self.get(  # type: ignore[misc]
+                    f"/v1/allocation/{allocation['ID']}?namespace={namespace}"
+                ),
                 lambda a: a["ClientStatus"] in ("complete", "failed", "lost"),
                 f"end of allocation {allocation['ID']}",
             )
+
+    async def stop_jobs(self) -> None:
+        """Stop all jobs that there are, in all namespaces."""
+        for job in await self.get("/v1/jobs?namespace=*"):
+            await self.stop_job(job["ID"], namespace=job["Namespace"])
 
 
 def _environ(entry: Path) -> str:

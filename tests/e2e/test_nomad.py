@@ -5,12 +5,11 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from e2e.nomad_agent import NomadAgent
+from e2e.nomad_node import Node, running_agent
 
 from qemu_node.host import process
-from qemu_node.vm.record import VMRecord
 
 pytestmark = [
     pytest.mark.needs_nomad,
@@ -79,53 +78,15 @@ def job_text(
     )
 
 
-class Node:
-    """The directories of the driver under test."""
-
-    def __init__(self, root: Path, image: Path) -> None:
-        self.run = root / "r"
-        self.data = root / "d"
-        self.node_toml = root / "node.toml"
-        self.node_toml.write_text(
-            f'[paths]\nrun = "{self.run}"\ndata = "{self.data}"\n'
-            f'[images]\nimage_paths = ["{image.parent}"]\n'
-        )
-
-    def records(self) -> list[VMRecord]:
-        return [
-            msgspec.json.decode(path.read_bytes(), type=VMRecord)
-            for path in sorted(self.run.glob("vm/*/vm.json"))
-        ]
-
-    def leftovers(self) -> list[Path]:
-        """Everything that should be gone when no VM is left."""
-        patterns = ("vm/*", "vm/.uid/*")
-        return [
-            path
-            for root in (self.run, self.data)
-            for p in patterns
-            for path in root.glob(p)
-            if path.name != ".uid"
-        ]
-
-
 @pytest.fixture
 def node(short_tmp_path: Path, small_guest_image: Path) -> Node:
     return Node(short_tmp_path, small_guest_image)
 
 
 @pytest.fixture
-async def nomad(short_tmp_path: Path, node: Node) -> AsyncIterator[NomadAgent]:
-    agent = NomadAgent(short_tmp_path / "nomad", node.node_toml)
-    await agent.start()
-    try:
+async def nomad(node: Node) -> AsyncIterator[NomadAgent]:
+    async with running_agent(node) as agent:
         yield agent
-    finally:
-        try:
-            for job in await agent.get("/v1/jobs"):
-                await agent.stop_job(job["ID"])
-        finally:
-            await agent.stop()
 
 
 async def guest_log(nomad: NomadAgent, alloc_id: str, text: str) -> str:

@@ -106,6 +106,11 @@ class TestVM:
     def __init__(self, files: Path) -> None:
         self._files = files
 
+    @property
+    def boot_files(self) -> tuple[Path, Path]:
+        """Kernel and initrd, `vmlinuz` and `initrd`, for guests inside the VM."""
+        return self._files / "vmlinuz", self._files / "initrd"
+
     @classmethod
     def prepare(cls, directory: Path, uv: str) -> "TestVM":
         """Return the VM whose files are kept in `directory`, made there unless they are.

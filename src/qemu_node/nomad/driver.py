@@ -179,15 +179,18 @@ class VMDriver(DriverService):
 
         vm = await supervisor.start(request, tell)
         record = vm.record
+        advertise = request.advertise
+        # Nomad shows the task as pending meanwhile, which people take for a fault.
+        more = "" if advertise is None else f"; waits up to {advertise.wait_s:g} s for its address"
         tell(
             f"VM {record.vm_id} runs: {record.vcpus} vCPU, {record.memory_bytes >> 20} MiB, "
-            f"{record.firmware}, {record.accelerator}",
+            f"{record.firmware}, {record.accelerator}{more}",
             {"vm_id": record.vm_id, "pid": str(record.pid)},
         )
         override = None
-        if request.advertise is not None:
+        if advertise is not None:
             try:
-                override = await wait_to_advertise(vm, request.advertise, tell)
+                override = await wait_to_advertise(vm, advertise, tell)
             except asyncio.CancelledError:
                 # Nomad knows nothing of this VM yet.
                 await supervisor.destroy(vm)
