@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from integration.persistenttable import leave_persistent_table
 from network.namespaces import ip, private_network
 
 from qemu_node.host.sysctl import write_sysctl
@@ -94,6 +95,15 @@ def test_a_table_of_another_version_is_replaced_and_lets_nothing_through(
     table.load()
     assert content(table) == frozenset()
     table.add(elements(PORT))
+
+
+def test_a_table_that_a_newer_nft_made_to_persist_is_taken_over(nft: Nft) -> None:
+    if not leave_persistent_table("bridge", "qn"):
+        pytest.skip("this kernel cannot make tables persist")
+    table = FilterTable(nft)
+    table.load()
+    table.add(elements(PORT))
+    assert content(table) == frozenset(elements(PORT))
 
 
 def test_a_table_that_somebody_removed_is_missed(nft: Nft, table: FilterTable) -> None:

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from integration.persistenttable import leave_persistent_table
 from network.facts import wait_until
 from network.namespaces import ip, private_network
 
@@ -65,6 +66,18 @@ def reaches(uid: int, address: tuple[str, int]) -> bool:
         except ConnectionRefusedError:
             return False
     return True
+
+
+def test_a_table_that_a_newer_nft_made_to_persist_is_taken_over(nft: Nft) -> None:
+    if not leave_persistent_table("inet", table_name(UIDS)):
+        pytest.skip("this kernel cannot make tables persist")
+    guard = UserGuard(UIDS, is_open=False)
+    guard.load(nft)
+    listing = nft.list_table("inet", table_name(UIDS))
+    assert listing is not None
+    assert "skuid" in str(listing)
+    guard.remove(nft, own_pids=())
+    assert not guard.is_loaded(nft)
 
 
 def send_twice(client: socket.socket) -> None:

@@ -86,18 +86,21 @@ class UserGuard:
 
         Nobody may remove a table that has the flag `owner` and is not theirs.
         """
-        for flags in (_FLAGS, ""):
+        removal = remove_text(self._uids)
+        problems: list[NftError] = []
+        # The last is for an nft that knows no `owner`, and a table that a newer one made to
+        # persist: it may replace that, not change it.
+        for first, flags in (("", _FLAGS), ("", ""), (removal, "")):
             try:
-                nft.run(table_text(self._uids, _resolvers(), flags))
+                nft.run(first + table_text(self._uids, _resolvers(), flags))
             except TableOwnedError:
                 log.info("guard of user mode is another driver's")
                 return False
-            except NftError:
-                if not flags:
-                    raise
+            except NftError as exc:
+                problems.append(exc)
             else:
-                break
-        return True
+                return True
+        raise problems[1]
 
     def is_loaded(self, nft: Nft) -> bool:
         """Tell whether the table is there."""

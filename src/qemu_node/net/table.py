@@ -66,12 +66,17 @@ class FilterTable:
         """
         problem: NftError | None = None
         # A table that nobody owns may be deleted but not become owned; one whose owner has ended
-        # must become ours before it may be deleted.
-        for flags, old_flags in ((_FLAGS, _FLAGS), (_FLAGS, ""), ("", "")):
-            declared = f"{{ flags {old_flags}; }}" if old_flags else ""
-            removal = f"add table {FAMILY} {TABLE} {declared}\ndelete table {FAMILY} {TABLE}\n"
+        # must become ours before it may be deleted, which an nft that knows no `owner` cannot do,
+        # nor declare it again.
+        removal = f"delete table {FAMILY} {TABLE}\n"
+        for flags, takeover in (
+            (_FLAGS, f"add table {FAMILY} {TABLE} {{ flags {_FLAGS}; }}\n"),
+            (_FLAGS, f"add table {FAMILY} {TABLE}\n"),
+            ("", f"add table {FAMILY} {TABLE}\n"),
+            ("", ""),
+        ):
             try:
-                self._nft.run(removal + table_text(flags))
+                self._nft.run(takeover + removal + table_text(flags))
             except NftError as exc:
                 problem = exc
             else:
