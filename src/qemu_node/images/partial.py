@@ -11,7 +11,6 @@ methods block: call them through `to_the_end`.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import stat
@@ -23,6 +22,7 @@ from qemu_node.host import files
 from qemu_node.host.process import boot_id
 from qemu_node.images.checksum import Algorithm, Checksum
 from qemu_node.images.errors import ImageStorageError
+from qemu_node.images.growingfile import GrowingFile, translated
 from qemu_node.images.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
 from qemu_node.images.unpack import MAGIC_BYTES, Packing, Unpacker, packing_of
 from qemu_node.units import MIB
@@ -32,12 +32,7 @@ IMAGE_MODE = 0o444
 
 _NO_LIMIT = 1 << 62
 _REREAD_BYTES = MIB
-_HOLE_BYTES = 64 << 10
 _ROOM_CHECK_BYTES = 64 * MIB
-_WRITEBACK_BYTES = 16 * MIB
-_WRITE_BYTES = 256 << 10
-"""What one system call writes: where the page cache has large folios, finding those that hold a
-MiB takes three times as long as filling small ones (ext4, Linux 6.18)."""
 
 
 class Aborted(Exception):
@@ -72,7 +67,7 @@ class PartialFile:
         remove(path)
         # A new inode each time: an old one may have been placed by a process that died since.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        with _translated("create", path):
+        with translated("create", path):
             self._set_up(path, os.open(path, flags, 0o600), algorithms, max_bytes, reserve_bytes)
 
     @classmethod
@@ -112,8 +107,8 @@ class PartialFile:
         reserve_bytes: int,
     ) -> None:
         self._path = path
-        self._received = _GrowingFile(path, fd)
-        self._unpacked: _GrowingFile | None = None
+        self._received = GrowingFile(path, fd)
+        self._unpacked: GrowingFile | None = None
         self._unpacker: Unpacker | None = None
         self._algorithms = frozenset(algorithms) | {Algorithm.SHA256}
         # Until the first bytes tell that it is not compressed: of a compressed file all digests
@@ -153,7 +148,7 @@ class PartialFile:
         return self._content.path
 
     @property
-    def _content(self) -> "_GrowingFile":
+    def _content(self) -> GrowingFile:
         return self._received if self._unpacked is None else self._unpacked
 
     def describe(self, url: str, etag: str | None, total_bytes: int | None) -> None:
@@ -162,7 +157,7 @@ class PartialFile:
         Raises:
             ImageStorageError: the host refused.
         """
-        with _translated("write", sidecar_path(self._path)):
+        with translated("write", sidecar_path(self._path)):
             write_sidecar(
                 self._path,
                 Sidecar(url=url, etag=etag, total_bytes=total_bytes, boot_id=boot_id()),
@@ -199,7 +194,7 @@ class PartialFile:
                 self._take(chunk)
 
     def _read(self, offset: int) -> bytes:
-        with _translated("read", self._path):
+        with translated("read", self._path):
             return os.pread(self._received.fd, _REREAD_BYTES, offset)
 
     def write(self, *chunks: bytes) -> None:
@@ -251,7 +246,7 @@ class PartialFile:
             ImageStorageError: the host refused.
         """
         content = self._content
-        with _translated("place", content.path):
+        with translated("place", content.path):
             os.fchmod(content.fd, IMAGE_MODE)
             os.fsync(content.fd)
             content.path.rename(final)
@@ -308,10 +303,10 @@ class PartialFile:
         self._unpacker = Unpacker(packing, max_bytes=self._max_bytes)
         self._content_sha256 = hashlib.sha256()
         path = _unpacked_path(self._path)
-        with _translated("create", path):
+        with translated("create", path):
             path.unlink(missing_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._unpacked = _GrowingFile(path, os.open(path, flags, 0o600))
+            self._unpacked = GrowingFile(path, os.open(path, flags, 0o600))
         self._unpack(head)
 
     def _unpack(self, chunk: bytes) -> None:
@@ -332,47 +327,6 @@ class PartialFile:
             self.expect(_ROOM_CHECK_BYTES)
 
 
-class _GrowingFile:
-    """A file that is only ever appended to."""
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
-        self.fd = fd
-        self.size_bytes = 0
-        self._sent_bytes = 0
-
-    def append(self, data: bytes) -> None:
-        with _translated("write", self.path):
-            _write_at(self.fd, data, self.size_bytes)
-        self._grow(len(data))
-
-    def append_sparse(self, data: bytes) -> None:
-        """Append `data`, leaving holes for what is zero: a raw image is mostly that."""
-        with _translated("write", self.path):
-            for start in range(0, len(data), _HOLE_BYTES):
-                block = data[start : start + _HOLE_BYTES]
-                if block.count(0) != len(block):
-                    _write_at(self.fd, block, self.size_bytes + start)
-        self._grow(len(data))
-
-    def _grow(self, more_bytes: int) -> None:
-        self.size_bytes += more_bytes
-        if self.size_bytes - self._sent_bytes >= _WRITEBACK_BYTES:
-            # The disk works while the rest arrives, not only when all of it must be there.
-            files.start_writeback(self.fd, self._sent_bytes, self.size_bytes - self._sent_bytes)
-            self._sent_bytes = self.size_bytes
-
-    def finish(self) -> None:
-        """Make a hole at the end count."""
-        with _translated("write", self.path):
-            os.ftruncate(self.fd, self.size_bytes)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
 def remove(path: Path) -> None:
     """Remove the partial file `path` with all that belongs to it, as far as the host lets us."""
     # The sidecar first: without it nobody goes on with bytes that it would describe wrongly.
@@ -389,20 +343,3 @@ def _digest(hashes: Sequence["hashlib._Hash"], chunks: Sequence[bytes]) -> None:
     for chunk in chunks:
         for each in hashes:
             each.update(chunk)
-
-
-def _write_at(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view[:_WRITE_BYTES], offset)
-        view, offset = view[written:], offset + written
-
-
-@contextlib.contextmanager
-def _translated(action: str, path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as exc:
-        error = files.host_error(action, path, exc)
-        hint = "give the process a larger file size limit" if exc.errno == errno.EFBIG else None
-        raise ImageStorageError(str(error), hint=error.hint or hint) from exc
