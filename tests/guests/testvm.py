@@ -173,6 +173,8 @@ class TestVM:
         # Without svm but with la57, that QEMU corrupts what the guest reads in /proc.
         # fmt: off
         argv = [
+            # It ends with this process, and so if that is killed.
+            "setpriv", "--pdeathsig", "KILL",
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot", "-machine", "q35", "-accel", "tcg,tb-size=256",
             "-cpu", "max,-cx16,-svm,-vmx,-la57", "-smp", "2",

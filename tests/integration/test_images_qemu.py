@@ -119,14 +119,11 @@ async def test_what_qemu_img_converts_is_accepted_and_a_cut_copy_is_not(tmp_path
         ("-o", "backing_file=/dev/null,backing_fmt=raw"),
         ("-o", "data_file={dir}/data"),
         ("-o", "data_file={dir}/data,data_file_raw=on"),
-        (
-            "--object",
-            "secret,id=s,data=x",
-            "-o",
-            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
-        ),
+        # Not luks, for which qemu-img measures the CPU and now and then gives up; the header says
+        # "encrypted" in the same place.
+        ("--object", "secret,id=s,data=x", "-o", "encrypt.format=aes,encrypt.key-secret=s"),
     ],
-    ids=["backing", "data-file", "raw-data-file", "luks"],
+    ids=["backing", "data-file", "raw-data-file", "encrypted"],
 )
 async def test_what_names_another_file_or_is_encrypted_is_refused(
     tmp_path: Path, options: tuple[str, ...]
