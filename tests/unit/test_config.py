@@ -23,7 +23,7 @@ def test_one_path_can_be_set_without_the_other() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[qemu]\nacelerator = 'kvm'", "acelerator"),
+        ("[qemu]\nacelerator = 'kvm'", r"no setting qemu\.acelerator$"),
         ("[qemu]\naccelerator = 'xen'", "accelerator"),
         ("[images]\npull_timeout = '5'", "duration"),
         ("[images]\nmax_size = 'big'", "size"),
@@ -37,7 +37,7 @@ def test_one_path_can_be_set_without_the_other() -> None:
         ("[paths]\nrun = 'relative'", "paths.run"),
         ("[logs]\nmax_files = 0", "max_files"),
         ("[qemu]\nfirst_uid = 0", "first_uid"),
-        ("[metwork]\nbridge = 'br0'", "metwork"),
+        ("[metwork]\nbridge = 'br0'", r"no setting metwork$"),
         ("[network]\nbridge = 'br0; flush'", "network.bridge"),
         ("[network]\nbridge = 'a-very-long-name'", "network.bridge"),
         ("[network]\nuplink = 'bond0'", "need a network.bridge"),

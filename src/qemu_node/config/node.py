@@ -151,7 +151,7 @@ def parse(text: str, origin: str) -> NodeConfig:
     return config
 
 
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`(?: - at `\$\.?(?P<at>.*)`)?$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*?)`(?: - at `\$\.?(?P<at>.*)`)?$")
 
 
 def _explain(exc: msgspec.ValidationError) -> str:
