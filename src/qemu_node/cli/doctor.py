@@ -2,9 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,8 +12,9 @@ from qemu_node.cli.output import clean
 from qemu_node.cli.terminal import print_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.status import Status
+    from collections.abc import Callable, Generator, Sequence
+
+    from rich.table import Table
 
     from qemu_node.cli.checks import Check
 
@@ -60,9 +60,9 @@ async def _examine(app: App, *, is_shown: bool) -> "list[Check]":
     from qemu_node.cli.nodefacts import examine
 
     found = []
-    with _Printer(is_shown=is_shown) as printer:
+    with _printer() if is_shown else nullcontext(lambda _check: None) as show:
         async for check in examine(app.config_path):
-            printer.show(check)
+            show(check)
             found.append(check)
     return found
 
@@ -91,50 +91,30 @@ def _cut(text: str) -> str:
     return text if len(text) <= _DETAIL_MAX_CHARS else text[: _DETAIL_MAX_CHARS - 1] + "…"
 
 
-class _Printer:
-    """Shows each check as it comes: in columns that wrap on a terminal, a line each elsewhere."""
+@contextmanager
+def _printer() -> "Generator[Callable[[Check], None]]":
+    """Give what shows a check: in columns that wrap on a terminal, a line each elsewhere."""
+    if not sys.stdout.isatty():
+        yield lambda check: click.echo(plain_line(check))
+        return
+    from rich.console import Console
 
-    def __init__(self, *, is_shown: bool) -> None:
-        self._is_shown = is_shown
-        self._console: Console | None = None
-        self._status: Status | None = None
+    console = Console(highlight=False)
+    with console.status("looking; a guest is started to see whether it runs"):
+        yield lambda check: console.print(_grid(check))
 
-    def __enter__(self) -> Self:
-        if self._is_shown and sys.stdout.isatty():
-            from rich.console import Console
 
-            self._console = Console(highlight=False)
-            self._status = self._console.status(
-                "looking; a guest is started to see whether it runs"
-            )
-            self._status.start()
-        return self
+def _grid(check: "Check") -> "Table":
+    """Return a check as a table of one row."""
+    from rich.table import Table
+    from rich.text import Text
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def show(self, check: "Check") -> None:
-        """Show one check."""
-        if not self._is_shown:
-            return
-        if self._console is None:
-            click.echo(plain_line(check))
-            return
-        from rich.table import Table
-        from rich.text import Text
-
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column(width=4)
-        grid.add_column(width=_NAME_WIDTH)
-        grid.add_column(overflow="fold")
-        style = _STYLES[check.level]
-        grid.add_row(Text(check.level, style=style), Text(check.name), Text(_cut(check.detail)))
-        if check.advice:
-            grid.add_row("", "", Text(f"→ {check.advice}", style="cyan"))
-        self._console.print(grid)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(width=4)
+    grid.add_column(width=_NAME_WIDTH)
+    grid.add_column(overflow="fold")
+    style = _STYLES[check.level]
+    grid.add_row(Text(check.level, style=style), Text(check.name), Text(_cut(check.detail)))
+    if check.advice:
+        grid.add_row("", "", Text(f"→ {check.advice}", style="cyan"))
+    return grid

@@ -19,7 +19,7 @@ from qemu_node.cli.imagetable import (
     to_json,
 )
 from qemu_node.cli.main import EXIT_ERROR, App, pass_app
-from qemu_node.cli.terminal import Progress, print_fields, print_json, print_table
+from qemu_node.cli.terminal import print_fields, print_json, print_table, waiting
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import MissingPartError
 from qemu_node.images.keeper import ImageKeeper, KeptImage, find_image
@@ -222,7 +222,7 @@ async def _verify(
     problems = []
     for kept in chosen:
         name = f"{title(kept)}  {short_digest(kept)}"
-        with Progress(name) if is_shown else contextlib.nullcontext():
+        with waiting(name) if is_shown else contextlib.nullcontext():
             problem, note = await _problem_of(keeper, kept)
         problems.append(problem)
         if is_shown:

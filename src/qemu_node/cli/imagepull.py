@@ -6,8 +6,8 @@ driver joins where it wants the same image, and which it is joined by.
 
 import asyncio
 import sys
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,9 +18,10 @@ from qemu_node.images.keeper import ImageKeeper, KeptImage
 from qemu_node.units import MIB, format_size
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
+    from collections.abc import Generator
 
     from qemu_node.config.node import NodeConfig
+    from qemu_node.images.cache import OnProgress
     from qemu_node.images.pull import Pulled
 
 _LINE_PCT = 10
@@ -75,8 +76,8 @@ async def _pull(config: "NodeConfig", url: str, checksum: str | None) -> "Pulled
         cache = ImageCache(
             config.paths.images_dir, config.images, tasks, reserve=config.disk.reserved
         )
-        with PullProgress() as progress:
-            return await cache.pull(url, checksum=checksum, on_progress=progress.show)
+        with _progress() as on_progress:
+            return await cache.pull(url, checksum=checksum, on_progress=on_progress)
 
 
 def _kept(keeper: ImageKeeper, pulled: "Pulled") -> KeptImage:
@@ -90,51 +91,40 @@ def _kept(keeper: ImageKeeper, pulled: "Pulled") -> KeptImage:
     return find_image(keeper.images(), pulled.record.sha256)
 
 
-class PullProgress:
-    """How far a download is: a bar on a terminal, elsewhere a line now and then, both on stderr."""
+@contextmanager
+def _progress() -> "Generator[OnProgress]":
+    """Show how far a download is: a bar on a terminal, elsewhere a line now and then; on stderr."""
+    if not sys.stderr.isatty():
+        yield _ProgressLines().show
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
+    with Progress(
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=sys.stderr, highlight=False),
+        transient=True,
+    ) as progress:
+        task = progress.add_task("download", total=None)
+        yield lambda done_bytes, total_bytes: progress.update(
+            task, completed=done_bytes, total=total_bytes
+        )
+
+
+class _ProgressLines:
     def __init__(self) -> None:
-        self._live: RichProgress | None = None
         self._mark = 0
 
-    def __enter__(self) -> Self:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                DownloadColumn,
-                Progress,
-                TimeRemainingColumn,
-                TransferSpeedColumn,
-            )
-
-            self._live = Progress(
-                BarColumn(),
-                DownloadColumn(binary_units=True),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                console=Console(file=sys.stderr, highlight=False),
-                transient=True,
-            )
-            self._live.add_task("download", total=None)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
     def show(self, done_bytes: int, total_bytes: int | None) -> None:
-        """Show that `done_bytes` of `total_bytes` have arrived."""
-        if self._live is not None:
-            [task_id] = self._live.task_ids
-            self._live.update(task_id, completed=done_bytes, total=total_bytes)
-            return
         mark = mark_of(done_bytes, total_bytes)
         if mark > self._mark:
             self._mark = mark

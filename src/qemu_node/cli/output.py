@@ -6,39 +6,37 @@ shown. Does not own what there is to show (`run.events`).
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from qemu_node.run.events import EventKind, RunEvent, VMRow, update_row
 
 if TYPE_CHECKING:
-    from rich.live import Live
     from rich.table import Table
 
 
 class View(Protocol):
-    """Shows events, between entering and leaving it."""
+    """Shows events."""
 
     def show(self, event: RunEvent) -> None:
         """Show one event."""
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-
-def choose_view(stream: TextIO, *, as_json: bool) -> View:
-    """Return the view that suits `stream`."""
+@contextmanager
+def open_view(stream: TextIO, *, as_json: bool) -> Generator[View]:
+    """Give the view that suits `stream`."""
     if as_json:
-        return JsonView(stream)
-    return LiveView(stream) if stream.isatty() else PlainView(stream)
+        yield JsonView(stream)
+    elif not stream.isatty():
+        yield PlainView(stream)
+    else:
+        from rich.live import Live
+
+        view = LiveView(stream)
+        with Live(get_renderable=view.table, console=view.console, refresh_per_second=4):
+            yield view
 
 
 def clean(text: str) -> str:
@@ -54,17 +52,6 @@ class _LineView:
     ) -> None:
         self._stream = stream
         self._now = now
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
 
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")
@@ -123,28 +110,9 @@ class LiveView:
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         from rich.console import Console
 
-        self._console: Console = Console(file=stream, highlight=False)
+        self.console = Console(file=stream, highlight=False)
         self._clock = clock
         self._rows: dict[str, VMRow] = {}
-        self._live: Live | None = None
-
-    def __enter__(self) -> Self:
-        from rich.live import Live
-
-        self._live = Live(
-            get_renderable=self.table, console=self._console, refresh_per_second=4, transient=False
-        )
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def show(self, event: RunEvent) -> None:
         """Show one event."""
@@ -155,7 +123,7 @@ class LiveView:
             self._rows[event.vm] = update_row(row, event, self._clock())
         if event.vm is None or event.kind in (EventKind.LOG, EventKind.NOTE, EventKind.FAILED):
             style = "red" if event.kind is EventKind.FAILED else ""
-            self._console.print(Text(plain_line(event), style=style), soft_wrap=True)
+            self.console.print(Text(plain_line(event), style=style), soft_wrap=True)
 
     def table(self) -> "Table":
         """Return the table as it is now."""

@@ -68,7 +68,7 @@ def run(
     Nomad would start them; other tasks are skipped. Nothing is scheduled, registered or restarted.
     """
     # Imported here: `qemu-node run --help` needs none of it.
-    from qemu_node.cli.output import choose_view
+    from qemu_node.cli.output import open_view
     from qemu_node.run.jobfile import JobSource, Parser, load_job
     from qemu_node.run.runner import RunSettings, run_job
     from qemu_node.run.session import SessionOptions
@@ -93,7 +93,7 @@ def run(
             show_logs=show_logs,
         ),
     )
-    with choose_view(sys.stdout, as_json=as_json) as view:
+    with open_view(sys.stdout, as_json=as_json) as view:
         result = asyncio.run(run_job(job, settings, view.show))
     ctx.exit(exit_code(result))
 

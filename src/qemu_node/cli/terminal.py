@@ -8,10 +8,9 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
 
 import click
 import msgspec
@@ -19,9 +18,6 @@ import msgspec
 from qemu_node.cli.output import clean
 from qemu_node.errors import ConfigError
 from qemu_node.units import GIB, KIB, MIB, TIB, parse_duration
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
 
 _GAP = "  "
 
@@ -63,48 +59,24 @@ class Duration(click.ParamType[float]):
             self.fail(exc.explain(), param, ctx)
 
 
-class Progress:
-    """What is being waited for: a spinner with the time taken on a terminal, else a line each.
+@contextmanager
+def waiting(title: str) -> Generator[Callable[[str], None]]:
+    """Show what is being waited for: a spinner with the time taken on a terminal, else a line each.
 
-    Goes to stderr, so that stdout holds the result alone.
+    Goes to stderr, so that stdout holds the result alone. Gives a function that says what is done
+    now.
     """
+    if not sys.stderr.isatty():
+        yield lambda text: click.echo(f"{title}: {clean(text)}", err=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._live: RichProgress | None = None
-
-    def __enter__(self) -> Self:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress as RichProgress
-            from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
-            self._live = RichProgress(
-                SpinnerColumn(),
-                TextColumn("{task.description}", markup=False),
-                TimeElapsedColumn(),
-                console=Console(file=sys.stderr, highlight=False),
-                transient=True,
-            )
-            self._live.start()
-            self._live.add_task(self._title, total=None)
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def tell(self, text: str) -> None:
-        """Say what is done now."""
-        if self._live is None:
-            click.echo(f"{self._title}: {clean(text)}", err=True)
-        else:
-            self._live.console.print(clean(text), markup=False, style="dim", soft_wrap=True)
+    console = Console(file=sys.stderr, highlight=False)
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(title, total=None)
+        yield lambda text: console.print(clean(text), markup=False, style="dim", soft_wrap=True)
 
 
 def print_json(value: object) -> None:

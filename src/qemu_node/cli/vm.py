@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qemu_node.cli.main import App, pass_app
-from qemu_node.cli.terminal import Duration, Progress, print_fields, print_json, print_table
+from qemu_node.cli.terminal import Duration, print_fields, print_json, print_table, waiting
 from qemu_node.errors import ConfigError, JobError, MissingPartError, NodeError, VMNotFoundError
 from qemu_node.vm.record import VMRecord
 from qemu_node.vm.registry import find_vm, list_vms
@@ -255,8 +255,8 @@ def stop(app: App, name: str, timeout_s: float, now: bool, as_json: bool) -> Non
     from qemu_node.cli.vmstop import Stopper, plan
 
     record = _running(app, name)
-    with Progress(f"stopping {record.vm_id}") as progress:
-        stopper = Stopper(record, progress.tell)
+    with waiting(f"stopping {record.vm_id}") as tell:
+        stopper = Stopper(record, tell)
         stopped = asyncio.run(stopper.run(plan(timeout_s, now=now)))
     if as_json:
         print_json(

@@ -8,9 +8,9 @@ from qemu_node.cli.output import (
     JsonView,
     LiveView,
     PlainView,
-    choose_view,
     clean,
     format_uptime,
+    open_view,
     plain_line,
 )
 from qemu_node.run.events import EventKind, RunEvent
@@ -31,8 +31,7 @@ def event(
 
 def test_json_has_one_object_per_line_with_the_events_details() -> None:
     stream = io.StringIO()
-    with JsonView(stream, now=lambda: datetime(2026, 1, 2, tzinfo=UTC)) as view:
-        view.show(READY)
+    JsonView(stream, now=lambda: datetime(2026, 1, 2, tzinfo=UTC)).show(READY)
     assert json.loads(stream.getvalue()) == {
         "time": "2026-01-02T00:00:00.000+00:00",
         "event": "ready",
@@ -63,8 +62,7 @@ def test_a_plain_line_says_it_all(shown: RunEvent, line: str) -> None:
 
 def test_plain_lines_carry_the_time() -> None:
     stream = io.StringIO()
-    with PlainView(stream) as view:
-        view.show(event(EventKind.STEP, "starting"))
+    PlainView(stream).show(event(EventKind.STEP, "starting"))
     assert stream.getvalue()[2] == ":"
     assert stream.getvalue().endswith(" g[0]: starting\n")
 
@@ -102,8 +100,10 @@ def test_a_hostile_guest_cannot_steer_the_terminal() -> None:
 
 
 def test_without_a_terminal_lines_are_plain() -> None:
-    assert isinstance(choose_view(io.StringIO(), as_json=False), PlainView)
-    assert isinstance(choose_view(io.StringIO(), as_json=True), JsonView)
+    with open_view(io.StringIO(), as_json=False) as view:
+        assert isinstance(view, PlainView)
+    with open_view(io.StringIO(), as_json=True) as view:
+        assert isinstance(view, JsonView)
 
 
 def test_clean_keeps_text_and_drops_what_reorders_it() -> None:

@@ -5,13 +5,13 @@ from qemu_node.cli.terminal import (
     Cell,
     Column,
     Duration,
-    Progress,
     fitting_columns,
     plain_lines,
     print_fields,
     print_table,
     short_size,
     short_time,
+    waiting,
 )
 from qemu_node.units import GIB, KIB, MIB, TIB
 
@@ -84,8 +84,8 @@ def test_a_wrong_duration_says_how_to_write_one() -> None:
 def test_progress_is_a_line_on_stderr_where_that_is_no_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with Progress("stopping web") as progress:
-        progress.tell("pressing the power button")
+    with waiting("stopping web") as tell:
+        tell("pressing the power button")
     shown = capsys.readouterr()
     assert shown.err == "stopping web: pressing the power button\n"
     assert shown.out == ""
