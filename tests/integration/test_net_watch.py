@@ -74,28 +74,15 @@ def test_messages_of_others_than_the_kernel_are_not_believed() -> None:
     run(scenario)
 
 
-def test_messages_that_do_not_fit_are_a_loss_of_unknown_size(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("limit", [("_BUFFER_BYTES", 1), ("_NOTICES_MAX", 5)])
+def test_more_messages_than_fit_are_a_loss_of_unknown_size(
+    monkeypatch: pytest.MonkeyPatch, limit: tuple[str, int]
 ) -> None:
-    monkeypatch.setattr(watch, "_BUFFER_BYTES", 1)
+    monkeypatch.setattr(watch, *limit)
 
     async def scenario() -> None:
         with Watch() as heard:
             # The loop does not get to read in between.
-            ip("\n".join(f"link add a{n} type veth peer name b{n}" for n in range(20)))
-            [lost] = await next_losses(heard)
-            assert "unknown" in lost
-
-    run(scenario)
-
-
-def test_more_messages_than_are_kept_are_a_loss_of_unknown_size(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(watch, "_NOTICES_MAX", 5)
-
-    async def scenario() -> None:
-        with Watch() as heard:
             ip("\n".join(f"link add a{n} type veth peer name b{n}" for n in range(20)))
             [lost] = await next_losses(heard)
             assert "unknown" in lost
