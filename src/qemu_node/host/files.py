@@ -60,8 +60,11 @@ class _OpenHow(ctypes.Structure):
 
 def host_error(action: str, path: Path | str, exc: OSError) -> HostError:
     """Return the error that says which action on which file the host refused, and why."""
-    is_full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = f"free space on the file system of {path}" if is_full else None
+    hint = None
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = f"free space on the file system of {path}"
+    elif exc.errno == errno.EFBIG:
+        hint = "give the process a larger file size limit"
     return HostError(f"cannot {action} {path}: {exc.strerror or exc}", hint=hint)
 
 

@@ -1,6 +1,11 @@
 """How an image can fail a VM. Each class exists because a caller acts differently on it."""
 
+import contextlib
+from collections.abc import Generator
+from pathlib import Path
+
 from qemu_node.errors import ImageError
+from qemu_node.host import files
 
 
 class UnsafeImageError(ImageError):
@@ -50,3 +55,13 @@ class ImageGoneError(ImageStorageError):
 
 class ImageInUseError(ImageError):
     """VMs run on the image, or the operator keeps it; nothing was removed."""
+
+
+@contextlib.contextmanager
+def storage_errors(action: str, path: Path) -> Generator[None]:
+    """Raise what the host refuses inside as `ImageStorageError`, which says what was tried."""
+    try:
+        yield
+    except OSError as exc:
+        error = files.host_error(action, path, exc)
+        raise ImageStorageError(str(error), hint=error.hint) from exc

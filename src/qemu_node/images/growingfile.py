@@ -1,17 +1,13 @@
 """A file that is only ever appended to, and sent to the disk as it grows.
 
-Owns writing it and how the host's refusal is told. Does not own what is in it (`partial`). Its
-methods block.
+Owns writing it. Does not own what is in it (`partial`). Its methods block.
 """
 
-import contextlib
-import errno
 import os
-from collections.abc import Generator
 from pathlib import Path
 
 from qemu_node.host import files
-from qemu_node.images.errors import ImageStorageError
+from qemu_node.images.errors import storage_errors
 from qemu_node.units import MIB
 
 _HOLE_BYTES = 64 << 10
@@ -36,7 +32,7 @@ class GrowingFile:
         Raises:
             ImageStorageError: the host refused.
         """
-        with translated("write", self.path):
+        with storage_errors("write", self.path):
             _write_at(self.fd, data, self.size_bytes)
         self._grow(len(data))
 
@@ -46,7 +42,7 @@ class GrowingFile:
         Raises:
             ImageStorageError: the host refused.
         """
-        with translated("write", self.path):
+        with storage_errors("write", self.path):
             for start in range(0, len(data), _HOLE_BYTES):
                 block = data[start : start + _HOLE_BYTES]
                 if block.count(0) != len(block):
@@ -66,7 +62,7 @@ class GrowingFile:
         Raises:
             ImageStorageError: the host refused.
         """
-        with translated("write", self.path):
+        with storage_errors("write", self.path):
             os.ftruncate(self.fd, self.size_bytes)
 
     def close(self) -> None:
@@ -81,14 +77,3 @@ def _write_at(fd: int, data: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(fd, view[:_WRITE_BYTES], offset)
         view, offset = view[written:], offset + written
-
-
-@contextlib.contextmanager
-def translated(action: str, path: Path) -> Generator[None]:
-    """Raise what the host refuses inside as `ImageStorageError`, which says what was tried."""
-    try:
-        yield
-    except OSError as exc:
-        error = files.host_error(action, path, exc)
-        hint = "give the process a larger file size limit" if exc.errno == errno.EFBIG else None
-        raise ImageStorageError(str(error), hint=error.hint or hint) from exc

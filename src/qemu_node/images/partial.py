@@ -21,8 +21,8 @@ from pathlib import Path
 from qemu_node.host import files
 from qemu_node.host.process import boot_id
 from qemu_node.images.checksum import Algorithm, Checksum
-from qemu_node.images.errors import ImageStorageError
-from qemu_node.images.growingfile import GrowingFile, translated
+from qemu_node.images.errors import ImageStorageError, storage_errors
+from qemu_node.images.growingfile import GrowingFile
 from qemu_node.images.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
 from qemu_node.images.unpack import MAGIC_BYTES, Packing, Unpacker, packing_of
 from qemu_node.units import MIB
@@ -67,7 +67,7 @@ class PartialFile:
         remove(path)
         # A new inode each time: an old one may have been placed by a process that died since.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        with translated("create", path):
+        with storage_errors("create", path):
             self._set_up(path, os.open(path, flags, 0o600), algorithms, max_bytes, reserve_bytes)
 
     @classmethod
@@ -157,7 +157,7 @@ class PartialFile:
         Raises:
             ImageStorageError: the host refused.
         """
-        with translated("write", sidecar_path(self._path)):
+        with storage_errors("write", sidecar_path(self._path)):
             write_sidecar(
                 self._path,
                 Sidecar(url=url, etag=etag, total_bytes=total_bytes, boot_id=boot_id()),
@@ -194,7 +194,7 @@ class PartialFile:
                 self._take(chunk)
 
     def _read(self, offset: int) -> bytes:
-        with translated("read", self._path):
+        with storage_errors("read", self._path):
             return os.pread(self._received.fd, _REREAD_BYTES, offset)
 
     def write(self, *chunks: bytes) -> None:
@@ -246,7 +246,7 @@ class PartialFile:
             ImageStorageError: the host refused.
         """
         content = self._content
-        with translated("place", content.path):
+        with storage_errors("place", content.path):
             os.fchmod(content.fd, IMAGE_MODE)
             os.fsync(content.fd)
             content.path.rename(final)
@@ -303,7 +303,7 @@ class PartialFile:
         self._unpacker = Unpacker(packing, max_bytes=self._max_bytes)
         self._content_sha256 = hashlib.sha256()
         path = _unpacked_path(self._path)
-        with translated("create", path):
+        with storage_errors("create", path):
             path.unlink(missing_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._unpacked = GrowingFile(path, os.open(path, flags, 0o600))

@@ -38,7 +38,7 @@ from qemu_node.errors import HostError
 from qemu_node.host import files
 from qemu_node.images.base import FileId
 from qemu_node.images.checksum import Algorithm, Checksum
-from qemu_node.images.errors import ImageStorageError
+from qemu_node.images.errors import ImageStorageError, storage_errors
 from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.partial import PartialFile
 
@@ -227,7 +227,7 @@ class ImageStore:
         """
         blob = self.blob_path(record)
         _announce("swap", SwapStep.SYNC)
-        with _translated("write", blob):
+        with storage_errors("write", blob):
             # Here, so that nobody waits for the store's lock as long as a large image takes.
             os.fsync(partial.fileno())
         with self.exclusive():
@@ -263,7 +263,7 @@ class ImageStore:
         """
         records = {}
         # There is no directory before the first image.
-        with _translated("read", self.sources_dir), contextlib.suppress(FileNotFoundError):
+        with storage_errors("read", self.sources_dir), contextlib.suppress(FileNotFoundError):
             for path in self.sources_dir.iterdir():
                 if path.suffix == ".json" and not path.name.startswith(files.TEMP_PREFIX):
                     records[path.stem] = self._decode(path)
@@ -276,7 +276,7 @@ class ImageStore:
             ImageStorageError: the directory cannot be read.
         """
         found = []
-        with _translated("read", self.blobs_dir), contextlib.suppress(FileNotFoundError):
+        with storage_errors("read", self.blobs_dir), contextlib.suppress(FileNotFoundError):
             for path in sorted(self.blobs_dir.iterdir()):
                 match = _BLOB_NAME.fullmatch(path.name)
                 with contextlib.suppress(FileNotFoundError):
@@ -287,7 +287,7 @@ class ImageStore:
 
     def set_last_used(self, blob: Blob, at_s: float) -> None:
         """Make Unix time `at_s` the last use of an image, which may be gone meanwhile."""
-        with _translated("touch", blob.path), contextlib.suppress(FileNotFoundError):
+        with storage_errors("touch", blob.path), contextlib.suppress(FileNotFoundError):
             os.utime(blob.path, (at_s, at_s), follow_symlinks=False)
 
     # Removal; the caller holds the store's lock
@@ -298,7 +298,7 @@ class ImageStore:
         Raises:
             ImageStorageError: the host refused; the rest goes with the next sweep.
         """
-        with _translated("remove", blob.path):
+        with storage_errors("remove", blob.path):
             _announce("removal", RemovalStep.RECORDS)
             for key in keys:
                 self.record_path(key).unlink(missing_ok=True)
@@ -311,7 +311,7 @@ class ImageStore:
         Raises:
             ImageStorageError: the host refused.
         """
-        with _translated("remove", self.record_path(key)):
+        with storage_errors("remove", self.record_path(key)):
             self.record_path(key).unlink(missing_ok=True)
 
     def _write_record(self, key: str, record: SourceRecord) -> None:
@@ -355,12 +355,3 @@ def _blob(path: Path, match: re.Match[str], info: os.stat_result) -> Blob:
 def _announce(kind: str, step: StrEnum) -> None:
     """Say what comes next, so that a test can end the process there."""
     log.debug("%s step", kind, extra={"step": step.value})
-
-
-@contextlib.contextmanager
-def _translated(action: str, path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as exc:
-        error = files.host_error(action, path, exc)
-        raise ImageStorageError(str(error), hint=error.hint) from exc
