@@ -133,6 +133,16 @@ def short_tmp_path() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture
+def empty_image(short_tmp_path: Path) -> Path:
+    """A disk of a MiB of zeros, from which no guest boots."""
+    path = short_tmp_path / "images" / "empty.raw"
+    path.parent.mkdir()
+    path.touch()
+    os.truncate(path, 1 << 20)
+    return path
+
+
 def pytest_configure() -> None:
     """Refuse a REQUIRE that would require nothing because of a slip."""
     if unknown := _required() - _WHY_MISSING.keys():

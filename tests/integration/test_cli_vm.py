@@ -8,7 +8,6 @@ import pty
 import signal
 import sys
 import termios
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -53,10 +52,8 @@ class CommandLine:
 
 
 @pytest.fixture
-async def node(short_tmp_path: Path, small_guest_image: Path) -> AsyncIterator[VMNode]:
-    node = VMNode(short_tmp_path, small_guest_image)
-    yield node
-    await node.close()
+def image(small_guest_image: Path) -> Path:
+    return small_guest_image
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """SIGKILL of the driver at each step of a start and of a stop, and what the next one makes of it.
 
-Real QEMUs whose guest has nothing to boot.
+Real QEMUs whose guest has nothing to boot. `node` is the driver that comes after the crash.
 """
 
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -33,23 +32,6 @@ SAME = "1"
 """The task that goes on after the crash."""
 GONE = "2"
 """The task that nobody asks for again."""
-
-
-@pytest.fixture
-def image(short_tmp_path: Path) -> Path:
-    path = short_tmp_path / "images" / "empty.raw"
-    path.parent.mkdir()
-    path.touch()
-    os.truncate(path, 1 << 20)
-    return path
-
-
-@pytest.fixture
-async def node(short_tmp_path: Path, image: Path) -> AsyncIterator[VMNode]:
-    """The driver that comes after the crash; each test crashes another one first."""
-    node = VMNode(short_tmp_path, image)
-    yield node
-    await node.close()
 
 
 async def crash(node: VMNode, point: str) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,8 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
-async def node(short_tmp_path: Path, small_guest_image: Path) -> AsyncIterator[VMNode]:
-    node = VMNode(short_tmp_path, small_guest_image)
-    yield node
-    await node.close()
+def image(small_guest_image: Path) -> Path:
+    return small_guest_image
 
 
 @pytest.mark.parametrize(

@@ -32,22 +32,6 @@ pytestmark = pytest.mark.timeout(120)
 real_qemu = pytest.mark.needs_qemu
 
 
-@pytest.fixture
-def image(short_tmp_path: Path) -> Path:
-    path = short_tmp_path / "images" / "empty.raw"
-    path.parent.mkdir()
-    path.touch()
-    os.truncate(path, 1 << 20)
-    return path
-
-
-@pytest.fixture
-async def node(short_tmp_path: Path, image: Path) -> AsyncIterator[VMNode]:
-    node = VMNode(short_tmp_path, image)
-    yield node
-    await node.close()
-
-
 @asynccontextmanager
 async def nothing_left(node: VMNode) -> AsyncIterator[None]:
     """See that the block leaves no file, process, zombie or descriptor of a VM."""

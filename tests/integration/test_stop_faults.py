@@ -1,11 +1,9 @@
 """Stops and ends that go wrong: a mute agent, a mute QEMU, ends that nobody waited for."""
 
 import asyncio
-import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +25,6 @@ real_qemu = pytest.mark.needs_qemu
 
 _SLACK_S = 8.0
 """What a stop may take beyond its timeout on a busy machine; SIGKILL is part of the timeout."""
-
-
-@pytest.fixture
-def image(short_tmp_path: Path) -> Path:
-    path = short_tmp_path / "images" / "empty.raw"
-    path.parent.mkdir()
-    path.touch()
-    os.truncate(path, 1 << 20)
-    return path
-
-
-@pytest.fixture
-async def node(short_tmp_path: Path, image: Path) -> AsyncIterator[VMNode]:
-    node = VMNode(short_tmp_path, image)
-    yield node
-    await node.close()
 
 
 async def fake_vm(node: VMNode, **behaviour: Any) -> VM:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,15 +36,6 @@ def scope() -> Iterator[Path]:
         with contextlib.suppress(OSError):
             scope.rmdir()
         time.sleep(0.05)
-
-
-@pytest.fixture
-async def node(short_tmp_path: Path) -> AsyncIterator[VMNode]:
-    image = short_tmp_path / "empty.raw"
-    image.write_bytes(bytes(MIB))
-    node = VMNode(short_tmp_path, image)
-    yield node
-    await node.close()
 
 
 async def start(node: VMNode, scope: Path, *, cpuset: str = "") -> VM:

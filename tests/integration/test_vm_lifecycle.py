@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,10 +26,8 @@ READY = "small guest ready"
 
 
 @pytest.fixture
-async def node(short_tmp_path: Path, small_guest_image: Path) -> AsyncIterator[VMNode]:
-    node = VMNode(short_tmp_path, small_guest_image)
-    yield node
-    await node.close()
+def image(small_guest_image: Path) -> Path:
+    return small_guest_image
 
 
 async def restarted(node: VMNode) -> VMNode:

@@ -5,7 +5,6 @@ does.
 """
 
 import asyncio
-import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -60,15 +59,6 @@ def own_network() -> Iterator[None]:
 @pytest.fixture
 def manager(own_network: None) -> PlainBridge:
     return PlainBridge(CONFIG)
-
-
-@pytest.fixture
-def empty_image(short_tmp_path: Path) -> Path:
-    """Return an image that nothing boots from."""
-    path = short_tmp_path / "empty.raw"
-    path.touch()
-    os.truncate(path, 1 << 20)
-    return path
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 Its kernel and busybox are those that the test VM itself was started with.
 """
 
-import os
 import shlex
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -84,13 +83,12 @@ def program(short_tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def node(vlan_bridge: None, short_tmp_path: Path, program: str) -> AsyncIterator[VMNode]:
-    image = short_tmp_path / "empty.raw"
-    image.touch()
-    os.truncate(image, 1 << 20)
+async def node(
+    vlan_bridge: None, short_tmp_path: Path, empty_image: Path, program: str
+) -> AsyncIterator[VMNode]:
     paths = Paths(run=str(short_tmp_path / "r"), data=str(short_tmp_path / "d"))
     network = Network(paths, NETWORK, PortManager(NETWORK))
-    node = VMNode(short_tmp_path, image, network=network, qemu_program=program)
+    node = VMNode(short_tmp_path, empty_image, network=network, qemu_program=program)
     yield node
     await node.close()
 

@@ -4,7 +4,6 @@ Real QEMUs whose guest has nothing to boot; frames are the frame matrix's matter
 """
 
 import json
-import os
 import shutil
 import signal
 import sys
@@ -34,16 +33,8 @@ TASK = "1"
 
 
 @pytest.fixture
-def image(short_tmp_path: Path) -> Path:
-    path = short_tmp_path / "empty.raw"
-    path.touch()
-    os.truncate(path, 1 << 20)
-    return path
-
-
-@pytest.fixture
-async def node(vlan_bridge: None, short_tmp_path: Path, image: Path) -> AsyncIterator[VMNode]:
-    node = crashing_driver.bridged_node(short_tmp_path, image)
+async def node(vlan_bridge: None, short_tmp_path: Path, empty_image: Path) -> AsyncIterator[VMNode]:
+    node = crashing_driver.bridged_node(short_tmp_path, empty_image)
     yield node
     await node.close()
 
