@@ -182,11 +182,13 @@ async def assert_all_is_heard(watched: Watched) -> None:
 
 
 async def test_putting_things_right_is_not_taken_for_a_change_by_others(watched: Watched) -> None:
-    acts = 2
-    for _ in range(acts):
+    changes = 0
+    for _ in range(3):
         await assert_it_comes_back(watched, lambda: bridge(f"vlan del dev {TAP} vid 30"))
         await assert_it_comes_back(watched, lambda: ip(f"link set {TAP} nomaster"))
-    assert watched.manager.reconciled <= 2 * acts + 2
+        changes += 2
+    # What one change causes may be read in two parts. Answered, its answers would go on and on.
+    assert watched.manager.reconciled <= 2 * changes
 
 
 async def test_a_guard_of_user_mode_is_its_driver_s_alone_and_the_next_one_can_remove_it() -> None:
