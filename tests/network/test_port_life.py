@@ -212,10 +212,9 @@ def test_a_nic_that_fails_interrupts_no_vlan_for_more_than_a_second(lab: Lab) ->
     guests = {name: lab.attach(spec) for name, spec in specs.items()}
     outside = Wire("wire", namespace="lan")
     try:
-        assert_both_ways(lab, specs, guests, outside, time.monotonic() + FAILOVER_S * 10)
+        assert_both_ways(lab, specs, guests, outside, within_s=FAILOVER_S * 10)
         ip("link set node down", namespace="sw1")
-        failed = time.monotonic()
-        assert_both_ways(lab, specs, guests, outside, failed + FAILOVER_S)
+        assert_both_ways(lab, specs, guests, outside, within_s=FAILOVER_S)
         assert Path("/sys/class/net/bond0/bonding/active_slave").read_text() == "nic2\n"
         assert lab.uplink_vlans() == {30, 40}
     finally:
@@ -228,13 +227,16 @@ def assert_both_ways(
     specs: dict[str, PortSpec],
     guests: dict[str, Guest],
     outside: Wire,
-    deadline: float,
+    *,
+    within_s: float,
 ) -> None:
-    """Send until each guest was heard outside in its VLAN, and has heard from there."""
+    """Send until each guest was heard outside in its VLAN, and has heard from there.
+
+    The time is counted in beats: while this machine stands still, so does the bond.
+    """
     missing = {(name, way) for name in specs for way in ("out", "in")}
     tokens = {(name, way): lab.token() for name, way in missing}
-    while missing:
-        assert time.monotonic() < deadline, f"no frame came through: {sorted(missing)}"
+    for _ in range(round(within_s / _BEAT_S)):
         for name, spec in specs.items():
             guests[name].send(frames.plain(spec.mac).to_bytes(tokens[name, "out"]))
             frame = frames.plain(OUTSIDE_MAC).tagged(spec.vlan or 0)
@@ -251,7 +253,10 @@ def assert_both_ways(
                 if arrival.token == tokens[name, "out"]
                 and frames.vids(arrival.tags) == (spec.vlan,)
             }
+        if not missing:
+            return
         time.sleep(_BEAT_S)
+    pytest.fail(f"no frame came through: {sorted(missing)}")
 
 
 def test_sigkill_at_any_step_leaves_nothing_that_the_next_driver_does_not_remove(
