@@ -226,9 +226,10 @@ class VMNode:
         await release(self.supervisor)
 
     async def close(self) -> None:
-        """End every VM of this node."""
+        """End every VM of this node, then what the driver has of its own."""
         await self.supervisor.destroy_all()
         await self.tasks.aclose()
+        await self.node.network.aclose()
 
 
 async def release(supervisor: Supervisor) -> None:
