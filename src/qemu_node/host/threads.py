@@ -2,8 +2,12 @@
 
 import asyncio
 import functools
+import queue
+import threading
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,3 +29,89 @@ async def to_the_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
         if not future.cancelled():
             future.exception()  # Seen: the cancellation is what counts.
         raise
+
+
+class _Outcome(asyncio.Future[Any]):
+    """What a call comes to. A task that waits for it is cancelled when it is there.
+
+    A task whose `cancel` finds that what it waits for refuses to be cancelled keeps the request,
+    and raises `CancelledError` where it would go on (`Task.cancel`).
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Refuse."""
+        return False
+
+
+class _Call(NamedTuple):
+    """What is to be done, and who is told in the thread what came of it."""
+
+    function: Callable[[], Any]
+    succeed: Callable[[Any], object]
+    fail: Callable[[BaseException], object]
+
+
+class Worker:
+    """A thread of its owner's, for calls one after the other. It starts with the first of them.
+
+    Going there and back takes half as long as through the pool behind `to_the_end`, which is for
+    calls that overlap: what counts where the call itself is short and somebody waits.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def to_the_end(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` in the thread, and let no cancellation leave it behind."""
+        loop = asyncio.get_running_loop()
+        outcome = _Outcome(loop=loop)
+        self._put(
+            _Call(
+                functools.partial(function, *args, **kwargs),
+                lambda found: loop.call_soon_threadsafe(outcome.set_result, found),
+                lambda exc: loop.call_soon_threadsafe(outcome.set_exception, exc),
+            )
+        )
+        found: T = await outcome
+        return found
+
+    def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have `function` called in the thread, while a thread that may block goes on."""
+        future = Future[T]()
+        call = functools.partial(function, *args, **kwargs)
+        self._put(_Call(call, future.set_result, future.set_exception))
+        return future
+
+    def _put(self, call: _Call) -> None:
+        if self._thread is None:
+            # A daemon: it keeps no process whose owner did not close it.
+            self._thread = threading.Thread(
+                target=_work, args=(self._calls,), name=self._name, daemon=True
+            )
+            self._thread.start()
+        self._calls.put(call)
+
+    def close(self) -> None:
+        """End the thread, once all calls have; a later call starts another."""
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join()
+            self._thread = None
+
+
+def _work(calls: "queue.SimpleQueue[_Call | None]") -> None:
+    while (call := calls.get()) is not None:
+        # A loop that has ended meanwhile has nobody who waits: RuntimeError.
+        try:
+            found = call.function()
+        except BaseException as exc:
+            with suppress(RuntimeError):
+                call.fail(exc)
+        else:
+            with suppress(RuntimeError):
+                call.succeed(found)
+            del found
+        # Nothing of this call lives on while the next one is waited for.
+        del call
