@@ -16,7 +16,8 @@ from pathlib import Path
 from qemu_node.net.bridge import check_bridge
 from qemu_node.net.elements import add_text, delete_text, elements
 from qemu_node.net.nft import Nft
-from qemu_node.net.port import join_bridge
+from qemu_node.net.port import join_bridge, open_port
+from qemu_node.net.request import Request, add_vlans, delete_vlans
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.spec import PortSpec
 from qemu_node.vlans import to_ranges
@@ -38,10 +39,10 @@ class _Recorder(RouteSocket):
         super().__init__()
         self.requests: list[bytearray] = []
 
-    def _request(self, request: int, body: bytes, what: str, *, flags: int = 0) -> bytes:
-        header = struct.pack("=IHHII", 16 + len(body), request, flags | _REQUEST_ACK, 0, 0)
-        self.requests.append(bytearray(header + body))
-        return b""
+    def do(self, *requests: Request) -> None:
+        for kind, body, _, flags in requests:
+            header = struct.pack("=IHHII", 16 + len(body), kind, flags | _REQUEST_ACK, 0, 0)
+            self.requests.append(bytearray(header + body))
 
 
 class BarePort:
@@ -58,10 +59,13 @@ class BarePort:
             facts = check_bridge(route, bridge)
         with _Recorder() as recorder:
             join_bridge(recorder, spec, 0, facts, is_new=True)
+            open_port(recorder, spec, 0)
             self._requests = list(recorder.requests)
             recorder.requests.clear()
-            recorder.add_vlans(uplink_index, to_ranges(spec.vids))
-            recorder.delete_vlans(uplink_index, to_ranges(spec.vids))
+            recorder.do(
+                add_vlans(uplink_index, to_ranges(spec.vids)),
+                delete_vlans(uplink_index, to_ranges(spec.vids)),
+            )
             self._add_uplink, self._remove_uplink = recorder.requests
 
     def attach(self, nft: Nft, route: socket.socket) -> None:

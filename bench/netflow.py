@@ -21,7 +21,7 @@ from qemu_node.host import process
 from qemu_node.net.bridge import check_bridge
 from qemu_node.net.elements import elements
 from qemu_node.net.nft import Nft
-from qemu_node.net.port import join_bridge
+from qemu_node.net.port import join_bridge, open_port
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.ruleset import FAMILY, TABLE
 from qemu_node.net.table import FilterTable
@@ -76,6 +76,7 @@ netns guest{number}"""
             )
             index = int(Path(f"/sys/class/net/{spec.ifname}/ifindex").read_text())
             join_bridge(route, spec, index, bridge, is_new=True)
+            open_port(route, spec, index)
         table = FilterTable(nft)
 
         def set_filter(*, is_filtered: bool) -> None:

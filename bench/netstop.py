@@ -24,7 +24,7 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.net.bridge import check_bridge
 from qemu_node.net.names import TAP_PREFIX
-from qemu_node.net.port import join_bridge
+from qemu_node.net.port import join_bridge, open_port
 from qemu_node.net.ports import PortManager
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.spec import PortSpec, UserPort
@@ -101,6 +101,7 @@ def _destroy() -> float:
         bridge = check_bridge(route, BRIDGE)
         for number, tap in enumerate(taps):
             join_bridge(route, port_spec(number), tap.ifindex, bridge, is_new=True)
+            open_port(route, port_spec(number), tap.ifindex)
     begin = time.perf_counter()
     for tap in taps:
         tap.close()

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.net.ports import AttachedPort, PortManager
+from qemu_node.net.request import add_address, set_master, set_up
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.spec import PortSpec
 from qemu_node.net.tap import Tap, open_tap
@@ -44,9 +45,11 @@ class PlainBridge(PortManager):
         with RouteSocket() as route:
             bridge = route.read_bridge(self._bridge)
             assert bridge is not None
-            route.set_master(tap.ifindex, bridge.ifindex, bridge.mtu)
-            route.add_address(tap.ifindex, port.mac)
-            route.open_port(tap.ifindex, is_isolated=port.isolated)
+            route.do(
+                set_master(tap.ifindex, bridge.ifindex, bridge.mtu),
+                add_address(tap.ifindex, port.mac),
+                set_up(tap.ifindex, is_isolated=port.isolated),
+            )
         return tap
 
     def _forget(self, port: PortSpec) -> None:

@@ -12,6 +12,7 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.net.errors import BridgeUnfitError, NetworkError
 from qemu_node.net.names import TAP_PREFIX
 from qemu_node.net.ports import PortManager
+from qemu_node.net.request import delete_link, set_master
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.spec import PortSpec
 
@@ -92,7 +93,24 @@ def test_a_refusal_is_in_the_kernels_own_words() -> None:
         RouteSocket() as route,
         pytest.raises(NetworkError, match=r"cannot join the bridge: \w+"),
     ):
-        route.set_master(socket.if_nametoindex("lo"), 4711, 65536)
+        route.do(set_master(socket.if_nametoindex("lo"), 4711, 65536))
+
+
+def test_after_a_refusal_the_other_requests_are_done_and_the_first_refusal_is_told() -> None:
+    with private_network(), RouteSocket() as route:
+        ip("link add gone0 type veth peer name gone1\nlink add br0 type bridge")
+        index = socket.if_nametoindex("gone0")
+        with pytest.raises(NetworkError, match="cannot join the bridge"):
+            route.do(set_master(index, 4711, 1500), delete_link(4712), delete_link(index))
+        assert not route.has_link("gone1")
+        assert route.has_link("br0")
+
+
+def test_a_socket_that_was_closed_is_opened_again() -> None:
+    with private_network(), RouteSocket() as route:
+        assert route.has_link("lo")
+        route.close()
+        assert route.has_link("lo")
 
 
 def test_devices_are_read_as_they_are() -> None:

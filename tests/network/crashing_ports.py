@@ -27,7 +27,7 @@ from qemu_node.net import ports
 from qemu_node.net.ports import PortManager
 
 _WATCHED = str(Path(ports.__file__).parent)
-_ACTS = ("_request", "run", "_open_queue", "_silence", "_open_vhost", "close", "release")
+_ACTS = ("do", "run", "_open_queue", "_silence", "_open_vhost", "close", "release")
 """The functions of `net` that change something, or are about to."""
 PORT = port_spec("crash", 1, vlan=None, trunk=(30, 31))
 

@@ -6,6 +6,7 @@ uplink (`uplink`). Calls block: use a thread.
 
 from qemu_node.net.errors import BridgeUnfitError
 from qemu_node.net.facts import BridgeFacts
+from qemu_node.net.request import add_address, add_vlans, delete_vlans, set_master, set_up
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.spec import PortSpec
 from qemu_node.vlans import to_ranges
@@ -14,10 +15,9 @@ from qemu_node.vlans import to_ranges
 def join_bridge(
     route: RouteSocket, port: PortSpec, ifindex: int, bridge: BridgeFacts, *, is_new: bool
 ) -> None:
-    """Make a TAP the port that `port` says.
+    """Make a TAP the port that `port` says, but for what `open_port` does.
 
-    It is set up last: a TAP that is down passes no frame. The kernel removes all of this with the
-    TAP.
+    A new one is still down: it passes no frame. The kernel removes all of this with the TAP.
 
     Args:
         route: Where to ask.
@@ -34,13 +34,28 @@ def join_bridge(
         raise BridgeUnfitError(
             f"the NIC's MTU of {port.mtu} is more than the bridge's, which is {bridge.mtu}"
         )
-    route.set_master(ifindex, bridge.ifindex, bridge.mtu)
     # A bridge gives each new port its default VLAN, 1 unless told otherwise.
     given = {bridge.default_pvid} - {0}
-    if not is_new and (carried := route.read_vlans(ifindex).get(ifindex)) is not None:
-        given |= carried.vids
+    steps = [set_master(ifindex, bridge.ifindex, bridge.mtu)]
+    if not is_new:
+        # What it carries is only told, and changed, in a bridge.
+        route.do(*steps)
+        steps.clear()
+        if (carried := route.read_vlans(ifindex).get(ifindex)) is not None:
+            given |= carried.vids
     if unwanted := given - port.vids:
-        route.delete_vlans(ifindex, to_ranges(unwanted))
-    route.add_vlans(ifindex, to_ranges(port.vids), is_untagged=port.vlan is not None)
-    route.add_address(ifindex, port.mac)
-    route.open_port(ifindex, is_isolated=port.isolated)
+        steps.append(delete_vlans(ifindex, to_ranges(unwanted)))
+    steps.append(add_vlans(ifindex, to_ranges(port.vids), is_untagged=port.vlan is not None))
+    steps.append(add_address(ifindex, port.mac))
+    route.do(*steps)
+
+
+def open_port(route: RouteSocket, port: PortSpec, ifindex: int) -> None:
+    """Let the port that `join_bridge` has made pass frames, once the filter guards it.
+
+    Apart from the steps there: the kernel would do this although it had refused one of them.
+
+    Raises:
+        NetworkError: the kernel refused; the port is as it was.
+    """
+    route.do(set_up(ifindex, is_isolated=port.isolated))

@@ -25,9 +25,10 @@ from qemu_node.net.errors import BridgeUnfitError, NftMissingError, TapBusyError
 from qemu_node.net.guard import UserGuard
 from qemu_node.net.nft import Nft
 from qemu_node.net.notices import Watched
-from qemu_node.net.port import join_bridge
+from qemu_node.net.port import join_bridge, open_port
 from qemu_node.net.rate import limit_rate
 from qemu_node.net.reconcile import plan_elements, plan_ports
+from qemu_node.net.request import delete_link
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.ruleset import FAMILY, TABLE
 from qemu_node.net.spec import PortSpec
@@ -194,6 +195,7 @@ class PortManager:
             undo.callback(self._forget, port)
             table.add(elements(port))
             join_bridge(route, port, tap.ifindex, bridge, is_new=True)
+            open_port(route, port, tap.ifindex)
             self._uplink.acquire(route, port.ifname, port.vids)
             undo.pop_all()
         return tap
@@ -306,9 +308,10 @@ class PortManager:
             for port, ifindex in changes.repair:
                 log.warning("port put right", extra={"ifname": port.ifname, "vm_id": port.vm_id})
                 join_bridge(route, port, ifindex, bridge, is_new=False)
+                open_port(route, port, ifindex)
             for link in changes.stray:
                 log.warning("TAP of no VM removed", extra={"ifname": link.ifname})
-                route.delete_link(link.ifindex)
+                route.do(delete_link(link.ifindex))
 
     # What there is to say
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from qemu_node.net.errors import BridgeUnfitError
 from qemu_node.net.facts import PortVlans
 from qemu_node.net.reconcile import plan_uplink
+from qemu_node.net.request import add_vlans, delete_vlans
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.vlans import VID_MIN, format_vlans, to_ranges
 
@@ -88,9 +89,9 @@ class Uplink:
         if touched is not None:
             add, remove = add & touched, remove & touched
         if add:
-            route.add_vlans(ifindex, to_ranges(add))
+            route.do(add_vlans(ifindex, to_ranges(add)))
         if remove:
-            route.delete_vlans(ifindex, to_ranges(remove))
+            route.do(delete_vlans(ifindex, to_ranges(remove)))
         if add or remove:
             log.info(
                 "uplink changed",

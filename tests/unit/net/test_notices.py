@@ -17,7 +17,7 @@ from qemu_node.net.notices import (
     route_notices,
     table_notices,
 )
-from qemu_node.net.rtnl import attribute, nested
+from qemu_node.net.request import attribute, nested
 from qemu_node.net.spec import PortSpec
 
 TAP, TRUNK, OTHER = "qn0123456789a00", "qn0123456789a01", "qn0123456789b00"

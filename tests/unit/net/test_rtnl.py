@@ -1,17 +1,12 @@
-import struct
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.net.rtnl import attribute, attributes, nested, pick, vlan_attributes
+from qemu_node.net.request import attribute, nested
+from qemu_node.net.rtnl import attributes, pick
 
-_ATTRIBUTES = st.lists(st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=40)), max_size=8)
-
-
-def test_an_attribute_is_padded_to_four_bytes_and_says_its_own_length() -> None:
-    assert attribute(3, b"ab") == struct.pack("=HH", 6, 3) + b"ab\0\0"
-    assert attribute(3, b"") == struct.pack("=HH", 4, 3)
+_ATTRIBUTES = st.lists(
+    st.tuples(st.integers(0, 8) | st.integers(0, 0x3FFF), st.binary(max_size=40)), max_size=8
+)
 
 
 @given(_ATTRIBUTES)
@@ -33,24 +28,20 @@ def test_what_is_wanted_is_picked_and_the_rest_is_not_looked_at() -> None:
     assert pick(b"", 3) == {}
 
 
+@given(
+    st.one_of(
+        st.binary(max_size=80),
+        _ATTRIBUTES.map(lambda values: b"".join(attribute(*value) for value in values)),
+    ),
+    st.sets(st.integers(0, 8), min_size=1, max_size=4),
+)
+def test_what_is_picked_is_what_a_full_reading_finds(data: bytes, kinds: set[int]) -> None:
+    read = list(attributes(data))
+    picked = pick(data, *kinds)
+    assert set(picked) == kinds & {kind for kind, _ in read}
+    assert set(picked.items()) <= set(read)
+
+
 @given(st.binary(max_size=80))
 def test_any_bytes_are_read_without_end_or_error(data: bytes) -> None:
     assert sum(4 + len(value) for _, value in attributes(data)) <= len(data)
-
-
-@pytest.mark.parametrize(
-    ("ranges", "is_untagged", "expected"),
-    [
-        ([(30, 30)], True, [(0x6, 30)]),
-        ([(30, 30)], False, [(0, 30)]),
-        ([(30, 39), (50, 50)], False, [(0x8, 30), (0x10, 39), (0, 50)]),
-        ([], False, []),
-    ],
-)
-def test_vlans_are_named_by_single_numbers_and_ends_of_ranges(
-    ranges: list[tuple[int, int]], is_untagged: bool, expected: list[tuple[int, int]]
-) -> None:
-    packed = b"".join(vlan_attributes(ranges, is_untagged=is_untagged))
-    assert [struct.unpack("=HH", value) for kind, value in attributes(packed) if kind == 2] == (
-        expected
-    )
