@@ -25,7 +25,9 @@ from qemu_node.vm.network import Network
 pytestmark = [pytest.mark.needs_root]
 
 TABLE = "inet operator"
-WATCHED = Watched(bridge="br0", uplink="", tables=frozenset({TABLE}), ports={})
+WATCHED = Watched(
+    bridge="br0", uplink="", management_vlan=4094, tables=frozenset({TABLE}), ports={}
+)
 UIDS = range(200_000, 200_010)
 GUARD = f"inet qn_user_{UIDS.start}_{len(UIDS)}"
 

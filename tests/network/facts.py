@@ -39,6 +39,15 @@ def vlans_of(port: str) -> set[int]:
     }
 
 
+def is_untagged(port: str, vid: int) -> bool:
+    """Tell whether frames of a VLAN leave a bridge's port without a tag."""
+    done = run_blocking(["bridge", "-json", "vlan", "show", "dev", port])
+    entries = [vlan for item in json.loads(done.stdout) for vlan in item["vlans"]]
+    return any(
+        entry["vlan"] == vid and "Egress Untagged" in entry.get("flags", ()) for entry in entries
+    )
+
+
 def taps() -> list[str]:
     """Return the TAPs of VMs that exist."""
     return sorted(path.name for path in Path("/sys/class/net").glob("qn*"))

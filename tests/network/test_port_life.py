@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from network import crashing_ports, frames
-from network.facts import MANAGEMENT, set_elements, taps, vlans_of, wait_until
+from network.facts import MANAGEMENT, is_untagged, set_elements, taps, vlans_of, wait_until
 from network.lab import OUTSIDE_MAC, Lab, port_spec
 from network.namespaces import bridge, ip
 from network.wire import Guest, Wire
@@ -54,6 +54,22 @@ def test_the_uplink_carries_a_vlan_from_its_first_guest_to_its_last(lab: Lab) ->
     lab.detach("one")
     assert lab.uplink_vlans() == set()
     assert vlans_of("bond0") == {MANAGEMENT}
+
+
+def test_a_vlan_that_the_node_has_untagged_on_the_uplink_stays_as_it_is(lab: Lab) -> None:
+    bridge("vlan add dev bond0 vid 50 untagged")
+    try:
+        # As whoever watches does at the kernel's word.
+        lab.run(lab.manager.reconcile([]))
+        lab.attach(port_spec("one", 1, vlan=None, trunk=(30, 50)))
+        assert lab.uplink_vlans() == {30, 50}
+        assert is_untagged("bond0", 50)
+        lab.detach("one")
+        assert lab.uplink_vlans() == {50}
+        assert is_untagged("bond0", 50)
+    finally:
+        bridge("vlan del dev bond0 vid 50")
+        lab.run(lab.manager.reconcile([]))
 
 
 def test_a_port_has_its_vlans_and_no_others(lab: Lab) -> None:

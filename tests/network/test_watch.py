@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from integration.crashing_driver import NETWORK
 from integration.vmnode import until
-from network.facts import master, set_elements, taps
+from network.facts import is_untagged, master, set_elements, taps
 from network.lab import port_spec
 from network.namespaces import bridge, ip
 
@@ -148,6 +148,19 @@ async def test_the_filter_comes_back_where_nobody_can_own_it(
     run_blocking(["nft", "delete", "table", "bridge", "qn"])
     await watched.network.reconcile()
     await assert_it_comes_back(watched, lambda: _nft(command))
+
+
+async def test_a_vlan_that_becomes_the_node_s_own_on_the_uplink_is_not_taken_from_it(
+    watched: Watched,
+) -> None:
+    reconciled = watched.manager.reconciled
+    bridge(f"vlan add dev {NETWORK.uplink} vid 50 untagged")
+    await until(lambda: watched.manager.reconciled, lambda n: n > reconciled, "reconcile")
+    port = await watched.manager.attach(port_spec("late", 3, vlan=50))
+    assert is_untagged(NETWORK.uplink, 50)
+    await port.close()
+    await watched.manager.detach(port.port)
+    assert is_untagged(NETWORK.uplink, 50)
 
 
 def _nft(command: str) -> None:

@@ -84,6 +84,7 @@ class Watched:
 
     bridge: str
     uplink: str
+    management_vlan: int
     tables: frozenset[str]
     """As in `TableNotice`."""
     ports: Mapping[str, PortSpec]
@@ -242,11 +243,14 @@ def _table_losses(notice: TableNotice, watched: Watched) -> Iterator[str]:
 def _is_wrong(name: str, vid: int, notice: VlanNotice, watched: Watched) -> bool:
     """Tell whether a port should not be as the last notice of one of its VLANs says.
 
-    A VLAN too many on the uplink opens no VM anything: it waits for the next round.
+    A VLAN too many on the uplink opens no VM anything: it waits for the next round. But one that
+    is untagged there is the operating system's, which is to be known before a VM starts in it.
     """
     port = watched.ports.get(name)
     if port is None:
-        return notice.is_gone and vid in watched.vids
+        if notice.is_gone:
+            return vid in watched.vids
+        return notice.is_untagged and vid != watched.management_vlan
     if vid not in port.vids:
         return not notice.is_gone
     return notice.is_gone or notice.is_untagged != (port.vlan == vid)

@@ -324,6 +324,7 @@ class PortManager:
         return Watched(
             bridge=self._config.bridge,
             uplink=self._config.uplink,
+            management_vlan=self._config.management_vlan,
             tables=frozenset(tables),
             ports=ports,
         )

@@ -26,13 +26,16 @@ class Uplink:
 
     VLANs whose frames it carries untagged, VLAN 1 and `management_vlan` are the operating system's:
     they are never added, nor removed. Adding one again would make its frames tagged, and cut the
-    node off.
+    node off. Which are untagged is looked at by each `restore`, and where the device is a new one.
     """
 
     def __init__(self, ifname: str, management_vlan: int) -> None:
         self._ifname = ifname
         self._management_vlan = management_vlan
         self._users: dict[str, frozenset[int]] = {}
+        self._looked_at = 0
+        """The ifindex of the device of which the next is known; 0: of none."""
+        self._untagged: frozenset[int] = frozenset()
 
     def acquire(self, route: RouteSocket, user: str, vids: frozenset[int]) -> None:
         """Carry `vids`, as long as `user` has them.
@@ -42,10 +45,10 @@ class Uplink:
             NetworkError: the kernel refused. In both cases `user` has them all the same, until it
                 releases them.
         """
-        is_first = not vids <= self._used()
+        first = vids - self._used()
         self._users[user] = vids
-        if is_first:
-            self._apply(route, touched=vids)
+        if first:
+            self._apply(route, touched=first)
 
     def release(self, route: RouteSocket, user: str) -> None:
         """Carry no longer what `user` alone had; without such a user nothing happens.
@@ -80,11 +83,19 @@ class Uplink:
                 f"the uplink {self._ifname} does not exist",
                 hint="network.uplink in node.toml names it",
             ) from exc
-        actual = route.read_vlans(ifindex).get(ifindex, _NOTHING)
+        used = self._used()
+        if touched is None or ifindex != self._looked_at:
+            carried = route.read_vlans(ifindex).get(ifindex, _NOTHING)
+            self._looked_at, self._untagged = ifindex, carried.untagged
+            actual = carried.vids
+        else:
+            # No start waits for the listing: what is to be added is taken not to be there, and what
+            # is to go to be there. The kernel minds neither.
+            actual = touched - used
         add, remove = plan_uplink(
-            actual=actual.vids,
-            foreign=actual.untagged | {VID_MIN - 1, self._management_vlan},
-            wanted=self._used(),
+            actual=actual,
+            foreign=self._untagged | {VID_MIN - 1, self._management_vlan},
+            wanted=used,
         )
         if touched is not None:
             add, remove = add & touched, remove & touched

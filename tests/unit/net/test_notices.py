@@ -37,6 +37,7 @@ def port(ifname: str, **vlans: object) -> PortSpec:
 WATCHED = Watched(
     bridge="br0",
     uplink="bond0",
+    management_vlan=4094,
     tables=frozenset({"bridge qn", "inet qn_user_1_1"}),
     ports={TAP: port(TAP, vlan=30), TRUNK: port(TRUNK, vlan=None, trunk=(30, 40))},
 )
@@ -162,6 +163,10 @@ def test_other_vlans_are_no_loss(told: bytes) -> None:
     assert losses(told) == []
 
 
+def test_a_vlan_that_is_the_nodes_own_on_the_uplink_is_looked_at() -> None:
+    assert losses(vlans(112, UPLINK_INDEX, 50, flags=0x4)) == ["VLANs of bond0"]
+
+
 def test_of_each_vlan_the_last_word_counts() -> None:
     assert losses(vlans(113, UPLINK_INDEX, 30, 40), vlans(112, UPLINK_INDEX, 30, 40)) == []
     assert losses(vlans(113, UPLINK_INDEX, 30, 40), vlans(112, UPLINK_INDEX, 30)) != []
@@ -197,7 +202,7 @@ def test_an_uplink_that_joins_again_is_told_once() -> None:
 
 
 def test_without_bridge_and_uplink_no_device_is_missed() -> None:
-    nothing = Watched(bridge="", uplink="", tables=frozenset(), ports={})
+    nothing = Watched(bridge="", uplink="", management_vlan=4094, tables=frozenset(), ports={})
     told = link(17, 5, ""), link(17, BRIDGE_INDEX, "br0"), vlans(113, 12, 30)
     assert losses(*told, watched=nothing) == []
 
