@@ -18,7 +18,10 @@ from network.namespaces import bridge, ip
 from network.wire import Guest, Wire
 
 from qemu_node.host.process import run_blocking
+from qemu_node.net import ports
+from qemu_node.net.errors import NetworkError, TapBusyError
 from qemu_node.net.spec import PortSpec
+from qemu_node.net.tap import open_tap
 
 pytestmark = [pytest.mark.needs_vlans, pytest.mark.timeout(300)]
 
@@ -70,6 +73,37 @@ def test_a_vlan_that_the_node_has_untagged_on_the_uplink_stays_as_it_is(lab: Lab
     finally:
         bridge("vlan del dev bond0 vid 50")
         lab.run(lab.manager.reconcile([]))
+
+
+def test_a_tap_that_is_still_there_gets_no_rights_of_the_next_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "_BUSY_WAIT_S", 0.0)
+    spec = port_spec("again", 1, vlan=30)
+    old = open_tap(spec.ifname)
+    try:
+        with pytest.raises(TapBusyError):
+            lab.run(lab.manager.attach(spec))
+        assert taps() == [spec.ifname]
+        assert set_elements() == []
+        assert lab.uplink_vlans() == set()
+    finally:
+        old.close()
+
+
+@pytest.mark.parametrize(
+    "step", ["qemu_node.net.table.FilterTable.add", "qemu_node.net.ports.join_bridge"]
+)
+def test_what_an_attach_that_fails_half_way_has_done_is_undone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise NetworkError("no")
+
+    monkeypatch.setattr(step, refuse)
+    with pytest.raises(NetworkError, match="no"):
+        lab.run(lab.manager.attach(port_spec("one", 1, vlan=30)))
+    assert_nothing_is_left(lab)
 
 
 def test_a_port_has_its_vlans_and_no_others(lab: Lab) -> None:

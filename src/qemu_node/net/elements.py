@@ -6,7 +6,7 @@ Owns the elements' notation, both ways. Does not own the sets and what they do (
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from qemu_node.net.listing import Rules, rules_of
 from qemu_node.net.ruleset import (
@@ -28,8 +28,7 @@ _LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
 _REASONS = {drop_set(reason): reason for reason in Reason}
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Element:
+class Element(NamedTuple):
     """One element of one set: always of a TAP, and of most sets with a value."""
 
     set_name: str

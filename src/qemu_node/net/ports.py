@@ -12,13 +12,14 @@ found by `reconcile` where nobody came to detach.
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
-from qemu_node.host.threads import to_the_end
+from qemu_node.host.threads import Worker, to_the_end
 from qemu_node.net.bridge import bridge_problems, check_bridge
 from qemu_node.net.elements import elements
 from qemu_node.net.errors import BridgeUnfitError, NftMissingError, TapBusyError
@@ -33,7 +34,7 @@ from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.ruleset import FAMILY, TABLE
 from qemu_node.net.spec import PortSpec
 from qemu_node.net.table import FilterTable
-from qemu_node.net.tap import Tap, open_tap
+from qemu_node.net.tap import Tap, check_free, open_tap
 from qemu_node.net.uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,12 @@ class PortManager:
         # One at a time: the kernel's RTNL lock would not let them overlap anyway, and a reconcile
         # must not take what an attach has just made for a left-over.
         self._lock = asyncio.Lock()
+        # Calls to the kernel block, for long where others hold that lock of its.
+        self._worker = Worker("network")
+        self._route = RouteSocket()
+        """Of the worker's thread."""
+        self._aside = Worker("network-aside")
+        """What it does is for a call of the other worker, which waits for it."""
         self._ports: dict[str, PortSpec] = {}
         """Ports that this process attached, by TAP: of VMs that live or are being started."""
         self._live: dict[str, PortSpec] = {}
@@ -92,7 +99,7 @@ class PortManager:
         """
         async with self._lock:
             if self._config.bridge:
-                await to_the_end(self._begin)
+                await self._worker.to_the_end(self._begin)
 
     def _begin(self) -> FilterTable:
         if self._table is None:
@@ -116,7 +123,7 @@ class PortManager:
             NetworkError: the kernel refused.
         """
         async with self._lock:
-            await to_the_end(self._keep_guard, has_users=True, own_pids=())
+            await self._worker.to_the_end(self._keep_guard, has_users=True, own_pids=())
 
     async def unguard_host(self, own_pids: Collection[int]) -> None:
         """Remove what keeps guests in user mode off this node: no VM of ours needs it any more.
@@ -128,7 +135,7 @@ class PortManager:
             NetworkError: the kernel refused; `reconcile` will try again.
         """
         async with self._lock:
-            await to_the_end(self._keep_guard, has_users=False, own_pids=own_pids)
+            await self._worker.to_the_end(self._keep_guard, has_users=False, own_pids=own_pids)
 
     def _keep_guard(self, *, has_users: bool, own_pids: Collection[int]) -> None:
         self._has_users = has_users
@@ -145,11 +152,14 @@ class PortManager:
                 raise
 
     async def aclose(self) -> None:
-        """Give up the filter, which stays as it is."""
+        """Give up the filter, which stays as it is, and end the threads. Later calls begin anew."""
         async with self._lock:
             nft, self._nft, self._table = self._nft, None, None
             if nft is not None:
-                await to_the_end(nft.close)
+                await self._worker.to_the_end(nft.close)
+            self._aside.close()
+            self._worker.close()
+            self._route.close()
 
     # One port
 
@@ -175,28 +185,35 @@ class PortManager:
     async def _attach_once(self, port: PortSpec) -> AttachedPort:
         done: list[Tap] = []
         try:
-            await to_the_end(lambda: done.append(self._attach(port)))
+            await self._worker.to_the_end(lambda: done.append(self._attach(port)))
             if port.rate_mbit is not None:
                 await limit_rate(done[0].ifindex, port.rate_mbit)
         except BaseException:
             if done:
                 # Cancelled when all was done, or refused the limit.
-                await to_the_end(self._undo, port, done[0])
+                await self._worker.to_the_end(self._undo, port, done[0])
             raise
         self._ports[port.ifname] = port
         return AttachedPort(port=port, tap=done[0])
 
     def _attach(self, port: PortSpec) -> Tap:
         table = self._filter()
-        with RouteSocket() as route, ExitStack() as undo:
-            bridge = check_bridge(route, self._config.bridge)
+        bridge = check_bridge(self._route, self._config.bridge)
+        # Before the name has any rights in the filter: a TAP that is still there would have them.
+        check_free(self._route, port.ifname)
+        with ExitStack() as undo:
+            undo.callback(self._forget, port)
+            # Aside: it is nearly half of the work, and the kernel has one lock for its filter and
+            # another one for devices.
+            guarded = self._aside.start(lambda: table.add(elements(port)))
+            undo.callback(wait, [guarded])
             tap = open_tap(port.ifname, queues=port.queues, vhost=self._config.vhost == "auto")
             undo.callback(tap.close)
-            undo.callback(self._forget, port)
-            table.add(elements(port))
-            join_bridge(route, port, tap.ifindex, bridge, is_new=True)
-            open_port(route, port, tap.ifindex)
-            self._uplink.acquire(route, port.ifname, port.vids)
+            join_bridge(self._route, port, tap.ifindex, bridge, is_new=True)
+            self._uplink.acquire(self._route, port.ifname, port.vids)
+            # Nothing passes before it is guarded.
+            guarded.result()
+            open_port(self._route, port, tap.ifindex)
             undo.pop_all()
         return tap
 
@@ -217,14 +234,13 @@ class PortManager:
         async with self._lock:
             self._ports.pop(port.ifname, None)
             self._live.pop(port.ifname, None)
-            await to_the_end(self._forget, port)
+            await self._worker.to_the_end(self._forget, port)
 
     def _forget(self, port: PortSpec) -> None:
         try:
             self._filter().remove(elements(port))
         finally:
-            with RouteSocket() as route:
-                self._uplink.release(route, port.ifname)
+            self._uplink.release(self._route, port.ifname)
 
     def _filter(self) -> FilterTable:
         if not self._config.bridge:
@@ -258,7 +274,7 @@ class PortManager:
         """
         async with self._lock:
             self._live = {port.ifname: port for port in live} | self._ports
-            await to_the_end(
+            await self._worker.to_the_end(
                 self._reconcile, list(self._live.values()), has_users=has_users, own_pids=own_pids
             )
 
@@ -298,20 +314,19 @@ class PortManager:
             table.change(added, removed)
 
     def _reconcile_uplink(self, wanted: Iterable[PortSpec]) -> None:
-        with RouteSocket() as route:
-            self._uplink.restore(route, {port.ifname: port.vids for port in wanted})
+        self._uplink.restore(self._route, {port.ifname: port.vids for port in wanted})
 
     def _reconcile_ports(self, wanted: Iterable[PortSpec]) -> None:
-        with RouteSocket() as route:
-            bridge = check_bridge(route, self._config.bridge)
-            changes = plan_ports(route.read_links(), route.read_vlans(), wanted, bridge.ifindex)
-            for port, ifindex in changes.repair:
-                log.warning("port put right", extra={"ifname": port.ifname, "vm_id": port.vm_id})
-                join_bridge(route, port, ifindex, bridge, is_new=False)
-                open_port(route, port, ifindex)
-            for link in changes.stray:
-                log.warning("TAP of no VM removed", extra={"ifname": link.ifname})
-                route.do(delete_link(link.ifindex))
+        route = self._route
+        bridge = check_bridge(route, self._config.bridge)
+        changes = plan_ports(route.read_links(), route.read_vlans(), wanted, bridge.ifindex)
+        for port, ifindex in changes.repair:
+            log.warning("port put right", extra={"ifname": port.ifname, "vm_id": port.vm_id})
+            join_bridge(route, port, ifindex, bridge, is_new=False)
+            open_port(route, port, ifindex)
+        for link in changes.stray:
+            log.warning("TAP of no VM removed", extra={"ifname": link.ifname})
+            route.do(delete_link(link.ifindex))
 
     # What there is to say
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from qemu_node.host.files import host_error
 from qemu_node.host.sysctl import write_sysctl
 from qemu_node.net.errors import NetworkError, TapBusyError
+from qemu_node.net.rtnl import RouteSocket
 
 TUN = Path("/dev/net/tun")
 """What a TAP is opened as."""
@@ -44,6 +45,21 @@ class Tap:
         """
         for fd in (*self.fds, *self.vhost_fds):
             os.close(fd)
+
+
+def check_free(route: RouteSocket, ifname: str) -> None:
+    """See that no device has this name, as `open_tap` needs it.
+
+    Raises:
+        TapBusyError: one has.
+        NetworkError: the kernel did not answer.
+    """
+    if route.has_link(ifname):
+        raise _busy(ifname)
+
+
+def _busy(ifname: str) -> TapBusyError:
+    return TapBusyError(f"TAP {ifname} is in use", hint="a QEMU of this VM may still be running")
 
 
 def open_tap(ifname: str, *, queues: int = 1, vhost: bool = True) -> Tap:
@@ -89,9 +105,7 @@ def _open_queue(ifname: str, number: int, queues: int, undo: ExitStack) -> int:
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", ifname.encode(), flags))
     except OSError as exc:
         if exc.errno in (errno.EBUSY, errno.EEXIST):
-            raise TapBusyError(
-                f"TAP {ifname} is in use", hint="a QEMU of this VM may still be running"
-            ) from exc
+            raise _busy(ifname) from exc
         hint = "the driver must run as root" if exc.errno == errno.EPERM else None
         raise NetworkError(f"cannot make TAP {ifname}: {exc.strerror}", hint=hint) from exc
     return fd
