@@ -22,7 +22,7 @@ ETH_TEST = 0x88B5
 
 TOKEN_BYTES = 8
 _MIN_BYTES = 60
-_ICMP6, _UDP, _HOP_BY_HOP, _DESTINATION, _FRAGMENT = 58, 17, 0, 60, 44
+_ICMP6, _TCP, _UDP, _HOP_BY_HOP, _DESTINATION, _FRAGMENT = 58, 6, 17, 0, 60, 44
 _RA, _NS, _NA = 134, 135, 136
 
 
@@ -124,10 +124,18 @@ def ipv6(src: str, source: str, target: str, *, next_header: int, body: bytes, d
     return Frame(dst=dst, src=src, ethertype=ETH_IP6, payload=head + body)
 
 
-def udp6(src: str, source: str, target: str, *, ports: tuple[int, int]) -> Frame:
+def udp6(
+    src: str, source: str, target: str, *, ports: tuple[int, int], dst: str = "33:33:00:01:00:02"
+) -> Frame:
     """Return a UDP datagram over IPv6 to a group."""
     body = struct.pack("!HHHH", *ports, 8, 0)
-    return ipv6(src, source, target, next_header=_UDP, body=body, dst="33:33:00:01:00:02")
+    return ipv6(src, source, target, next_header=_UDP, body=body, dst=dst)
+
+
+def tcp6(src: str, source: str, target: str, *, ports: tuple[int, int]) -> Frame:
+    """Return the first segment of a TCP connection over IPv6, to everybody."""
+    body = struct.pack("!HHIIHHHH", *ports, 1, 0, 0x5002, 1000, 0, 0)
+    return ipv6(src, source, target, next_header=_TCP, body=body, dst=BROADCAST)
 
 
 def neighbour_advertisement(src: str, target: str, lladdr: str) -> Frame:

@@ -3,7 +3,7 @@
 Pure. Owns the guests of the table and its rows. Does not own sending (`lab`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from network import frames
@@ -33,13 +33,14 @@ GUESTS: Mapping[str, PortSpec] = {
         port_spec("p1", 0xF1, vlan=30, addresses=(PINNED_NET, PINNED_NET6)),
         port_spec("b1", 0xB1, vlan=40),
         port_spec("t1", 0xC1, vlan=None, trunk=(30, 40, 50)),
+        port_spec("p2", 0xF2, vlan=None, trunk=(30,), addresses=(PINNED_NET, PINNED_NET6)),
     )
 }
 MAC = {name: spec.mac for name, spec in GUESTS.items()}
 LINK_LOCAL = {name: f"fe80::{number:x}" for number, name in enumerate(GUESTS, start=1)}
 SERVICE_TAG = Tag(40, tpid=ETH_QINQ)
 OUT = "10.30.0.200"
-"""An address that the pinned guest may not have."""
+"""An address that the pinned guests may not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,8 @@ def rows() -> Iterator[Row]:
     yield from _node()
     yield from _between_switches()
     yield from _lies()
-    yield from _lies_of_a_pinned_guest()
+    yield from _truths_of_pinned_guests()
+    yield from _lies_of_pinned_guests()
 
 
 def _passes(name: str, sender: str, frame: Frame, vid: int) -> Row:
@@ -92,24 +94,16 @@ def _own_vlan() -> Iterator[Row]:
         yield _passes(f"tag {vid}", "t1", frames.plain(MAC["t1"]).tagged(vid), vid)
         yield _passes(f"tag {vid}", "uplink", frames.plain(OUTSIDE_MAC).tagged(vid), vid)
     yield _passes("ARP", "a1", frames.arp(MAC["a1"], MAC["a1"], "10.30.0.1", "10.30.0.2"), 30)
-    yield _passes("DHCP client", "p1", frames.dhcp_discover(MAC["p1"]), 30)
-    yield _passes("ARP probe", "p1", frames.arp(MAC["p1"], MAC["p1"], "0.0.0.0", "10.30.0.2"), 30)
-    for name, address in (("a1", LINK_LOCAL["a1"]), ("p1", "2001:db8:30::9")):
-        advertisement = frames.neighbour_advertisement(MAC[name], address, MAC[name])
-        yield _passes("its own NA", name, advertisement, 30)
-        solicitation = frames.neighbour_solicitation(MAC[name], address, MAC[name])
-        yield _passes("its own NS", name, solicitation, 30)
-    own = frames.neighbour_advertisement(MAC["t1"], LINK_LOCAL["t1"], MAC["t1"]).tagged(40)
-    yield _passes("its own NA tagged", "t1", own, 40)
-    arp = frames.arp(MAC["p1"], MAC["p1"], "10.30.0.1", "10.30.0.2")
-    yield _passes("ARP of an address it may have", "p1", arp, 30)
-    for source, target, group in (("10.30.0.1", "224.0.0.99", "01:00:5e:00:00:63"),):
-        packet = frames.udp(MAC["p1"], source, target, dst=group, ports=(5, 6))
-        yield _passes("IPv4 from an address it may have", "p1", packet, 30)
-    packet = frames.udp6(MAC["p1"], "2001:db8:30::9", "ff02::1:2", ports=(546, 547))
-    yield _passes("IPv6 from an address it may have", "p1", packet, 30)
+    for name, tags in (("a1", ()), ("t1", (40,))):
+        own = frames.neighbour_advertisement(MAC[name], LINK_LOCAL[name], MAC[name])
+        yield _passes("its own NA", name, own.tagged(*tags), *(tags or (30,)))
+        own = frames.neighbour_solicitation(MAC[name], LINK_LOCAL[name], MAC[name])
+        yield _passes("its own NS", name, own.tagged(*tags), *(tags or (30,)))
     packet = frames.udp6(MAC["a1"], "2001:db8:66::9", "ff02::1:2", ports=(546, 547))
     yield _passes("IPv6 of a guest without pinned addresses", "a1", packet, 30)
+    for port in (67, 547):
+        packet = frames.tcp6(MAC["a1"], LINK_LOCAL["a1"], "2001:db8::1", ports=(port, 80))
+        yield _passes(f"TCP from port {port}", "a1", packet, 30)
 
 
 def _no_way_in() -> Iterator[Row]:
@@ -183,6 +177,8 @@ def _node() -> Iterator[Row]:
             yield _dropped(f"IPv4 to group {last:02x}", name, packet, Reason.LINK)
             ask = frames.arp(MAC[name], MAC[name], "10.99.0.77", NODE_IP, dst=group)
             yield _dropped(f"ARP to group {last:02x}", name, ask, Reason.LINK)
+            packet = frames.udp6(MAC[name], LINK_LOCAL[name], "ff02::1", dst=group, ports=(5, 6))
+            yield _dropped(f"IPv6 to group {last:02x}", name, packet, Reason.LINK)
         tagged = to_node(MAC["t1"], group).tagged(30)
         yield _dropped(f"IPv4 to group {last:02x} tagged", "t1", tagged, Reason.LINK)
 
@@ -251,14 +247,57 @@ def _lies() -> Iterator[Row]:
         yield _dropped(f"RA, first of two fragments{how}", name, first.tagged(*tags), Reason.ND)
 
 
-def _lies_of_a_pinned_guest() -> Iterator[Row]:
-    """Addresses that the policy does not let it have."""
-    mac = MAC["p1"]
-    packet = frames.udp(mac, OUT, "255.255.255.255", dst=frames.BROADCAST, ports=(5, 6))
-    yield _dropped("IPv4 from a foreign address", "p1", packet, Reason.IP)
-    foreign = frames.udp6(mac, "2001:db8:66::9", "ff02::1:2", ports=(546, 547))
-    yield _dropped("IPv6 from a foreign address", "p1", foreign, Reason.IP)
-    arp = frames.arp(mac, mac, OUT, "10.30.0.2")
-    yield _dropped("ARP of a foreign address", "p1", arp, Reason.ARP)
-    advertisement = frames.neighbour_advertisement(mac, "2001:db8:66::9", mac)
-    yield _dropped("NA of a foreign address", "p1", advertisement, Reason.ND)
+_PINNED: Iterable[tuple[str, tuple[int, ...]]] = (("p1", ()), ("p2", (30,)))
+"""The pinned guests and the tags of their frames."""
+
+
+def _truths_of_pinned_guests() -> Iterator[Row]:
+    """Addresses that the policy lets them have, and what a host sends before it has one."""
+    address6 = "2001:db8:30::9"
+    for name, tags in _PINNED:
+        mac = MAC[name]
+        for what, frame in (
+            ("DHCP client", frames.dhcp_discover(mac)),
+            ("ARP probe", frames.arp(mac, mac, "0.0.0.0", "10.30.0.2")),
+            ("ARP of an address it may have", frames.arp(mac, mac, "10.30.0.1", "10.30.0.2")),
+            ("its own NA", frames.neighbour_advertisement(mac, address6, mac)),
+            ("its own NS", frames.neighbour_solicitation(mac, address6, mac)),
+            (
+                "IPv4 from an address it may have",
+                frames.udp(mac, "10.30.0.1", "224.0.0.99", dst="01:00:5e:00:00:63", ports=(5, 6)),
+            ),
+            (
+                "IPv6 from an address it may have",
+                frames.udp6(mac, address6, "ff02::1:2", ports=(546, 547)),
+            ),
+        ):
+            yield _passes(what, name, frame.tagged(*tags), 30)
+
+
+def _lies_of_pinned_guests() -> Iterator[Row]:
+    """Addresses that the policy does not let them have, and what nobody may say."""
+    foreign6 = "2001:db8:66::9"
+    for name, tags in _PINNED:
+        mac = MAC[name]
+        for what, frame, reason in (
+            (
+                "IPv4 from a foreign address",
+                frames.udp(mac, OUT, "255.255.255.255", dst=frames.BROADCAST, ports=(5, 6)),
+                Reason.IP,
+            ),
+            (
+                "IPv6 from a foreign address",
+                frames.udp6(mac, foreign6, "ff02::1:2", ports=(546, 547)),
+                Reason.IP,
+            ),
+            ("ARP of a foreign address", frames.arp(mac, mac, OUT, "10.30.0.2"), Reason.ARP),
+            (
+                "NA of a foreign address",
+                frames.neighbour_advertisement(mac, foreign6, mac),
+                Reason.ND,
+            ),
+            ("ARP sender", frames.arp(mac, MAC["a2"], "10.30.0.1", "10.30.0.2"), Reason.ARP),
+            ("DHCP offer", frames.dhcp_offer(mac, "10.30.0.1"), Reason.DHCP),
+            ("RA", frames.router_advertisement(mac, LINK_LOCAL[name]), Reason.RA),
+        ):
+            yield _dropped(what, name, frame.tagged(*tags), reason)
