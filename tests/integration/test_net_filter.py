@@ -14,7 +14,7 @@ from qemu_node.host.sysctl import write_sysctl
 from qemu_node.net.elements import Element, elements
 from qemu_node.net.errors import NftError
 from qemu_node.net.nft import Nft
-from qemu_node.net.ruleset import Reason
+from qemu_node.net.ruleset import MAP_FRAMES, Reason
 from qemu_node.net.spec import PortSpec
 from qemu_node.net.table import FilterTable
 
@@ -74,10 +74,21 @@ def test_elements_are_removed_be_they_all_there_or_not(table: FilterTable) -> No
 def test_a_transaction_with_a_fault_does_nothing(nft: Nft, table: FilterTable) -> None:
     table.add(elements(PLAIN))
     with pytest.raises(NftError, match="nftables refused"):
-        table.change([Element("trunk", PLAIN.ifname), Element("no_such_set", "x")], [])
+        table.change([Element("d_mac", "x"), Element("no_such_set", "x")], [])
     with pytest.raises(NftError, match="syntax error"):
-        nft.run("add element bridge qn trunk { {")
+        nft.run("add element bridge qn d_mac { {")
     assert content(table) == frozenset(elements(PLAIN))
+
+
+def test_an_element_that_leads_elsewhere_is_put_right(nft: Nft, table: FilterTable) -> None:
+    wanted = frozenset(elements(PLAIN))
+    table.add(wanted)
+    key = f'bridge qn frames {{ "{PLAIN.ifname}" . 0x0200000000b10800'
+    nft.run(f"delete element {key} }}\nadd element {key} : accept }}\n")
+    actual = content(table)
+    assert len(actual - wanted) == len(wanted - actual) == 1
+    table.change(wanted - actual, actual - wanted)
+    assert content(table) == wanted
 
 
 def test_loading_again_keeps_the_elements(nft: Nft, table: FilterTable) -> None:
@@ -90,7 +101,7 @@ def test_a_table_of_another_version_is_replaced_and_lets_nothing_through(
     nft: Nft, table: FilterTable
 ) -> None:
     nft.run(
-        "delete table bridge qn\nadd table bridge qn\nadd set bridge qn src_eth { type mark; }\n"
+        "delete table bridge qn\nadd table bridge qn\nadd set bridge qn src_raw { type mark; }\n"
     )
     table.load()
     assert content(table) == frozenset()
@@ -143,19 +154,19 @@ def test_other_tables_stay_as_they_are(nft: Nft) -> None:
     assert nft.list_table("inet", "operator") == before
 
 
-def frame(source: str, payload: bytes = b"") -> bytes:
+def frame(source: str, payload: bytes = b"", ethertype: int = 0x88B5) -> bytes:
     addresses = b"\xff" * 6 + bytes.fromhex(source.replace(":", ""))
-    return (addresses + struct.pack("!H", 0x88B5) + payload).ljust(60, b"\0")
+    return (addresses + struct.pack("!H", ethertype) + payload).ljust(60, b"\0")
 
 
 def received(end: socket.socket, marker: bytes) -> list[bytes]:
-    """Return the local experimental frames that came until the one with `marker`."""
+    """Return the local experimental frames, and those of ARP, until the one with `marker`."""
     found: list[bytes] = []
     deadline = time.monotonic() + 30
     while not found or marker not in found[-1]:
         assert time.monotonic() < deadline
         data = end.recv(2000)
-        if data[12:14] == b"\x88\xb5":
+        if data[12:14] in (b"\x88\xb5", b"\x08\x06"):
             found.append(data)
     return found
 
@@ -183,6 +194,8 @@ def test_a_guests_frames_pass_from_its_own_address_and_others_are_counted(nft: N
         wait_for_forwarding(guest, wire)
         table.load()
         guest.send(frame(PLAIN.mac, b"no element yet"))
+        table.add([element for element in elements(PLAIN) if element.set_name != MAP_FRAMES])
+        guest.send(frame(PLAIN.mac, b"not checked", 0x0806))
         table.add(elements(PLAIN))
         guest.send(frame("02:00:00:00:00:ff", b"a lie"))
         guest.send(frame(PLAIN.mac, b"the truth"))

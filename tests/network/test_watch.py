@@ -134,7 +134,8 @@ async def test_ports_come_back(watched: Watched, commands: str) -> None:
     [
         "flush ruleset",
         "flush table bridge qn",
-        "flush set bridge qn src_eth",
+        "flush map bridge qn frames",
+        "flush set bridge qn src_raw",
         f"delete element bridge qn d_mac {{ {TAP} }}",
         "insert rule bridge qn pre accept",
     ],

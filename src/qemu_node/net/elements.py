@@ -11,16 +11,15 @@ from typing import Any, NamedTuple
 from qemu_node.net.listing import Rules, rules_of
 from qemu_node.net.ruleset import (
     FAMILY,
+    MAP_FRAMES,
     SET_ND6,
-    SET_PINNED,
     SET_RAW,
-    SET_SRC,
     SET_SRC4,
     SET_SRC6,
-    SET_TRUNK,
     TABLE,
     Reason,
     drop_set,
+    frame_chains,
 )
 from qemu_node.net.spec import PortSpec
 
@@ -34,7 +33,10 @@ class Element(NamedTuple):
     set_name: str
     ifname: str
     value: str = ""
-    """MAC, or network in CIDR notation, whatever nft itself calls it."""
+    """MAC, or network in CIDR notation, whatever nft itself calls it; in the map of frames MAC and
+    ethertype: `"02:00:00:00:00:a1 0800"`."""
+    verdict: str = ""
+    """In the map, what becomes of such frames, in nft's notation: `"goto c_v4"`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +52,14 @@ class TableContent:
 
 def elements(port: PortSpec) -> list[Element]:
     """Return the elements that let `port` speak as itself, and count what it may not say."""
-    found = [Element(SET_SRC, port.ifname, port.mac), Element(SET_RAW, port.ifname, port.mac)]
+    chains = frame_chains(is_pinned=bool(port.addresses), is_trunk=bool(port.trunk))
+    found = [
+        Element(MAP_FRAMES, port.ifname, f"{port.mac} {ethertype:04x}", f"goto {chain}")
+        for ethertype, chain in chains.items()
+    ]
+    found.append(Element(SET_RAW, port.ifname, port.mac))
     found += [Element(drop_set(reason), port.ifname) for reason in Reason]
-    if port.trunk:
-        found.append(Element(SET_TRUNK, port.ifname))
     if port.addresses:
-        found.append(Element(SET_PINNED, port.ifname))
         networks = [ipaddress.ip_network(address) for address in port.addresses]
         four = [network for network in networks if isinstance(network, ipaddress.IPv4Network)]
         six = [network for network in networks if isinstance(network, ipaddress.IPv6Network)]
@@ -77,7 +81,11 @@ def elements(port: PortSpec) -> list[Element]:
 
 def add_text(wanted: Iterable[Element]) -> str:
     """Return the commands that add elements; one that is there already is left as it is."""
-    return "".join(f"add element {_target(element)}\n" for element in wanted)
+    return "".join(
+        f"add element {_place(element)} {{ {_key(element)}"
+        + (f" : {element.verdict} }}\n" if element.verdict else " }\n")
+        for element in wanted
+    )
 
 
 def delete_text(unwanted: Iterable[Element], *, are_there: bool = False) -> str:
@@ -87,24 +95,26 @@ def delete_text(unwanted: Iterable[Element], *, are_there: bool = False) -> str:
     nft; adding first makes it exist. With `are_there` that is left out, which halves the work.
     """
     return "".join(
-        ("" if are_there else f"add element {_target(element)}\n")
-        + f"delete element {_target(element)}\n"
+        ("" if are_there else add_text((element,)))
+        + f"delete element {_place(element)} {{ {_key(element)} }}\n"
         for element in unwanted
     )
 
 
-def _target(element: Element) -> str:
-    """Return an element with its set, in nft's notation."""
+def _place(element: Element) -> str:
+    return f"{FAMILY} {TABLE} {element.set_name}"
+
+
+def _key(element: Element) -> str:
+    """Return the key of an element in nft's notation."""
     key = f'"{element.ifname}"'
-    if element.value:
-        key += f" . {_value(element)}"
-    return f"{FAMILY} {TABLE} {element.set_name} {{ {key} }}"
+    return f"{key} . {_value(element)}" if element.value else key
 
 
 def _value(element: Element) -> str:
     """Return the value of an element in the notation of its set."""
-    if element.set_name == SET_RAW:
-        return "0x" + element.value.replace(":", "")
+    if element.set_name in (MAP_FRAMES, SET_RAW):
+        return "0x" + element.value.replace(":", "").replace(" ", "")
     if element.set_name == SET_ND6:
         network = ipaddress.IPv6Network(element.value)
         first, last = int(network[0]), int(network[-1])
@@ -121,20 +131,22 @@ def parse_listing(listing: Mapping[str, Any]) -> TableContent:
     found: set[Element] = set()
     drops: dict[str, dict[str, int]] = {}
     for item in listing["nftables"]:
-        for entry in item.get("set", {}).get("elem", ()):
-            name = item["set"]["name"]
-            key, packets = _key(entry)
+        holder = item.get("set") or item.get("map") or {}
+        for entry in holder.get("elem", ()):
+            name = holder["name"]
+            key, packets = _read_key(entry[0] if "map" in item else entry)
             ifname, *values = key if isinstance(key, list) else [key]
             if not isinstance(ifname, str):
                 continue
             value = _read_value(name, values[0]) if values else ""
-            found.add(Element(name, ifname, value))
+            verdict = _read_verdict(entry[1]) if "map" in item else ""
+            found.add(Element(name, ifname, value, verdict))
             if name in _REASONS:
                 drops.setdefault(ifname, {})[_REASONS[name]] = packets
     return TableContent(elements=frozenset(found), drops=drops, rules=rules_of(listing))
 
 
-def _key(entry: Any) -> tuple[Any, int]:
+def _read_key(entry: Any) -> tuple[Any, int]:
     """Return the key of a listed element, a list where it is composed, and its packet counter."""
     packets = 0
     if isinstance(entry, dict) and "elem" in entry:
@@ -148,6 +160,10 @@ def _key(entry: Any) -> tuple[Any, int]:
 def _read_value(set_name: str, value: Any) -> str:
     """Return a listed value as `elements` would have it; nft's own words where that cannot be."""
     try:
+        if set_name == MAP_FRAMES:
+            # What is beyond 63 bits is printed as a negative number.
+            address, ethertype = divmod(_number(value) % (1 << 64), 1 << 16)
+            return f"{address.to_bytes(6, 'big').hex(':')} {ethertype:04x}"
         if set_name == SET_RAW:
             return _number(value).to_bytes(6, "big").hex(":")
         if set_name == SET_ND6:
@@ -162,6 +178,12 @@ def _read_value(set_name: str, value: Any) -> str:
     except (KeyError, TypeError, ValueError, OverflowError):
         pass
     return str(value)
+
+
+def _read_verdict(verdict: Mapping[str, Any]) -> str:
+    """Return a listed verdict in nft's notation, such as `accept` and `goto c_v4`."""
+    ((name, target),) = verdict.items()
+    return name if target is None else f"{name} {target['target']}"
 
 
 def _number(value: Any) -> int:

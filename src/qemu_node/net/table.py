@@ -101,8 +101,11 @@ class FilterTable:
             self._nft.run(delete_text(removed))
 
     def change(self, added: Iterable[Element], removed: Iterable[Element]) -> None:
-        """Add and remove elements in one transaction."""
-        text = add_text(added) + delete_text(removed)
+        """Remove and add elements in one transaction.
+
+        In this order: an element of the map that leads elsewhere has the same key as the right one.
+        """
+        text = delete_text(removed) + add_text(added)
         if text:
             self._nft.run(text)
 

@@ -62,7 +62,7 @@ def test_elements_of_dead_vms_go_and_missing_ones_come() -> None:
 
 def test_an_old_address_of_a_live_vm_goes() -> None:
     live = port(1)
-    stale = Element("src_eth", live.ifname, "02:00:00:00:00:ff")
+    stale = Element("src_raw", live.ifname, "02:00:00:00:00:ff")
     added, removed = plan_elements(frozenset((*elements(live), stale)), [live])
     assert not added
     assert removed == {stale}

@@ -1,8 +1,9 @@
 import re
+from itertools import product
 
 import pytest
 
-from qemu_node.net.ruleset import Reason, drop_set, table_text
+from qemu_node.net.ruleset import Reason, drop_set, frame_chains, table_text
 
 
 def test_every_reason_has_its_counter_and_a_chain_that_ends_in_a_drop() -> None:
@@ -16,9 +17,21 @@ def test_every_reason_has_its_counter_and_a_chain_that_ends_in_a_drop() -> None:
 def test_every_chain_and_set_that_a_rule_names_exists() -> None:
     text = table_text()
     chains = set(re.findall(r"chain (\w+) \{", text))
-    sets = set(re.findall(r"set (\w+) \{", text))
+    sets = set(re.findall(r"(?:set|map) (\w+) \{", text))
     assert set(re.findall(r"(?:goto|jump) (\w+)", text)) <= chains
-    assert set(re.findall(r"@(?!nh|th)(\w+)", text)) <= sets
+    assert set(re.findall(r"@(?!nh|th|ll)(\w+)", text)) <= sets
+    for is_pinned, is_trunk in product((False, True), repeat=2):
+        assert set(frame_chains(is_pinned=is_pinned, is_trunk=is_trunk).values()) <= chains
+
+
+@pytest.mark.parametrize("kind", ["", "_pinned"])
+def test_a_chain_for_frames_goes_on_in_chains_of_its_kind(kind: str) -> None:
+    bodies = dict(re.findall(r"chain (\w+) \{(.*?)\n  \}", table_text(), re.DOTALL))
+    kinds = {name.removesuffix("_pinned") for name in bodies if name.endswith("_pinned")}
+    for name in kinds - {"c_na"}:
+        led = re.findall(r"(?:goto|jump) (c_\w+)", bodies[name + kind])
+        of_kinds = [to for to in led if to.removesuffix("_pinned") in kinds]
+        assert all(to.endswith("_pinned") == bool(kind) for to in of_kinds), name
 
 
 def test_no_rule_relies_on_a_dependency_that_misses_tagged_frames() -> None:
@@ -29,9 +42,10 @@ def test_no_rule_relies_on_a_dependency_that_misses_tagged_frames() -> None:
 
 def test_a_tap_without_elements_gets_nothing_through() -> None:
     [pre] = re.findall(r"chain pre \{(.*?)\n  \}", table_text(), re.DOTALL)
-    assert pre.split(";")[-1].split("\n")[-3:] == [
+    assert pre.split(";")[-1].split("\n")[-4:] == [
+        "    iifname . @ll,48,64 vmap @frames",
         '    iifname != "qn*" accept',
-        "    iifname . ether saddr @src_eth goto known",
+        "    iifname . @ll,48,48 @src_raw goto c_other",
         "    goto x_mac",
     ]
 
