@@ -54,7 +54,8 @@ class Reason(StrEnum):
 
 
 # What each port sends: TAP . source address and ethertype → the chain that checks such frames. Both
-# in one piece of raw payload are one load for the kernel instead of two.
+# in one piece of raw payload are one load for the kernel instead of two. A chain that gets another
+# meaning or name needs another map: a new driver's rules meet the elements of the one before.
 MAP_FRAMES = "frames"
 # Sets with a value: source addresses, and networks for ports with `addresses`. They are keyed by
 # raw payload where nft would not know its type. `nd_v6` is `src_v6` for what ND says.
@@ -82,8 +83,9 @@ _GROUPS = """
     ether daddr & ff:ff:ff:00:00:00 == 01:00:0c:00:00:00 goto x_link
   }
 """
-# The kernel has looked at the address when the frame came in (eth_type_trans): asking for what it
-# found costs half of a look of our own. A TAP cannot have a group's address, which would hide it.
+# The kernel has looked at the address when the frame came in: asking for what it found costs half
+# of a look of our own. Only a device that has a group's address itself would hide one, and no TAP
+# can have it (eth_type_trans, eth_prepare_mac_addr_change in net/ethernet/eth.c).
 _NO_GROUP = "meta pkttype multicast jump groups"
 # Below 0x600 a type is a length: LLC, in which STP and CDP come, and which Windows would take IP
 # and ARP from that no rule here has seen.
