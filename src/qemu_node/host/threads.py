@@ -103,7 +103,7 @@ class Worker:
 
 def _work(calls: "queue.SimpleQueue[_Call | None]") -> None:
     while (call := calls.get()) is not None:
-        # A loop that has ended meanwhile has nobody who waits: RuntimeError.
+        # RuntimeError: the loop has ended meanwhile, and with it who waited.
         try:
             found = call.function()
         except BaseException as exc:
