@@ -1,6 +1,7 @@
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 
@@ -16,24 +17,31 @@ def worker() -> Iterator[Worker]:
     made.close()
 
 
-async def test_cancellation_waits_for_the_thread() -> None:
+async def assert_a_cancelled_task_waits_for_its_thread(
+    to_the_end: Callable[[Callable[[], None]], Coroutine[Any, Any, None]], *, cancellations: int
+) -> None:
     started, proceed, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
         started.set()
-        proceed.wait(30)
+        proceed.wait(PATIENCE_S)
         ended.set()
 
     async with asyncio.TaskGroup() as group:
         task = group.create_task(to_the_end(work))
-        await asyncio.to_thread(started.wait, 30)
-        task.cancel()
-        await asyncio.sleep(0)
-        assert not task.done()
+        await asyncio.to_thread(started.wait, PATIENCE_S)
+        for _ in range(cancellations):
+            task.cancel()
+            await asyncio.sleep(0)
+            assert not task.done()
         proceed.set()
         with pytest.raises(asyncio.CancelledError):
             await task
     assert ended.is_set()
+
+
+async def test_cancellation_waits_for_the_thread() -> None:
+    await assert_a_cancelled_task_waits_for_its_thread(to_the_end, cancellations=1)
 
 
 async def test_failure_of_the_thread_is_raised() -> None:
@@ -63,24 +71,7 @@ async def test_a_worker_does_all_calls_in_one_thread_in_the_order_in_which_they_
 
 
 async def test_however_often_it_is_cancelled_a_task_waits_for_its_worker(worker: Worker) -> None:
-    started, proceed, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def work() -> None:
-        started.set()
-        proceed.wait(PATIENCE_S)
-        ended.set()
-
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(worker.to_the_end(work))
-        await asyncio.to_thread(started.wait, PATIENCE_S)
-        for _ in range(2):
-            task.cancel()
-            await asyncio.sleep(0)
-            assert not task.done()
-        proceed.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    assert ended.is_set()
+    await assert_a_cancelled_task_waits_for_its_thread(worker.to_the_end, cancellations=2)
 
 
 async def test_a_deadline_that_passes_meanwhile_is_told_when_the_worker_has_ended(
