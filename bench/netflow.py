@@ -28,7 +28,7 @@ from qemu_node.net.ruleset import FAMILY, TABLE
 from qemu_node.net.table import FilterTable
 
 _SENDER, _RECEIVER = 1, 2
-_TCP_ROUNDS, _UDP_ROUNDS = 5, 21
+_ROUNDS = 21
 _DATAGRAM_BYTES = 64
 _READY_S = 30.0
 
@@ -49,9 +49,9 @@ def measure_flow(directory: Path) -> tuple[Rates, Rates]:
     """Return TCP in Mbit/s and datagrams a second; this thread is in a network of its own."""
     with _guests() as set_filter, _server(directory / "iperf3.log"):
 
-        def rates(rounds: int, read: Callable[[], float]) -> Rates:
+        def rates(read: Callable[[], float]) -> Rates:
             found = Rates(with_table=[], without_table=[])
-            for number in range(rounds):
+            for number in range(_ROUNDS):
                 for is_filtered in (number % 2 == 0, number % 2 != 0):
                     set_filter(is_filtered=is_filtered)
                     samples = found.with_table if is_filtered else found.without_table
@@ -59,8 +59,8 @@ def measure_flow(directory: Path) -> tuple[Rates, Rates]:
             return found
 
         return (
-            rates(_TCP_ROUNDS, lambda: tcp_mbit(_send(_TCP))),
-            rates(_UDP_ROUNDS, lambda: udp_packets(_send(_UDP))),
+            rates(lambda: tcp_mbit(_send(_TCP))),
+            rates(lambda: udp_packets(_send(_UDP))),
         )
 
 
