@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import HostError, MissingPartError
+from qemu_node.host.exitstatus import describe_exit
 
 log = logging.getLogger(__name__)
 
@@ -233,9 +234,15 @@ class Child:
         self._status: int | None = None
 
     def exit_status(self) -> int | None:
-        """Return the exit code, -N for death by signal N, None while it runs. Reaps the child."""
+        """Return the exit code, -N for death by signal N, None while it runs. Reaps the child.
+
+        None for ever where somebody else has reaped it, as a library's SIGCHLD handler may.
+        """
         if self._status is None:
-            pid, status = os.waitpid(self.process.pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(self.process.pid, os.WNOHANG)
+            except ChildProcessError:
+                return None
             if pid != 0:
                 self._status = os.waitstatus_to_exitcode(status)
         return self._status
@@ -386,14 +393,5 @@ def _kill_group(popen: "subprocess.Popen[bytes]") -> None:
 def _checked(argv: Sequence[str], done: Completed) -> Completed:
     if done.returncode != 0:
         words = done.stderr.decode(errors="replace")
-        raise ProcessError(argv, _describe_exit(done.returncode), words)
+        raise ProcessError(argv, describe_exit(done.returncode), words)
     return done
-
-
-def _describe_exit(returncode: int) -> str:
-    if returncode > 0:
-        return f"failed with exit code {returncode}"
-    try:
-        return f"was killed by {signal.Signals(-returncode).name}"
-    except ValueError:  # a real-time signal, which has no name
-        return f"was killed by signal {-returncode}"

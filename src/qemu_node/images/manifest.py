@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
 
 INDEX_TYPES = (
@@ -79,7 +80,7 @@ def parse_document(body: bytes, shown: str) -> Document:
         raise wrong
     try:
         document = msgspec.json.decode(body, type=Document)
-    except (msgspec.DecodeError, RecursionError):
+    except DECODE_ERRORS:
         # Without its text, which may be as long as the answer.
         raise wrong from None
     is_index = document.manifests is not None

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 import msgspec
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.images.challenge import Challenge, parse_challenges
 from qemu_node.images.credentials import Credential, is_loopback
 from qemu_node.images.errors import ImageRefusedError
@@ -237,7 +238,7 @@ def parse_token(body: bytes) -> str | None:
     try:
         answer = msgspec.json.decode(body, type=_TokenAnswer)
         return msgspec.convert(answer.token or answer.access_token, _Token)
-    except (msgspec.MsgspecError, RecursionError):
+    except DECODE_ERRORS:
         return None
 
 

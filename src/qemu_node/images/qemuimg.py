@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError, MissingPartError
 from qemu_node.host.files import host_error
 from qemu_node.host.privileges import ToolLimits
@@ -98,7 +99,7 @@ def judge_check(done: Completed) -> None:
         raise MissingPartError(f"qemu-img does not run: {_words(done)}")
     try:
         found = msgspec.json.decode(done.stdout, type=_ImageCheck)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except DECODE_ERRORS:
         found = None
     if done.returncode < 0 or found is None:
         raise UnsafeImageError(f"qemu-img cannot check it: {_ending(done)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.host.process import boot_id as current_boot_id
 
 
@@ -49,7 +50,7 @@ def write_sidecar(partial: Path, sidecar: Sidecar) -> None:
 
 def read_sidecar(partial: Path) -> Sidecar | None:
     """Return the sidecar of a partial file, None where there is none that can be read."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
+    with contextlib.suppress(OSError, *DECODE_ERRORS):
         return msgspec.json.decode(sidecar_path(partial).read_bytes(), type=Sidecar)
     return None
 

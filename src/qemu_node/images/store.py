@@ -34,6 +34,7 @@ from pathlib import Path
 
 import msgspec
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError
 from qemu_node.host import files
 from qemu_node.images.base import FileId
@@ -332,7 +333,7 @@ class ImageStore:
             record = msgspec.json.decode(path.read_bytes(), type=SourceRecord)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as exc:
+        except (OSError, *DECODE_ERRORS) as exc:
             # Without its record an image is fetched again, which mends this.
             log.warning("unreadable image record", extra={"path": str(path), "error": str(exc)})
             return None

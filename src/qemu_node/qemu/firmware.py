@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError, MissingPartError
 from qemu_node.host.files import write_atomic
 from qemu_node.qemu.spec import FirmwareMode
@@ -132,7 +133,7 @@ def _read(path: Path, mode: FirmwareMode) -> Firmware | str:
         descriptor = msgspec.json.decode(raw, type=_Descriptor)
     except OSError as exc:
         return f"cannot be read: {exc.strerror}"
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except DECODE_ERRORS as exc:
         return f"malformed: {exc}"
     reason = _why_unfit(descriptor, mode)
     if reason is not None:

@@ -21,7 +21,9 @@ from typing import Literal
 
 import msgspec
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError, MissingPartError, NodeError
+from qemu_node.host.exitstatus import describe_exit
 from qemu_node.host.files import remove_tree, write_atomic
 from qemu_node.host.process import Child, send_signal
 from qemu_node.host.sockets import listen_unix
@@ -257,12 +259,7 @@ async def _watch(
         status = child.exit_status()
         words = _last_words(stderr_path)
         if status is not None:
-            how = (
-                f"was killed by {signal.Signals(-status).name}"
-                if status < 0
-                else f"ended with exit code {status}"
-            )
-            return f"QEMU {how}" + (f": {words}" if words else ""), True
+            return f"QEMU {describe_exit(status)}" + (f": {words}" if words else ""), True
         if _INTERNAL_ERROR in words:
             return f"QEMU stopped the guest: {words}", True
         if _has_content(serial_log):
@@ -332,7 +329,7 @@ def _read_cache(cache: Path | None) -> dict[str, _Outcome]:
         return msgspec.json.decode(cache.read_bytes(), type=dict[str, _Outcome])
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (OSError, *DECODE_ERRORS) as exc:
         log.warning("proof cache ignored", extra={"path": str(cache), "reason": str(exc)})
         return {}
 

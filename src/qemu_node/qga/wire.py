@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import GuestAgentError
 
 T = TypeVar("T")
@@ -107,7 +108,7 @@ def decode_reply(line: bytes, command: str, kind: type[T]) -> T | None:
         if not bytes(reply.value):
             raise GuestAgentError(f"the guest agent's reply to {command} is no reply")
         return msgspec.json.decode(reply.value, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except DECODE_ERRORS as exc:
         raise GuestAgentError(
             f"the guest agent's reply to {command} is malformed: {printable(str(exc))}"
         ) from exc

@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.nomad.encoding import encode_config
 from qemu_node.nomad.proto import base_pb2, driver_pb2, structs_pb2
@@ -151,7 +152,7 @@ class DriverLink:
         answer = await self._driver.start_task(driver_pb2.StartTaskRequest(task=task))
         try:
             state = msgspec.json.decode(answer.handle.driver_state, type=_DriverState)
-        except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+        except DECODE_ERRORS as exc:
             raise DriverProtocolError(f"the driver's state names no VM: {exc}") from exc
         return state.vm_id
 

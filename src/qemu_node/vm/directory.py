@@ -30,6 +30,7 @@ from pathlib import Path
 import msgspec
 
 from qemu_node.config.node import Paths
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host import files
 from qemu_node.images.base import BASE_NAME
@@ -169,7 +170,7 @@ class VMDirectory:
 
     def read_exit(self) -> VMExit | None:
         """Return the written end of the VM, or None."""
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(OSError, *DECODE_ERRORS):
             return msgspec.json.decode(self.exit_file.read_bytes(), type=VMExit)
         return None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from qemu_node.host.exitstatus import signal_name
 from qemu_node.qmp.events import GuestEnd
 
 
@@ -70,7 +71,7 @@ def judge_process_end(end: ProcessEnd) -> VMExit:
     if status is None:
         return VMExit(exit_code=1, reason=f"QEMU ended while the driver was away{said}")
     if status < 0:
-        name = signal.Signals(-status).name
+        name = signal_name(-status)
         return VMExit(
             exit_code=128 - status, signal=-status, reason=f"QEMU was killed by {name}{said}"
         )

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import NodeError
 from qemu_node.host.process import ProcessId, boot_id, is_alive
 from qemu_node.net.spec import PortSpec
@@ -193,7 +194,7 @@ class VMState(msgspec.Struct, frozen=True, kw_only=True):
         """
         try:
             return msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as exc:
+        except DECODE_ERRORS as exc:
             raise StateError(f"the VM state in {origin} cannot be read: {exc}") from exc
 
 
@@ -207,7 +208,7 @@ def read_record(path: Path) -> VMRecord:
         record = msgspec.json.decode(path.read_bytes(), type=VMRecord)
     except OSError as exc:
         raise StateError(f"cannot read {path}: {exc.strerror}") from exc
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as exc:
+    except DECODE_ERRORS as exc:
         raise StateError(f"{path} cannot be read: {exc}") from exc
     if record.version != RECORD_VERSION:
         raise StateError(f"{path} has version {record.version}, expected {RECORD_VERSION}")

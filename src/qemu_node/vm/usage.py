@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.host import files
 from qemu_node.host.process import ProcessId, cpu_times, pss_bytes
 from qemu_node.net.spec import PortSpec
@@ -122,6 +123,6 @@ def drops_of(ports: Iterable[PortSpec], drops: Mapping[str, Mapping[str, int]]) 
 
 def read_usage(path: Path) -> Usage | None:
     """Return what was last written to `path`; None where that is nothing, or damaged."""
-    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+    with contextlib.suppress(OSError, *DECODE_ERRORS):
         return msgspec.json.decode(path.read_bytes(), type=Usage)
     return None

@@ -102,12 +102,6 @@ def test_an_error_carries_the_tools_last_words_on_one_line() -> None:
     assert len(str(long)) < 2100
 
 
-def test_death_by_a_real_time_signal_has_a_description_too() -> None:
-    assert process._describe_exit(-40) == "was killed by signal 40"
-    assert process._describe_exit(-9) == "was killed by SIGKILL"
-    assert process._describe_exit(3) == "failed with exit code 3"
-
-
 @pytest.mark.parametrize("reason", [FileNotFoundError, PermissionError])
 async def test_a_tool_that_is_not_there_is_a_missing_part(
     reason: type[OSError], monkeypatch: pytest.MonkeyPatch

@@ -1,7 +1,10 @@
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
@@ -15,6 +18,7 @@ from qemu_node.vm.directory import (
 )
 from qemu_node.vm.names import vm_id
 from qemu_node.vm.outcome import VMExit
+from qemu_node.vm.record import StateError, VMState
 
 VM_A = vm_id("alloc-a", "web")
 VM_B = vm_id("alloc-b", "web")
@@ -101,9 +105,29 @@ def test_a_damaged_state_or_exit_reads_as_none(paths: Paths) -> None:
     assert directory.read_state() is None
     assert directory.read_exit() is None
     directory.state_file.write_text('{"version": 1, "vm_id"')
-    directory.exit_file.write_bytes(b"\xff")
+    directory.exit_file.write_text('{"exit_code"')
     assert directory.read_state() is None
     assert directory.read_exit() is None
+
+
+_ALMOST = [
+    b'{"exit_code":1,"reason":"\xff"}',
+    b'{"x":' + b"[" * 100_000,
+    b'{"exit_code":1e400}',
+]
+
+
+@given(
+    st.binary(max_size=64) | st.sampled_from(_ALMOST) | st.binary().map(lambda b: _ALMOST[0] + b)
+)
+def test_whatever_bytes_are_in_its_files_reading_them_is_no_fault_of_ours(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as tmp:
+        directory = VMDirectory.of(Paths(run=f"{tmp}/run", data=f"{tmp}/data"), VM_A)
+        directory.create_data()
+        directory.exit_file.write_bytes(content)
+        assert directory.read_exit() is None
+        with pytest.raises(StateError):
+            VMState.decode(content, "test")
 
 
 def test_the_end_of_a_vm_reads_back_as_written(paths: Paths) -> None:

@@ -50,6 +50,13 @@ def test_a_crash_names_its_signal() -> None:
     assert outcome.reason == "QEMU was killed by SIGSEGV"
 
 
+@pytest.mark.parametrize("number", range(1, 128))
+def test_a_vm_ends_whatever_signal_killed_its_qemu(number: int) -> None:
+    outcome = judge_process_end(end(-number))
+    assert (outcome.exit_code, outcome.signal) == (128 + number, number)
+    assert outcome.is_failure
+
+
 def test_an_oom_kill_is_told_apart_from_any_other_sigkill() -> None:
     outcome = judge_process_end(end(-9, oom_kills=1))
     assert outcome.oom_killed
