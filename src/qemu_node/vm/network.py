@@ -144,6 +144,8 @@ class Network:
 
     async def _unguard_if_unused(self, manager: PortManager) -> None:
         async with self._looking:
+            if self._users:
+                return
             states = await asyncio.to_thread(live_states, self._paths)
             if not self._has_users(states):
                 try:

@@ -13,7 +13,7 @@ from qemu_node.errors import HostError, JobError, MissingPartError
 from qemu_node.net.errors import NftMissingError
 from qemu_node.net.spec import PortSpec
 from qemu_node.vm.network import Network, next_pause
-from qemu_node.vm.record import NicRecord
+from qemu_node.vm.record import NicRecord, VMState
 
 CONFIG = NetworkConfig(bridge="br0")
 
@@ -137,6 +137,25 @@ async def test_the_guard_of_user_mode_goes_with_the_last_vm_that_needs_it(paths:
     await network.unguard_host("db-0123456789ab")
     await network.reconcile()
     assert manager.guards == [True, True, True, False, False]
+
+
+async def test_the_end_of_a_vm_reads_no_other_state_while_the_guard_is_needed(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Paths] = []
+
+    def live_states(paths: Paths) -> list[VMState]:
+        read.append(paths)
+        return []
+
+    monkeypatch.setattr("qemu_node.vm.network.live_states", live_states)
+    network = Network(paths, CONFIG, FakePorts())
+    await network.guard_host("web-0123456789ab")
+    await network.guard_host("db-0123456789ab")
+    await network.unguard_host("web-0123456789ab")
+    assert read == []
+    await network.unguard_host("db-0123456789ab")
+    assert read == [paths]
 
 
 async def test_the_guard_stays_at_the_driver_s_end_while_a_vm_needs_it(paths: Paths) -> None:
