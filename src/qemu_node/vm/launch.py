@@ -179,12 +179,15 @@ class _Start:
     def _announce(self, step: StartStep) -> None:
         log.debug("start step", extra={"step": step.value, "vm_id": self.directory.vm_id})
 
+    def _remove(self) -> None:
+        self.directory.remove(self._uid)
+
     async def claim(self) -> DirectoryLock:
         self._announce(StartStep.CLAIM)
         left_over = self.directory.read_state()
         lock = await claim(self.directory)
         self._undo.callback(lock.release)
-        self._undo.callback(self.directory.remove)
+        self._undo.callback(self._remove)
         if left_over is not None:
             # Nobody has given up its ports, which may have been other than those to come.
             await self._node.network.detach(left_over.record.ports)

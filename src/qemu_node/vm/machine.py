@@ -141,7 +141,7 @@ class VM:
             return
         if not self._exit.done():
             await self.stop(0.0)
-        self.directory.remove()
+        self.directory.remove(self.state.uid)
         self.phase = VMPhase.DESTROYED
         if self._lock is not None:
             self._lock.release()

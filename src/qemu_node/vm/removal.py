@@ -75,7 +75,7 @@ async def remove_vm(directory: VMDirectory) -> None:
         processes.add(state.record.process)
     for process in processes:
         await kill(process)
-    directory.remove()
+    directory.remove(None if state is None else state.uid)
 
 
 async def kill(process: ProcessId) -> None:

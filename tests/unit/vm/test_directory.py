@@ -82,6 +82,25 @@ def test_removal_takes_both_directories_and_the_lease_and_may_be_repeated(paths:
     assert uid_leases(paths.vm_data_dir) == {}
 
 
+def test_a_vm_that_knows_its_user_is_removed_without_reading_the_leases_of_others(
+    paths: Paths,
+) -> None:
+    directory = VMDirectory.of(paths, VM_A)
+    directory.create_data()
+    uid = lease_uid(paths.vm_data_dir, VM_A, 4000, 10)
+    # Reading it would fail.
+    (paths.vm_data_dir / ".uid" / "5000").mkdir()
+    directory.remove(uid)
+    assert not (paths.vm_data_dir / ".uid" / str(uid)).exists()
+
+
+def test_a_user_that_another_vm_has_by_now_is_not_given_back(paths: Paths) -> None:
+    VMDirectory.of(paths, VM_A).create_data()
+    uid = lease_uid(paths.vm_data_dir, VM_B, 4000, 1)
+    VMDirectory.of(paths, VM_A).remove(uid)
+    assert uid_leases(paths.vm_data_dir) == {uid: VM_B}
+
+
 def test_what_is_no_vm_is_not_listed(paths: Paths) -> None:
     VMDirectory.of(paths, VM_A).create_data()
     (paths.vm_data_dir / "lost+found").mkdir()
