@@ -180,7 +180,7 @@ class ImageServer:
             lies = length is not None and status == 200
             headers["Content-Length"] = str(length if lies else len(body))
         lines = [f"HTTP/1.1 {status} Whatever", *(f"{k}: {v}" for k, v in headers.items())]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+        return ("\r\n".join(lines) + "\r\n\r\n").encode(errors="surrogateescape")
 
     async def _send_body(
         self, writer: asyncio.StreamWriter, resource: Resource, body: bytes

@@ -168,6 +168,20 @@ async def test_a_source_that_is_down_does_not_keep_each_start_waiting(
     assert (image.digest, image.note) == (sha256(V2), None)
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "[::1].x", "a\\b"])
+async def test_a_cached_image_is_used_when_its_source_redirects_to_no_url(
+    make_cache: MakeCache, server: ImageServer, host: str
+) -> None:
+    cache = make_cache(ttl="0s")
+    url = server.publish("/x.qcow2", V1)
+    first = await got(cache, url)
+    server.put("/x.qcow2", Resource(redirect_to=f"http://{host}/x"))
+    again = await got(cache, url)
+    assert again.digest == first.digest
+    assert again.note is not None
+    assert "redirects to what cannot be fetched" in again.note
+
+
 async def test_another_sums_file_is_asked_for_within_the_ttl(
     make_cache: MakeCache, server: ImageServer
 ) -> None:

@@ -9,7 +9,8 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from qemu_node.errors import ImageError, JobError
-from qemu_node.images.source import SCHEMES, UrlSource, parse_url
+from qemu_node.images.source import UrlSource, url_source
+from qemu_node.images.url import SCHEMES
 
 
 class Algorithm(StrEnum):
@@ -53,7 +54,7 @@ def parse_checksum(text: str) -> Checksum | UrlSource:
         JobError: it is neither.
     """
     if text.lower().startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
-        return parse_url(text, "checksum")
+        return url_source(text, "checksum")
     match = _VALUE.fullmatch(text.strip())
     algorithms = {algorithm.value: algorithm for algorithm in Algorithm}
     if match is None or match["algorithm"].lower() not in algorithms:

@@ -14,7 +14,6 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +21,7 @@ from qemu_node.config.images import CredentialConfig, canonical_host
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http_file import Sign
 from qemu_node.images.sigv4 import Keys
+from qemu_node.images.url import parse_url
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +163,8 @@ class Credential:
         return None if self.basic is None else self._http_headers
 
     def _http_headers(self, _method: str, url: str) -> Mapping[str, str]:
-        parts = urlsplit(url)
-        if parts.scheme != "https" and not self.plain_http and not is_loopback(parts.hostname):
+        target = parse_url(url)
+        if target.scheme != "https" and not self.plain_http and not is_loopback(target.host):
             raise ImageRefusedError(
                 f"the credentials of {self.host} are not sent over plain http",
                 hint="use https, or set plain_http in images.credentials in node.toml",
@@ -205,12 +205,10 @@ def secret_problems(configs: Iterable[CredentialConfig]) -> list[str]:
     return [problem for path in paths for problem in SecretFile(path).problems()]
 
 
-def is_loopback(host: str | None) -> bool:
+def is_loopback(host: str) -> bool:
     """Tell whether `host` is this machine by its name or number, without asking a resolver."""
-    if host is None:
-        return False
     try:
-        return ip_address(host).is_loopback
+        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
         return host == "localhost"
 

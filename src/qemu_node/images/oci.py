@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Protocol
-from urllib.parse import SplitResult, quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -34,6 +34,7 @@ from qemu_node.images.manifest import (
     parse_document,
 )
 from qemu_node.images.source import OciSource
+from qemu_node.images.url import HttpUrl, UrlError, parse_host_port, parse_url
 
 _STATUS_UNAUTHORIZED = 401
 _TOKEN_ANSWER_MAX_BYTES = 64 << 10
@@ -102,9 +103,9 @@ class _Registry:
         self._credential = credential
         self._fetch_small = fetch_small
         host = _ALIASES.get(source.registry, source.registry)
-        is_local = is_loopback(urlsplit(f"//{host}").hostname)
+        is_local = is_loopback(parse_host_port(host)[0])
         is_plain = is_local or (credential is not None and credential.plain_http)
-        self._url = urlsplit(f"{'http' if is_plain else 'https'}://{host}")
+        self._origin = parse_url(f"{'http' if is_plain else 'https'}://{host}")
         is_token = credential is not None and credential.bearer is not None
         # A password is sent when asked for, since mostly it is for another host.
         self._sign = credential.sign_http() if credential is not None and is_token else None
@@ -122,7 +123,7 @@ class _Registry:
         """Return how something of the repository is asked for, with what has been learnt."""
         repository = quote(self._source.repository, safe="/")
         return HttpFile(
-            url=f"{self._url.geturl()}/v2/{repository}/{path}",
+            url=f"{self._origin.scheme}://{self._origin.host_port}/v2/{repository}/{path}",
             shown=self._source.shown,
             sign=self._sign,
             accept=accept,
@@ -173,44 +174,40 @@ class _Registry:
         if service := challenge.parameters.get("service"):
             query["service"] = service
         more = urlencode(query)
-        url = realm._replace(query=f"{realm.query}&{more}" if realm.query else more)
         file = HttpFile(
-            url=url.geturl(),
-            shown=f"the token for {self._source.shown} at {realm.hostname}",
+            url=f"{realm}{'&' if '?' in realm.target else '?'}{more}",
+            shown=f"the token for {self._source.shown} at {realm.host}",
             sign=self._sign_for(realm),
         )
         answer = await self._fetch_small(file, max_bytes=_TOKEN_ANSWER_MAX_BYTES)
         if answer.status == _STATUS_UNAUTHORIZED:
-            raise self._denied(f"{realm.hostname} gives no token to who we are")
+            raise self._denied(f"{realm.host} gives no token to who we are")
         token = None if answer.is_foreign else parse_token(answer.body)
         if token is None:
             raise ImageRefusedError(f"{file.shown}: the answer holds no token")
         return token
 
-    def _realm(self, text: str) -> SplitResult:
+    def _realm(self, text: str) -> HttpUrl:
         """Return the token service's URL, if it may be asked at all."""
         wrong = ImageRefusedError(
             f"{self._source.shown}: the registry names no proper token service"
         )
-        if not text.isascii() or not text.isprintable() or " " in text:
-            raise wrong
         try:
-            realm = urlsplit(text)
-            is_complete = bool(realm.hostname) and (realm.port is None or realm.port > 0)
-        except ValueError:
+            realm = parse_url(text)
+        except UrlError:
             raise wrong from None
-        if realm.scheme not in ("https", "http") or not is_complete or "@" in realm.netloc:
+        if realm.login is not None or not text.isascii():
             raise wrong
-        if realm.scheme == "http" and self._url.scheme != "http":
+        if realm.scheme == "http" and self._origin.scheme != "http":
             raise ImageRefusedError(
                 f"{self._source.shown}: the registry names a token service without https: "
-                f"{realm.hostname}"
+                f"{realm.host}"
             )
-        return realm._replace(fragment="")
+        return realm
 
-    def _sign_for(self, realm: SplitResult) -> Sign | None:
-        is_own = realm.hostname == self._url.hostname
-        if self._credential is None or not (is_own or self._url.scheme == "https"):
+    def _sign_for(self, realm: HttpUrl) -> Sign | None:
+        is_own = realm.host == self._origin.host
+        if self._credential is None or not (is_own or self._origin.scheme == "https"):
             return None
         return self._credential.sign_basic()
 

@@ -8,12 +8,13 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from qemu_node.images.checksum import Checksum, parse_checksum
 from qemu_node.images.credentials import Credential, CredentialStore
 from qemu_node.images.http_file import HttpFile, Sign
 from qemu_node.images.source import OciSource, RemoteSource, S3Source, UrlSource
+from qemu_node.images.url import parse_url
 
 if TYPE_CHECKING:
     from qemu_node.images.oci import FetchSmall
@@ -58,7 +59,7 @@ def find_remote(
 
     A URL that holds a user or password speaks for itself: the operator's credentials are left out.
     """
-    if isinstance(source, UrlSource) and _own_login(source.url) is not None:
+    if isinstance(source, UrlSource) and parse_url(source.url).login is not None:
         return Remote(source=source, credential=None)
     return Remote(source=source, credential=credentials.find(source.host, namespace))
 
@@ -87,26 +88,19 @@ async def locate(remote: Remote, fetch_small: "FetchSmall") -> Located:
 
 def url_file(source: UrlSource, credential: Credential | None) -> HttpFile:
     """Return how the URL `source` is asked for."""
-    login = _own_login(source.url)
-    if login is None:
+    url = parse_url(source.url)
+    if url.login is not None:
+        sign: Sign | None = _basic(url.login)
+    else:
         sign = None if credential is None else credential.sign_http()
-        return HttpFile(url=source.url, shown=source.shown, sign=sign)
-    parts = urlsplit(source.url)
-    url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    return HttpFile(url=url, shown=source.shown, sign=_basic(login))
-
-
-def _own_login(url: str) -> str | None:
-    """Return `user:password` of the URL, decoded; None where it has neither."""
-    user_info, at, _ = urlsplit(url).netloc.rpartition("@")
-    if not at:
-        return None
-    user, _, password = user_info.partition(":")
-    return f"{unquote(user)}:{unquote(password)}"
+    return HttpFile(url=str(url), shown=source.shown, sign=sign)
 
 
 def _basic(login: str) -> Sign:
-    value = f"Basic {base64.b64encode(login.encode()).decode()}"
+    """Return what tells a server the user and password of a URL, `login` as it is written there."""
+    user, _, password = login.partition(":")
+    pair = f"{unquote(user)}:{unquote(password)}"
+    value = f"Basic {base64.b64encode(pair.encode()).decode()}"
 
     def sign(_method: str, _url: str) -> Mapping[str, str]:
         return {"Authorization": value}

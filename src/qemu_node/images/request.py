@@ -17,11 +17,11 @@ from qemu_node.images.address import AddressPolicy, Guard
 from qemu_node.images.answer import parse_retry_after
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http_file import HttpFile
-from qemu_node.images.source import SCHEMES, redact
+from qemu_node.images.source import redact
+from qemu_node.images.url import HttpUrl, UrlError, parse_url
 
 if TYPE_CHECKING:
     import aiohttp
-    import yarl
 
 CHUNK_BYTES = 1 << 20
 """How much of a body is handed on at once."""
@@ -110,8 +110,6 @@ async def request(
             async with answer.response:
                 _check(answer, file, accepted)
                 yield answer
-        except aiohttp.InvalidURL as exc:
-            raise ImageRefusedError(f"cannot fetch {file}: it leads to what is no URL") from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             if guard.refused is not None and isinstance(exc, aiohttp.ClientConnectorError):
                 raise ImageRefusedError(
@@ -131,22 +129,29 @@ async def _follow(
     """Return the first answer that is no redirect. Redirects are ours to judge, not aiohttp's."""
     import yarl
 
-    # An encoded URL is taken as it is: quoting it anew would break the signature of some.
-    url = yarl.URL(file.url, encoded=file.url.isascii())
-    origin = url.origin()
+    try:
+        url = parse_url(file.url)
+    except UrlError as exc:
+        raise ImageRefusedError(f"cannot fetch {file}: its URL is wrong: {exc}") from exc
+    origin = url.origin
     wanted = {**headers, **({"Accept": file.accept} if file.accept else {})}
     may_renew = file.renew is not None
     hops_left = limits.redirects
     is_foreign = False
     while True:
         # For good: where a foreign server sends us back to is its choice, even at home.
-        is_foreign = is_foreign or url.origin() != origin
+        is_foreign = is_foreign or url.origin != origin
         extra: Mapping[str, str] = {}
         if file.sign is not None and not is_foreign:
             # It reads the secret's file. Sent to nobody but the host that it is for.
             extra = await asyncio.to_thread(file.sign, "GET", str(url))
         async with asyncio.timeout(limits.connect_s + limits.stall_s):
-            response = await session.get(url, headers={**wanted, **extra}, allow_redirects=False)
+            response = await session.get(
+                # As it is: quoting it anew would break the signature of some.
+                yarl.URL(str(url), encoded=True),
+                headers={**wanted, **extra},
+                allow_redirects=False,
+            )
         if response.status == _STATUS_UNAUTHORIZED and may_renew and not is_foreign:
             assert file.renew is not None
             may_renew = False
@@ -163,21 +168,16 @@ async def _follow(
         url = _next_hop(file, url, location)
 
 
-def _next_hop(file: HttpFile, url: "yarl.URL", location: str | None) -> "yarl.URL":
-    import yarl
-
+def _next_hop(file: HttpFile, url: HttpUrl, location: str | None) -> HttpUrl:
     if not location:
         raise ImageRefusedError(f"{file} redirects to nowhere")
     try:
-        target = url.join(yarl.URL(location, encoded=location.isascii()))
-        host = target.host
-    except ValueError as exc:
-        raise ImageRefusedError(f"{file} redirects to something that is no URL") from exc
-    if target.scheme not in SCHEMES or not host:
-        raise ImageRefusedError(f"{file} redirects to {target.scheme}://, not http or https")
+        target = url.join(location)
+    except UrlError as exc:
+        raise ImageRefusedError(f"{file} redirects to what cannot be fetched: {exc}") from exc
     if url.scheme == "https" and target.scheme == "http":
         raise ImageRefusedError(f"{file} redirects from https to http: {redact(str(target))}")
-    return target.with_user(None)
+    return target
 
 
 def _check(answer: Answer, file: HttpFile, accepted: Collection[int]) -> None:

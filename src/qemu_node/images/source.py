@@ -12,33 +12,25 @@ from pathlib import PurePosixPath
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from qemu_node.errors import JobError
-
-SCHEMES = ("https", "http")
-"""What `UrlSource` speaks."""
+from qemu_node.images.url import UrlError, parse_host_port, parse_url
 
 DIGEST_PREFIX = "sha256:"
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
-_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 _KEY_CHARS = 32  # 128 bits of SHA-256
 
 # docs.aws.amazon.com, S3 User Guide, "Bucket naming rules" and "Naming objects".
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _OBJECT_MAX_BYTES = 1024
 
-# github.com/opencontainers/distribution-spec, spec.md, "Pulling manifests"; the registry's name as
-# in github.com/distribution/reference.
-_REGISTRY = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
-    r"|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
-)
+# github.com/opencontainers/distribution-spec, spec.md, "Pulling manifests".
 _REPOSITORY_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_REPOSITORY_PART}(?:/{_REPOSITORY_PART})*")
 _REPOSITORY_MAX_CHARS = 255
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _DEFAULT_TAG = "latest"
-_MAX_PORT = 65535
 
 _SUPPORTED = "use https, http, s3, oci, or a path inside the task directory or images.image_paths"
 
@@ -161,7 +153,7 @@ def parse_source(text: str) -> RemoteSource | PathSource:
     if scheme is not None:
         match scheme["scheme"].lower():
             case "http" | "https":
-                return parse_url(text, "image")
+                return url_source(text, "image")
             case "s3":
                 return _parse_s3(text, text[scheme.end() :])
             case "oci":
@@ -178,32 +170,25 @@ def parse_source(text: str) -> RemoteSource | PathSource:
     return PathSource(text)
 
 
-def parse_url(text: str, option: str) -> UrlSource:
+def url_source(text: str, option: str) -> UrlSource:
     """Return the http(s) URL in `text`; `option` names the job's option in errors.
 
     Raises:
         JobError: it is none.
     """
-    shown = redact(text)
-    if _UNPRINTABLE.search(text):
-        raise JobError(
-            f"{option} {shown!r} is not a URL: it holds a space or a control character",
-            hint="write a space as %20",
-        )
     try:
-        parts = urlsplit(text)
-        # Both are parsed when asked for, and raise then.
-        is_complete = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError as exc:
-        # Python's text repeats the user and password, so it goes no further.
-        raise JobError(f"{option} {shown} is not a URL: its host or port is wrong") from exc
-    if parts.scheme not in SCHEMES or not is_complete:
-        raise JobError(f"{option} {shown} is not an http or https URL with a host")
+        url = parse_url(text)
+    except UrlError as exc:
+        raise JobError(
+            f"{option} {redact(text)!r} is not a URL: {exc}",
+            hint="write a space as %20" if " " in text else None,
+        ) from exc
+    rest = text.partition("#")[0].partition("://")[2]
     return UrlSource(
-        url=parts._replace(fragment="").geturl(),
-        shown=shown,
-        host=parts.netloc.rpartition("@")[2].lower(),
-        file_name=PurePosixPath(unquote(parts.path)).name,
+        url=f"{url.scheme}://{rest}",
+        shown=redact(text),
+        host=url.host_port,
+        file_name=PurePosixPath(unquote(url.target.partition("?")[0])).name,
     )
 
 
@@ -242,22 +227,25 @@ def _parse_oci(text: str, rest: str) -> OciSource:
     registry, _, path = rest.partition("/")
     path, at, digest = path.partition("@")
     repository, colon, tag = path.partition(":")
-    host = _REGISTRY.fullmatch(registry)
     is_right = (
-        host is not None
-        and 0 < int(host["port"] or 443) <= _MAX_PORT
-        and len(repository) <= _REPOSITORY_MAX_CHARS
+        len(repository) <= _REPOSITORY_MAX_CHARS
         and _REPOSITORY.fullmatch(repository)
         and (not colon or _TAG.fullmatch(tag))
         and (not at or _OCI_DIGEST.fullmatch(digest))
     )
+    wrong = JobError(
+        f"image {redact(text)} names no image of an OCI registry",
+        hint="write oci://registry/repository:tag or oci://registry/repository@sha256:…",
+    )
     if not is_right:
-        raise JobError(
-            f"image {redact(text)} names no image of an OCI registry",
-            hint="write oci://registry/repository:tag or oci://registry/repository@sha256:…",
-        )
+        raise wrong
+    try:
+        host, port = parse_host_port(registry)
+    except UrlError as exc:
+        raise wrong from exc
+    registry = host if port is None else f"{host}:{port}"
     # With both, the digest decides, as it does for container runtimes.
-    return OciSource(registry.lower(), repository, digest or tag or _DEFAULT_TAG)
+    return OciSource(registry, repository, digest or tag or _DEFAULT_TAG)
 
 
 def _key(text: str, scope: str) -> str:
