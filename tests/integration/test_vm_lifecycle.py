@@ -263,10 +263,10 @@ async def test_an_image_that_is_unsafe_leaves_nothing(node: VMNode, short_tmp_pa
 async def test_qemu_that_refuses_to_start_is_quoted(node: VMNode) -> None:
     broken = VMNode(node.root, node.image)
     object.__setattr__(
-        broken.node, "qemu", type(broken.node.qemu)(allow_args=("-device nonsense",))
+        broken.node, "qemu", type(broken.node.qemu)(allow_args=("-device usb-kbd,bus=nonsense",))
     )
     with pytest.raises(HostError, match="nonsense"):
-        await broken.start(broken.request(args=("-device", "nonsense")))
+        await broken.start(broken.request(args=("-device", "usb-kbd,bus=nonsense")))
     assert broken.leftovers() == []
     await broken.close()
 

@@ -12,10 +12,14 @@ from pathlib import Path
 
 from qemu_node.errors import HostError
 from qemu_node.host.privileges import launcher_argv
-from qemu_node.host.process import Child, ProcessId, command_line, identify, spawn
+from qemu_node.host.process import SAFE_ENV, Child, ProcessId, command_line, identify, spawn
 
 # QEMU makes the VNC socket and the serial log itself: its group may use them, nobody else.
 _UMASK = 0o007
+
+# Before 8.2 a sound card without -audiodev looks for a sound server or device of the host
+# (audio/audio_legacy.c).
+_ENV = {**SAFE_ENV, "QEMU_AUDIO_DRV": "none"}
 
 
 async def start_qemu(
@@ -58,7 +62,7 @@ async def start_qemu(
             cgroup_procs=cgroup_procs,
             umask=_UMASK,
         )
-        return spawn(launcher, stderr_fd=stderr_fd, pass_fds=pass_fds)
+        return spawn(launcher, env=_ENV, stderr_fd=stderr_fd, pass_fds=pass_fds)
     finally:
         os.close(stderr_fd)
 
