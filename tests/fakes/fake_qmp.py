@@ -38,7 +38,7 @@ class FakeQmp(UnixPeer):
         replies: What commands return beside those it knows, or instead.
         errors: Descriptions with which commands are refused.
         silent: Commands that are taken and never answered.
-        late: Seconds after which commands are answered; others are answered meanwhile.
+        late: Commands whose answers wait for `answer_late`; others are answered meanwhile.
         raw: Bytes sent instead of a reply, `%ID%` in them replaced by the command's id in JSON.
         hang_up: Commands at which the connection is closed without a reply.
         mid_reply: Commands at which it is closed within the reply.
@@ -61,7 +61,7 @@ class FakeQmp(UnixPeer):
         replies: Mapping[str, object] | None = None,
         errors: Mapping[str, str] | None = None,
         silent: Collection[str] = (),
-        late: Mapping[str, float] | None = None,
+        late: Collection[str] = (),
         raw: Mapping[str, bytes] | None = None,
         hang_up: Collection[str] = (),
         mid_reply: Collection[str] = (),
@@ -79,7 +79,8 @@ class FakeQmp(UnixPeer):
         self._replies = dict(replies or {})
         self._errors = dict(errors or {})
         self._silent = silent
-        self._late = dict(late or {})
+        self._late = late
+        self._held = b""
         self._raw = dict(raw or {})
         self._hang_up = hang_up
         self._mid_reply = mid_reply
@@ -121,6 +122,11 @@ class FakeQmp(UnixPeer):
         self.status = "guest-panicked"
         self.emit("GUEST_PANICKED", {"action": "pause"} | ({"info": info} if info else {}))
         self.emit("STOP")
+
+    def answer_late(self) -> None:
+        """Send the answers that were held back."""
+        held, self._held = self._held, b""
+        self.send(held)
 
     def drop_client(self) -> None:
         """Close the connection in the middle of whatever is under way; it listens on."""
@@ -204,8 +210,7 @@ class FakeQmp(UnixPeer):
             writer.write(b'{"return": "for nobody", "id": "somebody else"}\r\n')
             self.emit("RTC_CHANGE", {"offset": 1})
         if command in self._late:
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._late[command], self.send, data)
+            self._held += data
             return True
         writer.write(data)
         self._act(command)

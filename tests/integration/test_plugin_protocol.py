@@ -309,9 +309,9 @@ async def test_call_that_is_given_up_is_cancelled_in_the_driver(tmp_path: Path) 
     async with _served(driver, tmp_path) as (_, channel):
         calls = DriverCalls(channel)
         await calls.start_task(_start())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await calls.wait_task(driver_pb2.WaitTaskRequest(task_id="t"))
+        waiting = asyncio.ensure_future(calls.wait_task(driver_pb2.WaitTaskRequest(task_id="t")))
+        await _until(lambda: driver.waiting == 1)
+        waiting.cancel()
         await _until(lambda: driver.waiting == 0)
 
 

