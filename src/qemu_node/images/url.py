@@ -32,7 +32,7 @@ _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class UrlError(ValueError):
-    """The text is no URL; the message says why, to follow a name of it, and repeats nothing."""
+    """The text is no URL. The message says why and repeats no part of it: it may hold a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,9 @@ def parse_url(text: str) -> HttpUrl:
         raise UrlError("it is not an http or https URL")
     login, at, host_port = match["authority"].rpartition("@")
     host, port = parse_host_port(host_port)
-    target = quote((match["path"] or "/") + (match["query"] or ""), safe=_ASCII)
+    # aiohttp sends no `?` without a query behind it.
+    query = "" if match["query"] in (None, "?") else match["query"]
+    target = quote((match["path"] or "/") + query, safe=_ASCII)
     return HttpUrl(match["scheme"].lower(), host, port, target, login if at else None)
 
 

@@ -76,6 +76,7 @@ def test_redirect_is_resolved_against_where_it_came_from(location: str, target: 
 
 @given(hostile_urls)
 @example(f"http://{'a' * 63}.{'b' * 63}/")
+@example("http://a?")
 def test_any_text_is_no_url_or_one_that_every_library_can_handle(text: str) -> None:
     for parse in (parse_url, BASE.join):
         try:
