@@ -20,6 +20,7 @@ from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.units import GIB, Share, format_size
 from qemu_node.vm.names import VM_ID_MAX_BYTES
 from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.reconcile import some
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_NOMAD = (1, 11, 3)
@@ -60,6 +61,18 @@ class DirectoryFacts:
     """By us; of a missing one: that it can be made."""
     space: DiskSpace | None = None
     """Of its file system, where it is writable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftovers:
+    """VMs that no driver holds, by id."""
+
+    removable: Sequence[str] = ()
+    """The driver would remove them."""
+    unmanaged: Sequence[str] = ()
+    """They run."""
+    unreadable: Sequence[str] = ()
+    """They run, and their state cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,22 +318,22 @@ def check_nomad(found: tuple[str, tuple[int, int, int]] | NodeError | None) -> C
     return ok("Nomad", f"{text}, {path}")
 
 
-def check_leftovers(removable: Sequence[str], unmanaged: Sequence[str]) -> Check:
+def check_leftovers(found: Leftovers) -> Check:
     """Judge what no driver holds: VMs that run on, and what is left of others."""
     parts = []
-    if unmanaged:
-        parts.append(f"{len(unmanaged)} running without a driver: {_some(unmanaged)}")
-    if removable:
-        parts.append(f"{len(removable)} to be removed: {_some(removable)}")
+    if found.unreadable:
+        parts.append(f"{_running(found.unreadable)} whose state cannot be read")
+    if found.unmanaged:
+        parts.append(f"{_running(found.unmanaged)} without a driver")
+    if found.removable:
+        parts.append(f"{len(found.removable)} to be removed: {some(found.removable)}")
     if not parts:
         return ok("left-overs", "none")
-    return warn(
-        "left-overs",
-        "; ".join(parts),
-        "the driver takes up what runs and removes the rest within a minute of its start",
-    )
+    advice = "the driver takes up what runs and removes the rest within a minute of its start"
+    if found.unreadable:
+        advice = "upgrade the driver if a newer one started them; none removes them while they run"
+    return warn("left-overs", "; ".join(parts), advice)
 
 
-def _some(vm_ids: Sequence[str]) -> str:
-    shown = ", ".join(sorted(vm_ids)[:3])
-    return shown if len(vm_ids) <= 3 else f"{shown} …"
+def _running(vm_ids: Sequence[str]) -> str:
+    return f"{len(vm_ids)} running ({some(vm_ids)})"

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from qemu_node.cli import checks
-from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, UidRange
+from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, Leftovers, UidRange
 from qemu_node.cli.netchecks import judge_network
 from qemu_node.cli.netfacts import read_network
 from qemu_node.cli.vmstate import held_locks, is_locked
@@ -23,7 +23,7 @@ from qemu_node.config import node as node_config
 from qemu_node.config.node import NodeConfig, Paths, QemuConfig
 from qemu_node.errors import ConfigError, HostError, MissingPartError, NodeError
 from qemu_node.host.diskspace import DiskSpace, read_space
-from qemu_node.host.process import SAFE_ENV, is_alive, run
+from qemu_node.host.process import SAFE_ENV, run
 from qemu_node.images.cache import check_settings
 from qemu_node.images.credentials import secret_problems
 from qemu_node.qemu.firmware import Firmware, find_firmware
@@ -34,7 +34,8 @@ from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.vm.directory import VMDirectory, known_vm_ids
 from qemu_node.vm.hypervisor import HypervisorFinder
 from qemu_node.vm.node import Hypervisor
-from qemu_node.vm.reconcile import FoundVM, Verdict, judge
+from qemu_node.vm.reconcile import Verdict, judge
+from qemu_node.vm.reconcile import examine as examine_vm
 
 _NOMAD_VERSION = re.compile(r"^Nomad v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
 _NOMAD_TIMEOUT_S = 20.0
@@ -63,7 +64,7 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
     for check in judge_network(config.network, network):
         yield check
     yield checks.check_nomad(await find_nomad(os.environ.get("NOMAD") or "nomad"))
-    yield checks.check_leftovers(*await asyncio.to_thread(find_leftovers, config.paths))
+    yield checks.check_leftovers(await asyncio.to_thread(find_leftovers, config.paths))
     found = await prove(config, is_root=is_root) if isinstance(qemu, QemuBinary) else None
     is_kvm_barred = KVM_DEVICE.exists() and not os.access(KVM_DEVICE, os.R_OK | os.W_OK)
     yield checks.check_accelerator(config.qemu.accelerator, found, is_kvm_barred=is_kvm_barred)
@@ -186,27 +187,23 @@ async def find_nomad(name: str) -> tuple[str, tuple[int, int, int]] | NodeError 
     return path, (int(match[1]), int(match[2]), int(match[3]))
 
 
-def find_leftovers(paths: Paths) -> tuple[list[str], list[str]]:
-    """Return what the driver would remove, and what runs without one, by the driver's own rule."""
-    removable, unmanaged = [], []
+def find_leftovers(paths: Paths) -> Leftovers:
+    """Return what no driver holds, judged by the driver's own rule."""
+    removable: list[str] = []
+    unmanaged: list[str] = []
+    unreadable: list[str] = []
     locks = held_locks()
     running = {vm_id for vm_id, _ in find_qemu_processes(paths.vm_data_dir)}
     for vm_id in known_vm_ids(paths) | running:
         directory = VMDirectory.of(paths, vm_id)
         if is_locked(directory.data, locks) is not False:
             continue
-        state = directory.read_state()
-        found = FoundVM(
-            was_started=state is not None,
-            is_running=vm_id in running or (state is not None and is_alive(state.record.process)),
-            has_alloc=state is not None and Path(state.record.alloc_dir).is_dir(),
-            unmanaged_s=0.0,
-        )
+        found = examine_vm(directory, is_running=vm_id in running, unmanaged_s=0.0)
         if judge(found) is Verdict.REMOVE:
             removable.append(vm_id)
         elif found.is_running:
-            unmanaged.append(vm_id)
-    return removable, unmanaged
+            (unmanaged if found.unreadable is None else unreadable).append(vm_id)
+    return Leftovers(removable=removable, unmanaged=unmanaged, unreadable=unreadable)
 
 
 def look_for_firmware(mode: FirmwareMode, dirs: list[Path]) -> Firmware | NodeError | None:

@@ -35,6 +35,9 @@ class VMStatus(StrEnum):
     """A driver prepares it."""
     ENDED = "ended"
     """Its process is gone; its files wait for the driver, or are being removed by it."""
+    UNREADABLE = "unreadable"
+    """What is written down of it cannot be read: damaged, or of a newer driver. It is removed only
+    when it has ended."""
     ORPHAN = "orphan"
     """A process or files that belong to no published VM; the driver removes them."""
 
@@ -60,9 +63,16 @@ class VMSummary:
 
 
 def judge(
-    *, is_published: bool, is_running: bool, is_managed: bool | None, is_disk_full: bool = False
+    *,
+    is_published: bool,
+    is_running: bool,
+    is_managed: bool | None,
+    is_disk_full: bool = False,
+    is_unreadable: bool = False,
 ) -> VMStatus:
     """Return what a VM is. `is_managed` None: it could not be found out, and is taken to be so."""
+    if is_unreadable:
+        return VMStatus.UNREADABLE
     if is_published and is_running:
         if is_managed is False:
             return VMStatus.UNMANAGED
@@ -138,17 +148,22 @@ def _summarize(
     locks: Iterable[tuple[int, int, int]],
 ) -> VMSummary:
     record = None
-    with contextlib.suppress(StateError):
+    is_unreadable = False
+    try:
         record = read_record(directory.vm_json)
+    except StateError:
+        is_unreadable = directory.vm_json.exists()
     if record is not None:
         process = record.process if is_alive(record.process) else None
     usage = None if process is None else read_usage(directory.usage_json)
     disk = None if usage is None else usage.disk
+    is_managed = is_locked(directory.data, locks)
     status = judge(
         is_published=record is not None,
         is_running=process is not None,
-        is_managed=is_locked(directory.data, locks),
+        is_managed=is_managed,
         is_disk_full=disk is not None and disk.is_full,
+        is_unreadable=is_unreadable or (is_managed is False and _has_unreadable_state(directory)),
     )
     if process is None:
         return VMSummary(vm_id=directory.vm_id, status=status, record=record)
@@ -164,6 +179,15 @@ def _summarize(
         drops={} if usage is None else usage.drops,
         disk=disk,
     )
+
+
+def _has_unreadable_state(directory: VMDirectory) -> bool:
+    """Tell whether a driver could not take the VM up; False where only root could tell."""
+    try:
+        directory.read_state()
+    except StateError as exc:
+        return not isinstance(exc.__cause__, PermissionError)
+    return False
 
 
 def _uptime_s(process: ProcessId) -> float:

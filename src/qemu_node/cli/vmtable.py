@@ -42,6 +42,7 @@ _STYLES = {
     VMStatus.UNMANAGED: "yellow",
     VMStatus.STARTING: "cyan",
     VMStatus.ENDED: "dim",
+    VMStatus.UNREADABLE: "red",
     VMStatus.ORPHAN: "red",
 }
 
@@ -198,6 +199,8 @@ def _state(report: VMReport) -> str:
     state = report.summary.status.value
     if report.summary.status is VMStatus.UNMANAGED:
         state += " (no driver holds it; the next one takes it up)"
+    if report.summary.status is VMStatus.UNREADABLE:
+        state += " (a newer driver started it, or its state.json is damaged; none removes it)"
     if report.summary.status is VMStatus.DISK_FULL:
         state += " (it goes on when the node's disk has room again)"
     if report.run_state is not None and report.run_state != "running":

@@ -312,6 +312,23 @@ def is_plain_file(fd: int) -> bool:
     return stat.S_ISREG(info.st_mode) and info.st_nlink == 1
 
 
+def read_own(path: Path, *, max_bytes: int = 1 << 20) -> bytes:
+    """Return at most `max_bytes` of a file that this process's user alone has written.
+
+    For a directory where others may put files, too: no link is followed, no FIFO waited for.
+
+    Raises:
+        OSError: as open(2); EACCES where the file is somebody else's or no plain file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not is_plain_file(fd) or os.fstat(fd).st_uid != os.geteuid():
+            raise OSError(errno.EACCES, "not a file of ours", str(path))
+        return os.read(fd, max_bytes)
+    finally:
+        os.close(fd)
+
+
 def punch_hole(fd: int, offset: int, length: int) -> bool:
     """Give `length` bytes from `offset` back to the file system; they read as NUL, the size stays.
 

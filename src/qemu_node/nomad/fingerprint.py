@@ -42,6 +42,8 @@ class HostFacts:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     network_problems: tuple[str, ...] = ()
     """What keeps VMs from the network that node.toml gives them, and what to do about it."""
+    vm_problems: tuple[str, ...] = ()
+    """What there is to say of VMs that run and that nobody manages."""
 
     @property
     def bridge(self) -> str:
@@ -105,11 +107,14 @@ def build_fingerprint(
             hint="free space there, or set disk.reserve in node.toml",
         )
     if problem is not None or hypervisor is None or facts is None:
-        reason = problem.explain() if problem is not None else "QEMU was not found"
-        return Fingerprint(is_healthy=False, description=reason, attributes=attributes)
-    return Fingerprint(
-        is_healthy=True, description=_describe(hypervisor, facts), attributes=attributes
-    )
+        text = problem.explain() if problem is not None else "QEMU was not found"
+        is_healthy = False
+    else:
+        text = _describe(hypervisor, facts)
+        is_healthy = True
+    if facts is not None:
+        text = "; ".join((text, *facts.vm_problems))
+    return Fingerprint(is_healthy=is_healthy, description=text, attributes=attributes)
 
 
 def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[str, str | bool]:
@@ -153,12 +158,15 @@ def _describe(hypervisor: Hypervisor, facts: HostFacts) -> str:
     return text
 
 
-def read_host_facts(config: NodeConfig, network_problems: Sequence[str] = ()) -> HostFacts:
+def read_host_facts(
+    config: NodeConfig, network_problems: Sequence[str] = (), vm_problems: Sequence[str] = ()
+) -> HostFacts:
     """Read what the host has; never fails.
 
     Args:
         config: The node's settings.
         network_problems: What `Network.problems` found.
+        vm_problems: What `Supervisor.problems` found.
     """
     network = config.network
     directories = tuple(Path(directory) for directory in config.qemu.firmware_dirs)
@@ -175,6 +183,7 @@ def read_host_facts(config: NodeConfig, network_problems: Sequence[str] = ()) ->
         has_cgroup2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
         network=network,
         network_problems=tuple(network_problems),
+        vm_problems=tuple(vm_problems),
         is_disk_full=_is_disk_full(config),
     )
 

@@ -141,7 +141,7 @@ class NodeHost:
         assert self._finder is not None
         assert self._network is not None
         problems = await self._network.problems()
-        facts = read_host_facts(self._config, problems)
+        facts = read_host_facts(self._config, problems, self.supervisor().problems)
         try:
             hypervisor = await self._finder.find()
         except NodeError as exc:

@@ -33,10 +33,11 @@ from qemu_node.config.node import Paths
 from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host import files
+from qemu_node.host.process import boot_id
 from qemu_node.images.base import BASE_NAME
 from qemu_node.vm.names import VM_ID
 from qemu_node.vm.outcome import VMExit
-from qemu_node.vm.record import SocketPaths, StateError, VMState
+from qemu_node.vm.record import RecordHeader, SocketPaths, StateError, StateHeader, VMState
 
 
 class VMBusyError(NodeError):
@@ -56,6 +57,15 @@ class VMDirectory:
     def of(cls, paths: Paths, vm_id: str) -> "VMDirectory":
         """Return the directories of `vm_id`, which need not exist."""
         return cls(data=paths.vm_data_dir / vm_id, run=paths.vm_run_dir / vm_id)
+
+    @classmethod
+    def of_state(cls, state: StateHeader, paths: Paths) -> "VMDirectory":
+        """Return the directories that `state` names, whatever node.toml says now."""
+        usual = cls.of(paths, state.vm_id)
+        return cls(
+            data=usual.data if state.data_dir is None else Path(state.data_dir),
+            run=usual.run if state.run_dir is None else Path(state.run_dir),
+        )
 
     @property
     def vm_id(self) -> str:
@@ -163,10 +173,37 @@ class VMDirectory:
         return not any(self.data.iterdir()) and not self.run.exists()
 
     def read_state(self) -> VMState | None:
-        """Return the written state, or None where a start was never completed or it is damaged."""
-        with contextlib.suppress(OSError, StateError):
-            return VMState.decode(self.state_file.read_bytes(), str(self.state_file))
-        return None
+        """Return the written state, or None where a start was never completed.
+
+        Raises:
+            StateError: it is there and cannot be read; the VM may run. vm.json helps out with the
+                error's `header`.
+        """
+        try:
+            data = self.state_file.read_bytes()
+            state = VMState.decode(data, str(self.state_file))
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise StateError(
+                f"{self.state_file} cannot be read: {exc.strerror}", header=self._published()
+            ) from exc
+        except StateError as exc:
+            exc.header = exc.header or self._published()
+            raise
+        if state.vm_id != self.vm_id:
+            raise StateError(f"{self.state_file} is of another VM, {state.vm_id}")
+        return state
+
+    def _published(self) -> StateHeader | None:
+        """Return what vm.json tells of a VM whose state.json is lost; it vanishes with the boot."""
+        try:
+            record = msgspec.json.decode(files.read_own(self.vm_json), type=RecordHeader)
+        except (OSError, *DECODE_ERRORS):
+            return None
+        return StateHeader(
+            vm_id=record.vm_id, task_id="", boot_id=boot_id(), record=record, uid=None
+        )
 
     def read_exit(self) -> VMExit | None:
         """Return the written end of the VM, or None."""

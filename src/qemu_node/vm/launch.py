@@ -49,7 +49,7 @@ from qemu_node.vm.listeners import Listeners
 from qemu_node.vm.network import VMPorts
 from qemu_node.vm.nics import nic_records, ports_of, qemu_nics
 from qemu_node.vm.node import Hypervisor, Node, Tell
-from qemu_node.vm.record import VMRecord, VMState
+from qemu_node.vm.record import StateError, StateHeader, VMRecord, VMState
 from qemu_node.vm.removal import claim, kill
 from qemu_node.vm.request import VMRequest
 
@@ -148,6 +148,8 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
             vm_id=record.vm_id,
             task_id=request.identity.task_id,
             boot_id=boot_id(),
+            data_dir=str(start.directory.data),
+            run_dir=str(start.directory.run),
             record=record,
             uid=uid,
             scope=None if scope is None else str(scope.path),
@@ -184,7 +186,11 @@ class _Start:
 
     async def claim(self) -> DirectoryLock:
         self._announce(StartStep.CLAIM)
-        left_over = self.directory.read_state()
+        left_over: StateHeader | None
+        try:
+            left_over = self.directory.read_state()
+        except StateError as exc:
+            left_over = exc.header
         lock = await claim(self.directory)
         self._undo.callback(lock.release)
         self._undo.callback(self._remove)

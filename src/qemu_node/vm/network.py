@@ -10,19 +10,21 @@ the guard of user mode, which is there as long as a VM needs it.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
-from qemu_node.errors import MissingPartError, NodeError
+from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.net.errors import NetworkError
 from qemu_node.net.mac import check_unused
 from qemu_node.net.ports import AttachedPort, PortManager
 from qemu_node.net.spec import PortSpec
 from qemu_node.net.watch import Watch
+from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.vm.directory import VMDirectory, known_vm_ids
-from qemu_node.vm.record import VMState
+from qemu_node.vm.record import RecordHeader, StateError, StateHeader
 
 log = logging.getLogger(__name__)
 
@@ -146,16 +148,17 @@ class Network:
         async with self._looking:
             if self._users:
                 return
-            states = await asyncio.to_thread(live_states, self._paths)
-            if not self._has_users(states):
+            live = await asyncio.to_thread(live_vms, self._paths)
+            if not self._has_users(live):
                 try:
-                    await manager.unguard_host([state.record.pid for state in states])
+                    await manager.unguard_host(live.pids)
                 except NodeError as exc:
                     log.warning("guard of user mode not removed", extra={"error": exc.explain()})
 
-    def _has_users(self, states: Iterable[VMState]) -> bool:
-        """Tell whether VMs in user mode live, or are being started."""
-        return bool(self._users) or any(state.record.has_user_mode for state in states)
+    def _has_users(self, live: "LiveVMs") -> bool:
+        """Tell whether VMs in user mode live, or may live, or are being started."""
+        is_known = any(record.has_user_mode for record in live.records)
+        return bool(self._users or live.unknown) or is_known
 
     # All VMs
 
@@ -163,16 +166,21 @@ class Network:
         """Make the node's network that of the VMs which live: nothing more, nothing less.
 
         Raises:
+            HostError: what a live VM needs is not known; nothing was changed.
             NodeError: the kernel refused a step; the next call tries again.
         """
         if self._manager is None:
             return
         async with self._looking:
-            states = await asyncio.to_thread(live_states, self._paths)
+            live = await asyncio.to_thread(live_vms, self._paths)
+            if live.unknown:
+                raise HostError(
+                    f"the ports of VM {live.unknown[0]} cannot be read, so none of the node's are "
+                    "changed",
+                    hint="stop that VM, or upgrade this driver if a newer one started it",
+                )
             await self._manager.reconcile(
-                [port for state in states for port in state.record.ports],
-                has_users=self._has_users(states),
-                own_pids=[state.record.pid for state in states],
+                live.ports, has_users=self._has_users(live), own_pids=live.pids
             )
 
     async def watch(self) -> None:
@@ -242,12 +250,43 @@ def next_pause(last_s: float, *, quiet_s: float) -> float:
     return _PAUSE_MIN_S if quiet_s > last_s else min(2 * last_s, _PAUSE_MAX_S)
 
 
-def live_states(paths: Paths) -> list[VMState]:
-    """Return the states of the VMs whose start was completed and whose process lives."""
-    states = (VMDirectory.of(paths, vm_id).read_state() for vm_id in sorted(known_vm_ids(paths)))
-    return [state for state in states if state is not None and state.is_running]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveVMs:
+    """The VMs whose start was completed and whose process lives."""
+
+    records: tuple[RecordHeader, ...]
+    unknown: tuple[str, ...]
+    """Those of which nothing can be read: what they have of the network is not known."""
+
+    @property
+    def ports(self) -> list[PortSpec]:
+        """Their ports of the bridge."""
+        return [port for record in self.records for port in record.ports]
+
+    @property
+    def pids(self) -> list[int]:
+        """Their processes."""
+        return [record.pid for record in self.records]
+
+
+def live_vms(paths: Paths) -> LiveVMs:
+    """Return the VMs of this node that live."""
+    records: list[RecordHeader] = []
+    unreadable = set[str]()
+    for vm_id in sorted(known_vm_ids(paths)):
+        try:
+            state: StateHeader | None = VMDirectory.of(paths, vm_id).read_state()
+        except StateError as exc:
+            state = exc.header
+            if state is None:
+                unreadable.add(vm_id)
+        if state is not None and state.is_running:
+            records.append(state.record)
+    if unreadable:
+        unreadable &= {vm_id for vm_id, _ in find_qemu_processes(paths.vm_data_dir)}
+    return LiveVMs(records=tuple(records), unknown=tuple(sorted(unreadable)))
 
 
 def _macs_in_use(paths: Paths) -> dict[str, str]:
     """Return the MAC addresses on the bridge, and which VM has each."""
-    return {port.mac: state.vm_id for state in live_states(paths) for port in state.record.ports}
+    return {port.mac: port.vm_id for port in live_vms(paths).ports}

@@ -8,7 +8,7 @@ alone.
 import contextlib
 import logging
 import time
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,7 @@ from qemu_node.vm.directory import (
     release_uid,
     uid_leases,
 )
+from qemu_node.vm.record import StateError, StateHeader, VMState
 from qemu_node.vm.removal import remove_vm
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,11 @@ EVIDENCE_GRACE_S = 600.0
 
 Nomad recovers its tasks within seconds of starting a driver."""
 
+RECOVERY_GRACE_S = 30.0
+"""How long a VM may run without a manager before that is worth a word."""
+
 _LEASE_GRACE_S = 60.0
+_SHOWN = 3
 
 
 class Verdict(StrEnum):
@@ -48,9 +53,11 @@ class FoundVM:
 
     was_started: bool
     """Its start was completed: state.json is there."""
+    unreadable: str | None = None
+    """Why state.json cannot be read: damaged, or of a newer driver."""
     is_running: bool
     has_alloc: bool
-    """Nomad's directory of its allocation still exists."""
+    """Nomad's directory of its allocation still exists; False where state.json is unreadable."""
     unmanaged_s: float
     """How long this process has known it without a manager."""
 
@@ -60,13 +67,46 @@ def judge(found: FoundVM) -> Verdict:
 
     A start that was never completed is of no use to anyone: Nomad starts the task anew. A VM of an
     allocation that Nomad has removed is nobody's. A running VM is kept for the driver that will
-    recover it, and the files of an ended one for a while, because they say how it ended.
+    recover it, and the files of an ended one for a while, because they say how it ended. So is one
+    whose state cannot be read: a newer driver may have started it.
     """
-    if not found.was_started or not found.has_alloc:
+    if not found.was_started:
+        return Verdict.REMOVE
+    if found.unreadable is None and not found.has_alloc:
         return Verdict.REMOVE
     if found.is_running or found.unmanaged_s < EVIDENCE_GRACE_S:
         return Verdict.KEEP
     return Verdict.REMOVE
+
+
+def some(vm_ids: Collection[str]) -> str:
+    """Return the first few ids, in order, for a line of text."""
+    shown = ", ".join(sorted(vm_ids)[:_SHOWN])
+    return shown if len(vm_ids) <= _SHOWN else f"{shown} and {len(vm_ids) - _SHOWN} more"
+
+
+def examine(directory: VMDirectory, *, is_running: bool, unmanaged_s: float) -> FoundVM:
+    """Return what there is of a VM.
+
+    Args:
+        directory: Where it is.
+        is_running: A process of it was found.
+        unmanaged_s: How long it has had no manager.
+    """
+    unreadable, has_alloc = None, False
+    try:
+        state: StateHeader | None = directory.read_state()
+        if isinstance(state, VMState):
+            has_alloc = Path(state.record.alloc_dir).is_dir()
+    except StateError as exc:
+        state, unreadable = exc.header, exc.explain()
+    return FoundVM(
+        was_started=state is not None or unreadable is not None,
+        unreadable=unreadable,
+        is_running=is_running or (state is not None and state.is_running),
+        has_alloc=has_alloc,
+        unmanaged_s=unmanaged_s,
+    )
 
 
 class Reconciler:
@@ -75,10 +115,14 @@ class Reconciler:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._unmanaged_since: dict[str, float] = {}
+        self._unclaimed: list[str] = []
+        self._unreadable: dict[str, str] = {}
 
     async def run(self, managed: Container[str] = ()) -> list[str]:
         """Look at every VM that is not in `managed` and return the ids of those removed."""
         running = {vm_id for vm_id, _ in find_qemu_processes(self._paths.vm_data_dir)}
+        self._unclaimed.clear()
+        self._unreadable.clear()
         removed = []
         candidates = known_vm_ids(self._paths) | running
         for vm_id in sorted(candidates):
@@ -103,7 +147,11 @@ class Reconciler:
             self._unmanaged_since.pop(vm_id, None)
             return False
         try:
-            if judge(self._examine(directory, is_running=is_running)) is Verdict.KEEP:
+            since = self._unmanaged_since.setdefault(vm_id, time.monotonic())
+            unmanaged_s = time.monotonic() - since
+            found = examine(directory, is_running=is_running, unmanaged_s=unmanaged_s)
+            if judge(found) is Verdict.KEEP:
+                self._note(vm_id, found)
                 return False
             log.info("removing what is left of a VM", extra={"vm_id": vm_id})
             await remove_vm(directory)
@@ -115,15 +163,35 @@ class Reconciler:
         finally:
             lock.release()
 
-    def _examine(self, directory: VMDirectory, *, is_running: bool) -> FoundVM:
-        state = directory.read_state()
-        since = self._unmanaged_since.setdefault(directory.vm_id, time.monotonic())
-        return FoundVM(
-            was_started=state is not None,
-            is_running=is_running or (state is not None and state.is_running),
-            has_alloc=state is not None and Path(state.record.alloc_dir).is_dir(),
-            unmanaged_s=time.monotonic() - since,
-        )
+    def _note(self, vm_id: str, found: FoundVM) -> None:
+        """Remember a VM that runs without a manager, for `problems`."""
+        if not found.is_running:
+            return
+        if found.unreadable is not None:
+            self._unreadable[vm_id] = found.unreadable
+            log.warning(
+                "VM is left alone: its state cannot be read",
+                extra={"vm_id": vm_id, "error": found.unreadable},
+            )
+        elif found.unmanaged_s >= RECOVERY_GRACE_S:
+            self._unclaimed.append(vm_id)
+            log.warning("VM runs without a driver", extra={"vm_id": vm_id})
+
+    @property
+    def problems(self) -> list[str]:
+        """What an operator should know of VMs that run and that nobody manages."""
+        texts = []
+        if self._unclaimed:
+            texts.append(
+                f"VMs run without a driver: {some(self._unclaimed)} (Nomad has not asked for them; "
+                "`qemu-node vm stop` ends one)"
+            )
+        if self._unreadable:
+            texts.append(
+                f"VMs run whose state cannot be read: {some(self._unreadable)} (they are left "
+                "alone; upgrade this driver if a newer one started them)"
+            )
+        return texts
 
     def _remove_stale_leases(self) -> None:
         """Give back user ids whose VM is gone."""

@@ -1,11 +1,20 @@
 """What is written down about a VM: vm.json for everyone on the node, the state for its driver.
 
-Owns the two formats. Both are versioned JSON; readers ignore keys that they do not know, so that an
-older daemon can read a newer driver's files.
+Owns the two formats and the rule by which drivers of different versions share them. Both are JSON,
+and readers ignore keys that they do not know.
+
+A change that older readers cope with, such as a new key with a default, keeps the version. Any
+other one raises it, and then:
+
+- a newer driver reads every version that a release has written (`tests/data/state` has one each);
+- an older driver leaves a VM of a newer one alone: it is reported, and neither taken up nor removed
+  while it lives;
+- every version has the keys of `StateHeader`, with the same meaning. So an older driver can tell
+  that such a VM lives, keep its ports, and kill it where Nomad orders that.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Self, TypeVar
 
 import msgspec
 
@@ -13,12 +22,28 @@ from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import NodeError
 from qemu_node.host.process import ProcessId, boot_id, is_alive
 from qemu_node.net.spec import PortSpec
+from qemu_node.vm.names import VM_ID
 
 RECORD_VERSION = 1
+"""Of vm.json. Raised together with STATE_VERSION, as the state holds the record."""
+
+STATE_VERSION = 1
+"""Of state.json and driver_state."""
+
+_Decoded = TypeVar("_Decoded")
 
 
 class StateError(NodeError):
-    """A written state cannot be read: damaged, or of another version."""
+    """A written state is there and cannot be read: damaged, or of a newer driver.
+
+    `header` is what could be read of it all the same, None where nothing could.
+    """
+
+    def __init__(
+        self, message: str, *, header: "StateHeader | None" = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.header = header
 
 
 class ForwardRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,51 +90,16 @@ class NicRecord(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class SocketPaths(msgspec.Struct, frozen=True, kw_only=True):
-    """Absolute paths of a VM's sockets."""
+class RecordHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What every version of vm.json has: which process the VM is, and its NICs."""
 
-    qmp: str
-    """QMP for the driver alone."""
-    monitor: str
-    """QMP for the daemon and the command line."""
-    qga: str
-    vnc: str
-    serial: str
-
-
-class VMRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """vm.json: what the daemon and the command line need to know. No secrets; sizes in bytes."""
-
-    version: int = RECORD_VERSION
     vm_id: str
-    alloc_id: str
-    namespace: str
-    job_id: str
-    job_name: str
-    group: str
-    task: str
-    index: int | None
-    node_name: str
-    pid: int
+    pid: Annotated[int, msgspec.Meta(gt=0)]
     start_time: int
-    uuid: str
-    hostname: str
-    os: str
-    firmware: str
-    accelerator: str
-    image: str
-    vcpus: int
-    memory_bytes: int
-    """Guest RAM."""
-    memory_min_bytes: int
-    memory_max_bytes: int
     nics: tuple[NicRecord, ...]
-    sockets: SocketPaths
-    qga_lock: str
-    allow_exec: bool
-    alloc_dir: str
-    created_at: str
-    """RFC 3339, UTC."""
+
+    def __post_init__(self) -> None:
+        _check_vm_id(self.vm_id)
 
     @property
     def ports(self) -> tuple[PortSpec, ...]:
@@ -142,6 +132,49 @@ class VMRecord(msgspec.Struct, frozen=True, kw_only=True):
         """The VM's QEMU process."""
         return ProcessId(pid=self.pid, start_time=self.start_time)
 
+
+class SocketPaths(msgspec.Struct, frozen=True, kw_only=True):
+    """Absolute paths of a VM's sockets."""
+
+    qmp: str
+    """QMP for the driver alone."""
+    monitor: str
+    """QMP for the daemon and the command line."""
+    qga: str
+    vnc: str
+    serial: str
+
+
+class VMRecord(RecordHeader, frozen=True, kw_only=True):
+    """vm.json: what the daemon and the command line need to know. No secrets; sizes in bytes."""
+
+    version: int = RECORD_VERSION
+    alloc_id: str
+    namespace: str
+    job_id: str
+    job_name: str
+    group: str
+    task: str
+    index: int | None
+    node_name: str
+    uuid: str
+    hostname: str
+    os: str
+    firmware: str
+    accelerator: str
+    image: str
+    vcpus: int
+    memory_bytes: int
+    """Guest RAM."""
+    memory_min_bytes: int
+    memory_max_bytes: int
+    sockets: SocketPaths
+    qga_lock: str
+    allow_exec: bool
+    alloc_dir: str
+    created_at: str
+    """RFC 3339, UTC."""
+
     @property
     def display_name(self) -> str:
         """`job/group[index]/task`, as people refer to it; a task named like its group once."""
@@ -157,59 +190,103 @@ class HealthEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     port: int
 
 
-class VMState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the driver needs to take up a VM again: Nomad's driver_state, and state.json.
+class StateHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What every version of the state has: enough to find a VM and to kill it."""
 
-    Nomad keeps driver_state unencrypted and does not send the job's options again after an agent
-    restart, so everything needed is here and nothing secret.
-    """
-
-    version: Literal[1] = 1
+    version: Annotated[int, msgspec.Meta(ge=1)] = STATE_VERSION
     vm_id: str
     task_id: str
     boot_id: str
     """The boot that `record.process` is of: after another one its numbers may be anyone's."""
-    record: VMRecord
+    record: RecordHeader
     uid: int | None
     """The user that QEMU runs as; None: ours."""
-    scope: str | None
-    """Nomad's cgroup v2 scope of the task."""
-    health: HealthEndpoint | None
+    data_dir: str | None = None
+    """The VM's data directory; None: below `paths.data`, where drivers before 0.1.0 put it."""
+    run_dir: str | None = None
+    """The VM's run directory; None likewise."""
+
+    def __post_init__(self) -> None:
+        _check_vm_id(self.vm_id)
+        for directory in (self.data_dir, self.run_dir):
+            # These are removed with the VM.
+            path = Path(directory or f"/{self.vm_id}")
+            if not path.is_absolute() or path.name != self.vm_id or ".." in path.parts:
+                raise ValueError(f"{directory!r} is no directory of VM {self.vm_id}")
 
     @property
     def is_running(self) -> bool:
         """Whether the VM's process lives."""
         return self.boot_id == boot_id() and is_alive(self.record.process)
 
+
+class VMState(StateHeader, frozen=True, kw_only=True):
+    """What the driver needs to take up a VM again: Nomad's driver_state, and state.json.
+
+    Nomad keeps driver_state unencrypted and does not send the job's options again after an agent
+    restart, so everything needed is here and nothing secret; node.toml is not needed either.
+    """
+
+    record: VMRecord
+    scope: str | None
+    """Nomad's cgroup v2 scope of the task."""
+    health: HealthEndpoint | None
+
     def encode(self) -> bytes:
         """Return this as JSON."""
         return msgspec.json.encode(self)
 
     @classmethod
-    def decode(cls, data: bytes, origin: str) -> "VMState":
+    def decode(cls, data: bytes, origin: str) -> Self:
         """Return the state in `data`.
 
         Raises:
-            StateError: `data` is damaged or of another version; `origin` is named.
+            StateError: `data` is damaged or of a newer driver; `origin` is named.
         """
-        try:
-            return msgspec.json.decode(data, type=cls)
-        except DECODE_ERRORS as exc:
-            raise StateError(f"the VM state in {origin} cannot be read: {exc}") from exc
+        header = _decode(data, StateHeader, origin)
+        if header.version > STATE_VERSION:
+            raise _newer(origin, header.version, STATE_VERSION, header)
+        return _decode(data, cls, origin, header)
 
 
 def read_record(path: Path) -> VMRecord:
     """Return the record in the vm.json at `path`.
 
     Raises:
-        StateError: it is missing, damaged or of another version.
+        StateError: it is missing, damaged or of a newer driver.
     """
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=VMRecord)
+        data = path.read_bytes()
     except OSError as exc:
         raise StateError(f"cannot read {path}: {exc.strerror}") from exc
+    version = _decode(data, _Version, str(path)).version
+    if version > RECORD_VERSION:
+        raise _newer(str(path), version, RECORD_VERSION)
+    return _decode(data, VMRecord, str(path))
+
+
+class _Version(msgspec.Struct, frozen=True):
+    version: int
+
+
+def _decode(
+    data: bytes, as_type: type[_Decoded], origin: str, header: StateHeader | None = None
+) -> _Decoded:
+    try:
+        return msgspec.json.decode(data, type=as_type)
     except DECODE_ERRORS as exc:
-        raise StateError(f"{path} cannot be read: {exc}") from exc
-    if record.version != RECORD_VERSION:
-        raise StateError(f"{path} has version {record.version}, expected {RECORD_VERSION}")
-    return record
+        raise StateError(f"{origin} cannot be read: {exc}", header=header) from exc
+
+
+def _newer(origin: str, version: int, known: int, header: StateHeader | None = None) -> StateError:
+    return StateError(
+        f"{origin} cannot be read: a newer driver wrote it, version {version}, and this one knows "
+        f"version {known}",
+        header=header,
+        hint="upgrade this driver",
+    )
+
+
+def _check_vm_id(vm_id: str) -> None:
+    if not VM_ID.fullmatch(vm_id):
+        raise ValueError(f"{vm_id!r} is no id of a VM")

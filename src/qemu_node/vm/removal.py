@@ -11,6 +11,7 @@ from qemu_node.errors import HostError
 from qemu_node.host.process import ProcessId, send_signal, wait_gone
 from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.vm.directory import DirectoryLock, VMBusyError, VMDirectory
+from qemu_node.vm.record import StateError, StateHeader
 
 KILL_TIMEOUT_S = 30.0
 """Bound for the end of a process after SIGKILL; freeing a large guest takes seconds."""
@@ -65,7 +66,11 @@ async def remove_vm(directory: VMDirectory) -> None:
         UnkillableError: a process does not end.
         HostError: a file cannot be removed.
     """
-    state = directory.read_state()
+    state: StateHeader | None
+    try:
+        state = directory.read_state()
+    except StateError as exc:
+        state = exc.header
     processes = {
         process
         for vm_id, process in find_qemu_processes(directory.data.parent)

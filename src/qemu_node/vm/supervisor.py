@@ -115,7 +115,7 @@ class Supervisor:
         known = self._managed.get(state.vm_id)
         if known is not None:
             return known.vm
-        directory = VMDirectory.of(self._node.paths, state.vm_id)
+        directory = VMDirectory.of_state(state, self._node.paths)
         lock = await _lock_for_recovery(directory)
         try:
             logs = self._open_logs(Path(state.record.alloc_dir), state.record.task)
@@ -156,6 +156,11 @@ class Supervisor:
         ):
             if isinstance(result, BaseException):
                 log.error("VM not removed", exc_info=result)
+
+    @property
+    def problems(self) -> list[str]:
+        """What an operator should know of VMs that run and that nobody manages."""
+        return self._reconciler.problems
 
     def meter(self, vm: VM) -> UsageMeter:
         """Return the meter of a managed VM."""

@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 
 from qemu_node.cli import checks
-from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, Level, UidRange
+from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, Leftovers, Level, UidRange
 from qemu_node.errors import ConfigError, MissingPartError
 from qemu_node.host.diskspace import DiskSpace
 from qemu_node.qemu.firmware import Firmware
@@ -77,9 +77,10 @@ def directory(*, exists: bool = True, free: int | None = 100 * GIB) -> Directory
         (checks.check_nomad(("/usr/bin/nomad", (1, 11, 3))), Level.OK),
         (checks.check_nomad(("/usr/bin/nomad", (1, 9, 9))), Level.WARN),
         (checks.check_nomad(MISSING), Level.WARN),
-        (checks.check_leftovers([], []), Level.OK),
-        (checks.check_leftovers(["a-1"], []), Level.WARN),
-        (checks.check_leftovers([], ["b-1"]), Level.WARN),
+        (checks.check_leftovers(Leftovers()), Level.OK),
+        (checks.check_leftovers(Leftovers(removable=["a-1"])), Level.WARN),
+        (checks.check_leftovers(Leftovers(unmanaged=["b-1"])), Level.WARN),
+        (checks.check_leftovers(Leftovers(unreadable=["c-1"])), Level.WARN),
     ],
 )
 def test_each_thing_is_judged_by_what_vms_lose_without_it(check: Check, level: Level) -> None:
@@ -161,7 +162,11 @@ def test_nobody_else_may_have_a_vms_user_id(taken: UidRange, level: Level) -> No
 
 
 def test_many_leftovers_are_counted_and_a_few_named() -> None:
-    check = checks.check_leftovers([f"vm-{n}" for n in range(9)], ["web-1"])
+    many = [f"vm-{n}" for n in range(9)]
+    check = checks.check_leftovers(
+        Leftovers(removable=many, unmanaged=["web-1"], unreadable=["new-1"])
+    )
     assert check.detail == (
-        "1 running without a driver: web-1; 9 to be removed: vm-0, vm-1, vm-2 …"
+        "1 running (new-1) whose state cannot be read; 1 running (web-1) without a driver; "
+        "9 to be removed: vm-0, vm-1, vm-2 and 6 more"
     )

@@ -92,9 +92,12 @@ def test_leftovers_are_what_the_driver_would_remove_and_what_runs_without_one(
     for record in (running, ended, abandoned):
         publish(paths, record)
     VMDirectory.of(paths, "torn-000000000004").create_data()
-    removable, unmanaged = nodefacts.find_leftovers(paths)
-    assert sorted(removable) == ["old-000000000003", "torn-000000000004"]
-    assert unmanaged == ["run-000000000001"]
+    newer = publish(paths, make_record(paths, "new-000000000005"))
+    newer.state_file.write_text('{"version": 99}')
+    found = nodefacts.find_leftovers(paths)
+    assert sorted(found.removable) == ["old-000000000003", "torn-000000000004"]
+    assert found.unmanaged == ["run-000000000001"]
+    assert found.unreadable == ["new-000000000005"]
 
 
 def test_what_a_driver_holds_is_no_leftover(paths: Paths) -> None:
@@ -103,7 +106,7 @@ def test_what_a_driver_holds_is_no_leftover(paths: Paths) -> None:
     lock = DirectoryLock.try_acquire(directory.data)
     assert lock is not None
     try:
-        assert nodefacts.find_leftovers(paths) == ([], [])
+        assert nodefacts.find_leftovers(paths).removable == []
     finally:
         lock.release()
 

@@ -98,6 +98,15 @@ def test_a_running_vm_is_managed_while_its_lock_is_held(paths: Paths) -> None:
     assert summary.uptime_s is not None
 
 
+@pytest.mark.parametrize("damaged", ["vm_json", "state_file"])
+def test_a_vm_of_which_no_driver_can_read_is_told_from_one_that_is_removed(
+    paths: Paths, damaged: str
+) -> None:
+    directory = publish(paths, make_record(paths))
+    getattr(directory, damaged).write_text('{"version": 99}')
+    assert summarize(paths, VM_ID).status is VMStatus.UNREADABLE
+
+
 def test_a_vm_whose_process_is_gone_has_ended(paths: Paths) -> None:
     publish(paths, make_record(paths, start_time=1))
     summary = summarize(paths, VM_ID)

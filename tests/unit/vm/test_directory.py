@@ -2,7 +2,9 @@ import os
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
+from fakes.published import VM_ID, make_record, publish
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,14 +120,11 @@ def test_every_vm_gets_a_user_of_its_own_until_there_are_no_more(tmp_path: Path)
     assert lease_uid(tmp_path, VM_B, 5000, 5) == uids[2]
 
 
-def test_a_damaged_state_or_exit_reads_as_none(paths: Paths) -> None:
+def test_a_damaged_exit_reads_as_none(paths: Paths) -> None:
     directory = VMDirectory.of(paths, VM_A)
     directory.create_data()
-    assert directory.read_state() is None
     assert directory.read_exit() is None
-    directory.state_file.write_text('{"version": 1, "vm_id"')
     directory.exit_file.write_text('{"exit_code"')
-    assert directory.read_state() is None
     assert directory.read_exit() is None
 
 
@@ -147,6 +146,68 @@ def test_whatever_bytes_are_in_its_files_reading_them_is_no_fault_of_ours(conten
         assert directory.read_exit() is None
         with pytest.raises(StateError):
             VMState.decode(content, "test")
+
+
+def test_a_state_is_absent_readable_or_unreadable(paths: Paths) -> None:
+    directory = VMDirectory.of(paths, VM_ID)
+    directory.create_data()
+    assert directory.read_state() is None
+    publish(paths, make_record(paths))
+    assert directory.read_state() is not None
+    directory.state_file.write_text('{"version": 1, "vm_id"')
+    with pytest.raises(StateError):
+        directory.read_state()
+    directory.state_file.unlink()
+    directory.state_file.mkdir()
+    with pytest.raises(StateError, match="Is a directory"):
+        directory.read_state()
+
+
+def test_vm_json_tells_of_a_vm_whose_state_is_damaged(paths: Paths) -> None:
+    directory = publish(paths, make_record(paths))
+    directory.state_file.write_bytes(b"")
+    with pytest.raises(StateError) as caught:
+        directory.read_state()
+    assert caught.value.header is not None
+    assert caught.value.header.is_running
+    directory.vm_json.write_bytes(b"")
+    with pytest.raises(StateError) as caught:
+        directory.read_state()
+    assert caught.value.header is None
+
+
+def test_a_vm_json_that_the_driver_did_not_write_is_not_believed(paths: Paths) -> None:
+    directory = publish(paths, make_record(paths))
+    directory.state_file.write_bytes(b"")
+    directory.vm_json.rename(directory.run / "moved")
+    os.mkfifo(directory.vm_json)
+    with pytest.raises(StateError) as caught:
+        directory.read_state()
+    assert caught.value.header is None
+    directory.vm_json.unlink()
+    directory.vm_json.symlink_to("moved")
+    with pytest.raises(StateError) as caught:
+        directory.read_state()
+    assert caught.value.header is None
+
+
+def test_the_state_of_another_vm_is_not_taken_for_this_ones(paths: Paths) -> None:
+    other = publish(paths, make_record(paths))
+    directory = VMDirectory.of(paths, VM_A)
+    directory.create_data()
+    directory.state_file.write_bytes(other.state_file.read_bytes())
+    with pytest.raises(StateError, match="another VM"):
+        directory.read_state()
+
+
+def test_a_state_names_the_directories_of_its_vm_whatever_node_toml_says(paths: Paths) -> None:
+    directory = publish(paths, make_record(paths))
+    elsewhere = Paths(run="/elsewhere/run", data="/elsewhere/data")
+    state = directory.read_state()
+    assert state is not None
+    assert VMDirectory.of_state(state, elsewhere) == VMDirectory.of(elsewhere, VM_ID)
+    named = msgspec.structs.replace(state, data_dir=str(directory.data), run_dir=str(directory.run))
+    assert VMDirectory.of_state(named, elsewhere) == directory
 
 
 def test_the_end_of_a_vm_reads_back_as_written(paths: Paths) -> None:

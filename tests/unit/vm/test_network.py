@@ -12,8 +12,8 @@ from qemu_node.config.node import Paths
 from qemu_node.errors import HostError, JobError, MissingPartError
 from qemu_node.net.errors import NftMissingError
 from qemu_node.net.spec import PortSpec
-from qemu_node.vm.network import Network, next_pause
-from qemu_node.vm.record import NicRecord, VMState
+from qemu_node.vm.network import LiveVMs, Network, next_pause
+from qemu_node.vm.record import NicRecord
 
 CONFIG = NetworkConfig(bridge="br0")
 
@@ -105,6 +105,36 @@ async def test_reconcile_is_told_the_ports_of_vms_that_live(paths: Paths) -> Non
     assert [item.ifname for item in manager.live] == ["qn1"]
 
 
+async def test_the_ports_of_a_vm_of_a_newer_driver_are_kept(paths: Paths) -> None:
+    record = make_record(paths, nics=(NicRecord.of_port(port(1)),))
+    directory = publish(paths, record)
+    newer = msgspec.json.decode(directory.state_file.read_bytes()) | {"version": 99, "scope": 1}
+    directory.state_file.write_bytes(msgspec.json.encode(newer))
+    manager = FakePorts()
+    await Network(paths, CONFIG, manager).reconcile()
+    assert [item.ifname for item in manager.live] == ["qn1"]
+
+
+async def test_no_port_is_taken_away_while_a_vm_lives_whose_ports_are_not_known(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record(paths)
+    directory = publish(paths, record)
+    for file in (directory.state_file, directory.vm_json):
+        file.write_bytes(b"")
+    manager = FakePorts()
+    monkeypatch.setattr(
+        "qemu_node.vm.network.find_qemu_processes", lambda _: [(record.vm_id, record.process)]
+    )
+    with pytest.raises(HostError, match=record.vm_id):
+        await Network(paths, CONFIG, manager).reconcile()
+    assert manager.calls == []
+    # It has ended: its files wait for the reconciler, and keep nobody from anything.
+    monkeypatch.setattr("qemu_node.vm.network.find_qemu_processes", lambda _: [])
+    await Network(paths, CONFIG, manager).reconcile()
+    assert manager.calls == ["reconcile"]
+
+
 async def test_a_vm_that_ends_while_others_are_looked_at_is_not_taken_for_live_afterwards(
     paths: Paths,
 ) -> None:
@@ -144,11 +174,11 @@ async def test_the_end_of_a_vm_reads_no_other_state_while_the_guard_is_needed(
 ) -> None:
     read: list[Paths] = []
 
-    def live_states(paths: Paths) -> list[VMState]:
+    def live_vms(paths: Paths) -> LiveVMs:
         read.append(paths)
-        return []
+        return LiveVMs(records=(), unknown=())
 
-    monkeypatch.setattr("qemu_node.vm.network.live_states", live_states)
+    monkeypatch.setattr("qemu_node.vm.network.live_vms", live_vms)
     network = Network(paths, CONFIG, FakePorts())
     await network.guard_host("web-0123456789ab")
     await network.guard_host("db-0123456789ab")

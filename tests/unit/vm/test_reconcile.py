@@ -1,12 +1,28 @@
-import pytest
+from pathlib import Path
 
-from qemu_node.vm.reconcile import EVIDENCE_GRACE_S, FoundVM, Verdict, judge
+import pytest
+from fakes.published import VM_ID, make_record, publish
+
+from qemu_node.config.node import Paths
+from qemu_node.vm import reconcile
+from qemu_node.vm.reconcile import EVIDENCE_GRACE_S, FoundVM, Reconciler, Verdict, judge, some
 
 
 def found(
-    *, started: bool = True, running: bool = False, alloc: bool = True, for_s: float = 0.0
+    *,
+    started: bool = True,
+    running: bool = False,
+    alloc: bool = True,
+    for_s: float = 0.0,
+    unreadable: str | None = None,
 ) -> FoundVM:
-    return FoundVM(was_started=started, is_running=running, has_alloc=alloc, unmanaged_s=for_s)
+    return FoundVM(
+        was_started=started,
+        is_running=running,
+        has_alloc=alloc,
+        unmanaged_s=for_s,
+        unreadable=unreadable,
+    )
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -25,3 +41,57 @@ def test_a_vm_of_an_allocation_that_nomad_removed_goes_even_while_it_runs() -> N
 def test_the_files_of_an_ended_vm_wait_for_whoever_asks_how_it_ended() -> None:
     assert judge(found(for_s=EVIDENCE_GRACE_S - 1)) is Verdict.KEEP
     assert judge(found(for_s=EVIDENCE_GRACE_S)) is Verdict.REMOVE
+
+
+def test_a_running_vm_whose_state_cannot_be_read_is_kept_for_ever() -> None:
+    assert judge(found(running=True, alloc=False, for_s=1e6, unreadable="newer")) is Verdict.KEEP
+
+
+def test_an_ended_vm_whose_state_cannot_be_read_waits_as_any_other() -> None:
+    ended = found(alloc=False, for_s=EVIDENCE_GRACE_S - 1, unreadable="damaged")
+    assert judge(ended) is Verdict.KEEP
+    ended = found(alloc=False, for_s=EVIDENCE_GRACE_S, unreadable="damaged")
+    assert judge(ended) is Verdict.REMOVE
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(run=str(tmp_path / "r"), data=str(tmp_path / "d"))
+
+
+@pytest.mark.parametrize("content", [b'{"version": 99}', b"", b"{", b"\xff"])
+async def test_a_vm_of_a_newer_driver_is_told_of_and_neither_killed_nor_removed(
+    paths: Paths, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The VM's process is this one.
+    monkeypatch.setattr(reconcile, "remove_vm", pytest.fail)
+    directory = publish(paths, make_record(paths))
+    directory.state_file.write_bytes(content)
+    reconciler = Reconciler(paths)
+    assert await reconciler.run() == []
+    assert directory.state_file.read_bytes() == content
+    (problem,) = reconciler.problems
+    assert VM_ID in problem
+    assert "cannot be read" in problem
+    # Taken up by its own driver again, it is no problem any more.
+    assert await reconciler.run({VM_ID}) == []
+    assert reconciler.problems == []
+
+
+async def test_a_vm_that_nobody_takes_up_is_told_of_once_nomad_has_had_time_to(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record(paths)
+    Path(record.alloc_dir).mkdir(parents=True)
+    publish(paths, record)
+    reconciler = Reconciler(paths)
+    await reconciler.run()
+    assert reconciler.problems == []
+    monkeypatch.setattr(reconcile, "RECOVERY_GRACE_S", 0.0)
+    await reconciler.run()
+    assert reconciler.problems[0].startswith(f"VMs run without a driver: {VM_ID} ")
+
+
+def test_many_vms_are_counted_and_a_few_named() -> None:
+    assert some(["a"]) == "a"
+    assert some([f"vm-{n}" for n in range(9)]) == "vm-0, vm-1, vm-2 and 6 more"
