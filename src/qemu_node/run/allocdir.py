@@ -160,8 +160,8 @@ def write_rendered(path: str, text: str, perms: int, task_dir: Path, where: str)
 
 
 def _read(dir_fd: int, relative: str) -> str:
-    with os.fdopen(open_beneath(dir_fd, relative, os.O_RDONLY), encoding="utf-8") as file:
-        return file.read()
+    with os.fdopen(open_beneath(dir_fd, relative, os.O_RDONLY), "rb") as file:
+        return file.read().decode()
 
 
 def _beneath(task_dir: Path, path: str, where: str, act: Callable[[int, str], T]) -> T:

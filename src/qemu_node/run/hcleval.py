@@ -11,16 +11,22 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from lark import Tree
-
-from qemu_node.run.hclsyntax import Node, Source, parse_expression, subtrees, tokens
+from qemu_node.run.hclconvert import (
+    MismatchError,
+    Value,
+    parse_number,
+    to_bool,
+    to_number,
+    to_string,
+    whole,
+)
+from qemu_node.run.hclsyntax import HclError, Node, Source, parse_expression, subtrees, tokens
 from qemu_node.run.hcltemplate import Literal, Part, TemplateSyntaxError, split_template
 from qemu_node.run.hcltext import heredoc_text, unescape, without_indentation
 
-Value = Any
-"""str, int, float, bool, None, or a list or dict of such."""
+T = TypeVar("T")
 
 _MAX_DEPTH = 100
 _UNSUPPORTED = {
@@ -28,7 +34,6 @@ _UNSUPPORTED = {
     "for_object_expr": "`for` expressions",
     "attr_splat_expr_term": "splat expressions (.*)",
     "full_splat_expr_term": "splat expressions ([*])",
-    "template_string": "escaped quotes outside a string",
 }
 _HINT = "install the `nomad` program, which evaluates all of HCL, or write the value out"
 
@@ -70,10 +75,6 @@ class Evaluator:
         finally:
             self._depth -= 1
 
-    def template(self, text: str, source: Source, line: int, *, is_quoted: bool) -> Value:
-        """Return the value of a string template; a lone `${x}` keeps the type of x."""
-        return self._join(self._parts(text, source, line), text, source, line, is_quoted=is_quoted)
-
     def _expr_term(self, node: Node, source: Source) -> Value:
         return self.evaluate(subtrees(node)[0], source)
 
@@ -81,23 +82,21 @@ class Evaluator:
         return {"true": True, "false": False, "null": None}[source.text_of(node)]
 
     def _int_lit(self, node: Node, source: Source) -> Value:
-        return int(source.text_of(node))
+        return _converted(parse_number, source.text_of(node), node, source)
 
-    def _float_lit(self, node: Node, source: Source) -> Value:
-        return _whole(float(source.text_of(node)))
+    _float_lit = _int_lit
 
     def _string(self, node: Node, source: Source) -> Value:
-        quoted = source.text_of(node)[1:-1]
-        return self.template(quoted, source, source.line_of(node), is_quoted=True)
-
-    def _heredoc_template(self, node: Node, source: Source) -> Value:
-        text = heredoc_text(source.text_of(node))
-        return self.template(text, source, source.line_of(node) + 1, is_quoted=False)
-
-    def _heredoc_template_trim(self, node: Node, source: Source) -> Value:
-        text = heredoc_text(source.text_of(node))
-        line = source.line_of(node) + 1
-        parts = without_indentation(self._parts(text, source, line))
+        raw = source.text_of(node)
+        line = source.line_of(node)
+        if raw.startswith('"'):
+            text = raw[1:-1]
+            return self._join(self._parts(text, source, line), text, source, line, is_quoted=True)
+        line += 1
+        text = heredoc_text(raw)
+        parts = self._parts(text, source, line)
+        if raw.startswith("<<-"):
+            parts = without_indentation(parts)
         return self._join(parts, text, source, line, is_quoted=False)
 
     def _tuple(self, node: Node, source: Source) -> Value:
@@ -114,7 +113,7 @@ class Evaluator:
         text = source.text_of(node).strip()
         if re.fullmatch(r"[A-Za-z_][\w-]*", text):
             return text
-        return to_text(self.evaluate(subtrees(node)[0], source), node, source)
+        return _converted(to_string, self.evaluate(subtrees(node)[0], source), node, source)
 
     def _identifier(self, node: Node, source: Source) -> Value:
         return f"${{{source.text_of(node)}}}"
@@ -158,13 +157,13 @@ class Evaluator:
         operator = str(next(tokens(node)))
         value = self.evaluate(subtrees(node)[0], source)
         if operator == "!":
-            return not _boolean(value, node, source)
-        return _whole(-_number(value, node, source))
+            return not _converted(to_bool, value, node, source)
+        return whole(-_converted(to_number, value, node, source))
 
     def _conditional(self, node: Node, source: Source) -> Value:
         condition, yes, no = subtrees(node)
-        chosen = yes if _boolean(self.evaluate(condition, source), node, source) else no
-        return self.evaluate(chosen, source)
+        is_true = _converted(to_bool, self.evaluate(condition, source), node, source)
+        return self.evaluate(yes if is_true else no, source)
 
     def _binary_op(self, node: Node, source: Source) -> Value:
         left_node, term = subtrees(node)
@@ -176,14 +175,19 @@ class Evaluator:
         if operator in ("==", "!="):
             return _same(left, right) == (operator == "==")
         if operator in ("&&", "||"):
-            first, second = _boolean(left, node, source), _boolean(right, node, source)
+            first = _converted(to_bool, left, node, source)
+            second = _converted(to_bool, right, node, source)
             return (first and second) if operator == "&&" else (first or second)
-        a, b = _number(left, node, source), _number(right, node, source)
+        a = _converted(to_number, left, node, source)
+        b = _converted(to_number, right, node, source)
         if operator in _COMPARE:
             return _COMPARE[operator](a, b)
         if operator in ("/", "%") and b == 0:
             raise source.error(node, "division by zero")
-        return _whole(_ARITHMETIC[operator](a, b))
+        try:
+            return whole(_ARITHMETIC[operator](a, b))
+        except OverflowError:
+            raise source.error(node, "the result is too large") from None
 
     def _function_call(self, node: Node, source: Source) -> Value:
         name_node, *rest = subtrees(node)
@@ -208,28 +212,31 @@ class Evaluator:
         try:
             return split_template(text)
         except TemplateSyntaxError as exc:
-            at = Source(source.origin, "", line + text.count("\n", 0, exc.offset))
-            raise at.error(_NOWHERE, str(exc), hint=_HINT) from exc
+            line += text.count("\n", 0, exc.offset)
+            raise HclError(source.origin, line, str(exc), hint=_HINT) from exc
 
     def _join(
         self, parts: list[Part], text: str, source: Source, line: int, *, is_quoted: bool
     ) -> Value:
+        """Return the value of a string template; a lone `${x}` keeps the type of x."""
         values: list[Value] = []
         for part in parts:
             if isinstance(part, Literal):
-                values.append(unescape(part.text) if is_quoted else part.text)
+                try:
+                    values.append(unescape(part.text) if is_quoted else part.text)
+                except ValueError as exc:
+                    raise HclError(source.origin, line, str(exc)) from exc
                 continue
             inner = Source(source.origin, part.source, line + text.count("\n", 0, part.offset))
             node, wrapped = parse_expression(inner)
             value = self.evaluate(node, wrapped)
+            if value == f"${{{part.source.strip()}}}":
+                value = f"${{{part.source}}}"  # left for the node, exactly as written
             if len(parts) == 1:
                 return value
-            values.append(to_text(value, node, wrapped))
+            values.append(_converted(to_string, value, node, wrapped))
         return "".join(values)
 
-
-_NOWHERE: Node = Tree("nowhere", [])
-_NOWHERE.meta.start_pos = 0
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": lambda a, b: a < b,
@@ -250,7 +257,7 @@ _FUNCTIONS: dict[str, Callable[..., Value]] = {
     "basename": lambda base, path: posixpath.basename(path),
     "concat": lambda base, *lists: [item for part in lists for item in part],
     "dirname": lambda base, path: posixpath.dirname(path) or ".",
-    "file": lambda base, path: (base / path).read_text(),
+    "file": lambda base, path: (base / path).read_bytes().decode(),
     "filebase64": lambda base, path: base64.b64encode((base / path).read_bytes()).decode(),
     "join": lambda base, separator, *lists: separator.join(i for part in lists for i in part),
     "length": lambda base, value: len(value),
@@ -261,23 +268,11 @@ _FUNCTIONS: dict[str, Callable[..., Value]] = {
 }
 
 
-def to_text(value: Value, node: Node, source: Source) -> str:
-    """Return `value` as HCL puts it into a string.
-
-    Raises:
-        HclError: it is null, a list or an object.
-    """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:f}".rstrip("0") if abs(value) >= 1e-6 else repr(value)
-    if isinstance(value, str | int):
-        return str(value)
-    raise source.error(node, f"{source.text_of(node)} has no form as a string")
-
-
-def _whole(number: float) -> int | float:
-    return int(number) if float(number).is_integer() else number
+def _converted(convert: Callable[[Value], T], value: Value, node: Node, source: Source) -> T:
+    try:
+        return convert(value)
+    except MismatchError as exc:
+        raise source.error(node, f"{source.text_of(node)}: {exc}") from exc
 
 
 def _same(left: Value, right: Value) -> bool:
@@ -290,23 +285,6 @@ def _position(value: Value, key: Value) -> int:
     if not isinstance(value, list) or position < 0:
         raise IndexError(position)
     return position
-
-
-def _number(value: Value, node: Node, source: Source) -> int | float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    try:
-        return _whole(float(value))
-    except (TypeError, ValueError):
-        raise source.error(node, f"{source.text_of(node)}: {value!r} is not a number") from None
-
-
-def _boolean(value: Value, node: Node, source: Source) -> bool:
-    if isinstance(value, str) and value in ("true", "false"):
-        return value == "true"
-    if not isinstance(value, bool):
-        raise source.error(node, f"{source.text_of(node)}: {value!r} is not true or false")
-    return value
 
 
 def _is_identifier(node: Node) -> bool:

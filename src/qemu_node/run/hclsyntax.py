@@ -1,17 +1,22 @@
 """HCL2 text → blocks and attributes with their lines.
 
-Owns the contact with python-hcl2: its grammar and its parse tree (lark). Does not own the meaning
-of an expression (`hcleval`) or of a block (`jobfile_hcl`).
+Owns the contact with python-hcl2: its grammar and its parse tree (lark), which is made from the
+structure of the text alone (`hclcode`). Does not own the meaning of an expression (`hcleval`) or of
+a block (`jobfile_hcl`).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import hcl2
 from lark import Token, Tree
 from lark.exceptions import UnexpectedInput
 
 from qemu_node.errors import JobError
+from qemu_node.run.hclcode import structure_of
+from qemu_node.run.hcltemplate import TemplateSyntaxError
+from qemu_node.run.hcltext import unescape
 
 Node = Tree[Token]
 
@@ -85,13 +90,32 @@ class Body:
         return [block for block in self.blocks if block.type == type_]
 
 
+def read_source(path: Path) -> Source:
+    """Return the text of the file `path`, byte for byte but for a byte order mark.
+
+    Raises:
+        JobError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return Source(str(path), path.read_bytes().decode("utf-8-sig"))
+    except OSError as exc:
+        raise JobError(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise JobError(f"{path} is not UTF-8 text") from exc
+
+
 def parse_body(source: Source) -> Body:
     """Return the blocks and attributes of a whole file.
 
     Raises:
         HclError: the text is not HCL, or gives an attribute twice.
     """
-    return _body(subtrees(_parse(source))[0], source)
+    try:
+        code = structure_of(source.text)
+    except TemplateSyntaxError as exc:
+        line = source.first_line + source.text.count("\n", 0, exc.offset)
+        raise HclError(source.origin, line, str(exc)) from exc
+    return _body(subtrees(_parse(code, source))[0], source, code)
 
 
 def parse_expression(source: Source) -> tuple[Node, Source]:
@@ -122,26 +146,26 @@ def tokens(node: Node) -> Iterator[Token]:
     return (child for child in node.children if isinstance(child, Token))
 
 
-def _parse(source: Source) -> Node:
-    text = source.text if source.text.endswith("\n") else source.text + "\n"
+def _parse(code: str, source: Source) -> Node:
+    # parses_to_tree ends the text with a newline, which a heredoc or a comment may lack.
     try:
-        tree: Node = hcl2.parses_to_tree(text)
+        tree: Node = hcl2.parses_to_tree(code)
     except UnexpectedInput as exc:
+        lines = source.text.split("\n")
         # At the end of the file lark gives -1.
-        line = exc.line if exc.line > 0 else text.count("\n")
-        lines = text.splitlines()
-        shown = lines[line - 1].strip() if line <= len(lines) else ""
+        line = exc.line if 0 < exc.line <= len(lines) else len(lines)
+        shown = lines[line - 1].strip()[:80]
         raise HclError(
-            source.origin, source.first_line + line - 1, f"this is not HCL: {shown[:80]}"
+            source.origin, source.first_line + line - 1, f"this is not HCL: {shown}"
         ) from exc
     return tree
 
 
-def _body(node: Node, source: Source) -> Body:
+def _body(node: Node, source: Source, code: str) -> Body:
     attributes: dict[str, Attribute] = {}
     blocks: list[Block] = []
     for number, child in enumerate(subtrees(node)):
-        if number > 0 and not _begins_line(child, source):
+        if number > 0 and code[: child.meta.start_pos].rpartition("\n")[2].strip():
             # The grammar accepts `a = 1 b = 2`; HCL does not.
             raise source.error(child, "an argument or block must begin on a new line")
         if child.data == "attribute":
@@ -151,16 +175,21 @@ def _body(node: Node, source: Source) -> Body:
                 raise source.error(child, f"{name} is given twice")
             attributes[name] = Attribute(name, expression, source)
         else:
-            blocks.append(_block(child, source))
+            blocks.append(_block(child, source, code))
     return Body(attributes, tuple(blocks))
 
 
-def _block(node: Node, source: Source) -> Block:
-    *words, body = subtrees(node)
-    names = [source.text_of(word).strip('"') for word in words]
-    return Block(names[0], tuple(names[1:]), _body(body, source), node, source)
+def _block(node: Node, source: Source, code: str) -> Block:
+    type_node, *label_nodes, body = subtrees(node)
+    labels = tuple(_label(word, source) for word in label_nodes)
+    return Block(source.text_of(type_node), labels, _body(body, source, code), node, source)
 
 
-def _begins_line(node: Node, source: Source) -> bool:
-    before = source.text[: node.meta.start_pos].rpartition("\n")[2].strip()
-    return not before or before.endswith("*/")
+def _label(node: Node, source: Source) -> str:
+    text = source.text_of(node)
+    if not text.startswith('"'):
+        return text
+    try:
+        return unescape(text[1:-1])
+    except ValueError as exc:
+        raise source.error(node, str(exc)) from exc

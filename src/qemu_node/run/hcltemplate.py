@@ -62,7 +62,7 @@ def split_template(text: str) -> list[Part]:
             buffer.append(text[position + 1 : position + 3])
             position += 3
         elif pair == "${":
-            end = _expression_end(text, position + 2)
+            end = expression_end(text, position + 2)
             source = text[position + 2 : end]
             if source.startswith("~") or source.endswith("~"):
                 raise TemplateSyntaxError("strip marks (${~ … ~}) are not supported", position)
@@ -80,14 +80,14 @@ def split_template(text: str) -> list[Part]:
     return parts
 
 
-def _expression_end(text: str, start: int) -> int:
+def expression_end(text: str, start: int) -> int:
     """Return the offset of the `}` that ends the expression whose first character is at `start`."""
     depth = 0
     position = start
     while position < len(text):
         char = text[position]
         if char == '"':
-            position = _string_end(text, position + 1)
+            position = string_end(text, position + 1)
         elif char == "{":
             depth += 1
         elif char == "}":
@@ -98,7 +98,7 @@ def _expression_end(text: str, start: int) -> int:
     raise TemplateSyntaxError("`${` without its `}`", start - 2)
 
 
-def _string_end(text: str, start: int) -> int:
+def string_end(text: str, start: int) -> int:
     """Return the offset of the quote that ends the string whose first character is at `start`."""
     position = start
     while position < len(text):
@@ -107,7 +107,7 @@ def _string_end(text: str, start: int) -> int:
         elif text[position : position + 3] == "$${":
             position += 3
         elif text[position : position + 2] == "${":
-            position = _expression_end(text, position + 2) + 1
+            position = expression_end(text, position + 2) + 1
         elif text[position] == '"':
             return position
         else:

@@ -4,27 +4,34 @@ import re
 
 from qemu_node.run.hcltemplate import Literal, Part
 
-_ESCAPE = re.compile(r'\\(?:u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[nrt"\\]|.)', re.DOTALL)
+_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.|$)|\n", re.DOTALL)
 _PLAIN_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
 
 
 def unescape(text: str) -> str:
-    r"""Return the inside of a quoted string with its `\n`, `\"`, `\u00e4` … resolved."""
+    r"""Return the inside of a quoted string with its `\n`, `\"`, `\u00e4` … resolved.
+
+    Raises:
+        ValueError: HCL has no such escape, or the string goes on in the next line.
+    """
 
     def replace(match: re.Match[str]) -> str:
         escape = match[0][1:]
-        if len(escape) > 1:
-            code = int(escape[1:], 16)
-            return chr(code) if code <= 0x10FFFF else match[0]
-        return _PLAIN_ESCAPES.get(escape, match[0])
+        if match[0] == "\n":
+            raise ValueError(r"a quoted string ends on its line; write \n, or a heredoc")
+        if len(escape) > 1 and (code := int(escape[1:], 16)) <= 0x10FFFF:
+            return chr(code)
+        if escape not in _PLAIN_ESCAPES:
+            raise ValueError(f"there is no escape {match[0]!s} in HCL")
+        return _PLAIN_ESCAPES[escape]
 
     return _ESCAPE.sub(replace, text)
 
 
 def heredoc_text(raw: str) -> str:
-    """Return the lines between a heredoc's markers, as written."""
-    _, _, rest = raw.replace("\r\n", "\n").partition("\n")
-    before, newline, _ = rest.rstrip().rpartition("\n")
+    """Return the lines between a heredoc's markers, as written: `raw` ends with the end marker."""
+    _, _, rest = raw.partition("\n")
+    before, newline, _ = rest.rpartition("\n")
     return before + newline
 
 

@@ -34,6 +34,7 @@ REFUSED_OF_TASK = {
     "Secrets": "secret blocks are not read",
     "Lifecycle": "lifecycle hooks are not ordered",
     "Schedule": "schedules are not kept",
+    "CSIPluginConfig": "a VM is no storage plugin",
 }
 REFUSED_OF_RESOURCES = {
     "Devices": "device plugins are not asked",
@@ -41,6 +42,7 @@ REFUSED_OF_RESOURCES = {
 }
 _NOT_DONE = {
     "Services": "services are not registered",
+    "Identity": "workload identities are not signed",
     "Identities": "workload identities are not signed",
     "Scaling": "scaling policies are not followed",
 }
@@ -100,8 +102,9 @@ class _Reader:
                     hint="run this job under Nomad, or leave it out to try the VM",
                 )
 
-    def notes(self) -> Iterator[str]:
-        return (f"{self.where}: {text}" for key, text in _NOT_DONE.items() if self._raw.get(key))
+    def notes(self) -> list[str]:
+        texts = {text: None for key, text in _NOT_DONE.items() if self._raw.get(key)}
+        return [f"{self.where}: {text}" for text in texts]
 
     def name(self) -> str:
         name = self.text("Name")
@@ -213,9 +216,9 @@ def _ports(reader: _Reader) -> tuple[Port, ...]:
         for key in ("ReservedPorts", "DynamicPorts"):
             for port in network.items(key, "port"):
                 static = port.number("Value", 0)
-                ports.append(
-                    Port(label=port.text("Label"), static=static or None, to=port.number("To", 0))
-                )
+                # -1 asks for the number that the host gives (docs: network block), as 0 does here.
+                to = max(port.number("To", 0, at_least=-1), 0)
+                ports.append(Port(label=port.text("Label"), static=static or None, to=to))
     return tuple(ports)
 
 
@@ -249,7 +252,7 @@ def _template(reader: _Reader) -> Template:
     if (data is None) == (source is None):
         raise reader.error("needs either data or source")
     perms = reader.text("Perms", "0644")
-    if not re.fullmatch(r"0?[0-7]{3,4}", perms):
+    if not re.fullmatch(r"0*[0-7]{1,4}", perms):  # strconv.ParseUint(perms, 8, 12)
         raise reader.error(f"has perms {perms!r}", hint='write it as "0644"')
     return Template(
         destination=reader.text("DestPath"),

@@ -82,7 +82,7 @@ def _parse_json(source: JobSource) -> object:
     if source.variables or source.var_files:
         raise JobError(f"{source.path}: a JSON job has no variables")
     try:
-        return json.loads(source.path.read_text())
+        return json.loads(source.path.read_bytes().decode("utf-8-sig"))
     except OSError as exc:
         raise JobError(f"cannot read {source.path}: {exc.strerror}") from exc
     except json.JSONDecodeError as exc:

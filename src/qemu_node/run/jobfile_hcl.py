@@ -6,13 +6,29 @@ over.
 Source: Nomad's api/jobs.go, api/tasks.go (hcl tags), jobspec2/parse_job.go.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemu_node.errors import JobError
-from qemu_node.run.hcleval import Evaluator, Value
-from qemu_node.run.hclsyntax import Attribute, Block, Body, HclError, Source, parse_body, subtrees
+from qemu_node.run.hclconvert import (
+    MismatchError,
+    Value,
+    to_bool,
+    to_int,
+    to_nanoseconds,
+    to_string,
+    to_strings,
+)
+from qemu_node.run.hcleval import Evaluator
+from qemu_node.run.hclsyntax import (
+    Attribute,
+    Block,
+    Body,
+    HclError,
+    parse_body,
+    read_source,
+    subtrees,
+)
 from qemu_node.run.hclvariables import resolve_variables
 from qemu_node.run.jobapi import REFUSED_OF_JOB, REFUSED_OF_RESOURCES, REFUSED_OF_TASK
 
@@ -22,6 +38,8 @@ class _Shape:
     """What may stand in a block: names as in HCL, and the API's keys for those that count here."""
 
     attributes: Mapping[str, str]
+    types: Mapping[str, Callable[[Value], Value]]
+    """Of those that are no strings."""
     passed_over: frozenset[str]
     refused: Mapping[str, str]
     maps: Mapping[str, str]
@@ -34,12 +52,14 @@ def _shape(
     attributes: Mapping[str, str],
     passed_over: str = "",
     *,
+    types: Mapping[str, Callable[[Value], Value]] | None = None,
     refused: Mapping[str, str] | None = None,
     maps: Mapping[str, str] | None = None,
     nested: str = "",
 ) -> _Shape:
     return _Shape(
         attributes=attributes,
+        types=types or {},
         passed_over=frozenset(passed_over.split()),
         refused=refused or {},
         maps=maps or {},
@@ -52,7 +72,8 @@ _JOB = _shape(
     {"id": "ID", "name": "Name", "namespace": "Namespace", "region": "Region", "type": "Type",
      "datacenters": "Datacenters"},
     "priority all_at_once node_pool constraint affinity spread update migrate reschedule ui "
-    "consul_token vault_token consul_namespace vault_namespace vault",
+    "consul_token vault_token consul_namespace vault_namespace vault secret",
+    types={"datacenters": to_strings},
     refused={"periodic": "Periodic", "parameterized": "ParameterizedJob",
              "multiregion": "Multiregion"},
     maps={"meta": "Meta"},
@@ -62,18 +83,24 @@ _GROUP = _shape(
     {"count": "Count"},
     "constraint affinity spread update migrate reschedule restart disconnect ephemeral_disk "
     "shutdown_delay max_run_duration stop_after_client_disconnect max_client_disconnect consul "
-    "prevent_reschedule_on_lost volume",
+    "prevent_reschedule_on_lost volume vault secret",
+    types={"count": to_int},
     maps={"meta": "Meta"},
     nested="network task service scaling",
 )
-_NETWORK = _shape({"mode": "Mode"}, "device mbits dns hostname cni", nested="port")
-_PORT = _shape({"static": "Value", "to": "To"}, "host_network ignore_collision")
+_NETWORK = _shape({"mode": "Mode"}, "device mbits dns hostname cni cidr ip", nested="port")
+_PORT = _shape(
+    {"static": "Value", "to": "To"},
+    "host_network ignore_collision",
+    types={"static": to_int, "to": to_int},
+)
 _TASK = _shape(
     {"driver": "Driver", "kill_timeout": "KillTimeout", "kill_signal": "KillSignal"},
     "user leader shutdown_delay kind constraint affinity restart logs consul action",
+    types={"kill_timeout": to_nanoseconds},
     refused={"artifact": "Artifacts", "volume_mount": "VolumeMounts", "vault": "Vault",
              "dispatch_payload": "DispatchPayload", "secret": "Secrets",
-             "lifecycle": "Lifecycle", "schedule": "Schedule"},
+             "lifecycle": "Lifecycle", "schedule": "Schedule", "csi_plugin": "CSIPluginConfig"},
     maps={"env": "Env", "meta": "Meta"},
     nested="config template resources service identity scaling",
 )  # fmt: skip
@@ -82,12 +109,15 @@ _TEMPLATE = _shape(
      "left_delimiter": "LeftDelim", "right_delimiter": "RightDelim", "env": "Envvars"},
     "change_mode change_signal change_script splay once uid gid vault_grace wait "
     "error_on_missing_key",
+    types={"env": to_bool},
 )  # fmt: skip
 _RESOURCES = _shape(
     {"cpu": "CPU", "cores": "Cores", "memory": "MemoryMB", "memory_max": "MemoryMaxMB"},
     "disk iops numa secrets",
+    types={"cpu": to_int, "cores": to_int, "memory": to_int, "memory_max": to_int},
     refused={"device": "Devices", "network": "Networks"},
 )
+_ONLY_ONCE = frozenset({"config", "resources", "env", "meta"})
 
 
 def parse_hcl_job(
@@ -108,13 +138,7 @@ def parse_hcl_job(
     Raises:
         JobError: it cannot be read or evaluated; the message begins with file and line.
     """
-    try:
-        source = Source(str(path), path.read_text())
-    except OSError as exc:
-        raise JobError(f"cannot read {path}: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise JobError(f"{path} is not UTF-8 text") from exc
-    body = parse_body(source)
+    body = parse_body(read_source(path))
     values = resolve_variables(body, env=env, var_files=var_files, arguments=variables)
     return _JobReader(body, values, path).read()
 
@@ -163,20 +187,22 @@ class _JobReader:
         label = _label(jobs[0])
         body = jobs[0].body
         fields = self._fields(body, _JOB, REFUSED_OF_JOB)
-        groups = [self._group(block) for block in body.blocks_of("group")]
+        inherited = _inherited(body)
         # A task right below the job is a group of its own (jobspec2/parse_job.go).
-        groups += [
-            {"Name": _label(block), "Count": 1, "Tasks": [self._task(block)]}
+        groups = [
+            {"Name": _label(block), "Tasks": [self._task(block, inherited)]}
             for block in body.blocks_of("task")
         ]
+        groups += [self._group(block, inherited) for block in body.blocks_of("group")]
         return {"ID": label, "Name": label} | fields | {"TaskGroups": groups}
 
-    def _group(self, block: Block) -> dict[str, Value]:
+    def _group(self, block: Block, inherited: Mapping[str, Value]) -> dict[str, Value]:
         body = block.body
+        inherited = {**inherited, **_inherited(body)}
         return self._fields(body, _GROUP, {}) | {
             "Name": _label(block),
             "Networks": [self._network(item) for item in body.blocks_of("network")],
-            "Tasks": [self._task(item) for item in body.blocks_of("task")],
+            "Tasks": [self._task(item, inherited) for item in body.blocks_of("task")],
             "Services": _presence(body, "service"),
             "Scaling": _presence(body, "scaling"),
         }
@@ -185,12 +211,13 @@ class _JobReader:
         reserved: list[Value] = []
         dynamic: list[Value] = []
         for item in block.body.blocks_of("port"):
-            port = {"Label": _label(item)} | self._fields(item.body, _PORT, {})
-            (reserved if port.get("Value") else dynamic).append(port)
+            port: dict[str, Value] = {"Label": _label(item)}
+            port |= self._fields(item.body, _PORT, {})
+            (reserved if port.get("Value", 0) > 0 else dynamic).append(port)
         fields = self._fields(block.body, _NETWORK, {})
         return fields | {"ReservedPorts": reserved, "DynamicPorts": dynamic}
 
-    def _task(self, block: Block) -> dict[str, Value]:
+    def _task(self, block: Block, inherited: Mapping[str, Value]) -> dict[str, Value]:
         body = block.body
         fields: dict[str, Value] = {"Name": _label(block)}
         driver = body.attributes.get("driver")
@@ -200,7 +227,7 @@ class _JobReader:
         if fields["Driver"] != "vm":
             # Another driver's task is skipped, so nothing in it needs to make sense here.
             return fields
-        fields |= self._fields(body, _TASK, REFUSED_OF_TASK)
+        fields |= {**inherited, **self._fields(body, _TASK, REFUSED_OF_TASK)}
         for name, key, shape in (
             ("template", "Templates", _TEMPLATE),
             ("resources", "Resources", _RESOURCES),
@@ -208,11 +235,10 @@ class _JobReader:
             refusals = REFUSED_OF_RESOURCES if shape is _RESOURCES else {}
             items = [self._fields(item.body, shape, refusals) for item in body.blocks_of(name)]
             if items:
-                fields[key] = items if key == "Templates" else items[-1]
-        configs = body.blocks_of("config")
-        if len(configs) > 1:
-            raise configs[1].error("a second config block")
-        fields["Config"] = self._config(configs[0].body) if configs else {}
+                fields[key] = items if key == "Templates" else items[0]
+        fields["Config"] = {}
+        for item in body.blocks_of("config"):
+            fields["Config"] = self._config(item.body)
         fields["Services"] = _presence(body, "service")
         fields["Identities"] = _presence(body, "identity")
         return fields
@@ -222,17 +248,22 @@ class _JobReader:
         fields: dict[str, Value] = {}
         for name, attribute in body.attributes.items():
             if name in shape.attributes:
-                value = self._value(attribute)
+                value = self._converted(attribute, _optional(shape.types.get(name, to_string)))
                 if value is not None:
                     fields[shape.attributes[name]] = value
             elif name in shape.maps:
-                fields[shape.maps[name]] = self._value(attribute)
+                fields[shape.maps[name]] = self._converted(attribute, _optional(_string_map))
             elif name not in shape.passed_over:
                 raise attribute.error(f"there is no argument {name!r} here")
+        seen = set(body.attributes)
         for block in body.blocks:
+            if block.type in seen & _ONLY_ONCE:
+                raise block.error(f"a second {block.type}")
+            seen.add(block.type)
             if block.type in shape.maps:
                 fields[shape.maps[block.type]] = {
-                    name: self._value(item) for name, item in block.body.attributes.items()
+                    name: self._converted(item, to_string)
+                    for name, item in block.body.attributes.items()
                 }
             elif block.type in shape.refused:
                 raise block.error(
@@ -254,8 +285,6 @@ class _JobReader:
         fields: dict[str, Value] = {}
         for name, attribute in body.attributes.items():
             value = self._value(attribute)
-            if value is None:
-                continue
             # An object written out is taken for a block (jobspec2/hclutil, BlocksAsAttrs).
             is_object = isinstance(value, dict) and _is_constructor(attribute)
             fields[name] = [value] if is_object else value
@@ -276,11 +305,38 @@ class _JobReader:
     def _value(self, attribute: Attribute) -> Value:
         return self._evaluator.evaluate(attribute.expression, attribute.source)
 
+    def _converted(self, attribute: Attribute, convert: Callable[[Value], Value]) -> Value:
+        value = self._value(attribute)
+        try:
+            return convert(value)
+        except MismatchError as exc:
+            raise attribute.error(f"{attribute.name}: {exc}") from exc
+
+
+def _optional(convert: Callable[[Value], Value]) -> Callable[[Value], Value]:
+    """Return a conversion that leaves null, which is as good as no argument."""
+    return lambda value: None if value is None else convert(value)
+
+
+def _string_map(value: Value) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise MismatchError(f"{value!r} is not an object")
+    return {key: to_string(item) for key, item in value.items()}
+
 
 def _label(block: Block) -> str:
     if len(block.labels) != 1:
         raise block.error(f"a {block.type} block has one label, its name")
     return block.labels[0]
+
+
+def _inherited(body: Body) -> dict[str, Value]:
+    """Return what the tasks below a job or a group have from it."""
+    return {
+        key: _presence(body, name)
+        for name, key in (("vault", "Vault"), ("secret", "Secrets"))
+        if body.blocks_of(name)
+    }
 
 
 def _presence(body: Body, type_: str) -> list[Value]:

@@ -35,6 +35,18 @@ def test_system_jobs_run_once() -> None:
     assert job.groups[0].count == 1
 
 
+def test_a_port_to_minus_one_is_the_hosts_port() -> None:
+    ports = [{"DynamicPorts": [{"Label": "http", "To": -1}]}]
+    assert job_from_api(raw_job(Networks=ports), "job.json").groups[0].ports[0].to == 0
+
+
+def test_identities_are_noted_once_whichever_they_are() -> None:
+    task: dict[str, object] = {"Identity": {"Name": "default"}, "Identities": [{"Name": "x"}]}
+    assert job_from_api(raw_job(task), "job.json").notes == (
+        "group 'g', task 'vm': workload identities are not signed",
+    )
+
+
 def test_services_are_noted_not_refused() -> None:
     assert job_from_api(raw_job(Services=[{}]), "job.json").notes == (
         "group 'g': services are not registered",

@@ -113,6 +113,15 @@ def test_tasks_of_other_drivers_are_skipped_whatever_is_in_them(tmp_path: Path) 
         ('"x-${NOMAD_ALLOC_INDEX}"', "x-${NOMAD_ALLOC_INDEX}"),
         ('"${attr.kernel.name}"', "${attr.kernel.name}"),
         ('"${env["HOME"]}"', '${env["HOME"]}'),
+        ('"${ NOMAD_ALLOC_INDEX }"', "${ NOMAD_ALLOC_INDEX }"),
+        ("/* a */ 1 # b", 1),
+        ('["# a", /* b */ "c"]', ["# a", "c"]),
+        ('"${\n1\n}"', 1),
+        ("<<_E-1\na\n _E-1 \t", "a\n"),
+        ("<<Ä\na\nÄ", "a\n"),
+        ("<<E\r\na\r\nE", "a\r\n"),
+        ("<<-E\r\n  a\r\n\r\n    b\r\n  E", "a\r\n\r\n  b\r\n"),
+        ("upper(<<E\na\nE\n)", "A\n"),
         ('"$${literal} \\"q\\" \\u00e4\\n"', '${literal} "q" ä\n'),
         ("<<EOT\n  a ${var.image}\n  $${b}\nEOT", "  a disk.qcow2\n  ${b}\n"),
         ("<<-EOT\n    a\n\n      b\n    EOT", "a\n\n  b\n"),
@@ -136,9 +145,76 @@ def test_blocks_and_objects_of_config_have_nomads_api_form(tmp_path: Path) -> No
     }
 
 
+def test_numbers_and_truth_values_are_converted_as_nomad_does(tmp_path: Path) -> None:
+    text = (
+        JOB.replace("count = var.count", 'count = "1"')
+        .replace("to = 22", "to = -1")
+        .replace("static = 8080", 'static = "8080"')
+        .replace("memory = 512", 'memory = "${500}"')
+        .replace("N = 1", "N = 0.1234567")
+        .replace("F = true", 'F = "x"')
+        .replace("cores = 2", 'cpu = "1e3"')
+    )
+    template = 'destination = "y"\n data = "x"\n perms = 0755\n env = "false"'
+    text = text.replace("      env {", f"      template {{\n{template}\n}}\n      env {{")
+    job = load(write_job(tmp_path, text=text))
+    task = only_task(job)
+    assert job.groups[0].ports == (Port(label="web", static=8080), Port(label="ssh"))
+    assert (task.resources.cpu_mhz, task.resources.memory_mib) == (1000, 500)
+    assert task.env == {"N": "0.1234567", "F": "x"}
+    assert task.templates[0].perms == 0o755
+
+
+def test_a_variables_block_declares_each_of_its_arguments(tmp_path: Path) -> None:
+    text = 'variables {\n  memory = "768"\n}\n' + JOB.replace("memory = 512", "memory = var.memory")
+    path = write_job(tmp_path, text=text)
+    assert only_task(load(path)).resources.memory_mib == 768
+    assert only_task(load(path, "memory=100")).resources.memory_mib == 100
+    with pytest.raises(JobError, match="declared twice"):
+        load(write_job(tmp_path, text="variables {\n  image = 1\n}\n" + JOB))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = write_job(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    values = tmp_path / "v.hcl"
+    values.write_bytes(b'\xef\xbb\xbfimage = "x"\n')
+    job = job_from_api(parse_hcl_job(path, env={}, var_files=[values]), "x")
+    assert only_task(job).config == {"image": "x"}
+
+
+def test_a_file_with_crlf_is_read_as_one_with_lf(tmp_path: Path) -> None:
+    path = write_job(tmp_path)
+    as_it_is = load(path)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load(path) == as_it_is
+
+
+def test_names_may_have_letters_beyond_ascii(tmp_path: Path) -> None:
+    text = JOB.replace("N = 1", "größe = 1")
+    assert only_task(load(write_job(tmp_path, text=text))).env["größe"] == "1"
+
+
+@pytest.mark.parametrize("block", ["vault {}", 'secret "x" {}'])
+@pytest.mark.parametrize("place", ['job "web" {', 'group "g" {'])
+def test_what_tasks_inherit_is_refused_for_vms_alone(
+    tmp_path: Path, block: str, place: str
+) -> None:
+    text = JOB.replace(place, f"{place}\n{block}")
+    with pytest.raises(JobError, match=r"task 'vm' has (Vault|Secrets)"):
+        load(write_job(tmp_path, text=text))
+    assert load(write_job(tmp_path, text=text.replace('driver = "vm"', 'driver = "exec"'))).skipped
+
+
+def test_a_task_right_below_the_job_comes_first(tmp_path: Path) -> None:
+    task = 'task "first" {\n  driver = "vm"\n}\n'
+    job = load(write_job(tmp_path, text=JOB.replace("  meta {", f"  {task}  meta {{")))
+    assert [group.name for group in job.groups] == ["first", "g"]
+
+
 def test_files_are_read_beside_the_job_file(tmp_path: Path) -> None:
-    (tmp_path / "seed.txt").write_text("seed")
-    assert config_of(tmp_path, 'x = file("seed.txt")') == {"x": "seed"}
+    (tmp_path / "seed.txt").write_bytes(b"\xef\xbb\xbfseed\r\n")
+    assert config_of(tmp_path, 'x = file("seed.txt")') == {"x": "\ufeffseed\r\n"}
 
 
 def test_variables_come_from_defaults_environment_files_and_arguments(tmp_path: Path) -> None:
@@ -168,6 +244,9 @@ def test_variables_come_from_defaults_environment_files_and_arguments(tmp_path: 
         ("x = 1 y = 2", 0, "new line"),
         ("x = ", 0, "not HCL"),
         ("x = 1\nx = 2", 1, "given twice"),
+        ("x = <<EOT\na\n", 0, "no line 'EOT'"),
+        ('x = "\\d"', 0, "no escape"),
+        ('x = "a\nb"', 0, "ends on its line"),
         ('dynamic "network" {\nfor_each = []\n}', 0, "dynamic"),
     ],
 )
@@ -192,6 +271,13 @@ def test_what_cannot_be_evaluated_is_named_with_file_and_line(
         ('job "web" {', "job {", "one label"),
         ('driver = "vm"', "", "no driver"),
         ('suffix = upper("x")', "suffix = local.label", "depends on itself"),
+        ("count = var.count", 'count = "x"', "count: 'x' is not a number"),
+        ("count = var.count", "count = 1.5", "count: 1.5 is not a whole number"),
+        ("memory = 512", "memory = true", "memory: True is not a number"),
+        ('kill_timeout = "1m30s"', 'kill_timeout = "1d"', "not a duration"),
+        ("N = 1", "N = [1]", "N: a list is not a string"),
+        ('kill_timeout = "1m30s"', "csi_plugin {}", "csi_plugin"),
+        ("F = true\n      }", "F = true\n      }\n      env {}", "second env"),
     ],
 )
 def test_wrong_or_unsupported_parts_are_named_with_file_and_line(
@@ -199,6 +285,7 @@ def test_wrong_or_unsupported_parts_are_named_with_file_and_line(
 ) -> None:
     path = write_job(tmp_path, "x = local.label", JOB.replace(old, new, 1))
     line = line_of('task "vm"' if not new else "label =" if "label" in new else old)
+    line += 2 if "second" in problem else 0
     with pytest.raises(JobError, match=f":{line}: .*{problem}"):
         load(path)
 

@@ -53,6 +53,14 @@ def test_directories_are_laid_out_as_nomad_does(tmp_path: Path) -> None:
     assert stat.S_IMODE((alloc_dir / "alloc" / "logs").stat().st_mode) == 0o777
 
 
+def test_a_template_keeps_the_line_ends_of_windows(tmp_path: Path) -> None:
+    first = {"EmbeddedTmpl": "a\r\nb\r\n", "DestPath": "local/t"}
+    second = {"SourcePath": "local/t", "DestPath": "local/u"}
+    task = prepare(tmp_path, Templates=[first, second])
+    local = Path(task.alloc_dir) / "vm" / "local"
+    assert (local / "t").read_bytes() == (local / "u").read_bytes() == b"a\r\nb\r\n"
+
+
 def test_templates_are_rendered_before_the_start(tmp_path: Path) -> None:
     data = 'n={{ env "NOMAD_ALLOC_INDEX" }} own={{ env "OWN" }} ${NOMAD_ALLOC_INDEX}\n'
     templates = template(data, "local/${NOMAD_JOB_ID}/f", Perms="0600")

@@ -1,0 +1,131 @@
+"""Conversions between HCL's simple values, and to the types that a job's arguments have: pure.
+
+Owns what counts as a number, a truth value or a duration where it is written as a string. Does not
+own which argument has which type (`jobfile_hcl`, `hclvariables`).
+
+Sources: go-cty's convert/conversion_primitive.go and ParseNumberVal; Go's time.ParseDuration;
+Nomad's jobspec2/hcl_conversions.go.
+"""
+
+import math
+import re
+from decimal import Decimal
+from typing import Any
+
+Value = Any
+"""str, int, float, bool, None, or a list or dict of such."""
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d{1,300}", re.ASCII)
+_DURATION = re.compile(r"(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+", re.ASCII)
+_DURATION_PART = re.compile(r"([\d.]+)(\D+)", re.ASCII)
+_NANOSECONDS = {
+    "ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}  # fmt: skip
+
+
+class MismatchError(ValueError):
+    """A value cannot become the type that is wanted; the text says what it is."""
+
+
+def parse_number(text: str) -> int | float:
+    """Return the number that `text` is, an int where it is whole.
+
+    Raises:
+        MismatchError: it is none, or larger than any float.
+    """
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(number):
+        raise MismatchError(f"{text!r} is not a number")
+    return whole(number)
+
+
+def whole(number: float) -> int | float:
+    """Return `number`, as an int where it is whole."""
+    return int(number) if float(number).is_integer() else number
+
+
+def to_number(value: Value) -> int | float:
+    """Return `value` as a number.
+
+    Raises:
+        MismatchError: it is none.
+    """
+    if isinstance(value, str):
+        return parse_number(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise MismatchError(f"{value!r} is not a number")
+    return whole(value)
+
+
+def to_int(value: Value) -> int:
+    """Return `value` as a whole number.
+
+    Raises:
+        MismatchError: it is none.
+    """
+    number = to_number(value)
+    if not isinstance(number, int):
+        raise MismatchError(f"{value!r} is not a whole number")
+    return number
+
+
+def to_bool(value: Value) -> bool:
+    """Return `value` as true or false.
+
+    Raises:
+        MismatchError: it is neither.
+    """
+    if isinstance(value, bool):
+        return value
+    if value not in ("true", "1", "false", "0"):
+        raise MismatchError(f"{value!r} is not true or false")
+    return value in ("true", "1")
+
+
+def to_string(value: Value) -> str:
+    """Return `value` as HCL puts it into a string.
+
+    Raises:
+        MismatchError: it is null, a list or an object.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return format(Decimal(repr(value)), "f")
+    if isinstance(value, str | int):
+        return str(value)
+    kinds = {list: "a list", dict: "an object", type(None): "null"}
+    raise MismatchError(f"{kinds[type(value)]} is not a string")
+
+
+def to_strings(value: Value) -> list[str]:
+    """Return `value` as a list of strings.
+
+    Raises:
+        MismatchError: it is none.
+    """
+    if not isinstance(value, list):
+        raise MismatchError(f"{value!r} is not a list")
+    return [to_string(item) for item in value]
+
+
+def to_nanoseconds(value: Value) -> int:
+    """Return a duration, written as in Go (`1h30m`, `500ms`) or as nanoseconds.
+
+    Raises:
+        MismatchError: it is none.
+    """
+    if not isinstance(value, str):
+        return to_int(value)
+    digits = value.removeprefix("-").removeprefix("+")
+    sign = -1 if value.startswith("-") else 1
+    if digits == "0":
+        return 0
+    if not _DURATION.fullmatch(digits) or len(digits) > 100:
+        raise MismatchError(f'{value!r} is not a duration such as "30s" or "1h30m"')
+    parts = _DURATION_PART.findall(digits)
+    return sign * sum(int(Decimal(number) * _NANOSECONDS[unit]) for number, unit in parts)
