@@ -37,7 +37,8 @@ class Resource:
     """What basic authentication must say; 401 otherwise."""
     ranges: str = "honest"
     """How it takes a Range: `honest`; `ignored` (the whole file); `shifted`, `unlabelled` (another
-    part than asked for, or one that says not which); `blind` (If-Range is not looked at)."""
+    part than asked for, or one that says not which); `blind` (If-Range is not looked at);
+    `nameless` (nor is said which version the part is of)."""
     refuse_first: int = 0
     """So many requests get `refuse_status` before the others are answered."""
     refuse_status: int = 503
@@ -169,7 +170,7 @@ class ImageServer:
     @staticmethod
     def _head(status: int, resource: Resource, body: bytes, extra: dict[str, str]) -> bytes:
         headers = {"Connection": "close", **resource.headers, **extra}
-        if resource.etag is not None:
+        if resource.etag is not None and not (resource.ranges == "nameless" and status != 200):
             headers["ETag"] = resource.etag
         if resource.last_modified is not None:
             headers["Last-Modified"] = resource.last_modified
@@ -211,7 +212,7 @@ def _part(request: Request, resource: Resource) -> tuple[int, bytes, dict[str, s
     body = resource.body
     first = int(request.headers["range"].removeprefix("bytes=").removesuffix("-"))
     is_current = request.headers.get("if-range", resource.etag) == resource.etag
-    if resource.ranges == "ignored" or not (is_current or resource.ranges == "blind"):
+    if resource.ranges == "ignored" or not (is_current or resource.ranges in ("blind", "nameless")):
         return resource.status, body, {}
     if first >= len(body):
         return 416, b"", {"Content-Range": f"bytes */{len(body)}"}

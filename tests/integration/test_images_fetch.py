@@ -301,7 +301,7 @@ async def test_download_without_a_strong_validator_starts_over(
     assert all("range" not in request.headers for request in server.requests)
 
 
-@pytest.mark.parametrize("ranges", ["honest", "blind", "ignored"])
+@pytest.mark.parametrize("ranges", ["honest", "blind", "nameless", "ignored"])
 @pytest.mark.parametrize("length", [len(BODY), len(BODY) + 1, 1_500_000, 10])
 async def test_download_of_a_file_that_changed_meanwhile_starts_over(
     server: ImageServer, ranges: str, length: int
@@ -314,7 +314,7 @@ async def test_download_of_a_file_that_changed_meanwhile_starts_over(
     assert validators == Validators(etag='"2"')
 
 
-@pytest.mark.parametrize("ranges", ["shifted", "unlabelled"])
+@pytest.mark.parametrize("ranges", ["shifted", "unlabelled", "nameless"])
 async def test_part_that_was_not_asked_for_is_not_taken(server: ImageServer, ranges: str) -> None:
     resource = Resource(body=BODY, etag='"1"', break_at=[2_000_000], ranges=ranges)
     _, sink = await fetched(server.put("/x", resource), limits=PATIENT)
@@ -338,6 +338,15 @@ async def test_download_that_was_complete_already_is_not_made_again(server: Imag
     validators, sink = await fetched(url, resume=resume, content=BODY)
     assert (sink.content, sink.begins) == (BODY, [])
     assert validators == Validators(etag='"1"')
+
+
+async def test_a_length_alone_does_not_make_a_part_of_another_version_complete(
+    server: ImageServer,
+) -> None:
+    url = server.put("/x", Resource(body=BODY, etag='"2"', ranges="nameless"))
+    resume = Resume(offset_bytes=len(BODY), etag='"1"', total_bytes=None)
+    _, sink = await fetched(url, resume=resume, content=bytes(len(BODY)), limits=PATIENT)
+    assert sink.content == BODY
 
 
 async def test_more_than_the_file_holds_starts_over(server: ImageServer) -> None:

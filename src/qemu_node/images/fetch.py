@@ -143,12 +143,18 @@ async def fetch_text(file: HttpFile, *, limits: FetchLimits, addresses: AddressP
 def problem_of_part(
     part: ContentRange | None, validators: Validators, resume: Resume
 ) -> str | None:
-    """Return why an answer 206 does not continue what is there, None where it does. Pure."""
+    """Return why an answer 206 does not continue what is there, None where it does. Pure.
+
+    It must name its version, with If-Range as well (RFC 9110, 15.3.7): a server that knows ranges
+    and not If-Range sends the rest of a file that has changed, and says so in the ETag alone.
+    """
     if part is None or part.first != resume.offset_bytes:
         return "the server sent another part than was asked for"
     if None not in (part.total, resume.total_bytes) and part.total != resume.total_bytes:
         return "the file changed its length"
-    if validators.etag not in (None, resume.etag):
+    if validators.etag is None:
+        return "the server did not say which version of the file it sent a part of"
+    if validators.etag != resume.etag:
         return "the file changed"
     return None
 
@@ -259,7 +265,11 @@ class _Transfer:
             return False
         part = parse_content_range(answer.headers.get("Content-Range"))
         total_bytes = None if part is None else part.total
-        if total_bytes == resume.offset_bytes == (resume.total_bytes or total_bytes):
+        # That it has our length says something of the file that we have a part of only where we
+        # know how long that is, or the answer names it.
+        etag = validators_of(answer.headers).etag
+        is_ours = etag == resume.etag if etag is not None else resume.total_bytes == total_bytes
+        if is_ours and total_bytes == resume.offset_bytes == (resume.total_bytes or total_bytes):
             return True
         raise self._started_over("the file is shorter than what came of it before")
 

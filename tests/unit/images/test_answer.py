@@ -87,13 +87,14 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, after_s: float | No
     ("part", "etag", "is_good"),
     [
         (ContentRange(first=5, last=9, total=10), '"1"', True),
-        (ContentRange(first=5, last=9, total=None), None, True),
+        (ContentRange(first=5, last=9, total=None), '"1"', True),
         (ContentRange(first=5, last=7, total=10), '"1"', True),
         (None, '"1"', False),
         (ContentRange(first=4, last=9, total=10), '"1"', False),
         (ContentRange(first=None, last=None, total=10), '"1"', False),
         (ContentRange(first=5, last=10, total=11), '"1"', False),
         (ContentRange(first=5, last=9, total=10), '"2"', False),
+        (ContentRange(first=5, last=9, total=10), None, False),
     ],
 )
 def test_part_continues_only_what_it_is_a_part_of(
