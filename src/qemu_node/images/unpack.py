@@ -11,6 +11,7 @@ zstd comes from `backports.zstd`, the standard library's module of Python 3.14 f
 """
 
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -27,6 +28,13 @@ MAGIC_BYTES = 6
 # downloads of this kind at once are still small beside a VM.
 _XZ_MEMORY_BYTES = 130 * MIB
 _ZSTD_WINDOW_LOG = 27
+
+# Each member costs microseconds, however little it holds, and a frame that zstd skips takes 8
+# bytes: a MiB of them would take a core for a second. Compressors make members of 64 KiB and more.
+_MEMBERS_FREE = 1024
+_MEMBER_MIN_BYTES = 4096
+_STEP_MIN_BYTES = 1024
+_NO_PADDING = re.compile(rb"[^\0]")
 
 
 class Packing(StrEnum):
@@ -60,7 +68,7 @@ class _Decoder(Protocol):
     def needs_input(self) -> bool: ...
     @property
     def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+    def decompress(self, data: memoryview, max_length: int) -> bytes: ...
 
 
 class _GzipDecoder:
@@ -82,8 +90,9 @@ class _GzipDecoder:
     def unused_data(self) -> bytes:
         return self._zlib.unused_data
 
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        piece = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+    def decompress(self, data: memoryview, max_length: int) -> bytes:
+        tail = self._zlib.unconsumed_tail
+        piece = self._zlib.decompress(tail + data if tail else data, max_length)
         # A full piece may have left output inside although all the input was taken.
         self._may_hold_more = bool(self._zlib.unconsumed_tail) or len(piece) == max_length
         return piece
@@ -97,9 +106,12 @@ class Unpacker:
         self.packing = packing
         self._max_bytes = max_bytes
         self._make, self._errors = _decoder_of(packing)
-        self._decoder: _Decoder | None = self._make()
+        self._decoder: _Decoder | None = None
         self._size_bytes = 0
+        self._members = 0
+        self._step_bytes = _STEP_MIN_BYTES
         self._is_padded = False
+        self._begin_member()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what `data` adds, in pieces of at most 1 MiB.
@@ -108,15 +120,19 @@ class Unpacker:
             UnsafeImageError: it is damaged, unpacks to more than allowed, takes too much memory, or
                 something follows its end. The message is to follow the image's name.
         """
-        while data or (self._decoder is not None and not self._decoder.needs_input):
+        view = memoryview(data)
+        at = 0
+        while at < len(data) or (self._decoder is not None and not self._decoder.needs_input):
             if self._decoder is None:
-                data = self._next_member(data)
+                at = self._next_member(data, at)
                 if self._decoder is None:
                     return
+            end = min(at + self._step_bytes, len(data)) if self._decoder.needs_input else at
             try:
-                piece = self._decoder.decompress(data, PIECE_BYTES)
+                piece = self._decoder.decompress(view[at:end], PIECE_BYTES)
             except self._errors as exc:
                 raise self._damaged(exc) from exc
+            at = end
             self._size_bytes += len(piece)
             if self._size_bytes > self._max_bytes:
                 raise UnsafeImageError(
@@ -125,10 +141,10 @@ class Unpacker:
                 )
             if piece:
                 yield piece
+            self._step_bytes = min(2 * self._step_bytes, PIECE_BYTES)
             if self._decoder.eof:
-                data, self._decoder = self._decoder.unused_data, None
-            else:
-                data = b""
+                at -= len(self._decoder.unused_data)
+                self._decoder = None
 
     def finish(self) -> None:
         """Hear that nothing follows.
@@ -139,16 +155,29 @@ class Unpacker:
         if self._decoder is not None:
             raise UnsafeImageError(f"it is {self.packing} data that is truncated")
 
-    def _next_member(self, data: bytes) -> bytes:
-        """Return what is left of `data` behind padding; begin a member if anything is."""
-        rest = data.lstrip(b"\0")
-        self._is_padded = self._is_padded or len(rest) < len(data)
-        if rest:
+    def _next_member(self, data: bytes, at: int) -> int:
+        """Return where `data` goes on behind padding; begin a member if it does."""
+        match = _NO_PADDING.search(data, at)
+        start = len(data) if match is None else match.start()
+        self._is_padded = self._is_padded or start > at
+        if match is not None:
             if self._is_padded and self.packing is not Packing.XZ:
                 raise UnsafeImageError(f"something follows the end of its {self.packing} data")
             self._is_padded = False
-            self._decoder = self._make()
-        return rest
+            self._begin_member()
+        return start
+
+    def _begin_member(self) -> None:
+        self._members += 1
+        if self._members > _MEMBERS_FREE + self._size_bytes // _MEMBER_MIN_BYTES:
+            raise UnsafeImageError(
+                f"its {self.packing} data are made of {self._members} parts that hold next to "
+                "nothing",
+                hint="compress it again, as one file",
+            )
+        # What follows a member's end is copied by its decoder: a short one is given little.
+        self._step_bytes = _STEP_MIN_BYTES
+        self._decoder = self._make()
 
     def _damaged(self, exc: Exception) -> UnsafeImageError:
         if isinstance(exc, lzma.LZMAError) and "memory" in str(exc).lower():

@@ -9,6 +9,7 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qemu_node.images import unpack
 from qemu_node.images.errors import UnsafeImageError
 from qemu_node.images.unpack import PIECE_BYTES, Packing, Unpacker, packing_of
 
@@ -120,6 +121,44 @@ def test_zstd_that_wants_a_large_window_is_refused() -> None:
     packed = compressor.compress(b"x" * 100) + compressor.flush()
     with pytest.raises(UnsafeImageError, match="window of more than 128 MiB"):
         unpacked(packed)
+
+
+SKIPPED = b"\x50\x2a\x4d\x18" + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [gzip.compress(b""), gzip.compress(b"x"), lzma.compress(b""), zstd.compress(b"x"), SKIPPED],
+    ids=["gzip-empty", "gzip", "xz-empty", "zstd", "zstd-skipped"],
+)
+@pytest.mark.parametrize("step", [100, 1 << 20])
+def test_members_that_hold_next_to_nothing_are_refused(member: bytes, step: int) -> None:
+    assert unpacked(member * 1000, step=step) in (b"", b"x" * 1000)
+    with pytest.raises(UnsafeImageError, match="next to nothing"):
+        unpacked(member * 1100, step=step)
+
+
+@pytest.mark.parametrize("packing", Packing)
+def test_members_as_compressors_make_them_are_taken_however_many(packing: Packing) -> None:
+    assert len(unpacked(PACK[packing](bytes(1 << 14)) * 3000)) == 3000 << 14
+
+
+def test_what_follows_a_short_member_is_not_handed_on_with_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed = gzip.compress(bytes(1 << 14)) * 3000
+    handed_bytes = 0
+    decompress = unpack._GzipDecoder.decompress
+
+    def counted(self: unpack._GzipDecoder, data: memoryview, max_length: int) -> bytes:
+        nonlocal handed_bytes
+        handed_bytes += len(data)
+        return decompress(self, data, max_length)
+
+    monkeypatch.setattr(unpack._GzipDecoder, "decompress", counted)
+    unpacked(packed, step=len(packed))
+    # A member of 46 bytes is looked for in 1 KiB.
+    assert handed_bytes < 3000 * 2048
 
 
 @pytest.mark.parametrize("head", [b"", b"\x1f", b"QFI\xfb", b"\xfd7zXZ", b"BZh9", bytes(6)])
