@@ -31,8 +31,9 @@ _MAX_BYTES = 32 << 20
 # deeper elsewhere.
 _MAX_DEPTH = 8
 
-_HOSTNAME_MAX_CHARS = 63  # one label, RFC 1123 2.1
+HOSTNAME_MAX_CHARS = 63  # one label, RFC 1123 2.1
 _HOSTNAME_FALLBACK = "vm"
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as inet_aton(3) reads one
 
 # Joliet 3.4: 64 UCS-2 characters, some excluded; Rock Ridge 1.12: a file name of Linux.
 _JOLIET_MAX_CHARS = 64
@@ -102,10 +103,20 @@ def complete(files: Mapping[str, bytes], *, uuid: str, hostname: str, name: str)
 
 
 def sanitise_hostname(text: str) -> str:
-    """Return the nearest valid host name of one label (RFC 1123): `Web Ü/1` → `web-u-1`."""
+    """Return the nearest valid host name of one label (RFC 1123): `Web Ü/1` → `web-u-1`.
+
+    One that is a number, which a resolver takes for an address (`0` is 0.0.0.0), gets `vm-` before.
+    """
+    label = host_label(text)[:HOSTNAME_MAX_CHARS].rstrip("-")
+    if _NUMBER.fullmatch(label):
+        label = f"{_HOSTNAME_FALLBACK}-{label}"[:HOSTNAME_MAX_CHARS]
+    return label or _HOSTNAME_FALLBACK
+
+
+def host_label(text: str) -> str:
+    """Return what `text` has for a host name, however long: letters, digits and hyphens."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    label = re.sub(r"[^a-z0-9]+", "-", ascii_text.lower())
-    return label.strip("-")[:_HOSTNAME_MAX_CHARS].rstrip("-") or _HOSTNAME_FALLBACK
+    return re.sub(r"[^a-z0-9]+", "-", ascii_text.lower()).strip("-")
 
 
 def write_iso(path: Path, files: Mapping[str, bytes], owner: tuple[int, int] | None) -> None:

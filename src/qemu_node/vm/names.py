@@ -4,6 +4,8 @@ import hashlib
 import re
 import uuid
 
+from qemu_node.images.configdrive import HOSTNAME_MAX_CHARS, host_label, sanitise_hostname
+
 VM_ID_MAX_BYTES = 29
 """16 of the task's name, a dash, 12 of the hash; `config` reckons socket paths with it."""
 
@@ -30,10 +32,18 @@ def vm_uuid(alloc_id: str, task_name: str) -> str:
 
 
 def default_hostname(job_name: str, group: str, task: str, index: int | None) -> str:
-    """Return the host name of a guest whose job names none, such as `web-api-3`.
+    """Return the host name of a guest whose job names none: a label such as `web-api-3`.
 
-    A task named like its group is not repeated. The caller makes it fit RFC 1123.
+    A task named like its group is not repeated. Where the name is too long, or a group or task
+    holds what no host name can, a hash of all of it keeps the VMs of one job apart.
     """
     parts = [job_name, group, task]
     distinct = [part for n, part in enumerate(parts) if part and part not in parts[:n]]
-    return "-".join([*distinct, *([] if index is None else [str(index)])])
+    label = host_label("-".join(distinct))
+    tail = "" if index is None else f"-{index}"
+    is_whole = all(part == host_label(part) for part in (group, task))
+    if not is_whole or len(label + tail) > HOSTNAME_MAX_CHARS:
+        digest = hashlib.sha256("/".join(parts).encode()).hexdigest()
+        tail = f"-{digest[:8]}{tail}"
+        label = label[: HOSTNAME_MAX_CHARS - len(tail)].rstrip("-")
+    return sanitise_hostname((label or "vm") + tail)

@@ -188,6 +188,10 @@ def test_bad_meta_data_is_the_jobs_error_with_the_place(content: bytes, where: s
         ("", "vm"),
         ("a" * 62 + "-b", "a" * 62),
         ("x" * 120, "x" * 63),
+        ("0", "vm-0"),
+        ("0x7f", "vm-0x7f"),
+        ("7" * 70, "vm-" + "7" * 60),
+        ("7-0", "7-0"),
     ],
 )
 def test_host_name_is_made_valid(text: str, expected: str) -> None:

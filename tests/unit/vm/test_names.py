@@ -1,3 +1,4 @@
+import re
 import uuid
 
 import pytest
@@ -45,3 +46,50 @@ def test_the_uuid_is_a_uuid_of_the_task() -> None:
 )
 def test_host_names_repeat_nothing(parts: tuple[str, str, str, int | None], hostname: str) -> None:
     assert default_hostname(*parts) == hostname
+
+
+LONG = "edge-observability-collector-production-frankfurt-cluster-03"
+CHILD = "team/nightly-windows-installer-regression-suite/dispatch-1734567890-"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((LONG, "collectors", "vm", 0), (LONG, "collectors", "vm", 1)),
+        ((LONG, "collectors", "vm", 0), (LONG, "collectors", "vm2", 0)),
+        ((LONG, "collectors", "vm", 1), (LONG, "collectors", "vm", 11)),
+        ((CHILD + "1a2b3c4d", "runner", "vm", 0), (CHILD + "9f8e7d6c", "runner", "vm", 0)),
+        (("web", "网站", "vm", 0), ("web", "ウェブ", "vm", 0)),
+        (("web", "a_b", "a_b", 0), ("web", "a-b", "a-b", 0)),
+        (("web", "A", "A", 0), ("web", "a", "a", 0)),
+        (("x" * 70, "g", "t", None), ("x" * 70, "g", "u", None)),
+    ],
+)
+def test_host_names_of_a_jobs_vms_differ_after_cutting(
+    first: tuple[str, str, str, int | None], second: tuple[str, str, str, int | None]
+) -> None:
+    assert default_hostname(*first) != default_hostname(*second)
+
+
+@pytest.mark.parametrize("name", ["网站", "7", "0x1f", "", "-"])
+@pytest.mark.parametrize("index", [None, 0])
+def test_a_host_name_is_never_a_number(name: str, index: int | None) -> None:
+    label = default_hostname(name, name, name, index)
+    assert not re.fullmatch(r"[0-9]+|0x[0-9a-f]*", label)
+
+
+@given(st.text(max_size=80), st.text(max_size=80), st.text(max_size=80), st.integers(0, 99999))
+def test_any_names_give_a_label_that_keeps_the_index(
+    job: str, group: str, task: str, index: int
+) -> None:
+    label = default_hostname(job, group, task, index)
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label)
+    assert label.endswith(f"-{index}")
+    assert default_hostname(job, group, task, index + 1) != label
+
+
+def test_a_name_of_the_longest_length_is_not_changed() -> None:
+    job = "x" * 59
+    assert default_hostname(job, "g", "g", None) == f"{job}-g"
+    assert default_hostname(job, "g", "g", 1) == f"{job}-g-1"
+    assert default_hostname(job, "g", "g", 10) != f"{job}-g-10"
