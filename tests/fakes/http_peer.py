@@ -93,5 +93,7 @@ class HttpPeer:
         reply = self.answer(request)
         headers = {"Connection": "close", "Content-Length": str(len(reply.body)), **reply.headers}
         lines = [f"HTTP/1.1 {reply.status} Whatever", *(f"{k}: {v}" for k, v in headers.items())]
-        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + reply.body)
+        writer.write(
+            ("\r\n".join(lines) + "\r\n\r\n").encode() + (b"" if method == "HEAD" else reply.body)
+        )
         await writer.drain()

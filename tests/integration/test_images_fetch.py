@@ -466,6 +466,20 @@ async def test_address_is_judged_on_each_hop(server: ImageServer) -> None:
         assert inner.requests == []
 
 
+@pytest.mark.parametrize("more", [-1, 1])
+async def test_file_without_a_length_is_measured_by_what_it_should_have(
+    server: ImageServer, more: int
+) -> None:
+    file = source(server.put("/x", Resource(body=BODY, has_length=False)))
+    right = replace(file, size_bytes=len(BODY))
+    sink = Collector()
+    await download(right, sink, max_bytes=1 << 30, limits=ONCE, addresses=LOCAL)
+    assert sink.total == len(BODY)
+    wrong = replace(file, size_bytes=len(BODY) + more)
+    with pytest.raises(ImageDownloadError):
+        await download(wrong, Collector(), max_bytes=1 << 30, limits=ONCE, addresses=LOCAL)
+
+
 async def test_small_answer_has_its_headers_and_who_gave_it(server: ImageServer) -> None:
     async with ImageServer.running() as other:
         target = other.put("/y", Resource(body=b"{}", headers={"X-A": "1"}))

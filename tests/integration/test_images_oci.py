@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from ipaddress import ip_network
@@ -67,7 +68,23 @@ async def resolve(
 ) -> OciBlob:
     source = OciSource(registry.host, "team/image", reference)
     small = partial(fetch_small, limits=LIMITS, addresses=addresses)
-    return await resolve_oci(source, credential, fetch_small=small)
+    blob = await resolve_oci(source, credential, fetch_small=small)
+    assert blob is not None
+    return blob
+
+
+async def is_still(registry: Registry, digest: str, credential: Credential | None = None) -> bool:
+    source = OciSource(registry.host, "team/image", "1")
+    small = partial(fetch_small, limits=LIMITS, addresses=LOOPBACK)
+    blob = await resolve_oci(source, credential, fetch_small=small, known=digest)
+    return blob is None
+
+
+def asked(registry: Registry) -> list[str]:
+    """Return the methods of the requests since the last time."""
+    methods = [request.method for request in registry.requests]
+    registry.requests.clear()
+    return methods
 
 
 async def fetched(blob: OciBlob) -> bytes:
@@ -90,7 +107,7 @@ async def test_an_image_comes_out_of_an_open_registry(registry: Registry) -> Non
     blob = await resolve(registry)
     assert blob.manifest_digest == pushed.digest
     assert blob.layer_digest == f"sha256:{hashlib.sha256(DISK).hexdigest()}"
-    assert blob.size_bytes == len(DISK)
+    assert blob.file.size_bytes == len(DISK)
     assert await fetched(blob) == DISK
 
 
@@ -118,6 +135,42 @@ async def test_a_new_image_under_a_tag_is_another_version(registry: Registry) ->
     after = await resolve(registry)
     assert before.manifest_digest != after.manifest_digest
     assert before.layer_digest != after.layer_digest
+
+
+async def test_whether_a_tag_is_unchanged_is_asked_without_a_pull(registry: Registry) -> None:
+    pushed = registry.push("team/image:1", DISK)
+    assert await is_still(registry, pushed.digest)
+    assert asked(registry) == ["HEAD"]
+    assert not await is_still(registry, digest_of(b"former"))
+    assert asked(registry) == ["HEAD", "GET"]
+
+
+async def test_a_registry_without_head_is_asked_by_get(registry: Registry) -> None:
+    pushed = registry.push("team/image:1", DISK)
+    registry.knows_head = False
+    assert await is_still(registry, pushed.digest)
+    assert asked(registry) == ["HEAD", "GET"]
+
+
+async def test_a_private_tag_is_asked_with_the_password(
+    registry: Registry, tokens: TokenService, credential: Callable[..., Credential]
+) -> None:
+    pushed = registry.push("team/image:1", DISK)
+    assert await is_still(registry, pushed.digest, credential())
+    assert asked(registry) == ["HEAD", "HEAD"]
+    with pytest.raises(ImageRefusedError, match="does not accept"):
+        await is_still(registry, pushed.digest)
+
+
+@pytest.mark.parametrize("more", [-1, 1, 1 << 40])
+async def test_a_layer_of_another_size_than_its_manifest_says_is_refused(
+    registry: Registry, more: int
+) -> None:
+    document = json.loads(registry.push("team/image:1", DISK).body)
+    document["layers"][0]["size"] += more
+    registry.store("team/image:1", json.dumps(document).encode(), OCI_MANIFEST)
+    with pytest.raises(ImageRefusedError, match=rf"takes {len(DISK)} bytes, and should take"):
+        await fetched(await resolve(registry))
 
 
 async def test_a_public_image_is_had_with_a_token_for_anybody(

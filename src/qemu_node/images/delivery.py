@@ -105,10 +105,12 @@ class Courier:
             As `Puller.pull`.
         """
         announce(PullStep.LOCATE)
-        located = await locate(remote, self._fetch_small)
-        if known is not None and located.version is not None:
-            if located.version == known.etag:
-                return await self._confirmed(remote, known)
+        version = None if known is None else known.etag
+        located = await locate(remote, self._fetch_small, known=version)
+        if located is None:
+            assert known is not None
+            return await self._confirmed(remote, known)
+        if located.version is not None:
             known = None
         asked = tuple(checksum for checksum in (wanted, located.checksum) if checksum is not None)
         errand = _Errand(remote, located, former, known, asked, progress)

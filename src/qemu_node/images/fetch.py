@@ -294,6 +294,13 @@ class _Transfer:
         return ImageDownloadError(f"cannot fetch {self._file}: {problem}")
 
     async def _expect(self, total_bytes: int | None) -> None:
+        wanted_bytes = self._file.size_bytes
+        if total_bytes is None:
+            total_bytes = wanted_bytes
+        elif wanted_bytes not in (None, total_bytes):
+            raise ImageRefusedError(
+                f"{self._file} takes {total_bytes} bytes, and should take {wanted_bytes}"
+            )
         if total_bytes is not None and total_bytes > self._max_bytes:
             raise _too_large(self._file, self._max_bytes)
         self._total_bytes = total_bytes

@@ -32,6 +32,10 @@ class HttpFile:
     """
     accept: str | None = None
     """The Accept header."""
+    method: str = "GET"
+    """HEAD asks for the headers alone."""
+    size_bytes: int | None = None
+    """How long it is, where that is known before; anything else is not this file."""
 
     def __str__(self) -> str:
         return self.shown

@@ -93,12 +93,16 @@ def parse_document(body: bytes, shown: str) -> Document:
     return document
 
 
-def check_digest(body: bytes, digest: str, shown: str) -> None:
-    """Raise unless `body` is what `digest` names.
+def check_digest(body: bytes, digest: str, shown: str, *, size_bytes: int | None = None) -> None:
+    """Raise unless `body` is what `digest` names, and as long as its descriptor says.
 
     Raises:
         ChecksumMismatchError: it is something else.
     """
+    if size_bytes not in (None, len(body)):
+        raise ChecksumMismatchError(
+            f"{shown}: the manifest {digest} has {len(body)} bytes, its index says {size_bytes}"
+        )
     actual = digest_of(body, digest.partition(":")[0])
     if actual != digest:
         raise ChecksumMismatchError(

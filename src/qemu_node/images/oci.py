@@ -60,15 +60,17 @@ class OciBlob:
     """Of what the reference names: changes with it, like an ETag."""
     layer_digest: str
     """`sha256:…` or `sha512:…` of the file as the registry serves it."""
-    size_bytes: int
-    """Of the file as the registry serves it."""
     file: HttpFile
 
 
 async def resolve_oci(
-    source: OciSource, credential: Credential | None, *, fetch_small: FetchSmall
-) -> OciBlob:
-    """Return what `source` means now.
+    source: OciSource,
+    credential: Credential | None,
+    *,
+    fetch_small: FetchSmall,
+    known: str | None = None,
+) -> OciBlob | None:
+    """Return what `source` means now; None where that is still the manifest `known`.
 
     Raises:
         ImageDownloadError: the registry or its token service does not answer as it should.
@@ -76,20 +78,23 @@ async def resolve_oci(
         ChecksumMismatchError: it gave another manifest than the digest names.
     """
     registry = _Registry(source, credential, fetch_small)
+    if known is not None and await registry.still_has(source.reference, known):
+        return None
     wanted = source.reference if source.is_digest else None
     body = await registry.manifest(source.reference, wanted)
     document = parse_document(body, source.shown)
     manifest_digest = digest_of(body)
+    if manifest_digest == known:
+        return None
     if document.manifests is not None:
         chosen = choose_manifest(document, source.shown)
-        body = await registry.manifest(chosen.digest, chosen.digest)
+        body = await registry.manifest(chosen.digest, chosen.digest, size_bytes=chosen.size)
         document = parse_document(body, source.shown)
     layer = choose_layer(document, source.shown)
     return OciBlob(
         manifest_digest=manifest_digest,
         layer_digest=layer.digest,
-        size_bytes=layer.size,
-        file=registry.blob(layer.digest),
+        file=registry.blob(layer.digest, layer.size),
     )
 
 
@@ -112,9 +117,9 @@ class _Registry:
         self._challenge: Challenge | None = None
         """What the registry wants a token of its token service for."""
 
-    def blob(self, digest: str) -> HttpFile:
+    def blob(self, digest: str, size_bytes: int) -> HttpFile:
         """Return how a blob is asked for, for as long as that takes."""
-        file = self._file(f"blobs/{digest}")
+        file = dataclasses.replace(self._file(f"blobs/{digest}"), size_bytes=size_bytes)
         if self._challenge is None:
             return file
         return dataclasses.replace(file, sign=self._sign_now, renew=self._renew)
@@ -129,18 +134,42 @@ class _Registry:
             accept=accept,
         )
 
-    async def manifest(self, reference: str, digest: str | None) -> bytes:
-        """Return a manifest or index, checked against `digest` where that is known."""
+    async def still_has(self, reference: str, digest: str) -> bool:
+        """Tell whether `reference` is said to mean the manifest `digest`.
+
+        Asked by HEAD: a GET counts as a pull, of which Docker Hub allows some a day
+        (docs.docker.com/docker-hub/usage/pulls).
+        """
+        try:
+            answer = await self._ask("HEAD", reference)
+        except ImageRefusedError:
+            return False  # Not every registry knows HEAD. The GET says what is the matter.
+        return answer.headers.get("docker-content-digest") == digest
+
+    async def manifest(
+        self, reference: str, digest: str | None, *, size_bytes: int | None = None
+    ) -> bytes:
+        """Return a manifest or index, checked against `digest` and its size where known."""
+        answer = await self._ask("GET", reference)
+        if digest is not None:
+            check_digest(answer.body, digest, self._source.shown, size_bytes=size_bytes)
+        return answer.body
+
+    async def _ask(self, method: str, reference: str) -> SmallAnswer:
+        """Return the answer about a manifest, to whoever we are."""
         path = f"manifests/{reference}"
-        answer = await self._fetch_small(self._file(path, _ACCEPT), max_bytes=MAX_BYTES)
+
+        async def ask() -> SmallAnswer:
+            file = dataclasses.replace(self._file(path, _ACCEPT), method=method)
+            return await self._fetch_small(file, max_bytes=MAX_BYTES)
+
+        answer = await ask()
         if answer.status == _STATUS_UNAUTHORIZED and self._sign is None:
             self._sign = await self._answer(answer)
-            answer = await self._fetch_small(self._file(path, _ACCEPT), max_bytes=MAX_BYTES)
+            answer = await ask()
         if answer.status == _STATUS_UNAUTHORIZED:
             raise self._denied("the registry does not accept who we are")
-        if digest is not None:
-            check_digest(answer.body, digest, self._source.shown)
-        return answer.body
+        return answer
 
     async def _answer(self, answer: SmallAnswer) -> Sign:
         """Return what signs from now on, to a registry that asks who is there."""

@@ -64,8 +64,12 @@ def find_remote(
     return Remote(source=source, credential=credentials.find(source.host, namespace))
 
 
-async def locate(remote: Remote, fetch_small: "FetchSmall") -> Located:
-    """Return what `remote` means at this moment. Asks the source where that is a registry.
+async def locate(
+    remote: Remote, fetch_small: "FetchSmall", *, known: str | None = None
+) -> Located | None:
+    """Return what `remote` means at this moment; None where that is still the version `known`.
+
+    Asks the source where that is a registry.
 
     Raises:
         ImageDownloadError, ImageRefusedError, ChecksumMismatchError: as `resolve_oci`.
@@ -80,7 +84,11 @@ async def locate(remote: Remote, fetch_small: "FetchSmall") -> Located:
         case OciSource():
             from qemu_node.images.oci import resolve_oci
 
-            blob = await resolve_oci(remote.source, remote.credential, fetch_small=fetch_small)
+            blob = await resolve_oci(
+                remote.source, remote.credential, fetch_small=fetch_small, known=known
+            )
+            if blob is None:
+                return None
             checksum = parse_checksum(blob.layer_digest)
             assert isinstance(checksum, Checksum)  # `manifest` lets nothing else through.
             return Located(file=blob.file, version=blob.manifest_digest, checksum=checksum)

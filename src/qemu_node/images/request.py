@@ -1,4 +1,4 @@
-"""One GET, through redirects, to its answer: what is sent to whom, and how it can fail.
+"""One GET or HEAD, through redirects, to its answer: what is sent to whom, and how it can fail.
 
 Owns the connection, the redirects and the translation of every way to fail into a sentence without
 a secret. Does not own the body (`fetch`), nor what the answer's headers mean (`answer`).
@@ -82,14 +82,15 @@ async def request(
     limits: FetchLimits,
     addresses: AddressPolicy,
 ) -> AsyncGenerator[Answer]:
-    """Give the answer to a GET of `file` with `headers`, redirects followed; its status is one of
-    `accepted`. What goes wrong while the body is read is translated here as well.
+    """Give the answer to a request for `file`, redirects followed; its status is in `accepted`.
+
+    What goes wrong while the body is read is translated here as well.
 
     Raises:
         ImageDownloadError: there is no answer, or one that says to come again.
         ImageRefusedError: any other answer, or an address that must not be connected to.
         ImageError: what the file's signature needs cannot be had.
-    """  # noqa: D205 - one sentence
+    """
     import aiohttp
 
     guard = Guard(addresses)
@@ -144,9 +145,10 @@ async def _follow(
         extra: Mapping[str, str] = {}
         if file.sign is not None and not is_foreign:
             # It reads the secret's file. Sent to nobody but the host that it is for.
-            extra = await asyncio.to_thread(file.sign, "GET", str(url))
+            extra = await asyncio.to_thread(file.sign, file.method, str(url))
         async with asyncio.timeout(limits.connect_s + limits.stall_s):
-            response = await session.get(
+            response = await session.request(
+                file.method,
                 # As it is: quoting it anew would break the signature of some.
                 yarl.URL(str(url), encoded=True),
                 headers={**wanted, **extra},

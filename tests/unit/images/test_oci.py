@@ -95,14 +95,16 @@ async def resolve(
     registry: str = HOST,
 ) -> OciBlob:
     source = OciSource(registry, "team/image", reference)
-    return await resolve_oci(source, credential, fetch_small=script)
+    blob = await resolve_oci(source, credential, fetch_small=script)
+    assert blob is not None
+    return blob
 
 
 async def test_a_tag_leads_to_the_digest_and_url_of_its_layer() -> None:
     script = Script([ok(MANIFEST)])
     blob = await resolve(script)
     assert blob.layer_digest == LAYER
-    assert blob.size_bytes == 7
+    assert blob.file.size_bytes == 7
     assert blob.manifest_digest == digest_of(MANIFEST)
     assert blob.file.url == f"https://{HOST}/v2/team/image/blobs/{LAYER}"
     assert blob.file.shown == f"oci://{HOST}/team/image:1"
@@ -135,8 +137,16 @@ async def test_the_manifest_that_an_index_names_is_checked() -> None:
         await resolve(Script([ok(INDEX), ok(MANIFEST + b" ")]))
 
 
+async def test_a_manifest_that_is_not_as_long_as_its_index_says_is_refused() -> None:
+    size = f'"size": {len(MANIFEST)}'.encode()
+    assert size in INDEX
+    with pytest.raises(ChecksumMismatchError, match="its index says 7"):
+        await resolve(Script([ok(INDEX.replace(size, b'"size": 7')), ok(MANIFEST)]))
+
+
 async def test_an_index_of_indexes_is_refused() -> None:
     outer = INDEX.replace(digest_of(MANIFEST).encode(), digest_of(INDEX).encode())
+    outer = outer.replace(f'"size": {len(MANIFEST)}'.encode(), f'"size": {len(INDEX)}'.encode())
     with pytest.raises(ImageRefusedError, match="0 layers"):
         await resolve(Script([ok(outer), ok(INDEX)]))
 
