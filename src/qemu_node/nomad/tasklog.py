@@ -5,9 +5,11 @@ Owns `<task>.<stream>.<N>` in `<alloc_dir>/alloc/logs`, the highest N being the 
 nor its rate.
 
 The directory has mode 0777 and the tasks of the allocation write to it, so nothing in it is
-trusted: it is opened once, every file relative to it and without following links, and a name that
+trusted: it is opened without following links, every file relative to it likewise, and a name that
 is taken by anything but a plain file is passed over. No other file is ever made beside them: one
 with the same beginning whose end is no number makes Nomad refuse to show any.
+
+Nothing stays open between two writes: a node has two logs for each of its VMs, and most are silent.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import errno
 import logging
 import os
 import re
+from collections.abc import Generator
 from pathlib import Path
 from typing import Literal
 
@@ -60,53 +63,58 @@ class TaskLog:
         """What the disk did not take since this object was made."""
         self._unreported_bytes = 0
         self._prefix = f"{task_name}.{stream}."
-        self._path = logs_dir / f"{self._prefix}*"
+        self._logs_dir = logs_dir
         self._max_files = max_files
         self._max_file_bytes = max_file_bytes
-        self._fd = -1
+        self._is_closed = False
         try:
-            self._dir_fd = _open_logs_dir(logs_dir)
-            self._indexes = self._list_indexes()
+            with _logs_dir_fd(self._logs_dir) as dir_fd:
+                self._indexes = self._list_indexes(dir_fd)
+                self._make_first(dir_fd)
         except OSError as exc:
             raise host_error("open log directory", logs_dir, exc) from exc
-        try:
-            self._open(self._indexes[-1] if self._indexes else 0)
-        except OSError as exc:
-            self._report(exc)
 
-    def _list_indexes(self) -> list[int]:
+    def _list_indexes(self, dir_fd: int) -> list[int]:
         """Return the N of all files of this stream, in order."""
         # 18 digits fit Nomad's int; a longer number was put there by somebody else.
         pattern = re.compile(re.escape(self._prefix) + r"(0|[1-9][0-9]{0,17})")
-        with os.scandir(self._dir_fd) as entries:
+        with os.scandir(dir_fd) as entries:
             matches = [pattern.fullmatch(entry.name) for entry in entries]
         return sorted(int(match[1]) for match in matches if match is not None)
 
-    def _open(self, first: int) -> None:
-        """Go on with file `first`, or the next that is or becomes a plain file with room in it."""
+    def _make_first(self, dir_fd: int) -> None:
+        try:
+            os.close(self._open(dir_fd, self._newest))
+        except OSError as exc:
+            self._report(exc)
+
+    @property
+    def _newest(self) -> int:
+        return self._indexes[-1] if self._indexes else 0
+
+    def _open(self, dir_fd: int, first: int) -> int:
+        """Open file `first`, or the next that is or becomes a plain file with room in it."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
         for index in range(first, first + _MAX_PASSED_OVER):
             try:
-                fd = open_beneath(self._dir_fd, f"{self._prefix}{index}", flags, mode=0o644)
+                fd = open_beneath(dir_fd, f"{self._prefix}{index}", flags, mode=0o644)
             except OSError as exc:
                 if exc.errno in _NOT_A_FILE:
                     continue
                 raise
             if is_plain_file(fd) and os.fstat(fd).st_size < self._max_file_bytes:
-                self._close_file()
-                self._fd = fd
-                self._begin(index)
-                return
+                self._begin(dir_fd, index)
+                return fd
             os.close(fd)
         raise OSError(errno.EEXIST, f"{self._prefix}{first} and the next are no plain files")
 
-    def _begin(self, index: int) -> None:
+    def _begin(self, dir_fd: int, index: int) -> None:
         """Note that `index` is the newest file and remove those that are too many."""
         self._indexes = [*(older for older in self._indexes if older < index), index]
         for old in self._indexes[: -self._max_files]:
             # It may be gone already, or be a directory that somebody put there.
             with contextlib.suppress(OSError):
-                os.unlink(f"{self._prefix}{old}", dir_fd=self._dir_fd)
+                os.unlink(f"{self._prefix}{old}", dir_fd=dir_fd)
         del self._indexes[: -self._max_files]
 
     def write(self, data: bytes) -> None:
@@ -125,61 +133,62 @@ class TaskLog:
 
     def _append(self, data: bytes) -> int:
         """Return how many bytes of `data` were written, all of them unless the disk refused."""
+        if self._is_closed:
+            return 0
         done = 0
         try:
-            while done < len(data):
-                done += self._append_some(data[done:])
+            with _logs_dir_fd(self._logs_dir) as dir_fd:
+                while done < len(data):
+                    done += self._append_some(dir_fd, data[done:])
         except OSError as exc:
             self._report(exc)
         return done
 
-    def _append_some(self, data: bytes) -> int:
-        if self._dir_fd < 0:
-            raise OSError(errno.EBADF, "the log is closed")
-        size = self._current_size()
-        room = self._max_file_bytes - size
-        end = len(data) if len(data) <= room else data.rfind(b"\n", 0, max(room, 0)) + 1
-        if end == 0 and size > 0:
-            self._open(self._indexes[-1] + 1)
-            room = self._max_file_bytes - self._current_size()
-            end = len(data) if len(data) <= room else data.rfind(b"\n", 0, room) + 1
-        # A line longer than a whole file is cut where the file ends.
-        return os.write(self._fd, data[: end or room])
+    def _append_some(self, dir_fd: int, data: bytes) -> int:
+        """Append to the newest file, or the next if not one line fits, and return how much."""
+        fd = self._open(dir_fd, self._newest)
+        try:
+            size = os.fstat(fd).st_size
+            end = self._fitting(data, size)
+            if end == 0 and size > 0:
+                os.close(fd)
+                fd = -1
+                fd = self._open(dir_fd, self._newest + 1)
+                size = os.fstat(fd).st_size
+                end = self._fitting(data, size)
+            # A line longer than a whole file is cut where the file ends.
+            return os.write(fd, data[: end or self._max_file_bytes - size])
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
-    def _current_size(self) -> int:
-        """Return the size of the current file, made anew where somebody has removed it."""
-        if self._fd >= 0:
-            info = os.fstat(self._fd)
-            if info.st_nlink:
-                return info.st_size
-        self._open(self._indexes[-1] if self._indexes else 0)
-        return os.fstat(self._fd).st_size
+    def _fitting(self, data: bytes, size: int) -> int:
+        """Return how much of `data` a file of `size` bytes takes, in whole lines."""
+        room = self._max_file_bytes - size
+        return len(data) if len(data) <= room else data.rfind(b"\n", 0, room) + 1
 
     def _report(self, exc: OSError) -> None:
         """Tell the driver's log, once for each time that writing stops."""
         if not self._unreported_bytes:
-            log.warning(
-                "task log could not be written", extra={"path": str(self._path), "error": str(exc)}
-            )
-
-    def _close_file(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            path = self._logs_dir / f"{self._prefix}*"
+            fields = {"path": str(path), "error": str(exc)}
+            log.warning("task log could not be written", extra=fields)
 
     def close(self) -> None:
         """Close the log; what is written afterwards counts as dropped. Harmless when done twice."""
-        self._close_file()
-        if self._dir_fd >= 0:
-            os.close(self._dir_fd)
-            self._dir_fd = -1
+        self._is_closed = True
 
 
-def _open_logs_dir(logs_dir: Path) -> int:
-    """Open `<alloc_dir>/alloc/logs`, of which only `<alloc_dir>` is Nomad's alone."""
+@contextlib.contextmanager
+def _logs_dir_fd(logs_dir: Path) -> Generator[int]:
+    """Have `<alloc_dir>/alloc/logs` open, of which only `<alloc_dir>` is Nomad's alone."""
+    flags = os.O_RDONLY | os.O_DIRECTORY
     alloc_fd = os.open(logs_dir.parent.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        relative = f"{logs_dir.parent.name}/{logs_dir.name}"
-        return open_beneath(alloc_fd, relative, os.O_RDONLY | os.O_DIRECTORY)
+        dir_fd = open_beneath(alloc_fd, f"{logs_dir.parent.name}/{logs_dir.name}", flags)
     finally:
         os.close(alloc_fd)
+    try:
+        yield dir_fd
+    finally:
+        os.close(dir_fd)

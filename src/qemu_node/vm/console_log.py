@@ -45,7 +45,7 @@ class ConsolePump:
         bucket: TokenBucket,
         sink: Callable[[bytes], None],
     ) -> None:
-        """Make the pump of `serial`, which it closes with itself.
+        """Make the pump of `serial`.
 
         Args:
             serial: Where the guest's output is taken from.
@@ -146,7 +146,7 @@ class ConsolePump:
             self._report(exc)
 
     def finish(self) -> None:
-        """Move what is left and close the serial log. Harmless when done twice.
+        """Move what is left and stop. Harmless when done twice.
 
         It does not let others run, so at most the newest MiB is moved: `drain` comes first.
         """
@@ -165,7 +165,6 @@ class ConsolePump:
     def close(self) -> None:
         """Stop here; what is left waits in the serial log for the next pump."""
         self._is_closed = True
-        self._serial.close()
 
 
 def _line_end(data: bytes) -> int:

@@ -14,6 +14,8 @@ The NULs that a guest prints itself may get lost this way; the log drops them an
 
 import logging
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from qemu_node.host.files import host_error, punch_hole, seek_data
@@ -37,6 +39,9 @@ class SerialLog:
     holes cannot be punched (a file system other than ext4, XFS, Btrfs, tmpfs), the file is emptied
     when all of it has been consumed; what QEMU appends in the microseconds between check and cut is
     lost there.
+
+    Nothing stays open between two calls: a node has two logs for each of its VMs, and most are
+    silent.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +52,8 @@ class SerialLog:
         """
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            with self._open():
+                pass
         except OSError as exc:
             raise host_error("open serial log", path, exc) from exc
         self._position = 0
@@ -55,13 +61,21 @@ class SerialLog:
         self._is_start_known = False
         self._can_punch = True
 
+    @contextmanager
+    def _open(self) -> Generator[int]:
+        fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
     def pending_bytes(self) -> int:
-        """Return how many bytes wait to be read; one fstat(2) where there are none.
+        """Return how many bytes wait to be read; one lstat(2) where there are none.
 
         Raises:
             OSError: the file system failed.
         """
-        size = os.fstat(self._fd).st_size
+        size = self.path.lstat().st_size
         if size < self._position:
             # Only a QEMU that its guest has taken over can have cut it: begin again.
             self._position = self._punched_to = 0
@@ -69,7 +83,8 @@ class SerialLog:
         if size == self._position:
             return 0
         if not self._is_start_known:
-            self._find_start()
+            with self._open() as fd:
+                self._find_start(fd)
         return size - self._position if self._is_start_known else 0
 
     def read_new(self, max_bytes: int) -> bytes:
@@ -78,18 +93,21 @@ class SerialLog:
         Raises:
             OSError: the file system failed.
         """
-        return os.pread(self._fd, max_bytes, self._position) if self.pending_bytes() else b""
+        if not self.pending_bytes():
+            return b""
+        with self._open() as fd:
+            return os.pread(fd, max_bytes, self._position)
 
-    def _find_start(self) -> None:
+    def _find_start(self, fd: int) -> None:
         """Move to the first byte that is not NUL; give up for this time after `_SCAN_MAX_BYTES`."""
         for _ in range(_SCAN_MAX_BYTES // _SCAN_BYTES):
-            position = seek_data(self._fd, self._position)
+            position = seek_data(fd, self._position)
             if position is None:
                 # Only a hole is left. Its end is where QEMU's next byte goes.
-                self._position = os.fstat(self._fd).st_size
+                self._position = os.fstat(fd).st_size
                 return
             self._position = position
-            chunk = os.pread(self._fd, _SCAN_BYTES, position)
+            chunk = os.pread(fd, _SCAN_BYTES, position)
             if not chunk:
                 return
             self._position += len(chunk) - len(chunk.lstrip(b"\0"))
@@ -105,21 +123,22 @@ class SerialLog:
         """
         begin, self._position = self._position, self._position + count
         try:
-            if not self._punch():
-                self._overwrite(begin, self._position)
-                self._cut()
+            with self._open() as fd:
+                if not self._punch(fd):
+                    self._overwrite(fd, begin, self._position)
+                    self._cut(fd)
         except OSError as exc:
             log.warning(
                 "consumed serial output could not be erased",
                 extra={"path": str(self.path), "error": str(exc)},
             )
 
-    def _punch(self) -> bool:
+    def _punch(self, fd: int) -> bool:
         """Free all consumed bytes if there are enough of them; tell whether it was done."""
         length = self._position - self._punched_to
         if not self._can_punch or length < _PUNCH_BYTES:
             return False
-        self._can_punch = punch_hole(self._fd, self._punched_to, length)
+        self._can_punch = punch_hole(fd, self._punched_to, length)
         if self._can_punch:
             self._punched_to = self._position
         else:
@@ -129,20 +148,14 @@ class SerialLog:
             )
         return self._can_punch
 
-    def _overwrite(self, begin: int, end: int) -> None:
+    def _overwrite(self, fd: int, begin: int, end: int) -> None:
         while begin < end:
-            begin += os.pwrite(self._fd, bytes(min(end - begin, _SCAN_BYTES)), begin)
+            begin += os.pwrite(fd, bytes(min(end - begin, _SCAN_BYTES)), begin)
 
-    def _cut(self) -> None:
+    def _cut(self, fd: int) -> None:
         """Where nothing can be punched, empty a file that has been read up."""
         if self._can_punch or self._position < _PUNCH_BYTES:
             return
-        if os.fstat(self._fd).st_size == self._position:
-            os.ftruncate(self._fd, 0)
+        if os.fstat(fd).st_size == self._position:
+            os.ftruncate(fd, 0)
             self._position = 0
-
-    def close(self) -> None:
-        """Close the file; what is unconsumed stays in it. Harmless when done twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1

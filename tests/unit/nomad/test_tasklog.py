@@ -172,7 +172,15 @@ def test_a_directory_swapped_later_leads_nowhere(logs_dir: Path, tmp_path: Path)
     log.write(b"x" * 250)
     log.close()
     assert names(tmp_path / "elsewhere") == []
-    assert len(names(moved)) == 3
+    assert content(moved) == b""
+    assert log.dropped_bytes == 250
+
+
+def test_a_log_holds_no_open_file_between_two_writes(logs_dir: Path) -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    log = make_log(logs_dir)
+    log.write(b"x" * 250)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_a_full_disk_drops_text_counts_it_and_says_so_when_there_is_room(

@@ -42,10 +42,8 @@ def guest(tmp_path: Path) -> Iterator[Guest]:
 
 
 @pytest.fixture
-def log(guest: Guest) -> Iterator[SerialLog]:
-    log = SerialLog(guest.path)
-    yield log
-    log.close()
+def log(guest: Guest) -> SerialLog:
+    return SerialLog(guest.path)
 
 
 def restarted(guest: Guest) -> SerialLog:
@@ -77,7 +75,6 @@ def test_a_new_reader_goes_on_at_the_first_unconsumed_byte(guest: Guest, log: Se
     again = restarted(guest)
     assert again.pending_bytes() == 4
     assert read_all(again) == b"two\n"
-    again.close()
 
 
 def test_a_new_reader_of_a_log_read_to_its_end_waits_for_more(guest: Guest, log: SerialLog) -> None:
@@ -88,14 +85,12 @@ def test_a_new_reader_of_a_log_read_to_its_end_waits_for_more(guest: Guest, log:
     assert again.pending_bytes() == 0
     guest.print(b"more")
     assert read_all(again) == b"more"
-    again.close()
 
 
 def test_output_of_the_time_without_a_reader_is_not_lost(guest: Guest) -> None:
     guest.print(b"x" * (3 * MIB))
     log = restarted(guest)
     assert read_all(log) == b"x" * (3 * MIB)
-    log.close()
 
 
 def test_consumed_output_takes_no_disk_space(guest: Guest, log: SerialLog) -> None:
@@ -114,7 +109,18 @@ def test_a_large_file_of_holes_is_passed_at_once(guest: Guest) -> None:
     log = restarted(guest)
     assert log.pending_bytes() == len(b"after the hole")
     assert read_all(log) == b"after the hole"
-    log.close()
+
+
+def test_nothing_stays_open_between_two_calls(guest: Guest, log: SerialLog) -> None:
+    before = open_files()
+    guest.print(b"text")
+    assert read_all(log) == b"text"
+    log.consume(4)
+    assert open_files() == before
+
+
+def open_files() -> list[Path]:
+    return sorted(Path("/proc/self/fd").iterdir())
 
 
 def test_a_long_run_of_written_nuls_is_passed_over_in_bounded_steps(guest: Guest) -> None:
@@ -127,7 +133,6 @@ def test_a_long_run_of_written_nuls_is_passed_over_in_bounded_steps(guest: Guest
         steps += 1
     assert 1 < steps < 5
     assert read_all(log) == b"end"
-    log.close()
 
 
 def test_nuls_after_text_are_handed_on(guest: Guest, log: SerialLog) -> None:
@@ -152,7 +157,6 @@ def test_where_no_hole_can_be_punched_the_file_is_emptied_when_it_is_read_up(
     assert guest.path.stat().st_size == MIB + 10
     again = restarted(guest)
     assert read_all(again) == b"x" * 10
-    again.close()
     log.consume(len(read_all(log)))
     assert guest.path.stat().st_size == 0
     guest.print(b"on")
@@ -211,7 +215,6 @@ class SerialLogMachine(RuleBasedStateMachine):
 
     @rule()
     def driver_is_killed_and_comes_back(self) -> None:
-        self.log.close()
         self.log = SerialLog(self.guest.path)
 
     @invariant()
@@ -219,7 +222,6 @@ class SerialLogMachine(RuleBasedStateMachine):
         assert self.log.pending_bytes() == len(self.unconsumed)
 
     def teardown(self) -> None:
-        self.log.close()
         self.guest.close()
         shutil.rmtree(self.directory)
 
