@@ -5,6 +5,7 @@ A real QEMU whose guest has nothing to boot, but for the one test that waits for
 
 import asyncio
 import contextlib
+import resource
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ from fakes.fake_qemu import fake_qemu, fake_qemu_with_qmp
 from integration.vmnode import VMNode, release, until
 
 from qemu_node.errors import JobError, MissingPartError, NodeError
-from qemu_node.host import process
+from qemu_node.host import openfiles, process
 from qemu_node.nomad.calls import DriverCalls
 from qemu_node.nomad.driver import TaskBusyError, TaskStoppedError, VMDriver
 from qemu_node.nomad.nodehost import NodeHost
@@ -31,6 +32,7 @@ from qemu_node.nomad.status import PluginError, TaskNotFoundError
 from qemu_node.nomad.task_exec import ExecError
 from qemu_node.qemu.proof import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
+from qemu_node.vm.admission import BASE_RESERVE, OpenFilesError
 from qemu_node.vm.directory import VMBusyError
 from qemu_node.vm.greeting import QemuStartError
 from qemu_node.vm.outcome import VMExit
@@ -192,6 +194,11 @@ async def events(driver: VMDriver) -> list[driver_pb2.DriverTaskEvent]:
     return told
 
 
+def tasks(nomad: NomadNode, count: int) -> list[driver_pb2.TaskConfig]:
+    names = [f"vm{number}" for number in range(count)]
+    return [nomad.task(task_id=f"{ALLOC_ID}/{name}/0", name=name) for name in names]
+
+
 # A life
 
 
@@ -242,6 +249,49 @@ async def test_a_task_is_started_seen_stopped_and_destroyed(
     assert not process.is_alive(state.record.process)
     with pytest.raises(TaskNotFoundError):
         await inspect(driver)
+
+
+@real_qemu
+async def test_a_vm_costs_the_driver_three_open_files(driver: VMDriver, nomad: NomadNode) -> None:
+    first, *others = tasks(nomad, 4)
+    await start(driver, first)
+    before = openfiles.read_own().used
+    for config in others:
+        await start(driver, config)
+    assert openfiles.read_own().used - before <= 3 * len(others)
+
+
+@real_qemu
+async def test_a_driver_short_of_open_files_refuses_a_start_and_stops_what_runs(
+    driver: VMDriver, nomad: NomadNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, refused = tasks(nomad, 2)
+    await start(driver, running)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = openfiles.read_own().used + BASE_RESERVE
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, limits[1]))
+        with pytest.raises(OpenFilesError, match=f"of {few} files are open") as told:
+            await start(driver, refused)
+        assert told.value.retry
+        health = await anext(aiter(driver.fingerprint(driver_pb2.FingerprintRequest())))
+        assert (health.health, "LimitNOFILE" in health.health_description) == (UNHEALTHY, True)
+        await stop(driver, 0.0, running.id)
+        assert (await wait(driver, running.id)).result.exit_code == 137
+        await destroy(driver, running.id)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert nomad.vms().leftovers() == []
+    assert "files are open" in nomad.log("stderr", refused.name)
+
+
+@real_qemu
+async def test_qemu_keeps_the_limit_of_open_files_that_the_driver_was_started_with(
+    driver: VMDriver, nomad: NomadNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openfiles, "_before_raise", 777)
+    handle = await start(driver, nomad.task())
+    assert openfiles.read_limit(state_of(handle).record.pid) == 777
 
 
 async def test_unknown_ids_are_not_found_and_harmless_to_end(driver: VMDriver) -> None:

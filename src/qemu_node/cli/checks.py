@@ -18,6 +18,7 @@ from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.units import GIB, Share, format_size
+from qemu_node.vm.admission import vms_within
 from qemu_node.vm.names import VM_ID_MAX_BYTES
 from qemu_node.vm.node import Hypervisor
 from qemu_node.vm.reconcile import some
@@ -27,6 +28,7 @@ OLDEST_NOMAD = (1, 11, 3)
 SUN_PATH_MAX_BYTES = 107  # sun_path holds 108 bytes with its NUL (man 7 unix)
 
 _LOW_SPACE_BYTES = 10 * GIB
+_FEW_VMS = 250
 _CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
 
 
@@ -230,6 +232,19 @@ def check_ksm(facts: KsmFacts | None, *, is_wanted: bool) -> Check:
             "echo 1 > /sys/kernel/mm/ksm/run",
         )
     return ok("KSM", f"on, {facts.pages_to_scan} pages every {facts.sleep_millisecs} ms")
+
+
+def check_open_files(limit: int, *, is_driver: bool) -> Check:
+    """Judge how many files the driver may open: its own limit, or what one started here would get.
+
+    It raises its soft limit to the hard one.
+    """
+    whose = "the driver" if is_driver else "a driver started from here"
+    vms = vms_within(limit)
+    detail = f"{whose} may open {limit}: enough for about {vms} VMs"
+    if vms < _FEW_VMS:
+        return warn("open files", detail, "raise LimitNOFILE of the agent's service")
+    return ok("open files", detail)
 
 
 def check_data_dir(facts: DirectoryFacts, reserve: Share) -> Check:

@@ -9,6 +9,7 @@ import grp
 import os
 import pwd
 import re
+import resource
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -22,10 +23,12 @@ from qemu_node.cli.vmstate import held_locks, is_locked
 from qemu_node.config import node as node_config
 from qemu_node.config.node import NodeConfig, Paths, QemuConfig
 from qemu_node.errors import ConfigError, HostError, MissingPartError, NodeError
+from qemu_node.host import openfiles
 from qemu_node.host.diskspace import DiskSpace, read_space
 from qemu_node.host.process import SAFE_ENV, run
 from qemu_node.images.cache import check_settings
 from qemu_node.images.credentials import secret_problems
+from qemu_node.nomad.handshake import lock_path, plugins_dir
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.probe import QemuBinary, find_qemu
 from qemu_node.qemu.process import find_qemu_processes
@@ -60,6 +63,7 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
         yield checks.check_firmware(mode, look_for_firmware(mode, dirs), dirs)
     for check in check_host(config.qemu, is_root=is_root):
         yield check
+    yield look_at_open_files(config.paths)
     network = await asyncio.to_thread(read_network, config.network)
     for check in judge_network(config.network, network):
         yield check
@@ -100,6 +104,27 @@ def check_host(qemu: QemuConfig, *, is_root: bool) -> list[Check]:
         checks.check_group(group_id("qemu-node"), is_root=is_root),
         checks.check_uids(qemu.first_uid, qemu.uid_count, taken_uids(), is_root=is_root),
     ]
+
+
+def look_at_open_files(paths: Paths) -> Check:
+    """Look at the limit of the driver that runs here, else at what one started by us would get."""
+    limits = [openfiles.read_limit(pid) for pid in _driver_pids(paths.run_dir)]
+    known = [limit for limit in limits if limit is not None]
+    if known:
+        return checks.check_open_files(min(known), is_driver=True)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return checks.check_open_files(hard, is_driver=False)
+
+
+def _driver_pids(run_dir: Path) -> list[int]:
+    """Return the drivers that serve below `run_dir`; none where we may not look."""
+    try:
+        plugins = [path for path in plugins_dir(run_dir).iterdir() if path.name.isdecimal()]
+    except OSError:
+        return []
+    # One that was killed has left its directory, and its pid may be another's by now.
+    locks = held_locks()
+    return [int(path.name) for path in plugins if is_locked(lock_path(path), locks)]
 
 
 def look_at_directory(path: Path) -> DirectoryFacts:

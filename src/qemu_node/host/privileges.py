@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-# $1 is cgroup.procs or "", $2 the umask. Nothing is ever put into the text: values are arguments.
+# $1 is cgroup.procs or "", $2 the umask, $3 the soft limit of open files or "". Nothing is ever
+# put into the text: values are arguments.
 # "0" in cgroup.procs is the writer itself (Documentation/admin-guide/cgroup-v2.rst); echo is a
 # builtin, so that is the shell. HashiCorp's nomad.service sets OOMScoreAdjust=-1000 for the agent:
 # inherited, it would keep QEMU alive and kill the rest of the node, so it is put back to 0, as
@@ -29,7 +30,8 @@ if [ -n "$1" ]; then echo 0 > "$1"; fi
 { echo 0 > /proc/self/oom_score_adj; } 2> /dev/null || :
 umask "$2"
 ulimit -c 0
-shift 2
+if [ -n "$3" ]; then ulimit -S -n "$3"; fi
+shift 3
 exec "$@"
 """
 
@@ -42,6 +44,7 @@ def launcher_argv(
     groups: Sequence[int] = (),
     cgroup_procs: Path | None = None,
     umask: int = 0o077,
+    open_files: int | None = None,
 ) -> list[str]:
     """Return the command line that becomes `argv` with the fewest rights.
 
@@ -57,6 +60,7 @@ def launcher_argv(
         groups: Its supplementary groups, e.g. that of /dev/kvm; only with `uid`.
         cgroup_procs: `cgroup.procs` of the cgroup it joins.
         umask: Of the files that it makes.
+        open_files: Its soft limit of open files; ours by default.
 
     Raises:
         ValueError: `uid` without `gid`, or `groups` without `uid`: a fault of the caller.
@@ -69,7 +73,9 @@ def launcher_argv(
     elif groups:
         raise ValueError("only root can set groups")
     procs = "" if cgroup_procs is None else str(cgroup_procs)
-    return ["/bin/sh", "-c", _SCRIPT, "launch", procs, f"{umask:04o}", *setpriv, "--", *argv]
+    limit = "" if open_files is None else str(open_files)
+    steps = ["/bin/sh", "-c", _SCRIPT, "launch", procs, f"{umask:04o}", limit]
+    return [*steps, *setpriv, "--", *argv]
 
 
 _SETPRIV = ("setpriv", "--no-new-privs", "--inh-caps=-all")

@@ -39,6 +39,8 @@ class HostFacts:
     has_cgroup2: bool = False
     is_disk_full: bool = False
     """Less is free on the file system of the data directory than its reserve."""
+    is_short_of_files: bool = False
+    """One VM more would take open files that the stops of the others need."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     network_problems: tuple[str, ...] = ()
     """What keeps VMs from the network that node.toml gives them, and what to do about it."""
@@ -88,7 +90,8 @@ def build_fingerprint(
 ) -> Fingerprint:
     """Return what Nomad is told.
 
-    A node whose disk is full is not healthy, so that Nomad places VMs elsewhere; what runs goes on.
+    A node whose disk is full, or whose driver has too few files left, is not healthy, so that Nomad
+    places VMs elsewhere; what runs goes on.
     A node without one of the firmware modes is healthy as long as it has the default one: jobs that
     want another are kept away by the attributes. Attributes that do not hold, or are not known, are
     sent empty, because leaving one out does not take it back.
@@ -105,6 +108,11 @@ def build_fingerprint(
         problem = HostError(
             "the data disk is full: its reserve is all that is free, and no VM is started",
             hint="free space there, or set disk.reserve in node.toml",
+        )
+    if problem is None and facts is not None and facts.is_short_of_files:
+        problem = HostError(
+            "the driver may open too few files for one VM more, and none is started",
+            hint="raise LimitNOFILE of the agent's service",
         )
     if problem is not None or hypervisor is None or facts is None:
         text = problem.explain() if problem is not None else "QEMU was not found"
@@ -159,7 +167,11 @@ def _describe(hypervisor: Hypervisor, facts: HostFacts) -> str:
 
 
 def read_host_facts(
-    config: NodeConfig, network_problems: Sequence[str] = (), vm_problems: Sequence[str] = ()
+    config: NodeConfig,
+    network_problems: Sequence[str] = (),
+    vm_problems: Sequence[str] = (),
+    *,
+    is_short_of_files: bool = False,
 ) -> HostFacts:
     """Read what the host has; never fails.
 
@@ -167,6 +179,7 @@ def read_host_facts(
         config: The node's settings.
         network_problems: What `Network.problems` found.
         vm_problems: What `Supervisor.problems` found.
+        is_short_of_files: What `Admission` says.
     """
     network = config.network
     directories = tuple(Path(directory) for directory in config.qemu.firmware_dirs)
@@ -185,6 +198,7 @@ def read_host_facts(
         network_problems=tuple(network_problems),
         vm_problems=tuple(vm_problems),
         is_disk_full=_is_disk_full(config),
+        is_short_of_files=is_short_of_files,
     )
 
 

@@ -154,7 +154,7 @@ def plugin_socket(run_dir: Path, environ: Mapping[str, str]) -> Iterator[Path]:
         finally:
             socket.unlink(missing_ok=True)
         return
-    root = run_dir / "plugin"
+    root = plugins_dir(run_dir)
     own = root / str(os.getpid())
     socket = own / "plugin.sock"
     _check_socket_path(socket)
@@ -165,7 +165,7 @@ def plugin_socket(run_dir: Path, environ: Mapping[str, str]) -> Iterator[Path]:
     sweep(root)
     # The lock lies beside the directory: taken before the directory exists, there is no moment in
     # which a sweep of another plugin could take a new directory for an old one.
-    with FileLock(_lock_path(own)):
+    with FileLock(lock_path(own)):
         remove_tree(own)
         try:
             own.mkdir(mode=0o700)
@@ -207,7 +207,7 @@ def sweep(root: Path) -> None:
     names = {entry.name.removesuffix(".lock") for entry in root.iterdir()}
     for name in sorted(filter(str.isdecimal, names)):
         directory = root / name
-        lock = FileLock(_lock_path(directory))
+        lock = FileLock(lock_path(directory))
         try:
             if lock.try_acquire():
                 _remove(directory)
@@ -220,10 +220,16 @@ def sweep(root: Path) -> None:
 def _remove(directory: Path) -> None:
     """Remove a plugin's directory and its lock, which the caller holds."""
     remove_tree(directory)
-    _lock_path(directory).unlink(missing_ok=True)
+    lock_path(directory).unlink(missing_ok=True)
 
 
-def _lock_path(directory: Path) -> Path:
+def plugins_dir(run_dir: Path) -> Path:
+    """Return where each plugin that lives has a directory, named after its pid."""
+    return run_dir / "plugin"
+
+
+def lock_path(directory: Path) -> Path:
+    """Return the lock that the plugin of `directory` holds as long as it lives."""
     return directory.with_name(f"{directory.name}.lock")
 
 

@@ -141,7 +141,13 @@ class NodeHost:
         assert self._finder is not None
         assert self._network is not None
         problems = await self._network.problems()
-        facts = read_host_facts(self._config, problems, self.supervisor().problems)
+        supervisor = self.supervisor()
+        facts = read_host_facts(
+            self._config,
+            problems,
+            supervisor.problems,
+            is_short_of_files=supervisor.admission.is_full,
+        )
         try:
             hypervisor = await self._finder.find()
         except NodeError as exc:

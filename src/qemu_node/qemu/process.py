@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from qemu_node.errors import HostError
+from qemu_node.host.openfiles import limit_before_raise
 from qemu_node.host.privileges import launcher_argv
 from qemu_node.host.process import SAFE_ENV, Child, ProcessId, command_line, identify, spawn
 
@@ -61,6 +62,7 @@ async def start_qemu(
             groups=() if uid is None else groups,
             cgroup_procs=cgroup_procs,
             umask=_UMASK,
+            open_files=limit_before_raise(),
         )
         return spawn(launcher, env=_ENV, stderr_fd=stderr_fd, pass_fds=pass_fds)
     finally:

@@ -42,6 +42,7 @@ from qemu_node.qemu.spec import (
     VMSpec,
 )
 from qemu_node.qmp.client import QmpConnection
+from qemu_node.vm.admission import Admission
 from qemu_node.vm.directory import DirectoryLock, VMDirectory, lease_uid
 from qemu_node.vm.download import fetch_image
 from qemu_node.vm.greeting import greet
@@ -87,7 +88,7 @@ class Launched:
     qmp: QmpConnection
 
 
-async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
+async def launch(request: VMRequest, node: Node, *, tell: Tell, admission: Admission) -> Launched:
     """Start the VM that `request` describes and return once QMP says that it runs.
 
     Raises:
@@ -104,10 +105,13 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
     )
     firmware = find_firmware(request.firmware, node.firmware_dirs)
     await to_the_end(require_free, node.paths.vm_data_dir, 0, node.disk_reserve)
-    async with AsyncExitStack() as undo:
+    admission.check(request.nics)
+    async with AsyncExitStack() as undo, AsyncExitStack() as turn:
         start = _Start(request, node, tell, undo)
         lock = await start.claim()
         image, base = await start.take_image()
+        # After the image: nobody waits for another VM's download.
+        await turn.enter_async_context(admission.turn(request.nics))
         uid = start.lease_user()
         start.write_overlay(image, base)
         pflash = start.copy_varstore(firmware)
@@ -135,6 +139,8 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell) -> Launched:
         )
         scope = start.limit()
         child = await start.spawn(spec, hypervisor, listeners, ports, scope)
+        # A QEMU that takes long to greet holds up no other start.
+        await turn.aclose()
         qmp = await start.greet(child)
         record = _record(
             request,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host.threads import to_the_end
+from qemu_node.vm.admission import Admission
 from qemu_node.vm.console_log import PumpTurns
 from qemu_node.vm.directory import DirectoryLock, VMBusyError, VMDirectory
 from qemu_node.vm.diskguard import DiskGuard
@@ -63,6 +64,7 @@ class Supervisor:
         self._managed: dict[str, _Managed] = {}
         self._turns = PumpTurns()
         self._reconciler = Reconciler(node.paths)
+        self.admission = Admission(lambda: len(self._managed))
 
     @property
     def vms(self) -> list[VM]:
@@ -89,7 +91,7 @@ class Supervisor:
             await self.destroy(self._managed[vm_id].vm)
         logs = self._open_logs(request.alloc_dir, request.identity.task)
         try:
-            launched = await launch(request, self._node, tell=tell)
+            launched = await launch(request, self._node, tell=tell, admission=self.admission)
         except BaseException as exc:
             if isinstance(exc, NodeError):
                 logs.stderr(f"VM did not start: {exc.explain()}\n".encode())

@@ -1,3 +1,5 @@
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,8 @@ from fakes.published import make_record, publish
 from qemu_node.cli import nodefacts
 from qemu_node.cli.checks import KsmFacts, Level, UidRange
 from qemu_node.config.node import NodeConfig, Paths
+from qemu_node.host.files import FileLock
+from qemu_node.nomad.handshake import lock_path, plugins_dir
 from qemu_node.vm.directory import DirectoryLock, VMDirectory
 
 
@@ -64,6 +68,22 @@ def test_the_users_of_this_host_are_taken_even_without_subuid(tmp_path: Path) ->
 def test_a_group_that_is_missing_is_no_error() -> None:
     assert nodefacts.group_id("no-such-group-here") is None
     assert nodefacts.group_id("root") == 0
+
+
+def test_the_limit_of_open_files_is_that_of_the_driver_which_lives(paths: Paths) -> None:
+    root = plugins_dir(paths.run_dir)
+    living, killed = root / str(os.getpid()), root / "1"
+    for plugin in (living, killed):
+        plugin.mkdir(parents=True)
+        lock_path(plugin).touch()
+    assert "started from here" in nodefacts.look_at_open_files(paths).detail
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (999, hard))
+        with FileLock(lock_path(living)):
+            assert "the driver may open 999" in nodefacts.look_at_open_files(paths).detail
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_wrong_node_toml_is_a_failure_and_the_rest_is_judged_with_the_defaults(

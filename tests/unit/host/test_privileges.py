@@ -24,10 +24,11 @@ def test_with_root_the_user_groups_and_capabilities_are_given_up() -> None:
         groups=[104, 105],
         cgroup_procs=Path("/sys/fs/cgroup/x.scope/cgroup.procs"),
         umask=0o027,
+        open_files=1024,
     )
     # fmt: off
     assert after_script(argv) == [
-        "launch", "/sys/fs/cgroup/x.scope/cgroup.procs", "0027",
+        "launch", "/sys/fs/cgroup/x.scope/cgroup.procs", "0027", "1024",
         "setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all",
         "--reuid", "200001", "--regid", "200001", "--groups", "104,105",
         "--", "qemu", "-S",
@@ -42,7 +43,7 @@ def test_no_supplementary_group_of_ours_is_kept() -> None:
 def test_without_root_only_what_needs_no_right_is_done() -> None:
     # fmt: off
     assert after_script(launcher_argv(["qemu"], uid=None)) == [
-        "launch", "", "0077",
+        "launch", "", "0077", "",
         "setpriv", "--no-new-privs", "--inh-caps=-all", "--", "qemu",
     ]
     # fmt: on

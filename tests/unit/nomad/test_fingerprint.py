@@ -53,6 +53,12 @@ def test_a_node_without_secure_boot_firmware_is_unhealthy_but_other_firmware_is_
     assert fingerprint.attributes["driver.vm.firmware"] == "secure-boot,bios"
 
 
+def test_a_node_whose_driver_has_too_few_files_left_takes_no_vm_and_says_what_to_do() -> None:
+    fingerprint = build_fingerprint(hypervisor(), None, HostFacts(is_short_of_files=True))
+    assert not fingerprint.is_healthy
+    assert "LimitNOFILE" in fingerprint.description
+
+
 def test_a_node_whose_data_disk_is_full_takes_no_vm_and_says_so_without_figures() -> None:
     fingerprint = build_fingerprint(hypervisor(), None, HostFacts(is_disk_full=True))
     assert not fingerprint.is_healthy
