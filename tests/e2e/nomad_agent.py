@@ -219,6 +219,15 @@ class NomadAgent:
             check=False,
         )
 
+    def spawn(self, *argv: str) -> process.Child:
+        """Start the `nomad` command against this agent; its end is the caller's."""
+        env = {**process.SAFE_ENV, "NOMAD_ADDR": self.address, "HOME": str(self.directory)}
+        log_fd = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            return process.spawn([os.environ["NOMAD"], *argv], stderr_fd=log_fd, env=env)
+        finally:
+            os.close(log_fd)
+
     async def run_job(self, text: str) -> str:
         """Submit the job `text`, HCL, and return its id."""
         job = await self.post("/v1/jobs/parse", {"JobHCL": text, "Canonicalize": True})

@@ -155,6 +155,63 @@ async def test_a_vm_lives_through_agent_and_plugin_restarts_and_leaves_nothing(
     await nomad.until(leftovers, lambda left: left == [], "clean node")
 
 
+async def test_exec_tells_in_words_why_not_and_ends_with_who_asked(
+    nomad: NomadAgent, small_guest_image: Path
+) -> None:
+    job = await nomad.run_job(job_text(small_guest_image, "exec"))
+    (allocation,) = await nomad.running_allocations(job)
+
+    async def execute(*argv: str, stdin: str = "-i=false") -> process.Completed:
+        return await nomad.command(
+            "alloc", "exec", stdin, "-t=false", allocation["ID"], *argv, timeout_s=120
+        )
+
+    await nomad.until(
+        lambda: execute("true"), lambda done: done.returncode == 0, "a guest with an agent"
+    )
+    done = await execute("no-such-program")
+    assert done.returncode == 127
+    assert b"no-such-program" in done.stderr
+
+    done = await execute("cat", stdin="-i=true")  # stdin is /dev/null
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+    # The shell is no leaf: what it has started must end with it.
+    argv = ["alloc", "exec", "-i=false", "-t=false", allocation["ID"]]
+    long = nomad.spawn(*argv, "sh", "-c", "sleep 7654; echo")
+
+    async def processes() -> str:
+        return (await execute("ps", "-o", "args")).stdout.decode()
+
+    await nomad.until(processes, lambda out: "sleep 7654" in out, "the command in the guest")
+    process.send_signal(long.process, signal.SIGINT)
+    await process.wait_gone(long.process)
+    long.exit_status()
+    await nomad.until(processes, lambda out: "sleep 7654" not in out, "its end in the guest")
+
+    # Behind the answer to this command the agent answers nobody any more.
+    await execute("sh", "-c", "(sleep 1; killall -STOP qemu-ga) >/dev/null 2>&1 </dev/null &")
+    done = await nomad.until(
+        lambda: execute("true"), lambda done: done.returncode != 0, "a guest without an agent"
+    )
+    assert done.returncode == 126
+    assert b"does not answer" in done.stderr
+
+
+async def test_exec_that_the_job_does_not_allow_says_so(
+    nomad: NomadAgent, small_guest_image: Path
+) -> None:
+    text = job_text(small_guest_image, "silent").replace("allow_exec = true", "")
+    job = await nomad.run_job(text)
+    (allocation,) = await nomad.running_allocations(job)
+    done = await nomad.command("alloc", "exec", "-i=false", "-t=false", allocation["ID"], "true")
+    assert done.returncode == 126
+    assert done.stderr.decode() == (
+        "vm: exec is not allowed by this job "
+        "(set guest_agent { allow_exec = true } in the task's config)\n"
+    )
+
+
 async def test_the_end_of_a_guest_is_an_ordinary_exit_whoever_was_there_to_see_it(
     nomad: NomadAgent, node: Node, small_guest_image: Path
 ) -> None:

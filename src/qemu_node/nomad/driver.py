@@ -295,12 +295,11 @@ class VMDriver(DriverService):
         timeout_s = request.timeout.ToNanoseconds() / 1e9
         return await task_exec.run_once(vm, list(request.command), timeout_s)
 
-    async def exec_task_streaming(
+    def exec_task_streaming(
         self, requests: AsyncIterator[driver_pb2.ExecTaskStreamingRequest]
     ) -> AsyncIterator[driver_pb2.ExecTaskStreamingResponse]:
         """Run a command in the guest for `nomad alloc exec`."""
-        async for response in task_exec.run_streaming(requests, lambda id_: self._find(id_).vm):
-            yield response
+        return task_exec.run_streaming(requests, lambda id_: self._find(id_).vm, self._host.tasks)
 
     def _find(self, task_id: str) -> _Task:
         task = self._tasks.get(task_id)

@@ -1,7 +1,8 @@
 """What this program asks of a guest agent, one method per question.
 
-Owns spelling the commands and waiting for a program that runs in the guest. Does not own who may
-ask: `run` is for callers that have looked at the job's `allow_exec`.
+Owns spelling the commands, waiting for a program that runs in the guest, and ending one that nobody
+waits for any more. Does not own who may ask: `run` is for callers that have looked at the job's
+`allow_exec`.
 
 Every call takes its own turn on the socket, so that a health check waits for no long command, and
 has one deadline for all of it.
@@ -34,6 +35,19 @@ _POLL_FIRST_S = 0.1
 _POLL_MAX_S = 1.0
 _TURN_MAX_S = 30.0
 """Longest that `run` keeps others from the agent: a reply lost in the guest never comes."""
+_END_TIMEOUT_S = 5.0
+
+# The agent has no command that ends a program. Parents first, so that no shell goes on with its
+# next line; without CONFIG_PROC_CHILDREN in the guest's kernel only the program itself is ended.
+_END_SCRIPT = """
+end() {
+    set -- "$1" $(cat /proc/"$1"/task/*/children 2>/dev/null)
+    kill -TERM "$1"
+    shift
+    for child; do end "$child"; done
+}
+end "$1"
+"""
 
 
 class GuestAgent:
@@ -100,9 +114,12 @@ class GuestAgent:
     ) -> ExecResult:
         """Run a program in the guest, without a shell, and return how it ended.
 
+        When its time is up, or the call is cancelled while the program runs, the guest is told to
+        end it (SIGTERM, on Windows taskkill); whether the guest obeys is not waited for beyond 5 s.
+
         Args:
             argv: The program, looked up in the agent's PATH, and its arguments.
-            timeout_s: For all of it. The guest is not told when it has passed.
+            timeout_s: For all of it; for the agent's first answer at most 5 s.
             input: What the program reads.
             env: `NAME=value` entries that replace the agent's own environment; none keep it.
 
@@ -120,10 +137,14 @@ class GuestAgent:
             async with asyncio.timeout_at(deadline):
                 return await self._wait(pid)
         except TimeoutError as exc:
+            await self._end(pid)
             raise AgentTimeoutError(
                 f"the command did not end within {timeout_s:g} s; "
                 f"it may still be running in the guest as process {pid}"
             ) from exc
+        except asyncio.CancelledError:
+            await self._end(pid)
+            raise
 
     async def _start(
         self, argv: Sequence[str], stdin: bytes, env: Sequence[str], timeout_s: float
@@ -138,14 +159,33 @@ class GuestAgent:
             arguments["env"] = list(env)
         if stdin:
             arguments["input-data"] = base64.b64encode(stdin).decode("ascii")
-        async with self._session(min(timeout_s, _TURN_MAX_S)) as session:
+        turn_s = min(timeout_s, _TURN_MAX_S)
+        async with self._session(min(timeout_s, _TIMEOUT_S)) as session:
             raw = await session.execute("guest-info", kind=replies.RawInfo)
             if "guest-exec" not in replies.agent_info(raw).enabled:
                 raise GuestAgentError(
                     "the guest agent has guest-exec disabled",
                     hint="see allow-rpcs and block-rpcs in the guest's qemu-ga.conf",
                 )
-            return (await session.execute("guest-exec", arguments, kind=replies.RawExec)).pid
+            started = await session.execute(
+                "guest-exec", arguments, kind=replies.RawExec, timeout_s=turn_s
+            )
+            return started.pid
+
+    async def _end(self, pid: int) -> None:
+        """Have process `pid` and what it has started ended, where the agent can; never raises."""
+        try:
+            async with asyncio.timeout(_END_TIMEOUT_S):
+                system = await self.osinfo()
+                if system.id == "mswindows":
+                    argv = ["taskkill.exe", "/PID", str(pid), "/T", "/F"]
+                else:
+                    argv = ["/bin/sh", "-c", _END_SCRIPT, "sh", str(pid)]
+                await self._wait(await self._start(argv, b"", (), _END_TIMEOUT_S))
+                # The agent keeps what a program printed until it is asked for.
+                await self._wait(pid)
+        except (GuestAgentError, TimeoutError) as exc:
+            log.info("command in the guest not ended", extra={"pid": pid, "error": str(exc)})
 
     async def _wait(self, pid: int) -> ExecResult:
         """Return how process `pid` ended, once it has; waits for ever."""
