@@ -72,13 +72,15 @@ def prepare(spec: VMSpec, directory: Path, firmware: Firmware | None) -> VMSpec:
     base.touch()
     os.truncate(base, 1 * GIB)
     overlay = directory / "overlay.qcow2"
-    write_overlay(
-        overlay,
-        base=base,
-        base_format=ImageFormat.RAW,
-        virtual_size_bytes=1 * GIB,
-        owner=owner,
-    )
+    with base.open("rb") as file:
+        write_overlay(
+            overlay,
+            base=base,
+            base_fd=file.fileno(),
+            base_format=ImageFormat.RAW,
+            virtual_size_bytes=1 * GIB,
+            owner=owner,
+        )
     drive = directory / "config-drive.iso"
     drive.write_bytes(bytes(MIB))
     pflash: PflashFirmware | None = None

@@ -45,7 +45,14 @@ async def test_qemu_img_agrees_with_our_overlay(
 ) -> None:
     base, overlay = tmp_path / "base", tmp_path / "overlay.qcow2"
     await create(base, MIB, "-f", base_format.value)
-    write_overlay(overlay, base=base, base_format=base_format, virtual_size_bytes=size)
+    with base.open("rb") as file:
+        write_overlay(
+            overlay,
+            base=base,
+            base_fd=file.fileno(),
+            base_format=base_format,
+            virtual_size_bytes=size,
+        )
     info = await qemu_img("info", "-f", "qcow2", str(overlay))
     assert info["virtual-size"] == size
     assert info["backing-filename"] == str(base)
@@ -59,7 +66,14 @@ async def test_qemu_img_agrees_with_our_overlay(
 async def test_overlay_keeps_what_is_written_and_shows_the_base(tmp_path: Path) -> None:
     base, overlay = tmp_path / "base.raw", tmp_path / "overlay.qcow2"
     base.write_bytes(b"\xaa" * MIB)
-    write_overlay(overlay, base=base, base_format=ImageFormat.RAW, virtual_size_bytes=3 * GIB)
+    with base.open("rb") as file:
+        write_overlay(
+            overlay,
+            base=base,
+            base_fd=file.fileno(),
+            base_format=ImageFormat.RAW,
+            virtual_size_bytes=3 * GIB,
+        )
     await process.run(
         ["qemu-io", "-f", "qcow2",
          "-c", "read -P 0xaa 0 1M",

@@ -3,7 +3,6 @@
 Owns the file's creation. Does not own its layout (`qcow2`) nor the base (`cache`).
 """
 
-import os
 from pathlib import Path
 
 from qemu_node.errors import JobError
@@ -20,21 +19,28 @@ def write_overlay(
     path: Path,
     *,
     base: Path,
+    base_fd: int,
     base_format: ImageFormat,
     virtual_size_bytes: int,
     owner: tuple[int, int] | None = None,
 ) -> None:
-    """Make `path` an empty overlay on `base`, readable and writable by `owner` alone.
+    """Make `path` an empty overlay on an image, readable and writable by `owner` alone.
 
-    `virtual_size_bytes` may exceed the base's; what lies beyond it reads as zeros.
+    Args:
+        path: The overlay.
+        base: What the overlay calls the image. Not opened: a task may have put another file there.
+        base_fd: The image, open for reading.
+        base_format: The format that was found when the image was checked.
+        virtual_size_bytes: May exceed the image's; what lies beyond it reads as zeros.
+        owner: User and group.
 
     Raises:
         JobError: the disk would be smaller than the image, whose end the guest would lose.
-        UnsafeImageError: `base` is not the image that it was.
-        ImageStorageError: `base` is gone or cannot be read.
+        UnsafeImageError: the file is not the image that it was.
+        ImageStorageError: it cannot be read.
         HostError: `path` cannot be written; nothing is left of it.
     """
-    base_bytes = _virtual_size(base, base_format)
+    base_bytes = _virtual_size(base, base_fd, base_format)
     if virtual_size_bytes < base_bytes:
         raise JobError(
             f"a disk of {format_size(virtual_size_bytes)} is smaller than its image, "
@@ -45,14 +51,10 @@ def write_overlay(
     files.write_atomic(path, content, mode=_OVERLAY_MODE, owner=owner)
 
 
-def _virtual_size(base: Path, base_format: ImageFormat) -> int:
-    try:
-        fd = os.open(base, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as exc:
-        raise ImageStorageError(f"cannot open the image {base}: {exc.strerror}") from exc
+def _virtual_size(base: Path, fd: int, base_format: ImageFormat) -> int:
     try:
         return imagefile.inspect(fd, pinned=base_format).virtual_size_bytes
     except UnsafeImageError as exc:
         raise UnsafeImageError(f"image {base} is refused: {exc}", hint=exc.hint) from exc
-    finally:
-        os.close(fd)
+    except OSError as exc:
+        raise ImageStorageError(f"cannot read the image {base}: {exc.strerror}") from exc

@@ -245,6 +245,7 @@ class _Start:
         write_overlay(
             self.directory.overlay,
             base=base.path,
+            base_fd=image.fd,
             base_format=image.format,
             virtual_size_bytes=max(image.virtual_size_bytes, self._request.disk_size_bytes or 0),
             owner=self._owner,

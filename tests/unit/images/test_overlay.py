@@ -20,7 +20,14 @@ def base(tmp_path: Path) -> Path:
 
 def write(base: Path, size: int, image_format: ImageFormat = ImageFormat.QCOW2) -> Path:
     path = base.with_name("overlay.qcow2")
-    write_overlay(path, base=base, base_format=image_format, virtual_size_bytes=size)
+    with base.open("rb") as file:
+        write_overlay(
+            path,
+            base=base,
+            base_fd=file.fileno(),
+            base_format=image_format,
+            virtual_size_bytes=size,
+        )
     return path
 
 
@@ -45,17 +52,41 @@ def test_base_that_turned_dangerous_is_refused(base: Path) -> None:
         write(base, GIB)
 
 
-def test_base_that_is_gone_is_worth_a_retry(tmp_path: Path) -> None:
-    with pytest.raises(ImageStorageError, match="no-base") as error:
-        write(tmp_path / "no-base", GIB)
+def test_another_file_in_the_base_s_place_is_not_opened(base: Path) -> None:
+    overlay = base.with_name("overlay.qcow2")
+    with base.open("rb") as file:
+        base.unlink()
+        base.write_bytes(Qcow2(virtual_size_bytes=4 * GIB).build())
+        write_overlay(
+            overlay,
+            base=base,
+            base_fd=file.fileno(),
+            base_format=ImageFormat.QCOW2,
+            virtual_size_bytes=GIB,
+        )
+    assert overlay.exists()
+
+
+def test_base_that_cannot_be_read_is_worth_a_retry(base: Path) -> None:
+    with base.open("rb") as file:
+        fd = file.fileno()
+    with pytest.raises(ImageStorageError, match=r"base\.qcow2") as error:
+        write_overlay(
+            base.with_name("overlay"),
+            base=base,
+            base_fd=fd,
+            base_format=ImageFormat.QCOW2,
+            virtual_size_bytes=GIB,
+        )
     assert error.value.retry
 
 
 def test_overlay_that_cannot_be_written_is_the_hosts_error(base: Path) -> None:
-    with pytest.raises(HostError):
+    with base.open("rb") as file, pytest.raises(HostError):
         write_overlay(
             base.parent / "missing" / "overlay",
             base=base,
+            base_fd=file.fileno(),
             base_format=ImageFormat.QCOW2,
             virtual_size_bytes=GIB,
         )
