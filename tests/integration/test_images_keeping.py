@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from integration.vmnode import VMNode
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import NodeError
 from qemu_node.host import process
+from qemu_node.host.cancellation import Undo
 from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.eviction import Reason
 from qemu_node.images.keeper import ImageKeeper
@@ -92,8 +92,9 @@ async def take_base(node: VMNode, url: str, task: str = "vm", checksum: str | No
     request = replace(node.request(task=task), image=url, checksum=checksum)
     directory = VMDirectory.of(node.paths, request.identity.vm_id)
     directory.create_data()
-    async with AsyncExitStack() as undo:
-        _, base = await _Start(request, node.node, lambda *_: None, undo).take_image()
+    async with Undo() as undo:
+        image, base = await _Start(request, node.node, lambda *_: None, undo).take_image()
+        image.close()
     assert base.path == directory.base
     return directory.base
 

@@ -216,20 +216,6 @@ async def test_a_vm_outlives_a_wiped_run_directory(node: VMNode) -> None:
     assert second.leftovers() == []
 
 
-async def test_a_cancelled_start_leaves_nothing(node: VMNode) -> None:
-    for delay_s in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4):
-        start = asyncio.ensure_future(node.start(node.request()))
-        await asyncio.sleep(delay_s)
-        start.cancel()
-        try:
-            vm = await start
-        except asyncio.CancelledError:
-            assert node.leftovers() == []
-        else:
-            await node.supervisor.destroy(vm)
-    assert node.leftovers() == []
-
-
 @pytest.mark.parametrize(
     ("changes", "error"),
     [

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import HostError, MissingPartError
+from qemu_node.host.cancellation import finish
 from qemu_node.host.exitstatus import describe_exit
 
 log = logging.getLogger(__name__)
@@ -327,9 +328,8 @@ async def run(
         done = await asyncio.shield(work)
     except asyncio.CancelledError:
         _kill_group(popen)
-        await asyncio.wait({work})
-        # Fetched, or asyncio would log that nobody did.
-        work.exception()
+        with contextlib.suppress(Exception):
+            await finish(work)
         raise
     return _checked(argv, done) if check else done
 

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
+from qemu_node.host.cancellation import finish
 from qemu_node.host.privileges import (
     CONFINED_LINE,
     Isolation,
@@ -89,7 +90,7 @@ class Sandbox:
             except TimeoutError as exc:
                 raise ProcessError(argv, f"did not end within {timeout_s:g} s") from exc
             finally:
-                status = await _end(child)
+                status = await finish(_end(child))
             words = os.pread(stderr_fd, _WORDS_MAX_BYTES, 0)
             if not words.startswith(CONFINED_LINE):
                 raise _NotConfinedError(argv, "could not confine", words.decode(errors="replace"))

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from qemu_node.host.cancellation import Outcome, finish
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -21,26 +23,7 @@ async def to_the_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     cancellation waits for the thread.
     """
     call = functools.partial(function, *args, **kwargs)
-    future = asyncio.get_running_loop().run_in_executor(None, call)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait({future})
-        if not future.cancelled():
-            future.exception()  # Seen: the cancellation is what counts.
-        raise
-
-
-class _Outcome(asyncio.Future[Any]):
-    """What a call comes to. A task that waits for it is cancelled when it is there.
-
-    A task whose `cancel` finds that what it waits for refuses to be cancelled keeps the request,
-    and raises `CancelledError` where it would go on (`Task.cancel`).
-    """
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        """Refuse."""
-        return False
+    return await finish(asyncio.get_running_loop().run_in_executor(None, call))
 
 
 class _Call(NamedTuple):
@@ -66,7 +49,7 @@ class Worker:
     async def to_the_end(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` in the thread, and let no cancellation leave it behind."""
         loop = asyncio.get_running_loop()
-        outcome = _Outcome(loop=loop)
+        outcome = Outcome(loop=loop)
         self._put(
             _Call(
                 functools.partial(function, *args, **kwargs),
@@ -78,8 +61,13 @@ class Worker:
         return found
 
     def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have `function` called in the thread, while a thread that may block goes on."""
+        """Have `function` called in the thread, while a thread that may block goes on.
+
+        The call is done though its future is given up: `Future.cancel` refuses.
+        """
         future = Future[T]()
+        # Or `cancel` would leave a future that takes no result.
+        future.set_running_or_notify_cancel()
         call = functools.partial(function, *args, **kwargs)
         self._put(_Call(call, future.set_result, future.set_exception))
         return future

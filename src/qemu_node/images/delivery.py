@@ -15,6 +15,7 @@ from enum import StrEnum
 import msgspec
 
 from qemu_node.errors import MissingPartError
+from qemu_node.host.cancellation import finish
 from qemu_node.host.threads import to_the_end
 from qemu_node.images import imagefile
 from qemu_node.images.address import AddressPolicy
@@ -171,7 +172,7 @@ class Courier:
             is_broken = True
             raise
         finally:
-            await intake.close(keep=is_broken)
+            await finish(intake.close(keep=is_broken))
         log.info(
             "image fetched",
             extra={"url": str(remote), "sha256": record.sha256, "size_bytes": record.size_bytes},

@@ -5,11 +5,13 @@ files (`partial`) nor the connection (`fetch`).
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_node.host.cancellation import finish
 from qemu_node.host.threads import to_the_end
 from qemu_node.images.answer import Validators
 from qemu_node.images.checksum import Algorithm
@@ -157,9 +159,9 @@ class Intake:
             return
         self._partial.stop()
         if self._work is not None:
-            await asyncio.wait({self._work})
-            if not self._work.cancelled():
-                self._work.exception()  # Seen: what ended the download is what counts.
+            # What ended the download is what counts.
+            with contextlib.suppress(Exception):
+                await finish(self._work)
         end = self._partial.leave if keep and self._is_resumable else self._partial.discard
         await to_the_end(end)
 

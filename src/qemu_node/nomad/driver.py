@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from qemu_node.errors import NodeError
+from qemu_node.host.cancellation import Undo
 from qemu_node.nomad import task_exec
 from qemu_node.nomad.advertise import tell_of_address, wait_to_advertise
 from qemu_node.nomad.events import EventBroker
@@ -26,8 +27,10 @@ from qemu_node.nomad.stats import build_stats
 from qemu_node.nomad.status import TaskNotFoundError
 from qemu_node.nomad.task_request import build_request
 from qemu_node.vm.machine import VM
+from qemu_node.vm.node import Tell
 from qemu_node.vm.outcome import VMExit
 from qemu_node.vm.record import VMState
+from qemu_node.vm.request import Advertise
 
 log = logging.getLogger(__name__)
 
@@ -178,8 +181,16 @@ class VMDriver(DriverService):
             self._events.tell(config, message, notes)
 
         vm = await supervisor.start(request, tell)
+        async with Undo() as undo:
+            # Nomad knows nothing of this VM yet.
+            undo.push_async_callback(supervisor.destroy, vm)
+            return vm, await self._announce(vm, request.advertise, tell)
+
+    async def _announce(
+        self, vm: VM, advertise: Advertise | None, tell: Tell
+    ) -> driver_pb2.NetworkOverride | None:
+        """Tell that the VM runs; return its address for Nomad to advertise, if that is asked."""
         record = vm.record
-        advertise = request.advertise
         # Nomad shows the task as pending meanwhile, which people take for a fault.
         more = "" if advertise is None else f"; waits up to {advertise.wait_s:g} s for its address"
         tell(
@@ -187,17 +198,12 @@ class VMDriver(DriverService):
             f"{record.firmware}, {record.accelerator}{more}",
             {"vm_id": record.vm_id, "pid": str(record.pid)},
         )
-        override = None
         if advertise is not None:
-            try:
-                override = await wait_to_advertise(vm, advertise, tell)
-            except asyncio.CancelledError:
-                # Nomad knows nothing of this VM yet.
-                await supervisor.destroy(vm)
-                raise
-        if override is None:
-            _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {record.vm_id}")
-        return vm, override
+            override = await wait_to_advertise(vm, advertise, tell)
+            if override is not None:
+                return override
+        _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {record.vm_id}")
+        return None
 
     async def recover_task(
         self, request: driver_pb2.RecoverTaskRequest
@@ -228,8 +234,9 @@ class VMDriver(DriverService):
         """Stop the VM within the timeout, gently first; return when it is gone."""
         start = self._starts.get(request.task_id)
         if start is not None:
-            start.is_stopped = True
-            start.task.cancel()
+            if not start.is_stopped:
+                start.is_stopped = True
+                start.task.cancel()
             await start.is_over.wait()
         task = self._tasks.get(request.task_id)
         if task is not None:

@@ -28,6 +28,7 @@ from qemu.qmp.protocol import StateError
 from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from qemu_node.errors import QmpError
+from qemu_node.host.cancellation import finish
 from qemu_node.host.sockets import connect_unix
 from qemu_node.qmp.events import QmpEvent, parse_message, printable
 
@@ -207,18 +208,11 @@ class QmpConnection:
             if self._client.runstate is Runstate.IDLE:
                 return
             self._abandon()
-            farewell = asyncio.ensure_future(self._client.disconnect())
-            try:
-                await asyncio.wait({farewell})
-            except asyncio.CancelledError:
+            # It raises what ended the connection; whoever had a call under way was told.
+            with contextlib.suppress(Exception):
                 # A few turns of the loop; cut short, it would leave futures behind whose exceptions
                 # nobody fetches, and asyncio logs each with its traceback.
-                await asyncio.wait({farewell})
-                raise
-            finally:
-                # It raises what ended the connection; whoever had a call under way was told.
-                if farewell.done() and not farewell.cancelled():
-                    farewell.exception()
+                await finish(self._client.disconnect())
 
     def _abandon(self) -> None:
         """Make every task of the library end by itself, soon."""

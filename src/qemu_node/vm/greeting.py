@@ -33,7 +33,9 @@ async def greet(directory: VMDirectory, child: Child) -> QmpConnection:
         QemuStartError: QEMU ended first, with its last words, or did not greet in time.
     """
     try:
-        _, qmp = await race(_connect(directory), _until_gone(directory, child))
+        _, qmp = await race(
+            _connect(directory), _until_gone(directory, child), discard=QmpConnection.close
+        )
     except QmpError as exc:
         # The end of QEMU closes the connection first, and is what there is to tell.
         with contextlib.suppress(TimeoutError):

@@ -20,6 +20,7 @@ import msgspec
 
 from qemu_node.errors import HostError
 from qemu_node.host import files
+from qemu_node.host.cancellation import Undo
 from qemu_node.host.cgroup import Scope
 from qemu_node.host.diskspace import require_free
 from qemu_node.host.process import Child, ProcessId, boot_id
@@ -106,7 +107,7 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell, admission: Admis
     firmware = find_firmware(request.firmware, node.firmware_dirs)
     await to_the_end(require_free, node.paths.vm_data_dir, 0, node.disk_reserve)
     admission.check(request.nics)
-    async with AsyncExitStack() as undo, AsyncExitStack() as turn:
+    async with Undo() as undo, AsyncExitStack() as turn:
         start = _Start(request, node, tell, undo)
         lock = await start.claim()
         image, base = await start.take_image()
@@ -162,7 +163,6 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell, admission: Admis
             health=request.health,
         )
         start.publish(state)
-        undo.pop_all()
         # QEMU has its own copy of the descriptor.
         image.close()
     return Launched(state=state, directory=start.directory, lock=lock, child=child, qmp=qmp)
@@ -171,7 +171,7 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell, admission: Admis
 class _Start:
     """The steps of one start; each pushes its undo."""
 
-    def __init__(self, request: VMRequest, node: Node, tell: Tell, undo: AsyncExitStack) -> None:
+    def __init__(self, request: VMRequest, node: Node, tell: Tell, undo: Undo) -> None:
         self.directory = VMDirectory.of(node.paths, request.identity.vm_id)
         self._request = request
         self._node = node

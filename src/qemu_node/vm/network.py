@@ -11,12 +11,12 @@ the guard of user mode, which is there as long as a VM needs it.
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError, MissingPartError, NodeError
+from qemu_node.host.cancellation import Undo
 from qemu_node.net.errors import NetworkError
 from qemu_node.net.mac import check_unused
 from qemu_node.net.ports import AttachedPort, PortManager
@@ -90,7 +90,7 @@ class Network:
                 "only root can give a VM a VLAN", hint='use network { mode = "user" }'
             )
         taken = await asyncio.to_thread(_macs_in_use, self._paths)
-        async with AsyncExitStack() as undo:
+        async with Undo() as undo:
             self._claim(ports, taken)
             undo.callback(self._unclaim, ports)
             attached = []
@@ -98,7 +98,6 @@ class Network:
                 attached.append(await self._manager.attach(port))
                 undo.push_async_callback(self._manager.detach, port)
                 undo.push_async_callback(attached[-1].close)
-            undo.pop_all()
         return VMPorts(attached)
 
     async def detach(self, ports: Sequence[PortSpec]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import HostError, NodeError
+from qemu_node.host.cancellation import Undo
 from qemu_node.host.threads import to_the_end
 from qemu_node.vm.admission import Admission
 from qemu_node.vm.console_log import PumpTurns
@@ -99,11 +100,9 @@ class Supervisor:
             raise
         vm = self._take(launched.state, launched.directory, launched.lock, logs, tell)
         vm.run(launched)
-        try:
+        async with Undo() as undo:
+            undo.push_async_callback(self.destroy, vm)
             await self._serve_health(vm)
-        except asyncio.CancelledError:
-            await self.destroy(vm)
-            raise
         return vm
 
     async def recover(self, state: VMState, tell: Tell = _tell_nobody) -> VM:

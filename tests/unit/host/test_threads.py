@@ -40,8 +40,11 @@ async def assert_a_cancelled_task_waits_for_its_thread(
     assert ended.is_set()
 
 
-async def test_cancellation_waits_for_the_thread() -> None:
-    await assert_a_cancelled_task_waits_for_its_thread(to_the_end, cancellations=1)
+@pytest.mark.parametrize("cancellations", [1, 2, 3])
+async def test_however_often_it_is_cancelled_a_task_waits_for_its_thread(
+    cancellations: int,
+) -> None:
+    await assert_a_cancelled_task_waits_for_its_thread(to_the_end, cancellations=cancellations)
 
 
 async def test_failure_of_the_thread_is_raised() -> None:
@@ -108,6 +111,15 @@ def test_what_a_worker_was_started_on_goes_on_beside_its_caller(worker: Worker) 
     assert not future.done()
     proceed.set()
     assert future.result(PATIENCE_S)
+
+
+async def test_a_future_of_a_worker_that_is_given_up_does_not_end_it(worker: Worker) -> None:
+    proceed = threading.Event()
+    futures = [worker.start(proceed.wait, PATIENCE_S) for _ in range(2)]
+    for future in futures:
+        future.cancel()
+    proceed.set()
+    assert await worker.to_the_end(int, "7") == 7
 
 
 async def test_a_closed_worker_has_no_thread_and_starts_another_when_it_is_called(

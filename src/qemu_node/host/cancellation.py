@@ -1,0 +1,74 @@
+"""Work that no cancellation leaves half done: undoing, closing, what a thread does.
+
+Owns the one way to wait for such work. Does not own what is to be done.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Outcome(asyncio.Future[Any]):
+    """What work comes to. A task that waits for it is cancelled when it is there.
+
+    A task whose `cancel` finds that what it waits for refuses to be cancelled keeps the request,
+    and raises `CancelledError` where it would go on (`Task.cancel`).
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Refuse."""
+        return False
+
+    def take(self, done: "asyncio.Future[Any]") -> None:
+        """Become what `done` came to."""
+        if done.cancelled():
+            # By the end of the event loop alone, which cancels every task.
+            super().cancel()
+        elif (error := done.exception()) is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(done.result())
+
+
+async def finish(work: Awaitable[T], *, discard: Callable[[T], object] | None = None) -> T:
+    """Return what `work` comes to. Whoever cancels meanwhile is obeyed when it has ended.
+
+    Args:
+        work: A coroutine, which becomes a task of its own, or a future.
+        discard: Called with a result that a cancellation keeps from the caller.
+    """
+    doing = asyncio.ensure_future(work)
+    outcome = Outcome()
+    doing.add_done_callback(outcome.take)
+    try:
+        found: T = await outcome
+    except asyncio.CancelledError:
+        if discard is not None and not doing.cancelled() and doing.exception() is None:
+            discard(doing.result())
+        raise
+    return found
+
+
+class Undo(AsyncExitStack):
+    """What takes back the steps of a block that fails or is cancelled, the last one first.
+
+    All of it is done, however often the block's task is cancelled meanwhile. A block that ends
+    well keeps what it has made.
+    """
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Undo all where the block did not end well, and let go on what ended it."""
+        # Nothing may be awaited after a good end: a cancellation there would find nothing to undo.
+        if exc_type is None:
+            self.pop_all()
+        else:
+            await finish(super().__aexit__(exc_type, exc, traceback))
