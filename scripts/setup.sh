@@ -15,6 +15,7 @@ packages='python3 python3-venv ca-certificates procps
     xorriso genisoimage nftables iproute2 curl iperf3'
 
 say() { echo "setup: $*" >&2; }
+fail() { say "$*"; exit 1; }
 
 # Prints which of $packages are not installed.
 missing_packages() {
@@ -28,6 +29,23 @@ missing_packages() {
         printf 'debian-archive-keyring '
 }
 
+# apt-get, in a session of its own: Ctrl-C would otherwise end dpkg between two packages, and leave
+# the machine's package database broken. Prints nothing if all goes well.
+apt() {
+    trap 'stopped=yes; say "Ctrl-C: waits for apt to finish, so that no package is half installed"' INT
+    # Dpkg::Use-Pty=0: no progress that only a terminal can show.
+    $as_root setsid --wait env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" >&2 &
+    while :; do
+        status=0
+        wait $! || status=$?
+        # A signal ends the wait, not apt.
+        kill -0 $! 2>/dev/null || break
+    done
+    trap - INT
+    [ -z "${stopped:-}" ] || exit 130
+    return $status
+}
+
 install_packages() {
     if ! command -v apt-get >/dev/null; then
         say "this is no Debian; please install what matches: $(echo $packages)"
@@ -39,33 +57,45 @@ install_packages() {
     as_root=
     if [ "$(id -u)" != 0 ]; then
         if ! command -v sudo >/dev/null; then
-            say "that needs root; run as root: apt-get install --no-install-recommends $missing"
-            exit 1
+            fail "that needs root; run as root: apt-get install --no-install-recommends $missing"
         fi
+        # Asks for the password here, where the terminal is.
+        sudo -v || fail "sudo refused; run as root: apt-get install --no-install-recommends $missing"
         as_root=sudo
     fi
-    $as_root apt-get -qq update
+    [ -z "$(dpkg --audit)" ] ||
+        fail "an earlier installation was interrupted; run: ${as_root:+sudo }dpkg --configure -a"
+    apt update ||
+        fail "apt cannot read its package lists; check the network, http_proxy and /etc/apt/sources.list*"
     # Word splitting is meant: one argument per package. Without recommended packages QEMU comes
     # without its windows and sound.
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install \
-        --no-install-recommends $missing >&2
+    apt install --no-install-recommends $missing ||
+        fail "apt could not install the packages, see above; check the network and http_proxy" \
+            "($(free_space /var) free in /var)"
 }
+
+# Prints the free space of the file system that holds $1.
+free_space() { df -h --output=avail "$1" | tail -n 1 | tr -d ' '; }
 
 install_python() {
     # The certificates that this machine trusts, as apt and pip do; uv brings its own otherwise.
     export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
     uv=.tools/bin/uv
+    [ -w . ] || fail "cannot write to $PWD; the Python environment belongs there: clone into a directory of yours"
+    online="check the network, https_proxy, and SSL_CERT_FILE if your proxy has a CA of its own"
     case $("$uv" --version 2>/dev/null || true) in
         "uv $uv_version"*) ;;
         *)
             say "installing uv $uv_version into .tools"
             rm -rf .tools
-            python3 -m venv .tools
-            .tools/bin/pip --quiet --disable-pip-version-check install "uv==$uv_version"
+            python3 -m venv .tools || fail "python3 cannot make an environment; apt install python3-venv"
+            .tools/bin/pip --quiet --disable-pip-version-check install "uv==$uv_version" ||
+                fail "cannot install uv from the Python index; $online ($(free_space .) free here)"
             ;;
     esac
     [ -d .venv ] || say "installing the Python packages of uv.lock into .venv"
-    "$uv" sync --quiet --locked
+    "$uv" sync --quiet --locked ||
+        fail "cannot install the Python packages; $online ($(free_space .) free here)"
 }
 
 case ${1:-} in
