@@ -58,8 +58,13 @@ client {{
   cpu_total_compute = 8000
   memory_total_mb = 16384
   options = {{
-    "driver.allowlist" = "vm"
+    "driver.allowlist" = "vm,raw_exec"
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault"
+  }}
+}}
+plugin "raw_exec" {{
+  config {{
+    enabled = true
   }}
 }}
 plugin "vm" {{

@@ -1,5 +1,6 @@
 """The driver under a real Nomad agent, with a guest that boots under Secure Boot."""
 
+import hashlib
 import json
 import signal
 from collections.abc import AsyncIterator
@@ -57,6 +58,39 @@ EOT
 """
 
 
+PRESTART_JOB = """
+job "handed-over" {{
+  group "g" {{
+    restart {{
+      attempts = 0
+      mode     = "fail"
+    }}
+    task "fetch" {{
+      driver = "raw_exec"
+      lifecycle {{
+        hook = "prestart"
+      }}
+      config {{
+        command = "/bin/cp"
+        args    = ["{image}", "${{NOMAD_ALLOC_DIR}}/data/disk.qcow2"]
+      }}
+    }}
+    task "vm" {{
+      driver       = "vm"
+      kill_timeout = "20s"
+      config {{
+        image    = "${{NOMAD_ALLOC_DIR}}/data/disk.qcow2"
+        checksum = "{checksum}"
+      }}
+      resources {{
+        memory = 512
+      }}
+    }}
+  }}
+}}
+"""
+
+
 def job_text(
     image: Path,
     name: str,
@@ -93,7 +127,7 @@ async def guest_log(nomad: NomadAgent, alloc_id: str, text: str) -> str:
     """Return the task's stdout once it holds `text`."""
 
     async def read() -> str:
-        done = await nomad.command("alloc", "logs", "-stdout", alloc_id)
+        done = await nomad.command("alloc", "logs", "-stdout", "-task", "vm", alloc_id)
         return done.stdout.decode(errors="replace")
 
     return str(await nomad.until(read, lambda log: text in log, f"{text!r} in the log"))
@@ -245,6 +279,17 @@ async def test_a_job_that_cannot_start_says_why(nomad: NomadAgent, small_guest_i
         "failed allocation",
     )
     assert "absent.qcow2" in json.dumps(allocation["TaskStates"])
+
+
+async def test_a_prestart_task_hands_over_an_image(
+    nomad: NomadAgent, node: Node, small_guest_image: Path
+) -> None:
+    checksum = f"sha256:{hashlib.sha256(small_guest_image.read_bytes()).hexdigest()}"
+    job = await nomad.run_job(PRESTART_JOB.format(image=small_guest_image, checksum=checksum))
+    (allocation,) = await nomad.running_allocations(job)
+    await guest_log(nomad, allocation["ID"], "small guest ready")
+    (record,) = node.records()
+    assert record.image == "/alloc/data/disk.qcow2"
 
 
 async def test_a_service_counts_the_vm_as_used_and_reports_its_memory(

@@ -32,7 +32,7 @@ from qemu_node.images.errors import (
 )
 from qemu_node.images.imagefile import ImageFormat, ImageInfo
 from qemu_node.images.intake import Progress
-from qemu_node.images.localfile import open_local
+from qemu_node.images.localfile import copy_private, is_shared, open_local
 from qemu_node.images.pull import Pulled, Puller
 from qemu_node.images.remote import Remote, find_remote
 from qemu_node.images.request import FetchLimits
@@ -121,6 +121,7 @@ class ImageCache:
         self._store = ImageStore(images_dir)
         self._image_paths = tuple(Path(path) for path in config.image_paths)
         self._max_bytes = config.max_size_bytes
+        self._reserve = reserve
         self._allowed = _allowed_sources(config)
         self._credentials = CredentialStore(config.credentials)
         self._puller = Puller(self._store, limits=_pull_limits(config, reserve, limits))
@@ -277,6 +278,14 @@ class ImageCache:
 
     def _open_local(self, source: PathSource, task_dir: Path) -> CachedImage:
         path, fd = open_local(source, task_dir, self._image_paths)
+        if is_shared(path, task_dir):
+            # Other tasks could change its header between our look and QEMU's.
+            try:
+                self._store.prepare()
+                copy = copy_private(fd, self._store.partials_dir, self._reserve)
+            finally:
+                os.close(fd)
+            fd = copy
         info = self._inspect(fd, source.path, None)
         return CachedImage(
             path=path,

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import ImageError, JobError
-from qemu_node.images.localfile import open_local
+from qemu_node.host.diskspace import DiskReserveError
+from qemu_node.images.localfile import copy_private, is_shared, open_local
 from qemu_node.images.source import PathSource
+from qemu_node.units import Share
 
 
 @pytest.fixture
@@ -39,6 +41,91 @@ def test_relative_path_is_below_the_task_directory(task_dir: Path) -> None:
 def test_absolute_path_into_the_task_directory_is_accepted(task_dir: Path) -> None:
     (task_dir / "local" / "x").write_bytes(b"content")
     assert opened(str(task_dir / "local" / "x"), task_dir) == b"content"
+
+
+@pytest.fixture
+def shared(task_dir: Path) -> Path:
+    """`alloc` of the allocation, to which all tasks of the group write."""
+    (task_dir.parent / "alloc" / "data").mkdir(parents=True)
+    (task_dir.parent / "other" / "local").mkdir(parents=True)
+    (task_dir.parent / "other" / "local" / "x").write_bytes(b"another task's")
+    return task_dir.parent / "alloc"
+
+
+@pytest.mark.parametrize("isolation", ["host", "container"])
+def test_nomads_variables_name_files_of_the_allocation_in_every_isolation_mode(
+    task_dir: Path, shared: Path, isolation: str
+) -> None:
+    local, alloc = {
+        "host": (str(task_dir / "local"), str(shared)),
+        "container": ("/local", "/alloc"),
+    }[isolation]
+    (task_dir / "local" / "disk").write_bytes(b"own")
+    (shared / "data" / "disk").write_bytes(b"handed over")
+    assert opened(f"{local}/disk", task_dir) == b"own"
+    assert opened(f"{alloc}/data/disk", task_dir) == b"handed over"
+
+
+def test_the_operators_directory_goes_before_nomads_names(task_dir: Path, operators: Path) -> None:
+    assert opened(str(operators / "debian.raw"), task_dir, operators) == b"debian"
+    with pytest.raises(JobError, match="no such file"):
+        open_local(PathSource("/local/absent"), task_dir, [Path("/local")])
+
+
+def test_the_directories_of_other_tasks_are_elsewhere(task_dir: Path, shared: Path) -> None:
+    for text in (str(shared.parent / "other" / "local" / "x"), "/other/local/x", "/alloc-x/y"):
+        with pytest.raises(JobError, match="neither in the task's directories"):
+            opened(text, task_dir)
+
+
+def test_nothing_leads_out_of_the_shared_directory(task_dir: Path, shared: Path) -> None:
+    (shared / "data" / "link").symlink_to(shared.parent / "other" / "local" / "x")
+    (shared / "up").symlink_to("../other/local")
+    (shared / "hard").hardlink_to(shared.parent / "other" / "local" / "x")
+    os.mkfifo(shared / "fifo")
+    for name in ("data/link", "up/x", "hard", "fifo"):
+        for alloc in ("/alloc", shared):
+            with pytest.raises(ImageError, match="is refused"):
+                opened(f"{alloc}/{name}", task_dir)
+
+
+def test_a_shared_file_is_copied_with_its_holes_and_without_a_name(
+    task_dir: Path, shared: Path, tmp_path: Path
+) -> None:
+    disk = shared / "data" / "disk"
+    with disk.open("wb") as file:
+        file.write(b"head")
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"middle")
+    path, fd = open_local(PathSource("/alloc/data/disk"), task_dir, ())
+    assert is_shared(path, task_dir)
+    store = tmp_path / "store"
+    store.mkdir()
+    copy = copy_private(fd, store, Share())
+    disk.write_bytes(b"changed")
+    try:
+        assert os.pread(copy, 4, 0) == b"head"
+        assert os.pread(copy, 6, 32 << 20) == b"middle"
+        info = os.fstat(copy)
+        assert (info.st_size, info.st_nlink) == (64 << 20, 0)
+        assert info.st_blocks * 512 < 1 << 20
+        assert list(store.iterdir()) == []
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.write(copy, b"x")
+    finally:
+        os.close(copy)
+        os.close(fd)
+
+
+def test_a_copy_leaves_the_disks_reserve_alone(task_dir: Path, shared: Path) -> None:
+    (shared / "disk").write_bytes(b"x")
+    _, fd = open_local(PathSource("/alloc/disk"), task_dir, ())
+    try:
+        with pytest.raises(DiskReserveError):
+            copy_private(fd, task_dir, Share(pct=100.0))
+    finally:
+        os.close(fd)
 
 
 def test_file_under_image_paths_is_accepted(task_dir: Path, operators: Path) -> None:
