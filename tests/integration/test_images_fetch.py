@@ -278,6 +278,13 @@ async def test_text_is_fetched_up_to_its_cap(server: ImageServer) -> None:
         await fetch_text(source(url), limits=ONCE, addresses=LOCAL)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le"])
+async def test_text_may_be_saved_in_any_unicode(server: ImageServer, encoding: str) -> None:
+    mark = "" if encoding == "utf-8-sig" else "\ufeff"
+    url = server.publish("/SUMS", f"{mark}aa  ü.img\r\n".encode(encoding))
+    assert await fetch_text(source(url), limits=ONCE, addresses=LOCAL) == "aa  ü.img\r\n"
+
+
 async def test_download_goes_on_where_its_connection_broke(server: ImageServer) -> None:
     resource = Resource(body=BODY, etag='"1"', last_modified="monday", break_at=[3_000_001, 70_000])
     validators, sink = await fetched(server.put("/x", resource), limits=PATIENT)

@@ -3,10 +3,11 @@
 Owns both grammars. Does not own fetching the file (`fetch`) nor the digesting (`partial`).
 """
 
+import base64
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import PurePosixPath
 
 from qemu_node.errors import ImageError, JobError
 from qemu_node.images.source import UrlSource, url_source
@@ -37,14 +38,29 @@ class Checksum:
 
 
 _VALUE = re.compile(r"(?P<algorithm>[A-Za-z0-9-]+):(?P<digest>[0-9A-Fa-f]+)")
-# coreutils `sha256sum`: digest, space, " " for text or "*" for binary, name.
-_GNU_LINE = re.compile(r"(?P<digest>[0-9A-Fa-f]{64}|[0-9A-Fa-f]{128}) [ *](?P<name>.+)")
-# BSD `sha256`, `sha256sum --tag`, Fedora's CHECKSUM files.
-_BSD_LINE = re.compile(
-    r"(?P<algorithm>SHA256|SHA512) ?\((?P<name>.+)\) ?= ?(?P<digest>[0-9A-Fa-f]+)"
+# A digest in hexadecimal, in pairs with colons (`openssl dgst -c`) or in base64 (`cksum --base64`).
+_DIGEST = (
+    r"(?P<digest>[0-9A-Fa-f]{128}|[0-9A-Fa-f]{64}|(?:[0-9A-Fa-f]{2}:){31}(?:(?:[0-9A-Fa-f]{2}:){32})?"
+    r"[0-9A-Fa-f]{2}|[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{43}=)"
 )
-_BARE_LINE = re.compile(r"(?P<digest>[0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})")
-_BY_LENGTH = {algorithm.hex_chars: algorithm for algorithm in Algorithm}
+# `sha256sum`, `cksum --untagged`, `openssl dgst -r`, BSD's `sha256 -r`: a blank and then another
+# one for text or "*" for binary, or one blank alone. The name may be missing.
+_UNTAGGED_LINE = re.compile(rf"{_DIGEST}(?:[ \t][ *]?(?P<name>.+))?")
+# `sha256sum --tag`, BSD's `sha256`, `cksum`, Fedora's CHECKSUM files, `openssl dgst`, which writes
+# SHA2-256 from version 3 on. Not SHA3-256, SHA512/256, HMAC-SHA256.
+_TAGGED_LINE = re.compile(
+    rf"SHA(?:2-|-)?(?P<bits>256|512) ?\((?P<name>.+)\) ?= ?{_DIGEST}", re.IGNORECASE
+)
+# What stands for standard input.
+_NO_NAMES = frozenset({None, "-", "stdin"})
+_ESCAPE = re.compile(r"\\([\\nr])")
+_UNESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}
+_BY_HEX_CHARS = {algorithm.hex_chars: algorithm for algorithm in Algorithm}
+# RFC 4880, 7: headers end with an empty line, the signature with its last line.
+_ARMOR = {
+    "-----BEGIN PGP SIGNED MESSAGE-----": "",
+    "-----BEGIN PGP SIGNATURE-----": "-----END PGP SIGNATURE-----",
+}
 
 
 def parse_checksum(text: str) -> Checksum | UrlSource:
@@ -73,20 +89,19 @@ def parse_checksum(text: str) -> Checksum | UrlSource:
 def find_in_sums(text: str, file_name: str, origin: str) -> Checksum:
     """Return the digest of `file_name` in a SUMS file; SHA-256 where it has both.
 
-    Understood are the GNU and the BSD form, among lines of any other kind (a signature, comments),
-    and a file that is a digest and nothing else. A name with a directory matches by its last part,
-    unless another line names the file exactly.
+    Understood is whatever coreutils, OpenSSL and the BSDs write, among lines of any other kind (a
+    signature, comments), and a file that is a digest and nothing else. A name with a directory
+    matches by its last part, unless another line names the file exactly.
 
     Raises:
         ImageError: the file is not listed, or with several digests. `origin` names the SUMS file.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    listed = [entry for line in lines if (entry := _parse_line(line)) is not None]
+    listed = list(_entries(text))
     found = {checksum for name, checksum in listed if name == file_name}
     if not found:
-        found = {checksum for name, checksum in listed if PurePosixPath(name).name == file_name}
-    if not found and len(lines) == 1 and (bare := _BARE_LINE.fullmatch(lines[0])):
-        found = {_from_hex(bare["digest"])}
+        found = {checksum for name, checksum in listed if name and _last_part(name) == file_name}
+    if not found and len(listed) == 1 and listed[0][0] is None:
+        found = {listed[0][1]}
     for algorithm in Algorithm:
         same = [checksum for checksum in found if checksum.algorithm is algorithm]
         if len(same) > 1:
@@ -99,14 +114,36 @@ def find_in_sums(text: str, file_name: str, origin: str) -> Checksum:
     )
 
 
-def _parse_line(line: str) -> tuple[str, Checksum] | None:
-    if gnu := _GNU_LINE.fullmatch(line):
-        return gnu["name"], _from_hex(gnu["digest"])
-    bsd = _BSD_LINE.fullmatch(line)
-    if bsd and len(bsd["digest"]) == Algorithm(bsd["algorithm"].lower()).hex_chars:
-        return bsd["name"], _from_hex(bsd["digest"])
-    return None
+def _entries(text: str) -> Iterator[tuple[str | None, Checksum]]:
+    """Yield what the lines of a SUMS file say: a name, None where there is none, and its digest."""
+    end_of_armor: str | None = None
+    # Lines end with CR, LF or both, or with NUL (`sha256sum --zero`).
+    for line in map(str.strip, re.split(r"\r\n|[\r\n\0]", text)):
+        if end_of_armor is not None:
+            end_of_armor = None if line == end_of_armor else end_of_armor
+            continue
+        end_of_armor = _ARMOR.get(line)
+        is_escaped = line.startswith("\\")
+        shown = line.removeprefix("\\")
+        match = _TAGGED_LINE.fullmatch(shown) or _UNTAGGED_LINE.fullmatch(shown)
+        if match is None:
+            continue
+        digest = _hex_of(match["digest"])
+        algorithm = _BY_HEX_CHARS[len(digest)]
+        if match.re is _TAGGED_LINE and match["bits"] != algorithm.value.removeprefix("sha"):
+            continue
+        name = match["name"]
+        if is_escaped and name is not None:
+            name = _ESCAPE.sub(lambda escape: _UNESCAPED[escape[1]], name)
+        yield None if name in _NO_NAMES else name, Checksum(algorithm, digest)
 
 
-def _from_hex(digest: str) -> Checksum:
-    return Checksum(_BY_LENGTH[len(digest)], digest.lower())
+def _hex_of(digest: str) -> str:
+    if digest.endswith("="):
+        return base64.b64decode(digest).hex()
+    return digest.replace(":", "").lower()
+
+
+def _last_part(name: str) -> str:
+    """Return the name without its directory, as Unix or as Windows writes one."""
+    return re.split(r"[/\\]", name)[-1]

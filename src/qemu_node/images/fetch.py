@@ -6,6 +6,7 @@ they must be (`checksum`).
 """
 
 import asyncio
+import codecs
 import logging
 import random
 from collections.abc import AsyncGenerator
@@ -22,6 +23,14 @@ from qemu_node.images.request import CHUNK_BYTES, Answer, FetchLimits, request
 from qemu_node.units import MIB, format_size
 
 log = logging.getLogger(__name__)
+
+# UTF-32's first: UTF-16's little-endian mark begins it.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 _OK = 200
 _PARTIAL = 206
@@ -126,7 +135,9 @@ async def _fetch_small(
 
 
 async def fetch_text(file: HttpFile, *, limits: FetchLimits, addresses: AddressPolicy) -> str:
-    """Return the small text file `file`, at most 1 MiB; what is not UTF-8 is replaced.
+    """Return the small text file `file`, at most 1 MiB, without its byte order mark.
+
+    It is UTF-8, what is not is replaced, or UTF-16 or UTF-32, as PowerShell writes files.
 
     Raises:
         ImageDownloadError: it did not arrive whole.
@@ -137,7 +148,12 @@ async def fetch_text(file: HttpFile, *, limits: FetchLimits, addresses: AddressP
         raise ImageRefusedError(
             f"cannot fetch {file}: the server answered HTTP {answer.status}", status=answer.status
         )
-    return answer.body.decode(errors="replace")
+    return _text_of(answer.body)
+
+
+def _text_of(body: bytes) -> str:
+    encodings = (encoding for mark, encoding in _BYTE_ORDER_MARKS if body.startswith(mark))
+    return body.decode(next(encodings, "utf-8"), errors="replace").removeprefix("\ufeff")
 
 
 def problem_of_part(

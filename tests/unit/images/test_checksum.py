@@ -1,3 +1,5 @@
+import base64
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,12 @@ from qemu_node.images.source import UrlSource
 
 A256, B256 = "a" * 64, "b" * 64
 A512 = "c" * 128
+BASE64 = base64.b64encode(bytes.fromhex(A256)).decode()
+SIGNED = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n"
+SIGNATURE = (
+    f"-----BEGIN PGP SIGNATURE-----\n\n{'A' * 64}\n{'b' * 43}=\n=abcd\n"
+    "-----END PGP SIGNATURE-----\n"
+)
 NAME = "debian-13-generic-amd64.qcow2"
 
 
@@ -56,6 +64,33 @@ def test_other_checksum_is_refused(text: str) -> None:
         f"{A512}  {NAME}\n{A256}  {NAME}\n",
         f"{B256}  old/{NAME}\n{A256}  {NAME}\n",
         f"{A256}\n",
+        f"{A256} {NAME}\r\n{B256} other.qcow2\r\n",
+        f"{A256}\t{NAME}\n",
+        f"  {A256}  {NAME}  \n",
+        f"{A256}  {NAME}\r{B256}  other\r",
+        f"{A256}  {NAME}\0{B256}  other\0",
+        f"\\{A256}  {NAME}\n",
+        f"\\{A256} *dir\\\\x\\n/{NAME}\n",
+        f"\\SHA256 ({NAME}) = {A256}\n",
+        f"SHA2-256({NAME})= {A256}\n",
+        f"SHA2-256 ({NAME}) = {A256}\n",
+        f"sha256 ({NAME}) = {A256.upper()}\n",
+        f"SHA3-256({NAME})= {B256}\nSHA256({NAME})= {A256}\n",
+        f"SHA512/256 ({NAME}) = {B256}\nSHA256 ({NAME}) = {A256}\n",
+        f"HMAC-SHA256({NAME})= {B256}\nSHA256({NAME})= {A256}\n",
+        f"BLAKE2b (x) = {A512}\n{A256}  {NAME}\n",
+        f"SHA2-256({NAME})= {':'.join(['aa'] * 32)}\n",
+        f"{BASE64}  {NAME}\n",
+        f"SHA256 ({NAME}) = {BASE64}\n",
+        f"{BASE64}\n",
+        f"{A256}  -\n",
+        f"{A256} *stdin\n",
+        f"SHA2-256(stdin)= {A256}\n",
+        f"# for {NAME}\n\n{A256}\n",
+        f"{A256} *C:\\images\\{NAME}\r\n",
+        f"{SIGNED}SHA256 ({NAME}) = {A256}\n{SIGNATURE}",
+        f"{SIGNED}{A256}\n{SIGNATURE}",
+        f"{SIGNED}\n{A256}  {NAME}\n{SIGNATURE}".replace("\n", "\r\n"),
     ],
 )
 def test_digest_is_found_in_a_sums_file(sums: str) -> None:
@@ -76,6 +111,12 @@ def test_sha512_is_found_where_it_is_the_only_one() -> None:
         f"SHA256 ({NAME}) = {A512}\n",
         f"{A256}\n{B256}\n",
         "<html>not found</html>",
+        f"SHA3-256({NAME})= {A256}\n",
+        f"MD5 ({NAME}) = {A256}\n",
+        f"{A256[:-1]}  {NAME}\n",
+        f"{A256}0  {NAME}\n",
+        f"{A256}{NAME}\n",
+        f"SHA256 ({NAME}) = {A256}  x\n",
     ],
 )
 def test_file_that_is_not_listed_is_an_error_naming_it(sums: str) -> None:
@@ -86,6 +127,11 @@ def test_file_that_is_not_listed_is_an_error_naming_it(sums: str) -> None:
 def test_contradictory_sums_file_is_an_error() -> None:
     with pytest.raises(ImageError, match="several"):
         find_in_sums(f"{A256}  a/{NAME}\n{B256}  b/{NAME}\n", NAME, "SUMS")
+
+
+def test_escaped_name_means_the_characters_that_it_stands_for() -> None:
+    assert find_in_sums(f"\\{A256}  a\\nb\\\\c\n", "a\nb\\c", "SUMS").digest == A256
+    assert find_in_sums(f"{A256}  a\\nb\n", "a\\nb", "SUMS").digest == A256
 
 
 @given(st.text(max_size=300), st.text(max_size=20))
