@@ -18,9 +18,12 @@ from qemu_node.config.node import QemuConfig
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host import process
 from qemu_node.host.diskspace import DiskReserveError
+from qemu_node.images.cache import CachedImage
+from qemu_node.images.errors import ImageGoneError
+from qemu_node.images.imagefile import ImageFormat
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.units import Share
-from qemu_node.vm import greeting, launch
+from qemu_node.vm import download, greeting, launch
 from qemu_node.vm.greeting import QemuStartError
 from qemu_node.vm.launch import StartStep
 from qemu_node.vm.names import VM_ID
@@ -337,6 +340,63 @@ async def test_vms_whose_names_differ_in_one_character_are_two(node: VMNode) -> 
 
 
 # Failures of what the start uses
+
+
+async def test_an_image_that_the_cache_removes_is_asked_for_again_and_the_first_is_let_go(
+    node: VMNode, short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = short_tmp_path / "d" / "images" / "blob"
+    given: list[CachedImage] = []
+
+    async def fetch_image(*_: object) -> CachedImage:
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(bytes(1 << 20))
+        given.append(
+            CachedImage(
+                path=blob,
+                fd=os.open(blob, os.O_RDONLY | os.O_CLOEXEC),
+                format=ImageFormat.RAW,
+                virtual_size_bytes=1 << 20,
+                origin="https://example.org/x.img",
+                digest="sha256:0",
+            )
+        )
+        if len(given) == 1:
+            blob.unlink()
+        return given[-1]
+
+    monkeypatch.setattr(launch, "fetch_image", fetch_image)
+    fake = node_with(node, fake_qemu_with_qmp(short_tmp_path))
+    async with nothing_left(fake):
+        vm = await fake.start(fake.request())
+        assert len(given) == 2
+        assert [image.fd for image in given] == [-1, -1]
+        await fake.supervisor.destroy(vm)
+
+
+async def test_a_start_whose_image_goes_again_and_again_ends_and_keeps_none_open(
+    node: VMNode, short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise ImageGoneError("removed")
+
+    fetched: list[CachedImage] = []
+    real_fetch = download.fetch_image
+
+    async def fetch_image(*args: Any) -> CachedImage:
+        fetched.append(await real_fetch(*args))
+        # As one of the cache's own.
+        fetched[-1].digest = "sha256:0"
+        return fetched[-1]
+
+    monkeypatch.setattr(launch, "fetch_image", fetch_image)
+    monkeypatch.setattr(launch, "link_base", gone)
+    fake = node_with(node, fake_qemu_with_qmp(short_tmp_path))
+    async with nothing_left(fake):
+        with pytest.raises(ImageGoneError):
+            await fake.start(fake.request())
+    assert len(fetched) > 1
+    assert {image.fd for image in fetched} == {-1}
 
 
 async def test_a_task_log_that_cannot_be_opened_fails_the_start_before_anything_is_made(

@@ -219,15 +219,23 @@ class _Start:
     async def _take_image(self) -> tuple[CachedImage, BaseImage]:
         self._announce(StartStep.IMAGE)
         image = await fetch_image(self._request, self._node, self._tell)
+        try:
+            base = self._base_of(image)
+        except BaseException:
+            image.close()
+            raise
         self._undo.callback(image.close)
+        return image, base
+
+    def _base_of(self, image: CachedImage) -> BaseImage:
         self._announce(StartStep.BASE)
         image_format = DiskFormat(image.format.value)
         if image.digest is None:
             # Used in place. Whoever may write to the task's directory may replace what the path
             # names; the descriptor is the file that was checked.
-            return image, BaseImage(path=image.path, format=image_format, fd=image.fd)
+            return BaseImage(path=image.path, format=image_format, fd=image.fd)
         link_base(image.path, image.fd, self.directory.base)
-        return image, BaseImage(path=self.directory.base, format=image_format)
+        return BaseImage(path=self.directory.base, format=image_format)
 
     def lease_user(self) -> int | None:
         self._announce(StartStep.USER)
