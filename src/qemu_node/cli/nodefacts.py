@@ -34,7 +34,7 @@ from qemu_node.qemu.probe import QemuBinary, find_qemu
 from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.qemu.proof import KVM_DEVICE
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.vm.directory import VMDirectory, known_vm_ids
+from qemu_node.vm.directory import VMDirectory, visible_vm_ids
 from qemu_node.vm.hypervisor import HypervisorFinder
 from qemu_node.vm.node import Hypervisor
 from qemu_node.vm.reconcile import Verdict, judge
@@ -68,7 +68,7 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
     for check in judge_network(config.network, network):
         yield check
     yield checks.check_nomad(await find_nomad(os.environ.get("NOMAD") or "nomad"))
-    yield checks.check_leftovers(await asyncio.to_thread(find_leftovers, config.paths))
+    yield await asyncio.to_thread(look_for_leftovers, config.paths)
     found = await prove(config, is_root=is_root) if isinstance(qemu, QemuBinary) else None
     is_kvm_barred = KVM_DEVICE.exists() and not os.access(KVM_DEVICE, os.R_OK | os.W_OK)
     yield checks.check_accelerator(config.qemu.accelerator, found, is_kvm_barred=is_kvm_barred)
@@ -212,6 +212,14 @@ async def find_nomad(name: str) -> tuple[str, tuple[int, int, int]] | NodeError 
     return path, (int(match[1]), int(match[2]), int(match[3]))
 
 
+def look_for_leftovers(paths: Paths) -> Check:
+    """Look for what no driver holds."""
+    try:
+        return checks.check_leftovers(find_leftovers(paths))
+    except HostError as exc:
+        return checks.warn("left-overs", str(exc), "run this as root")
+
+
 def find_leftovers(paths: Paths) -> Leftovers:
     """Return what no driver holds, judged by the driver's own rule."""
     removable: list[str] = []
@@ -219,7 +227,7 @@ def find_leftovers(paths: Paths) -> Leftovers:
     unreadable: list[str] = []
     locks = held_locks()
     running = {vm_id for vm_id, _ in find_qemu_processes(paths.vm_data_dir)}
-    for vm_id in known_vm_ids(paths) | running:
+    for vm_id in visible_vm_ids(paths) | running:
         directory = VMDirectory.of(paths, vm_id)
         if is_locked(directory.data, locks) is not False:
             continue

@@ -15,7 +15,7 @@ from pathlib import Path
 from qemu_node.config.node import Paths
 from qemu_node.host.process import ProcessId, cpu_times, is_alive
 from qemu_node.qemu.process import find_qemu_processes
-from qemu_node.vm.directory import VMDirectory, known_vm_ids
+from qemu_node.vm.directory import VMDirectory, visible_vm_ids
 from qemu_node.vm.record import StateError, VMRecord, read_record
 from qemu_node.vm.usage import DiskState, Usage, read_usage
 
@@ -88,7 +88,7 @@ def list_summaries(paths: Paths) -> list[VMSummary]:
     locks = held_locks()
     found = [
         _summarize(VMDirectory.of(paths, vm_id), processes.get(vm_id), locks)
-        for vm_id in known_vm_ids(paths) | processes.keys()
+        for vm_id in visible_vm_ids(paths) | processes.keys()
     ]
     return sorted(found, key=_order)
 

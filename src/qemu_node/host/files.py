@@ -312,19 +312,23 @@ def is_plain_file(fd: int) -> bool:
     return stat.S_ISREG(info.st_mode) and info.st_nlink == 1
 
 
-def read_own(path: Path, *, max_bytes: int = 1 << 20) -> bytes:
-    """Return at most `max_bytes` of a file that this process's user alone has written.
+def read_published(path: Path, *, max_bytes: int = 1 << 20) -> bytes:
+    """Return a file that the owner of its directory has written.
 
     For a directory where others may put files, too: no link is followed, no FIFO waited for.
 
     Raises:
-        OSError: as open(2); EACCES where the file is somebody else's or no plain file.
+        OSError: as open(2); EACCES where the file is somebody else's or no plain file, EFBIG where
+            it is larger than `max_bytes`.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not is_plain_file(fd) or os.fstat(fd).st_uid != os.geteuid():
-            raise OSError(errno.EACCES, "not a file of ours", str(path))
-        return os.read(fd, max_bytes)
+        if not is_plain_file(fd) or os.fstat(fd).st_uid != path.parent.stat().st_uid:
+            raise OSError(errno.EACCES, "not a file of its directory's owner", str(path))
+        data = os.read(fd, max_bytes + 1)
+        if len(data) > max_bytes:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return data
     finally:
         os.close(fd)
 

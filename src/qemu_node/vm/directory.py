@@ -9,8 +9,9 @@ Owns the layout of a VM's two directories, their permissions and their lock.
         overlay.qcow2 varstore.fd config-drive.iso serial.log    the VM's user
         qemu.log             ours           QEMU's stderr
     <run>/vm/<vm_id>/        01771, ours    QEMU may add its VNC socket, and remove nothing else
-        vm.json usage.json   ours
-        qmp.sock monitor.sock qga.sock serial.sock vnc.sock      0660, group qemu-node
+        vm.json usage.json   ours, 0644; read by `read_published` alone
+        qmp.sock             0600, ours: the driver's alone
+        monitor.sock qga.sock serial.sock vnc.sock               0660, group qemu-node
     <data>/vm/.uid/<uid>     the vm_id that runs as this user
 
 The lock is flock(2) on the data directory itself: held by the driver that manages the VM for as
@@ -198,7 +199,7 @@ class VMDirectory:
     def _published(self) -> StateHeader | None:
         """Return what vm.json tells of a VM whose state.json is lost; it vanishes with the boot."""
         try:
-            record = msgspec.json.decode(files.read_own(self.vm_json), type=RecordHeader)
+            record = msgspec.json.decode(files.read_published(self.vm_json), type=RecordHeader)
         except (OSError, *DECODE_ERRORS):
             return None
         return StateHeader(
@@ -265,12 +266,29 @@ class DirectoryLock:
 
 
 def known_vm_ids(paths: Paths) -> set[str]:
-    """Return the VMs of which a directory exists, live or not."""
-    found: set[str] = set()
-    for parent in (paths.vm_data_dir, paths.vm_run_dir):
-        with contextlib.suppress(FileNotFoundError):
-            found |= {entry.name for entry in os.scandir(parent) if VM_ID.fullmatch(entry.name)}
-    return found
+    """Return the VMs of which a directory exists, live or not; for who may list both."""
+    return _vm_ids_in(paths.vm_data_dir) | _vm_ids_in(paths.vm_run_dir)
+
+
+def visible_vm_ids(paths: Paths) -> set[str]:
+    """Return the VMs of which we may see a directory: for others than the driver the published.
+
+    Raises:
+        HostError: not even those can be listed.
+    """
+    try:
+        published = _vm_ids_in(paths.vm_run_dir)
+    except OSError as exc:
+        raise files.host_error("list the VMs in", paths.vm_run_dir, exc) from exc
+    with contextlib.suppress(PermissionError):
+        return published | _vm_ids_in(paths.vm_data_dir)
+    return published
+
+
+def _vm_ids_in(parent: Path) -> set[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return {entry.name for entry in os.scandir(parent) if VM_ID.fullmatch(entry.name)}
+    return set()
 
 
 def lease_uid(vm_data_dir: Path, vm_id: str, first_uid: int, count: int) -> int:

@@ -17,6 +17,8 @@ class Listeners:
     def __init__(self, directory: VMDirectory, shared_gid: int | None) -> None:
         """Listen on the sockets of `directory`, for the members of group `shared_gid` too.
 
+        But for QMP: it serves one client, and whoever holds it keeps the driver from its VM.
+
         Raises:
             HostError: one of them cannot be made; none is left.
         """
@@ -24,7 +26,8 @@ class Listeners:
         paths = directory.socket_paths()
         owner = None if shared_gid is None else (os.geteuid(), shared_gid)
         try:
-            for path in (paths.qmp, paths.monitor, paths.qga, paths.serial):
+            self.all_fds.append(sockets.listen_unix(Path(paths.qmp), mode=0o600))
+            for path in (paths.monitor, paths.qga, paths.serial):
                 self.all_fds.append(sockets.listen_unix(Path(path), mode=0o660, owner=owner))
         except BaseException:
             self.close()

@@ -20,6 +20,7 @@ import msgspec
 
 from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import NodeError
+from qemu_node.host.files import read_published
 from qemu_node.host.process import ProcessId, boot_id, is_alive
 from qemu_node.net.spec import PortSpec
 from qemu_node.vm.names import VM_ID
@@ -256,7 +257,7 @@ def read_record(path: Path) -> VMRecord:
         StateError: it is missing, damaged or of a newer driver.
     """
     try:
-        data = path.read_bytes()
+        data = read_published(path)
     except OSError as exc:
         raise StateError(f"cannot read {path}: {exc.strerror}") from exc
     version = _decode(data, _Version, str(path)).version

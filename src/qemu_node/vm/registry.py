@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qemu_node.config.node import Paths
 from qemu_node.errors import VMNotFoundError
 from qemu_node.host.process import is_alive
-from qemu_node.vm.directory import VMDirectory, known_vm_ids
+from qemu_node.vm.directory import VMDirectory, visible_vm_ids
 from qemu_node.vm.record import StateError, VMRecord, read_record
 
 
@@ -22,9 +22,13 @@ class ListedVM:
 
 
 def list_vms(paths: Paths) -> list[ListedVM]:
-    """Return the published VMs, ordered by name; damaged records are passed over."""
+    """Return the published VMs, ordered by name; damaged records are passed over.
+
+    Raises:
+        HostError: they cannot be listed.
+    """
     listed = []
-    for vm_id in known_vm_ids(paths):
+    for vm_id in visible_vm_ids(paths):
         with contextlib.suppress(StateError):
             record = read_record(VMDirectory.of(paths, vm_id).vm_json)
             listed.append(ListedVM(record=record, is_running=is_alive(record.process)))

@@ -124,5 +124,5 @@ def drops_of(ports: Iterable[PortSpec], drops: Mapping[str, Mapping[str, int]]) 
 def read_usage(path: Path) -> Usage | None:
     """Return what was last written to `path`; None where that is nothing, or damaged."""
     with contextlib.suppress(OSError, *DECODE_ERRORS):
-        return msgspec.json.decode(path.read_bytes(), type=Usage)
+        return msgspec.json.decode(files.read_published(path), type=Usage)
     return None
