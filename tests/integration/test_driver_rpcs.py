@@ -30,7 +30,7 @@ from qemu_node.nomad.rpc import CHANNEL_OPTIONS, grpc, unix_target
 from qemu_node.nomad.server import PluginServer
 from qemu_node.nomad.status import PluginError, TaskNotFoundError
 from qemu_node.nomad.task_exec import ExecError
-from qemu_node.qemu.proof import AcceleratorChoice
+from qemu_node.qemu.accelerator import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
 from qemu_node.vm.admission import BASE_RESERVE, OpenFilesError
 from qemu_node.vm.directory import VMBusyError
@@ -122,7 +122,7 @@ class NomadNode:
 @pytest.fixture
 def nomad(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NomadNode:
     async def without_proof(*_: object) -> AcceleratorChoice:
-        return AcceleratorChoice(accelerator=Accelerator.TCG, kvm_problem=None)
+        return AcceleratorChoice(accelerator=Accelerator.TCG)
 
     # The proof boots a firmware, which is tested elsewhere.
     monkeypatch.setattr("qemu_node.vm.hypervisor.choose_accelerator", without_proof)

@@ -10,9 +10,10 @@ from fakes.real_vm import UNPRIVILEGED_UID, make_vm_directory
 
 from qemu_node.config.node import QemuConfig
 from qemu_node.qemu import proof
+from qemu_node.qemu.accelerator import ProofMemory, choose_accelerator
 from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.probe import QemuBinary, find_qemu
-from qemu_node.qemu.proof import ProofGuest, choose_accelerator, prove_accelerator
+from qemu_node.qemu.proof import ProofGuest, prove
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
 
 pytestmark = pytest.mark.needs_qemu
@@ -32,7 +33,6 @@ def _guest(
         qemu=qemu,
         firmware=find_firmware(mode, [Path(name) for name in QemuConfig().firmware_dirs]),
         work_dir=directory,
-        cache=directory / "proof.json",
         uid=UNPRIVILEGED_UID,
         kvm_gid=None,
     )
@@ -47,15 +47,15 @@ async def test_tcg_is_proven_once_and_leaves_nothing_behind(
     directory: Path, mode: FirmwareMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guest = _guest(await find_qemu("qemu-system-x86_64"), directory, mode)
-    first = await prove_accelerator(Accelerator.TCG, guest)
-    assert first.works, first.detail
-    assert _names(directory) == ["proof.json"]
+    memory = ProofMemory(directory / "proofs.json")
+    first = await choose_accelerator("tcg", guest, memory)
+    assert _names(directory) == ["proofs.json"]
 
     async def fail(*_: object, **__: object) -> None:
         pytest.fail("a guest was started again")
 
     monkeypatch.setattr(proof, "start_qemu", fail)
-    assert await prove_accelerator(Accelerator.TCG, guest) == first
+    assert await choose_accelerator("tcg", guest, memory) == first
 
 
 async def test_kvm_that_is_there_and_runs_no_guest_is_reported_in_qemus_words(
@@ -64,20 +64,20 @@ async def test_kvm_that_is_there_and_runs_no_guest_is_reported_in_qemus_words(
     if not os.access("/dev/kvm", os.F_OK):
         pytest.skip("this machine has no /dev/kvm")
     guest = _guest(await find_qemu("qemu-system-x86_64"), directory)
-    answer = await prove_accelerator(Accelerator.KVM, guest)
+    answer = await prove(Accelerator.KVM, guest)
     if answer.works:
         pytest.skip("KVM runs guests here")
-    assert answer.detail.startswith("/dev/kvm exists but")
-    if "does not run guests" in answer.detail:
+    assert answer.problem.startswith("/dev/kvm exists but")
+    if "does not run guests" in answer.problem:
         assert "QEMU was killed by SIG" in answer.detail or "QEMU failed with" in answer.detail
-    choice = await choose_accelerator("auto", guest)
+    choice = await choose_accelerator("auto", guest, ProofMemory(directory / "proofs.json"))
     assert choice.accelerator is Accelerator.TCG
-    assert choice.kvm_problem == answer.detail
+    assert choice.kvm_problem == answer.problem
 
 
 @pytest.mark.needs_kvm
 async def test_kvm_that_runs_guests_is_chosen(directory: Path) -> None:
     guest = _guest(await find_qemu("qemu-system-x86_64"), directory)
-    choice = await choose_accelerator("auto", guest)
+    choice = await choose_accelerator("auto", guest, ProofMemory(directory / "proofs.json"))
     assert choice.accelerator is Accelerator.KVM
     assert choice.kvm_problem is None

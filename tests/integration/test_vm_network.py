@@ -30,7 +30,7 @@ from qemu_node.net.spec import PortSpec
 from qemu_node.net.usermode import table_text
 from qemu_node.nomad.driver import TaskStoppedError, VMDriver
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.qemu.proof import AcceleratorChoice
+from qemu_node.qemu.accelerator import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
 from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.greeting import QemuStartError
@@ -277,7 +277,7 @@ def nomad(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NomadNode:
     """Return a node whose network is the product's own, and on which QEMU is known to work."""
 
     async def without_proof(*_: object) -> AcceleratorChoice:
-        return AcceleratorChoice(accelerator=Accelerator.TCG, kvm_problem=None)
+        return AcceleratorChoice(accelerator=Accelerator.TCG)
 
     monkeypatch.setattr("qemu_node.vm.hypervisor.choose_accelerator", without_proof)
     return NomadNode(short_tmp_path)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from qemu_node.errors import NodeError
 from qemu_node.host.diskspace import DiskSpace
+from qemu_node.host.passage import ClosedDirectory
 from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
@@ -63,6 +64,8 @@ class DirectoryFacts:
     """By us; of a missing one: that it can be made."""
     space: DiskSpace | None = None
     """Of its file system, where it is writable."""
+    closed: ClosedDirectory | None = None
+    """A directory on the way to it that VMs' users cannot pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +182,11 @@ def check_accelerator(
             "switch on virtualization in the machine's firmware, or nested virtualization where "
             "it is a VM itself; VMs must be able to open /dev/kvm"
         )
-    return warn("accelerator", f"TCG is used, guests are slow. {found.kvm_problem}", advice)
+    what = "TCG is used, guests are slow"
+    if found.is_kvm_lost:
+        what = "KVM IS LOST: it ran guests here before, and now TCG is used, guests are slow"
+    detail = f": {found.kvm_detail}" if found.kvm_detail else ""
+    return warn("accelerator", f"{what}. {found.kvm_problem}{detail}", advice)
 
 
 def check_firmware(
@@ -249,8 +256,8 @@ def check_open_files(limit: int, *, is_driver: bool) -> Check:
 
 def check_data_dir(facts: DirectoryFacts, reserve: Share) -> Check:
     """Judge where disks and images are; with no more than `reserve` free no VM starts."""
-    if not facts.is_writable:
-        return _not_writable("data dir", facts, "paths.data")
+    if (problem := _directory_problem("data dir", facts, "paths.data")) is not None:
+        return problem
     end = "" if facts.exists else "; will be made"
     space = facts.space
     if space is None:
@@ -268,14 +275,20 @@ def check_data_dir(facts: DirectoryFacts, reserve: Share) -> Check:
 
 def check_run_dir(facts: DirectoryFacts) -> Check:
     """Judge where sockets are."""
-    if not facts.is_writable:
-        return _not_writable("run dir", facts, "paths.run")
+    if (problem := _directory_problem("run dir", facts, "paths.run")) is not None:
+        return problem
     return ok("run dir", str(facts.path) + ("" if facts.exists else "; will be made"))
 
 
-def _not_writable(name: str, facts: DirectoryFacts, setting: str) -> Check:
-    what = "may not be written" if facts.exists else "does not exist and cannot be made"
-    return fail(name, f"{facts.path} {what}", f"make it writable, or set {setting} in node.toml")
+def _directory_problem(name: str, facts: DirectoryFacts, setting: str) -> Check | None:
+    """Return what keeps VMs from using a directory, None if nothing does."""
+    if not facts.is_writable:
+        what = "may not be written" if facts.exists else "does not exist and cannot be made"
+        advice = f"make it writable, or set {setting} in node.toml"
+        return fail(name, f"{facts.path} {what}", advice)
+    if facts.closed is not None:
+        return fail(name, facts.closed.problem(setting), facts.closed.hint(setting))
+    return None
 
 
 def check_sockets(vm_run_dir: Path) -> Check:

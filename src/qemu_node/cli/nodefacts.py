@@ -25,6 +25,7 @@ from qemu_node.config.node import NodeConfig, Paths, QemuConfig
 from qemu_node.errors import ConfigError, HostError, MissingPartError, NodeError
 from qemu_node.host import openfiles
 from qemu_node.host.diskspace import DiskSpace, read_space
+from qemu_node.host.passage import closed_directory
 from qemu_node.host.process import SAFE_ENV, run
 from qemu_node.images.cache import check_settings
 from qemu_node.images.credentials import secret_problems
@@ -139,6 +140,7 @@ def look_at_directory(path: Path) -> DirectoryFacts:
         exists=exists,
         is_writable=is_writable,
         space=_space(place) if is_writable else None,
+        closed=closed_directory(path / "vm") if os.geteuid() == 0 else None,
     )
 
 
@@ -267,6 +269,6 @@ async def prove(config: NodeConfig, *, is_root: bool) -> Hypervisor | NodeError:
         kvm_gid=group_id("kvm") if is_root else None,
     )
     try:
-        return await finder.find()
+        return await finder.look()
     except NodeError as exc:
         return exc

@@ -50,6 +50,11 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return Path(self.data) / "vm"
 
     @property
+    def proofs(self) -> Path:
+        """The file that says under which accelerators guests ran here; kept over reboots."""
+        return Path(self.data) / "proofs.json"
+
+    @property
     def images_dir(self) -> Path:
         """The image cache."""
         return Path(self.data) / "images"

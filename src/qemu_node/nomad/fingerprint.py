@@ -130,6 +130,7 @@ def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[
         "version": driver_version(),
         "qemu": str(hypervisor.binary.version) if hypervisor else "",
         "accelerator": hypervisor.accelerator.value if hypervisor else "",
+        "kvm_lost": hypervisor.is_kvm_lost if hypervisor else "",
         "firmware": "",
         "secure_boot": "",
         "ksm": "",
@@ -156,9 +157,16 @@ def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[
 
 def _describe(hypervisor: Hypervisor, facts: HostFacts) -> str:
     """Return the health text of a node that works, and what would make it work better."""
-    text = f"Healthy: QEMU {hypervisor.binary.version}, {hypervisor.accelerator.value}"
-    if hypervisor.kvm_problem:
-        text += f"; guests are slow without KVM: {hypervisor.kvm_problem}"
+    text = f"QEMU {hypervisor.binary.version}, {hypervisor.accelerator.value}"
+    if hypervisor.is_kvm_lost:
+        text = (
+            f"Degraded: KVM ran guests here before and does not now, so they are slow ({text}): "
+            f"{hypervisor.kvm_problem}"
+        )
+    elif hypervisor.kvm_problem:
+        text = f"Healthy: {text}, so guests are slow: {hypervisor.kvm_problem}"
+    else:
+        text = f"Healthy: {text}"
     if not facts.has_cgroup2:
         text += "; no cgroup v2: VMs run without limits"
     if facts.network_problems:

@@ -149,7 +149,7 @@ class NodeHost:
             is_short_of_files=supervisor.admission.is_full,
         )
         try:
-            hypervisor = await self._finder.find()
+            hypervisor = await self._finder.look()
         except NodeError as exc:
             return build_fingerprint(None, exc, facts)
         return build_fingerprint(hypervisor, None, facts)

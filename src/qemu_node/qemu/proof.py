@@ -1,6 +1,7 @@
 """Proof that an accelerator runs guests on this host: a short guest of the product's own flags.
 
-Owns starting that guest, watching it and remembering the outcome. Does not own what follows.
+Owns starting that guest and watching it. Does not own what follows, nor what is remembered
+(`accelerator`).
 
 Nothing less tells: a machine can have /dev/kvm, accept KVM_CREATE_VM and still abort QEMU or kill
 every guest at its first instructions. The proof is firmware that writes to the serial port.
@@ -17,14 +18,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import msgspec
-
-from qemu_node.decoding import DECODE_ERRORS
-from qemu_node.errors import HostError, MissingPartError, NodeError
+from qemu_node.errors import HostError
 from qemu_node.host.exitstatus import describe_exit
-from qemu_node.host.files import remove_tree, write_atomic
+from qemu_node.host.files import remove_tree
 from qemu_node.host.process import Child, send_signal
 from qemu_node.host.sockets import listen_unix
 from qemu_node.qemu.cmdline import build_argv
@@ -52,20 +49,18 @@ _LOG_PREFIX = re.compile(r"^\S+Z proof qemu-system-\w+: ", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratorProof:
-    """Whether guests run under an accelerator here, and in `detail` how that shows."""
+    """Whether guests run under an accelerator here."""
 
     accelerator: Accelerator
     works: bool
-    detail: str
+    problem: str = ""
+    """Why not: one plain sentence, the same each time."""
+    detail: str = ""
+    """What QEMU said about it."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcceleratorChoice:
-    """The accelerator to use."""
-
-    accelerator: Accelerator
-    kvm_problem: str | None
-    """What keeps KVM from being it; None: nothing, or KVM was not asked for."""
+    def explain(self) -> str:
+        """Return problem and detail, on one line."""
+        return f"{self.problem}: {self.detail}" if self.detail else self.problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,87 +72,44 @@ class ProofGuest:
     """The firmware VMs use by default; None: SeaBIOS."""
     work_dir: Path
     """Where the guest's files are for as long as it runs; its directories let `uid` pass."""
-    cache: Path | None
-    """A file that keeps outcomes while boot, kernel, QEMU and firmware stay the same."""
     uid: int | None
     """The unprivileged user it runs as; None: ours."""
     kvm_gid: int | None
     """Group that may open /dev/kvm, given to it as to every VM."""
 
 
-class _Outcome(msgspec.Struct, frozen=True):
-    key: str
-    works: bool
-    detail: str
-
-
-async def choose_accelerator(
-    wanted: Literal["auto", "kvm", "tcg"], guest: ProofGuest
-) -> AcceleratorChoice:
-    """Return the accelerator that `wanted` means on this host, proven to run guests.
+async def prove(accelerator: Accelerator, guest: ProofGuest) -> AcceleratorProof:
+    """Return whether guests run under `accelerator`, having tried it.
 
     Raises:
-        MissingPartError: guests do not run under it; with `auto`, not under TCG either.
+        HostError: it could not be tried, as when the disk is full.
     """
-    kvm_problem: str | None = None
-    if wanted != "tcg":
-        proof = await prove_accelerator(Accelerator.KVM, guest)
-        if proof.works:
-            return AcceleratorChoice(accelerator=Accelerator.KVM, kvm_problem=None)
-        kvm_problem = proof.detail
-        if wanted == "kvm":
-            raise MissingPartError(kvm_problem)
-    proof = await prove_accelerator(Accelerator.TCG, guest)
-    if not proof.works:
-        raise MissingPartError(proof.detail)
-    return AcceleratorChoice(accelerator=Accelerator.TCG, kvm_problem=kvm_problem)
-
-
-async def prove_accelerator(accelerator: Accelerator, guest: ProofGuest) -> AcceleratorProof:
-    """Return whether guests run under `accelerator`; the answer is remembered until the next boot.
-
-    Raises:
-        HostError: the proof could not be made, e.g. the disk is full.
-    """
-    if accelerator is Accelerator.KVM and not os.access(KVM_DEVICE, os.F_OK):
-        return AcceleratorProof(
-            accelerator=accelerator,
-            works=False,
-            detail=f"{KVM_DEVICE} does not exist: virtualization is off in the machine's firmware, "
-            "or kvm_intel or kvm_amd is not loaded",
-        )
-    key = _key(guest)
-    known = _read_cache(guest.cache).get(accelerator.value)
-    if known is not None and known.key == key:
-        return AcceleratorProof(accelerator=accelerator, works=known.works, detail=known.detail)
-    works, detail, is_final = await _prove(accelerator, guest)
-    log.info(
-        "accelerator proven" if works else "accelerator refuted",
-        extra={"accelerator": accelerator.value, "detail": detail},
+    problem, detail = await _try(accelerator, guest)
+    return AcceleratorProof(
+        accelerator=accelerator, works=not problem, problem=problem, detail=detail
     )
-    # Silence may have been a busy host: that is asked again next time.
-    if is_final:
-        _remember(guest.cache, accelerator, _Outcome(key=key, works=works, detail=detail))
-    return AcceleratorProof(accelerator=accelerator, works=works, detail=detail)
 
 
-async def _prove(accelerator: Accelerator, guest: ProofGuest) -> tuple[bool, str, bool]:
-    """Return whether guests run, the words for it, and whether that will still be so next time."""
+async def _try(accelerator: Accelerator, guest: ProofGuest) -> tuple[str, str]:
+    """Return what is wrong, "" for nothing, and QEMU's words about it."""
     if accelerator is Accelerator.TCG:
-        problem, is_final = await _run(accelerator, guest, guest.uid)
-        if problem is None:
-            return True, "TCG runs guests", True
-        return False, f"TCG does not run guests: {problem}", is_final
+        words = await _run(accelerator, guest, guest.uid)
+        return ("", "") if words is None else ("TCG does not run guests", words)
+    if not os.access(KVM_DEVICE, os.F_OK):
+        return (
+            f"{KVM_DEVICE} does not exist: virtualization is off in the machine's firmware, or "
+            "kvm_intel or kvm_amd is not loaded",
+            "",
+        )
     is_permitted = _may_open(KVM_DEVICE, guest)
-    if not is_permitted and os.geteuid() != 0:
-        return False, _permission_text(), True
     # Without permission only root's proof tells whether giving it would help at all.
-    problem, is_final = await _run(accelerator, guest, guest.uid if is_permitted else None)
-    if problem is not None:
-        return False, f"{KVM_DEVICE} exists but does not run guests: {problem}", is_final
+    if is_permitted or os.geteuid() == 0:
+        words = await _run(accelerator, guest, guest.uid if is_permitted else None)
+        if words is not None:
+            return f"{KVM_DEVICE} exists but does not run guests", words
     if not is_permitted:
-        return False, _permission_text(), True
-    return True, "KVM runs guests", True
+        return f"{KVM_DEVICE} exists but VMs may not open it: give it to group kvm, mode 0660", ""
+    return "", ""
 
 
 def _may_open(device: Path, guest: ProofGuest) -> bool:
@@ -171,14 +123,8 @@ def _may_open(device: Path, guest: ProofGuest) -> bool:
     return is_group and bool(info.st_mode & stat.S_IRGRP and info.st_mode & stat.S_IWGRP)
 
 
-def _permission_text() -> str:
-    return f"{KVM_DEVICE} exists but VMs may not open it: give it to group kvm, mode 0660"
-
-
-async def _run(
-    accelerator: Accelerator, guest: ProofGuest, uid: int | None
-) -> tuple[str | None, bool]:
-    """Run one guest until its firmware speaks; return what went wrong and whether for good."""
+async def _run(accelerator: Accelerator, guest: ProofGuest, uid: int | None) -> str | None:
+    """Run one guest until its firmware speaks; return what went wrong, None for nothing."""
     try:
         directory = Path(tempfile.mkdtemp(prefix="proof-", dir=guest.work_dir))
     except OSError as exc:
@@ -250,24 +196,22 @@ def _fds(sockets: SocketFds) -> Sequence[int]:
     return (sockets.qmp, sockets.monitor, sockets.qga, sockets.serial)
 
 
-async def _watch(
-    child: Child, serial_log: Path, stderr_path: Path, timeout_s: float
-) -> tuple[str | None, bool]:
-    """Wait for the first word of the firmware; return what came instead and whether for good."""
+async def _watch(child: Child, serial_log: Path, stderr_path: Path, timeout_s: float) -> str | None:
+    """Wait for the first word of the firmware; return what came instead."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while asyncio.get_running_loop().time() < deadline:
         status = child.exit_status()
         words = _last_words(stderr_path)
         if status is not None:
-            return f"QEMU {describe_exit(status)}" + (f": {words}" if words else ""), True
+            return f"QEMU {describe_exit(status)}" + (f": {words}" if words else "")
         if _INTERNAL_ERROR in words:
-            return f"QEMU stopped the guest: {words}", True
+            return f"QEMU stopped the guest: {words}"
         if _has_content(serial_log):
-            return None, True
+            return None
         await asyncio.sleep(_POLL_S)
     words = _last_words(stderr_path)
     problem = f"its firmware said nothing within {timeout_s:g} s"
-    return problem + (f": {words}" if words else ""), False
+    return problem + (f": {words}" if words else "")
 
 
 def _has_content(path: Path) -> bool:
@@ -295,8 +239,8 @@ async def _end(child: Child) -> None:
     log.warning("proof guest does not end", extra={"pid": child.process.pid})
 
 
-def _key(guest: ProofGuest) -> str:
-    """Return what an outcome depends on, as text."""
+def proof_key(guest: ProofGuest) -> str:
+    """Return what a proof depends on, as text."""
     parts = [
         Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         os.uname().release,
@@ -319,26 +263,3 @@ def _stamp(path: Path) -> str:
     return f"{path} {owner}" + (
         "" if stat.S_ISCHR(info.st_mode) else f" {info.st_mtime_ns} {info.st_size}"
     )
-
-
-def _read_cache(cache: Path | None) -> dict[str, _Outcome]:
-    """Return what is remembered; a cache that cannot be read is an empty one."""
-    if cache is None:
-        return {}
-    try:
-        return msgspec.json.decode(cache.read_bytes(), type=dict[str, _Outcome])
-    except FileNotFoundError:
-        return {}
-    except (OSError, *DECODE_ERRORS) as exc:
-        log.warning("proof cache ignored", extra={"path": str(cache), "reason": str(exc)})
-        return {}
-
-
-def _remember(cache: Path | None, accelerator: Accelerator, outcome: _Outcome) -> None:
-    if cache is None:
-        return
-    content = _read_cache(cache) | {accelerator.value: outcome}
-    try:
-        write_atomic(cache, msgspec.json.encode(content), mode=0o600)
-    except NodeError as exc:
-        log.warning("proof not remembered", extra={"reason": exc.explain()})

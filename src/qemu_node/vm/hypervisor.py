@@ -1,20 +1,25 @@
 """Finding the QEMU that runs VMs here, and the accelerator it was seen to run a guest under."""
 
 import asyncio
-import os
+import logging
 from pathlib import Path
 
 from qemu_node.config.node import Paths, QemuConfig
-from qemu_node.errors import HostError, MissingPartError
+from qemu_node.errors import MissingPartError
+from qemu_node.host.files import host_error
+from qemu_node.host.passage import require_passage
+from qemu_node.qemu.accelerator import AcceleratorChoice, ProofMemory, choose_accelerator
 from qemu_node.qemu.firmware import Firmware, find_firmware
-from qemu_node.qemu.probe import choose_aio, find_qemu
-from qemu_node.qemu.proof import ProofGuest, choose_accelerator
-from qemu_node.qemu.spec import FirmwareMode
+from qemu_node.qemu.probe import QemuBinary, choose_aio, find_qemu
+from qemu_node.qemu.proof import ProofGuest
+from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.vm.node import Hypervisor
+
+log = logging.getLogger(__name__)
 
 
 class HypervisorFinder:
-    """Finds and proves the hypervisor; again only when QEMU, firmware or kernel have changed."""
+    """Finds and proves the hypervisor; what failed is tried again by later calls of `look`."""
 
     def __init__(
         self, config: QemuConfig, paths: Paths, *, is_root: bool, kvm_gid: int | None
@@ -23,37 +28,61 @@ class HypervisorFinder:
         self._paths = paths
         self._is_root = is_root
         self._kvm_gid = kvm_gid
-        self._finding = asyncio.Lock()
+        self._memory = ProofMemory(paths.proofs)
+        self._found: Hypervisor | None = None
+        self._looking = asyncio.Lock()
 
     async def find(self) -> Hypervisor:
-        """Return the hypervisor. The first time takes as long as a guest's firmware needs.
+        """Return the hypervisor for a start, which waits for no proof but the first.
 
         Raises:
             MissingPartError: no guest can start here; the message says what is missing.
             HostError: the proof could not be made, as when the disk is full.
         """
-        # Two starts at once must not prove the same thing twice.
-        async with self._finding:
-            binary = await find_qemu(self._config.binary)
-            work_dir = self._make_work_dir()
-            choice = await choose_accelerator(
-                self._config.accelerator,
-                ProofGuest(
-                    qemu=binary,
-                    firmware=self._default_firmware(),
-                    work_dir=work_dir,
-                    cache=work_dir / "outcome.json",
-                    # The first id after those of VMs: no VM shares it.
-                    uid=self._config.first_uid + self._config.uid_count if self._is_root else None,
-                    kvm_gid=self._kvm_gid,
-                ),
-            )
-        return Hypervisor(
-            binary=binary,
-            accelerator=choice.accelerator,
-            kvm_problem=choice.kvm_problem,
-            aio=choose_aio(),
+        found = self._found
+        if found is None or found.binary != await find_qemu(self._config.binary):
+            return await self.look()
+        self._require_passage()
+        return found
+
+    async def look(self) -> Hypervisor:
+        """Return the hypervisor as it is now. Takes as long as a guest's firmware needs at first.
+
+        Raises:
+            MissingPartError, HostError: as `find`.
+        """
+        # Two at once must not prove the same thing twice.
+        async with self._looking:
+            try:
+                self._found, last = await self._look(), self._found
+            except BaseException:
+                self._found = None
+                raise
+            _tell(self._found, last)
+            return self._found
+
+    async def _look(self) -> Hypervisor:
+        binary = await find_qemu(self._config.binary)
+        work_dir = self._make_work_dir()
+        self._require_passage()
+        choice = await choose_accelerator(
+            self._config.accelerator,
+            ProofGuest(
+                qemu=binary,
+                firmware=self._default_firmware(),
+                work_dir=work_dir,
+                # The first id after those of VMs: no VM shares it.
+                uid=self._config.first_uid + self._config.uid_count if self._is_root else None,
+                kvm_gid=self._kvm_gid,
+            ),
+            self._memory,
         )
+        return _hypervisor(binary, choice)
+
+    def _require_passage(self) -> None:
+        if self._is_root:
+            require_passage(self._paths.vm_run_dir, "paths.run")
+            require_passage(self._paths.vm_data_dir, "paths.data")
 
     def _default_firmware(self) -> Firmware | None:
         directories = tuple(Path(directory) for directory in self._config.firmware_dirs)
@@ -64,11 +93,33 @@ class HypervisorFinder:
             return None
 
     def _make_work_dir(self) -> Path:
+        """Make the directory of the proof's guest, and that of the memory."""
         work_dir = self._paths.run_dir / "proof"
-        try:
-            work_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-            if self._is_root:
-                os.chown(work_dir, 0, 0)
-        except OSError as exc:
-            raise HostError(f"cannot make {work_dir}: {exc.strerror}") from exc
+        for directory in (work_dir, self._paths.proofs.parent):
+            try:
+                directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            except OSError as exc:
+                raise host_error("make", directory, exc) from exc
         return work_dir
+
+
+def _hypervisor(binary: QemuBinary, choice: AcceleratorChoice) -> Hypervisor:
+    return Hypervisor(
+        binary=binary,
+        accelerator=choice.accelerator,
+        kvm_problem=choice.kvm_problem,
+        kvm_detail=choice.kvm_detail,
+        is_kvm_lost=choice.is_kvm_lost,
+        aio=choose_aio(),
+    )
+
+
+def _tell(found: Hypervisor, last: Hypervisor | None) -> None:
+    """Log a node that has lost KVM, or has it again."""
+    if found.is_kvm_lost and (last is None or not last.is_kvm_lost):
+        log.error(
+            "KVM ran guests here before and does not now: VMs that start are slow",
+            extra={"reason": found.kvm_problem, "detail": found.kvm_detail},
+        )
+    elif last is not None and last.is_kvm_lost and found.accelerator is Accelerator.KVM:
+        log.info("KVM runs guests again")

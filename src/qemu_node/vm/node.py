@@ -25,7 +25,11 @@ class Hypervisor:
     binary: QemuBinary
     accelerator: Accelerator
     kvm_problem: str | None
-    """Why it is not KVM, where KVM was wanted."""
+    """Why it is not KVM, where KVM was wanted: one sentence."""
+    kvm_detail: str = ""
+    """What QEMU said about it."""
+    is_kvm_lost: bool = False
+    """KVM ran guests on this node before, and does not now."""
     aio: DiskAio
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -7,6 +8,7 @@ from qemu_node.cli import checks
 from qemu_node.cli.checks import Check, DirectoryFacts, KsmFacts, Leftovers, Level, UidRange
 from qemu_node.errors import ConfigError, MissingPartError
 from qemu_node.host.diskspace import DiskSpace
+from qemu_node.host.passage import ClosedDirectory
 from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, QemuVersion
@@ -124,6 +126,27 @@ def test_a_kvm_that_exists_and_does_not_work_is_told_in_qemus_words(
     check = checks.check_accelerator(wanted, found, is_kvm_barred=False)
     assert check.level is level
     assert said in check.detail
+
+
+def test_a_kvm_that_is_lost_is_told_first_and_in_qemus_words() -> None:
+    found = dataclasses.replace(
+        hypervisor(Accelerator.TCG, "/dev/kvm exists but does not run guests"),
+        kvm_detail="QEMU was killed by SIGABRT",
+        is_kvm_lost=True,
+    )
+    check = checks.check_accelerator("auto", found, is_kvm_barred=False)
+    assert check.level is Level.WARN
+    assert check.detail.startswith("KVM IS LOST")
+    assert check.detail.endswith("does not run guests: QEMU was killed by SIGABRT")
+
+
+def test_a_directory_that_vms_cannot_pass_is_named_with_the_mode_it_needs() -> None:
+    closed = ClosedDirectory(path=Path("/srv/closed"), mode=0o700)
+    facts = dataclasses.replace(directory(), closed=closed)
+    for check in (checks.check_data_dir(facts, FIVE_PCT), checks.check_run_dir(facts)):
+        assert check.level is Level.FAIL
+        assert "/srv/closed (mode 0700)" in check.detail
+        assert "chmod 0711 /srv/closed" in (check.advice or "")
 
 
 @pytest.mark.parametrize(("is_kvm_barred", "advice"), [(True, "usermod"), (False, "nested")])

@@ -13,11 +13,13 @@ QEMU = QemuBinary(path="/usr/bin/qemu-system-x86_64", version=QemuVersion(major=
 FACTS = HostFacts(has_ksm=True, has_vhost_net=True, has_cgroup2=True)
 
 
-def hypervisor(kvm_problem: str | None = None) -> Hypervisor:
+def hypervisor(kvm_problem: str | None = None, *, is_kvm_lost: bool = False) -> Hypervisor:
     return Hypervisor(
         binary=QEMU,
         accelerator=Accelerator.TCG if kvm_problem else Accelerator.KVM,
         kvm_problem=kvm_problem,
+        kvm_detail="qemu-system-x86_64: kvm.c:42: Assertion failed" if kvm_problem else "",
+        is_kvm_lost=is_kvm_lost,
         aio=DiskAio.THREADS,
     )
 
@@ -30,11 +32,32 @@ def test_a_node_where_guests_run_is_healthy_and_says_with_what() -> None:
     assert fingerprint.attributes["driver.vm.firmware"] == "secure-boot,uefi,bios"
 
 
-def test_a_node_without_kvm_is_healthy_and_says_why_it_is_slow() -> None:
+def test_a_node_without_kvm_is_healthy_and_says_in_one_plain_sentence_why_it_is_slow() -> None:
     fingerprint = build_fingerprint(hypervisor("/dev/kvm is broken"), None, FACTS)
     assert fingerprint.is_healthy
-    assert "/dev/kvm is broken" in fingerprint.description
+    assert fingerprint.description == (
+        "Healthy: QEMU 10.0.0, tcg, so guests are slow: /dev/kvm is broken"
+    )
     assert fingerprint.attributes["driver.vm.accelerator"] == "tcg"
+    assert fingerprint.attributes["driver.vm.kvm_lost"] is False
+
+
+def test_a_node_that_lost_kvm_says_so_first() -> None:
+    lost = hypervisor("/dev/kvm does not exist", is_kvm_lost=True)
+    fingerprint = build_fingerprint(lost, None, FACTS)
+    assert fingerprint.is_healthy
+    assert fingerprint.description.startswith(
+        "Degraded: KVM ran guests here before and does not now"
+    )
+    assert fingerprint.attributes["driver.vm.kvm_lost"] is True
+
+
+def test_vms_that_nobody_manages_are_named_whatever_else_is_wrong() -> None:
+    problem = "VMs run without a driver: web-0123456789ab"
+    facts = dataclasses.replace(FACTS, vm_problems=(problem,))
+    assert build_fingerprint(hypervisor(), None, facts).description.endswith(f"; {problem}")
+    broken = build_fingerprint(None, MissingPartError("no QEMU"), facts)
+    assert broken.description == f"no QEMU; {problem}"
 
 
 def test_what_is_missing_is_named_with_its_package() -> None:

@@ -1,0 +1,79 @@
+"""Whether users other than a directory's owner can reach what is below it.
+
+VMs run as users of their own: each directory on the way to a VM's files must let others pass. Owns
+looking. Does not own making the node's directories.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_node.errors import MissingPartError
+
+_ACL = "system.posix_acl_access"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedDirectory:
+    """A directory that others than its owner and group may not pass."""
+
+    path: Path
+    mode: int
+
+    def problem(self, setting: str) -> str:
+        """Return what is wrong with it, where `setting` of node.toml is below it."""
+        return (
+            f"VMs' users cannot pass {self.path} (mode {self.mode:04o}), which leads to {setting}"
+        )
+
+    def hint(self, setting: str) -> str:
+        """Return what to do about it."""
+        needed = self.mode | stat.S_IXGRP | stat.S_IXOTH
+        return f"chmod {needed:04o} {self.path}, or set {setting} in node.toml to another place"
+
+
+def closed_directory(path: Path) -> ClosedDirectory | None:
+    """Return the topmost directory above `path` that others may not pass; None if all let them.
+
+    Also those above what links on the way lead to. A directory with an access control list is taken
+    to be open: its mode does not tell.
+    """
+    for directory in _above(path):
+        try:
+            mode = stat.S_IMODE(directory.stat().st_mode)
+        except OSError:
+            # What is missing will be made.
+            continue
+        if not mode & stat.S_IXOTH and not _has_acl(directory):
+            return ClosedDirectory(path=directory, mode=mode)
+    return None
+
+
+def require_passage(path: Path, setting: str) -> None:
+    """Return if VMs' users can pass all directories above `path`.
+
+    Args:
+        path: A file or directory that they use.
+        setting: The setting of node.toml that has put it there.
+
+    Raises:
+        MissingPartError: a directory is closed to them; it is named with the mode it needs.
+    """
+    closed = closed_directory(path)
+    if closed is not None:
+        raise MissingPartError(closed.problem(setting), hint=closed.hint(setting))
+
+
+def _above(path: Path) -> list[Path]:
+    """Return the directories above a path, as it is written and as it resolves, the top first."""
+    resolved = Path(os.path.realpath(path.parent))
+    found = [*reversed(path.parents), *reversed(resolved.parents), resolved]
+    return list(dict.fromkeys(found))
+
+
+def _has_acl(directory: Path) -> bool:
+    try:
+        return bool(os.getxattr(directory, _ACL))
+    except OSError:
+        return False
