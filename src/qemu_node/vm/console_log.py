@@ -26,7 +26,7 @@ BACKLOG_BYTES = 32 * MIB
 """Output that may wait for the rate; also the bound of the disk space that it takes."""
 
 _CHUNK_BYTES = 64 * KIB
-"""What is filtered in one go: 5 ms of ordinary text, 60 ms of the worst a guest can think of."""
+"""What is filtered in one go: 3 ms of ordinary text, 10 ms of the worst that is known."""
 
 _LAST_BYTES = 1 * MIB
 _TAIL_BYTES = 1000

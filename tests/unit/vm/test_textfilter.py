@@ -1,4 +1,6 @@
+import sys
 import unicodedata
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -46,6 +48,7 @@ def test_text_passes_and_line_ends_become_newlines(data: bytes, text: str) -> No
         (b"\x1b[31\x1b[32mok", "ok"),
         (b"\x1b]0;ti\x1b[31mok", "ok"),
         (b"\x1b[3\x18ok \x1b]0;t\x1aok", "ok ok"),
+        ("\x1b[31é".encode(), "é"),
         ("a\u202eb\u2066c\u200fd".encode(), "abcd"),
     ],
 )
@@ -130,9 +133,43 @@ def test_the_bound_of_a_sequence_is_the_same_however_it_is_cut(
     assert text.feed(data[:cut]) + text.feed(data[cut:]) == TerminalFilter().feed(data)
 
 
-def test_the_filter_keeps_no_more_than_a_character() -> None:
+@pytest.mark.parametrize("opening", [b"\x1b", b"\x1b[", b"\xc2\x9b", b"\x1b]0;", b"\xc2\x90"])
+@pytest.mark.parametrize("more", [b"0", b" ", b"("])
+def test_the_filter_keeps_no_more_than_a_sequence_may_be_long(opening: bytes, more: bytes) -> None:
     text = TerminalFilter()
-    for _ in range(8):
-        text.feed(b"\x1b]0;" + b"x" * (1 << 16))
-    assert not text._out
-    assert text._sequence_length <= 4097
+    text.feed(opening)
+    for _ in range(30):
+        text.feed(more * 1000)
+        assert len(text._open) < 10_000
+
+
+# Each costs the most that is known of some step: sequences of every kind and of any length, line
+# ends, bytes that are no text.
+_COSTLY = [
+    *(b"\x1bc", b"a\x1bc", b"a\x1b[H", b"\x1b", b"\x1b(", b"\x1b[", b"\x1b]", b"a\x1b]\x07"),
+    *("\x9b".encode(), "\x90".encode(), b"a\x0b", b"a\r", b"a\r\x0b", b"\n\r", b"\xff", b"a\0"),
+    *(b"\x1b" + b"(" * 5000, b"\x1b[" + b"1" * 5000, b"\x1b[" + b"1" * 4000 + b"H", b"plain\n"),
+]
+
+
+def calls_to_filter(data: bytes) -> int:
+    """Return how many functions, of Python and of C, it takes to filter `data`."""
+    text = TerminalFilter()
+    calls = 0
+
+    def count(_frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event.endswith("call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        text.feed(data)
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+@pytest.mark.parametrize("data", _COSTLY)
+def test_the_number_of_steps_does_not_grow_with_what_a_guest_prints(data: bytes) -> None:
+    assert calls_to_filter(data * 20) == calls_to_filter(data * 200)
