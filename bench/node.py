@@ -25,10 +25,10 @@ from qemu_node.host import process
 from qemu_node.nomad.client import PluginClient
 from qemu_node.nomad.encoding import encode_config
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.run.driverlink import DriverInfo, DriverLink, driver_environment
 from qemu_node.units import MIB
+from qemu_node.vm.processes import find_vm_processes
 from qemu_node.vm.record import VMRecord
 
 DRIVER_ARGV = (sys.executable, "-m", "qemu_node", "driver")
@@ -125,7 +125,7 @@ def _memory_dir() -> Path | None:
 
 def _clean_up(root: Path) -> None:
     """Remove a bench's directory, and VMs that outlived a bench which failed."""
-    for _, vm in find_qemu_processes(root / "d" / "vm"):
+    for _, vm in find_vm_processes(root / "d" / "vm"):
         process.send_signal(vm, signal.SIGKILL)
     # An agent that did not end its tasks leaves a tmpfs mounted for the secrets of each.
     for line in Path("/proc/self/mounts").read_text().splitlines():

@@ -3,7 +3,6 @@
 Real QEMUs whose guest has nothing to boot. `node` is the driver that comes after the crash.
 """
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,8 +13,9 @@ from integration.crashing_driver import STARTED, alloc_id_of
 from integration.vmnode import VMNode
 
 from qemu_node.host import process
-from qemu_node.vm.directory import VMDirectory, lease_uid
+from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.launch import StartStep
+from qemu_node.vm.leases import lease_uid
 from qemu_node.vm.machine import VM
 from qemu_node.vm.names import vm_id
 from qemu_node.vm.outcome import FORCED_OFF
@@ -30,6 +30,8 @@ _SRC = Path(process.__file__).parents[2]
 
 SAME = "1"
 """The task that goes on after the crash."""
+UID = 4_000_000
+"""A user that nothing here runs as."""
 GONE = "2"
 """The task that nobody asks for again."""
 
@@ -122,6 +124,7 @@ async def test_a_driver_killed_during_a_stop_leaves_a_vm_that_can_be_stopped(
     assert node.running() == set()
 
 
+@pytest.mark.needs_root
 @pytest.mark.parametrize("left", ["data", "run", "lease", "empty lease", "torn state", "temporary"])
 async def test_whatever_part_of_a_vm_is_left_goes(node: VMNode, left: str) -> None:
     directory = VMDirectory.of(node.paths, id_of(SAME))
@@ -134,11 +137,10 @@ async def test_whatever_part_of_a_vm_is_left_goes(node: VMNode, left: str) -> No
             directory.create_run(None)
             directory.vm_json.touch()
         case "lease":
-            lease_uid(vm_data_dir, id_of(SAME), 5000, 1)
+            lease_uid(vm_data_dir, id_of(SAME), UID, 1).close()
         case "empty lease":
             (vm_data_dir / ".uid").mkdir(parents=True)
-            (vm_data_dir / ".uid" / "5000").touch()
-            os.utime(vm_data_dir / ".uid" / "5000", (0, 0))
+            (vm_data_dir / ".uid" / str(UID)).touch()
         case "torn state":
             directory.create_data()
             directory.state_file.write_text('{"version": 1, "vm_id"')
@@ -147,11 +149,3 @@ async def test_whatever_part_of_a_vm_is_left_goes(node: VMNode, left: str) -> No
             (directory.data / ".tmp-0123456789abcdef").write_bytes(bytes(100))
     await node.supervisor.reconcile()
     assert node.leftovers() == []
-
-
-async def test_a_fresh_empty_lease_may_be_somebody_s_who_is_about_to_sign_it(node: VMNode) -> None:
-    lease = node.paths.vm_data_dir / ".uid" / "5000"
-    lease.parent.mkdir(parents=True)
-    lease.touch()
-    await node.supervisor.reconcile()
-    assert lease.exists()

@@ -203,3 +203,37 @@ def test_process_in_the_middle_of_an_exec_has_a_command_line(
         assert time.monotonic() < deadline, seen[-1]
         seen.append(process.command_line(pid))
     assert [] not in seen
+
+
+# PR_SET_MM, PR_SET_MM_MAP and struct prctl_mm_map: include/uapi/linux/prctl.h. The map is that of
+# /proc/self/stat (man 5 proc), but that the arguments end where they begin.
+HIDDEN = """
+import ctypes, pathlib, struct, sys, time
+stat = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+code, end_code, stack, data, end_data, brk, arg, _, env, end_env = (
+    int(stat[n - 3]) for n in (26, 27, 28, 45, 46, 47, 48, 49, 50, 51))
+auxv = pathlib.Path("/proc/self/auxv").read_bytes()
+words = ctypes.create_string_buffer(auxv)
+top = ctypes.CDLL(None).sbrk
+top.restype = ctypes.c_void_p
+map = struct.pack("=12QIi", code, end_code, data, end_data, brk, top(0), stack, arg, arg, env,
+    end_env, ctypes.addressof(words), len(auxv), -1)
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(35, 14, map, ctypes.c_ulong(len(map)), 0):
+    sys.exit(f"prctl: {ctypes.get_errno()}")
+print("hidden", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_process_that_hides_its_command_line_is_not_waited_for() -> None:
+    read, write = os.pipe()
+    child = process.spawn([sys.executable, "-c", HIDDEN], stdout_fd=write, stderr_fd=2)
+    try:
+        assert os.read(read, 6) == b"hidden"
+        # It would take this long if the answer were awaited.
+        assert process.command_line(child.process.pid, wait_s=1e6) == []
+    finally:
+        child.kill_group()
+        os.close(read)
+        os.close(write)

@@ -11,11 +11,9 @@ from fakes.real_vm import UNPRIVILEGED_UID, RealVM, make_vm_directory, prepare, 
 from fakes.specs import CASES, case_name, make_spec
 
 from qemu_node.config.node import QemuConfig
-from qemu_node.host.process import identify
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.overhead import overhead_bytes
 from qemu_node.qemu.probe import choose_aio
-from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.qemu.spec import (
     Accelerator,
     BaseImage,
@@ -136,14 +134,6 @@ async def test_qemu_has_no_rights_to_lose() -> None:
             assert set(status["Uid"].split()) == {str(UNPRIVILEGED_UID)}
             assert status["Groups"].split() == []
             assert {status[name] for name in ("CapEff", "CapPrm", "CapBnd")} == {"0" * 16}
-
-
-async def test_running_vm_is_found_by_its_data_directory() -> None:
-    spec, directory = _prepared(name="web-0123456789ab")
-    async with running(spec, directory) as vm:
-        assert find_qemu_processes(directory.parent) == [("web-0123456789ab", vm.child.process)]
-        assert find_qemu_processes(directory) == []
-    assert identify(vm.child.process.pid) != vm.child.process
 
 
 @pytest.mark.parametrize("text", _HOSTILE)

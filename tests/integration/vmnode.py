@@ -18,7 +18,6 @@ from qemu_node.net.mac import stable_mac
 from qemu_node.net.names import tap_name
 from qemu_node.net.spec import PortSpec, UserPort
 from qemu_node.qemu.probe import QemuBinary, find_qemu
-from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, OsFamily, QemuVersion
 from qemu_node.units import MIB, Share
 from qemu_node.vm.logs import TaskLogs
@@ -27,6 +26,7 @@ from qemu_node.vm.names import vm_id
 from qemu_node.vm.network import Network
 from qemu_node.vm.node import Hypervisor, Node
 from qemu_node.vm.outcome import VMExit
+from qemu_node.vm.processes import running_vm_ids
 from qemu_node.vm.request import TaskIdentity, VMRequest
 from qemu_node.vm.supervisor import Supervisor
 
@@ -210,7 +210,7 @@ class VMNode:
 
     def running(self) -> set[str]:
         """Return the ids of the VMs that have a process."""
-        return {vm_id for vm_id, _ in find_qemu_processes(self.paths.vm_data_dir)}
+        return running_vm_ids(self.paths.vm_data_dir)
 
     def leftovers(self) -> list[str]:
         """Return what a node without VMs should not have."""

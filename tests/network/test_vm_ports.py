@@ -17,9 +17,9 @@ from integration.vmnode import VMNode, until
 
 from qemu_node.host import process
 from qemu_node.host.process import send_signal
-from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.vm.launch import StartStep
 from qemu_node.vm.names import vm_id
+from qemu_node.vm.processes import find_vm_processes
 
 pytestmark = [
     pytest.mark.needs_vlans,
@@ -129,7 +129,7 @@ async def test_a_qemu_killed_while_there_was_no_driver_leaves_nothing_after_a_re
     node: VMNode,
 ) -> None:
     await crash(node, STARTED)
-    [(_, qemu)] = find_qemu_processes(node.paths.vm_data_dir)
+    [(_, qemu)] = find_vm_processes(node.paths.vm_data_dir)
     assert uplink() == {VLAN}
     send_signal(qemu, signal.SIGKILL)
     await until(ports, lambda left: not left, "end of the TAP")

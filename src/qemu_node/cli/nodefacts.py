@@ -32,12 +32,12 @@ from qemu_node.images.credentials import secret_problems
 from qemu_node.nomad.handshake import lock_path, plugins_dir
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.probe import QemuBinary, find_qemu
-from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.qemu.proof import KVM_DEVICE
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.vm.directory import VMDirectory, visible_vm_ids
 from qemu_node.vm.hypervisor import HypervisorFinder
 from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.processes import running_vm_ids
 from qemu_node.vm.reconcile import Verdict, judge
 from qemu_node.vm.reconcile import examine as examine_vm
 
@@ -228,7 +228,7 @@ def find_leftovers(paths: Paths) -> Leftovers:
     unmanaged: list[str] = []
     unreadable: list[str] = []
     locks = held_locks()
-    running = {vm_id for vm_id, _ in find_qemu_processes(paths.vm_data_dir)}
+    running = running_vm_ids(paths.vm_data_dir)
     for vm_id in visible_vm_ids(paths) | running:
         directory = VMDirectory.of(paths, vm_id)
         if is_locked(directory.data, locks) is not False:

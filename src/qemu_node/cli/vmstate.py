@@ -14,8 +14,8 @@ from pathlib import Path
 
 from qemu_node.config.node import Paths
 from qemu_node.host.process import ProcessId, cpu_times, is_alive
-from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.vm.directory import VMDirectory, visible_vm_ids
+from qemu_node.vm.processes import find_vm_processes
 from qemu_node.vm.record import StateError, VMRecord, read_record
 from qemu_node.vm.usage import DiskState, Usage, read_usage
 
@@ -84,7 +84,7 @@ def judge(
 
 def list_summaries(paths: Paths) -> list[VMSummary]:
     """Return every VM of which a directory or a process exists, published ones first, by name."""
-    processes = dict(find_qemu_processes(paths.vm_data_dir))
+    processes = dict(find_vm_processes(paths.vm_data_dir))
     locks = held_locks()
     found = [
         _summarize(VMDirectory.of(paths, vm_id), processes.get(vm_id), locks)

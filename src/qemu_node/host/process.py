@@ -39,7 +39,9 @@ _STDERR_TAIL_BYTES = 2000
 _PF_EXITING = 0x00000004
 _PF_KTHREAD = 0x00200000
 
-_EXEC_MAX_S = 0.5
+EXEC_MAX_S = 0.5
+"""How long a process may be in the middle of an exec."""
+
 _EXEC_POLL_S = 0.001
 
 
@@ -148,13 +150,14 @@ def pss_bytes(process: ProcessId) -> int | None:
     return None
 
 
-def command_line(pid: int) -> list[str]:
+def command_line(pid: int, wait_s: float = EXEC_MAX_S) -> list[str]:
     """Return the argv of `pid`; empty for kernel threads, zombies and processes that are gone.
 
     In the middle of an exec a process has no argv for a moment, about a millisecond of it for
-    QEMU: the question is asked again then, so that a process never looks as if it were not there.
+    QEMU: the question is asked again then, for `wait_s` at most, so that a process never looks as
+    if it were not there. Blocks; a process can hide its argv, and then it is empty.
     """
-    deadline = time.monotonic() + _EXEC_MAX_S
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             raw = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -170,7 +173,9 @@ def _is_in_exec(pid: int) -> bool:
     fields = _read_stat(pid)
     if fields is None or fields[0] in ("Z", "X"):
         return False
-    return not int(fields[6]) & (_PF_EXITING | _PF_KTHREAD)
+    # Where its arguments end, field 49, is set last in an exec; PR_SET_MM_MAP (man 2 prctl) takes
+    # no address as low as 0 for it. Of a process that we may not trace we see 0 always.
+    return not int(fields[6]) & (_PF_EXITING | _PF_KTHREAD) and int(fields[46]) == 0
 
 
 def open_pidfd(process: ProcessId) -> int | None:

@@ -1,19 +1,17 @@
-"""QEMU processes of this node: starting one, finding those that run.
+"""Starting QEMU.
 
-Owns the match between a process and a VM. Does not own the command line (`cmdline`), the steps that
-drop privileges (`host.privileges`), nor ending a process.
+Owns what its process is started with. Does not own the command line (`cmdline`), the steps that
+drop privileges (`host.privileges`), nor finding or ending a process.
 """
 
-import json
 import os
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from qemu_node.errors import HostError
 from qemu_node.host.openfiles import limit_before_raise
 from qemu_node.host.privileges import launcher_argv
-from qemu_node.host.process import SAFE_ENV, Child, ProcessId, command_line, identify, spawn
+from qemu_node.host.process import SAFE_ENV, Child, spawn
 
 # QEMU makes the VNC socket and the serial log itself: its group may use them, nobody else.
 _UMASK = 0o007
@@ -67,37 +65,3 @@ async def start_qemu(
         return spawn(launcher, env=_ENV, stderr_fd=stderr_fd, pass_fds=pass_fds)
     finally:
         os.close(stderr_fd)
-
-
-def match_vm_id(argv: Sequence[str], vm_data_dir: Path) -> str | None:
-    """Return the id of the VM that a process with this argv runs, None where it runs none of ours.
-
-    It must name its guest and use a file in that guest's directory below `vm_data_dir`. A launcher
-    that has yet to become QEMU carries the same words and counts.
-    """
-    for option, value in pairwise(argv):
-        if option != "-name" or not value.startswith("guest="):
-            continue
-        vm_id = value.removeprefix("guest=").partition(",")[0]
-        # As the path stands inside a JSON string, where quotes and backslashes are escaped.
-        directory = json.dumps(f"{vm_data_dir}/{vm_id}/", ensure_ascii=False)[1:-1]
-        if vm_id and any(directory in arg for arg in argv):
-            return vm_id
-    return None
-
-
-def find_qemu_processes(vm_data_dir: Path) -> list[tuple[str, ProcessId]]:
-    """Return every process that runs a VM with its files below `vm_data_dir`, with the VM's id."""
-    found: list[tuple[str, ProcessId]] = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        pid = int(entry.name)
-        process = identify(pid)
-        if process is None:
-            continue
-        vm_id = match_vm_id(command_line(pid), vm_data_dir)
-        # Asked again: the pid may have passed to another process between the two readings.
-        if vm_id is not None and identify(pid) == process:
-            found.append((vm_id, process))
-    return found

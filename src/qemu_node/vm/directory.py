@@ -32,13 +32,20 @@ import msgspec
 
 from qemu_node.config.node import Paths
 from qemu_node.decoding import DECODE_ERRORS
-from qemu_node.errors import HostError, NodeError
+from qemu_node.errors import NodeError
 from qemu_node.host import files
+from qemu_node.host.directories import make_directory, open_directory
 from qemu_node.host.process import boot_id
 from qemu_node.images.base import BASE_NAME
-from qemu_node.vm.names import VM_ID
+from qemu_node.vm.leases import check_unused, leased_uids, release_uids
+from qemu_node.vm.names import VM_ID, VMIdError, check_vm_id
 from qemu_node.vm.outcome import VMExit
 from qemu_node.vm.record import RecordHeader, SocketPaths, StateError, StateHeader, VMState
+
+# The VM's user must reach its own files there, and is not to see others'.
+_PASS_MODE = 0o711
+# Everybody may see which VMs there are.
+_LIST_MODE = 0o755
 
 
 class VMBusyError(NodeError):
@@ -56,17 +63,28 @@ class VMDirectory:
 
     @classmethod
     def of(cls, paths: Paths, vm_id: str) -> "VMDirectory":
-        """Return the directories of `vm_id`, which need not exist."""
+        """Return the directories of `vm_id`, which need not exist.
+
+        Raises:
+            VMIdError: it is no VM's id; as a path it could lead anywhere.
+        """
+        check_vm_id(vm_id)
         return cls(data=paths.vm_data_dir / vm_id, run=paths.vm_run_dir / vm_id)
 
     @classmethod
     def of_state(cls, state: StateHeader, paths: Paths) -> "VMDirectory":
-        """Return the directories that `state` names, whatever node.toml says now."""
+        """Return the directories that `state` names, whatever node.toml says now.
+
+        Raises:
+            VMIdError: it names no VM, or directories that cannot be this VM's.
+        """
         usual = cls.of(paths, state.vm_id)
-        return cls(
-            data=usual.data if state.data_dir is None else Path(state.data_dir),
-            run=usual.run if state.run_dir is None else Path(state.run_dir),
-        )
+        data = usual.data if state.data_dir is None else Path(state.data_dir)
+        run = usual.run if state.run_dir is None else Path(state.run_dir)
+        for path in (data, run):
+            if not path.is_absolute() or path.name != state.vm_id:
+                raise VMIdError(f"not a directory of VM {state.vm_id}: {str(path)!r}")
+        return cls(data=data, run=run)
 
     @property
     def vm_id(self) -> str:
@@ -144,14 +162,9 @@ class VMDirectory:
         Raises:
             HostError: the file system refused.
         """
-        try:
-            self.data.parent.mkdir(parents=True, exist_ok=True)
-            self.data.parent.chmod(0o711)
-            self.data.mkdir(exist_ok=True)
-            # Traversable for the VM's user, who must reach its own files; not readable.
-            self.data.chmod(0o711)
-        except OSError as exc:
-            raise HostError(f"cannot make {self.data}: {exc.strerror}") from exc
+        open_directory(self.data.parent.parent, _PASS_MODE)
+        open_directory(self.data.parent, _PASS_MODE)
+        make_directory(self.data, _PASS_MODE)
 
     def create_run(self, gid: int | None) -> None:
         """Make the run directory; the group `gid` (the VM's own) may add to it.
@@ -161,13 +174,9 @@ class VMDirectory:
         Raises:
             HostError: the file system refused.
         """
-        try:
-            self.run.mkdir(parents=True, exist_ok=True)
-            if gid is not None:
-                os.chown(self.run, -1, gid)
-            self.run.chmod(0o1771 if gid is not None else 0o700)
-        except OSError as exc:
-            raise HostError(f"cannot make {self.run}: {exc.strerror}") from exc
+        open_directory(self.run.parent.parent, _LIST_MODE)
+        open_directory(self.run.parent, _LIST_MODE)
+        make_directory(self.run, 0o700 if gid is None else 0o1771, gid=gid)
 
     def is_fresh(self) -> bool:
         """Tell whether nothing of a VM is here yet but the empty data directory."""
@@ -221,17 +230,21 @@ class VMDirectory:
         files.write_atomic(self.exit_file, msgspec.json.encode(outcome), mode=0o600)
 
     def remove(self, uid: int | None = None) -> None:
-        """Remove both directories and the user's lease; what is missing is fine.
+        """Remove both directories, then the user's lease; what is missing is fine.
 
         Args:
             uid: The user id that the VM has leased; looked for among all leases if None.
 
         Raises:
+            UserBusyError: a process of the VM lives; nothing was removed.
             HostError: something could not be removed.
         """
-        release_uid(self.data.parent, self.vm_id, uid)
+        uids = leased_uids(self.data.parent, self.vm_id, uid)
+        check_unused(self.data, uids)
         files.remove_tree(self.run)
         files.remove_tree(self.data)
+        # Last: a VM that gets the user next could open what is still there.
+        release_uids(self.data, uids)
 
 
 class DirectoryLock:
@@ -244,13 +257,13 @@ class DirectoryLock:
     def try_acquire(cls, directory: Path) -> "DirectoryLock | None":
         """Return the lock on `directory`, or None where another holds it or it does not exist."""
         try:
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its last holder may have removed the directory, and a newcomer made another one.
-            is_current = directory.stat().st_ino == os.fstat(fd).st_ino
+            is_current = os.path.samestat(directory.lstat(), os.fstat(fd))
         except (BlockingIOError, FileNotFoundError):
             is_current = False
         if not is_current:
@@ -289,69 +302,3 @@ def _vm_ids_in(parent: Path) -> set[str]:
     with contextlib.suppress(FileNotFoundError):
         return {entry.name for entry in os.scandir(parent) if VM_ID.fullmatch(entry.name)}
     return set()
-
-
-def lease_uid(vm_data_dir: Path, vm_id: str, first_uid: int, count: int) -> int:
-    """Return a user id that no other VM of this node has, and write down who has it.
-
-    The lease is a file made with O_EXCL, so two drivers cannot draw the same one.
-
-    Raises:
-        HostError: all are taken, or the file system refused.
-    """
-    leases = vm_data_dir / ".uid"
-    try:
-        leases.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Start at a place of the VM's own, so that a uid is not reused right after its VM went.
-        offset = int(vm_id[-12:], 16)
-        for n in range(count):
-            uid = first_uid + (offset + n) % count
-            try:
-                fd = os.open(leases / str(uid), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                continue
-            _sign_lease(leases / str(uid), fd, vm_id)
-            return uid
-    except OSError as exc:
-        raise files.host_error("lease a user id in", leases, exc) from exc
-    raise HostError(
-        f"all {count} user ids for VMs are taken", hint="raise qemu.uid_count in node.toml"
-    )
-
-
-def _sign_lease(path: Path, fd: int, vm_id: str) -> None:
-    """Write into a lease whose it is; nothing is left of one that the disk does not take."""
-    try:
-        files.write_all(fd, vm_id.encode())
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(fd)
-
-
-def uid_leases(vm_data_dir: Path) -> dict[int, str]:
-    """Return which VM holds which user id; an unreadable or empty lease counts as held by ""."""
-    leases: dict[int, str] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(vm_data_dir / ".uid"):
-            if entry.name.isdigit():
-                with contextlib.suppress(FileNotFoundError):
-                    leases[int(entry.name)] = Path(entry.path).read_text()
-    return leases
-
-
-def release_uid(vm_data_dir: Path, vm_id: str, uid: int | None = None) -> None:
-    """Give back the user id that `vm_id` holds.
-
-    Args:
-        vm_data_dir: Where the leases are.
-        vm_id: The VM.
-        uid: Its user id; if None all leases are read, which takes 13 ms where there are 300.
-    """
-    uids = [uid] if uid is not None else uid_leases(vm_data_dir)
-    for held in uids:
-        lease = vm_data_dir / ".uid" / str(held)
-        with contextlib.suppress(FileNotFoundError):
-            if lease.read_text() == vm_id:
-                lease.unlink()

@@ -25,6 +25,7 @@ from qemu_node.host.cgroup import Scope
 from qemu_node.host.diskspace import require_free
 from qemu_node.host.process import Child, ProcessId, boot_id
 from qemu_node.host.threads import to_the_end
+from qemu_node.host.users import UserClaim
 from qemu_node.images import configdrive
 from qemu_node.images.base import link_base
 from qemu_node.images.cache import CachedImage
@@ -44,9 +45,10 @@ from qemu_node.qemu.spec import (
 )
 from qemu_node.qmp.client import QmpConnection
 from qemu_node.vm.admission import Admission
-from qemu_node.vm.directory import DirectoryLock, VMDirectory, lease_uid
+from qemu_node.vm.directory import DirectoryLock, VMDirectory
 from qemu_node.vm.download import fetch_image
 from qemu_node.vm.greeting import greet
+from qemu_node.vm.leases import lease_uid
 from qemu_node.vm.listeners import Listeners
 from qemu_node.vm.network import VMPorts
 from qemu_node.vm.nics import nic_records, ports_of, qemu_nics
@@ -178,6 +180,7 @@ class _Start:
         self._tell = tell
         self._undo = undo
         self._uid: int | None = None
+        self._user: UserClaim | None = None
 
     @property
     def _owner(self) -> tuple[int, int] | None:
@@ -240,12 +243,14 @@ class _Start:
     def lease_user(self) -> int | None:
         self._announce(StartStep.USER)
         if self._node.is_root:
-            self._uid = lease_uid(
+            user = lease_uid(
                 self._node.paths.vm_data_dir,
                 self.directory.vm_id,
                 self._node.qemu.first_uid,
                 self._node.qemu.uid_count,
             )
+            self._undo.callback(user.close)
+            self._user, self._uid = user, user.uid
         return self._uid
 
     def write_overlay(self, image: CachedImage, base: BaseImage) -> None:
@@ -325,15 +330,21 @@ class _Start:
             groups=() if self._node.kvm_gid is None else (self._node.kvm_gid,),
             cgroup_procs=None if scope is None else scope.procs_path,
             stderr_path=self.directory.qemu_log,
-            pass_fds=(*listeners.all_fds, *inherited, *ports.all_fds),
+            pass_fds=(*listeners.all_fds, *inherited, *ports.all_fds, *self._claims()),
         )
         self._undo.callback(child.exit_status)
         self._undo.push_async_callback(kill, child.process)
         # From here QEMU alone holds them: its end is seen as a closed connection, and takes its
         # TAPs with it.
         listeners.close()
+        if self._user is not None:
+            self._user.close()
         await ports.close()
         return child
+
+    def _claims(self) -> tuple[int, ...]:
+        """Return what makes the claim on the VM's user last as long as its processes."""
+        return () if self._user is None else (self._user.fd,)
 
     async def greet(self, child: Child) -> QmpConnection:
         self._announce(StartStep.QMP)

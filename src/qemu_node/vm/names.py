@@ -4,12 +4,18 @@ import hashlib
 import re
 import uuid
 
+from qemu_node.errors import NodeError
 from qemu_node.images.configdrive import HOSTNAME_MAX_CHARS, host_label, sanitise_hostname
 
 VM_ID_MAX_BYTES = 29
 """16 of the task's name, a dash, 12 of the hash; `config` reckons socket paths with it."""
 
 VM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,15}-[0-9a-f]{12}")
+
+
+class VMIdError(NodeError):
+    """What was given as the id of a VM is none."""
+
 
 _UUID_NAMESPACE = uuid.UUID("6f1c2f0e-6d2c-5d36-9f53-2f6a8a4b6f0a")
 
@@ -24,6 +30,16 @@ def vm_id(alloc_id: str, task_name: str) -> str:
     readable = re.sub(r"[^a-z0-9]+", "-", task_name.lower()).strip("-")[:16].strip("-") or "vm"
     digest = hashlib.sha256(f"{alloc_id}/{task_name}".encode()).hexdigest()
     return f"{readable}-{digest[:12]}"
+
+
+def check_vm_id(text: str) -> None:
+    """Return if `text` has the form of a VM's id.
+
+    Raises:
+        VMIdError: it has not.
+    """
+    if not VM_ID.fullmatch(text):
+        raise VMIdError(f"not the id of a VM: {text!r}")
 
 
 def vm_uuid(alloc_id: str, task_name: str) -> str:

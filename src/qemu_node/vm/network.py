@@ -22,8 +22,8 @@ from qemu_node.net.mac import check_unused
 from qemu_node.net.ports import AttachedPort, PortManager
 from qemu_node.net.spec import PortSpec
 from qemu_node.net.watch import Watch
-from qemu_node.qemu.process import find_qemu_processes
 from qemu_node.vm.directory import VMDirectory, known_vm_ids
+from qemu_node.vm.processes import running_vm_ids
 from qemu_node.vm.record import RecordHeader, StateError, StateHeader
 
 log = logging.getLogger(__name__)
@@ -282,7 +282,7 @@ def live_vms(paths: Paths) -> LiveVMs:
         if state is not None and state.is_running:
             records.append(state.record)
     if unreadable:
-        unreadable &= {vm_id for vm_id, _ in find_qemu_processes(paths.vm_data_dir)}
+        unreadable &= running_vm_ids(paths.vm_data_dir)
     return LiveVMs(records=tuple(records), unknown=tuple(sorted(unreadable)))
 
 

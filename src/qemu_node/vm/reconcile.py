@@ -15,14 +15,10 @@ from pathlib import Path
 
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
-from qemu_node.qemu.process import find_qemu_processes
-from qemu_node.vm.directory import (
-    DirectoryLock,
-    VMDirectory,
-    known_vm_ids,
-    release_uid,
-    uid_leases,
-)
+from qemu_node.host.threads import to_the_end
+from qemu_node.vm.directory import DirectoryLock, VMDirectory, known_vm_ids
+from qemu_node.vm.leases import release_stale
+from qemu_node.vm.processes import running_vm_ids
 from qemu_node.vm.record import StateError, StateHeader, VMState
 from qemu_node.vm.removal import remove_vm
 
@@ -36,7 +32,6 @@ Nomad recovers its tasks within seconds of starting a driver."""
 RECOVERY_GRACE_S = 30.0
 """How long a VM may run without a manager before that is worth a word."""
 
-_LEASE_GRACE_S = 60.0
 _SHOWN = 3
 
 
@@ -120,7 +115,7 @@ class Reconciler:
 
     async def run(self, managed: Container[str] = ()) -> list[str]:
         """Look at every VM that is not in `managed` and return the ids of those removed."""
-        running = {vm_id for vm_id, _ in find_qemu_processes(self._paths.vm_data_dir)}
+        running = await to_the_end(running_vm_ids, self._paths.vm_data_dir)
         self._unclaimed.clear()
         self._unreadable.clear()
         removed = []
@@ -133,7 +128,7 @@ class Reconciler:
         self._unmanaged_since = {
             vm_id: since for vm_id, since in self._unmanaged_since.items() if vm_id in candidates
         }
-        self._remove_stale_leases()
+        await to_the_end(release_stale, self._paths.vm_data_dir)
         return removed
 
     async def _look_at(self, vm_id: str, *, is_running: bool) -> bool:
@@ -192,17 +187,3 @@ class Reconciler:
                 "alone; upgrade this driver if a newer one started them)"
             )
         return texts
-
-    def _remove_stale_leases(self) -> None:
-        """Give back user ids whose VM is gone."""
-        vm_data_dir = self._paths.vm_data_dir
-        for uid, holder in uid_leases(vm_data_dir).items():
-            lease = vm_data_dir / ".uid" / str(uid)
-            if holder:
-                if not (vm_data_dir / holder).exists():
-                    release_uid(vm_data_dir, holder)
-                continue
-            # Empty: its writer died between making and filling it, or is about to fill it.
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - lease.stat().st_mtime > _LEASE_GRACE_S:
-                    lease.unlink()

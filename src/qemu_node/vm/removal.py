@@ -5,12 +5,14 @@ lock, or gets it from `claim`.
 """
 
 import asyncio
+import contextlib
 import signal
 
 from qemu_node.errors import HostError
 from qemu_node.host.process import ProcessId, send_signal, wait_gone
-from qemu_node.qemu.process import find_qemu_processes
+from qemu_node.host.threads import to_the_end
 from qemu_node.vm.directory import DirectoryLock, VMBusyError, VMDirectory
+from qemu_node.vm.processes import find_vm_processes, running_vm_ids
 from qemu_node.vm.record import StateError, StateHeader
 
 KILL_TIMEOUT_S = 30.0
@@ -18,6 +20,7 @@ KILL_TIMEOUT_S = 30.0
 
 _CLAIM_TRIES = 20
 _CLAIM_PAUSE_S = 0.1
+_LAUNCH_POLL_S = 0.02
 
 
 class UnkillableError(HostError):
@@ -71,16 +74,28 @@ async def remove_vm(directory: VMDirectory) -> None:
         state = directory.read_state()
     except StateError as exc:
         state = exc.header
-    processes = {
-        process
-        for vm_id, process in find_qemu_processes(directory.data.parent)
-        if vm_id == directory.vm_id
-    }
     if state is not None and state.is_running:
-        processes.add(state.record.process)
-    for process in processes:
-        await kill(process)
+        await kill(state.record.process)
+    await _end_processes(directory)
     directory.remove(None if state is None else state.uid)
+
+
+async def _end_processes(directory: VMDirectory) -> None:
+    """Kill what runs of a VM, and what a driver that was killed has only just begun to start.
+
+    Raises:
+        UnkillableError: a process does not end.
+        UserBusyError: a process has the VM's user claimed and does not become it.
+    """
+    vm_data_dir, vm_id = directory.data.parent, directory.vm_id
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(KILL_TIMEOUT_S):
+            while vm_id in await to_the_end(running_vm_ids, vm_data_dir):
+                for found, process in await to_the_end(find_vm_processes, vm_data_dir):
+                    if found == vm_id:
+                        await kill(process)
+                await asyncio.sleep(_LAUNCH_POLL_S)
+    # What is left will be found by `VMDirectory.remove`.
 
 
 async def kill(process: ProcessId) -> None:

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
+from qemu_node.host import files, users
+from qemu_node.vm import leases
 from qemu_node.vm.directory import (
     DirectoryLock,
     VMDirectory,
     known_vm_ids,
-    lease_uid,
-    release_uid,
-    uid_leases,
 )
-from qemu_node.vm.names import vm_id
+from qemu_node.vm.leases import UserBusyError, lease_uid, uid_leases
+from qemu_node.vm.names import VMIdError, vm_id
 from qemu_node.vm.outcome import VMExit
 from qemu_node.vm.record import StateError, VMState
 
@@ -29,6 +29,77 @@ VM_B = vm_id("alloc-b", "web")
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     return Paths(run=str(tmp_path / "run"), data=str(tmp_path / "data"))
+
+
+@pytest.fixture(autouse=True)
+def claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(users, "CLAIMS_DIR", tmp_path / "claims")
+
+
+def leased(paths: Paths, holder: str) -> int:
+    """Return the user of a VM of which nothing runs."""
+    user = lease_uid(paths.vm_data_dir, holder, 4_000_000, 10)
+    user.close()
+    return user.uid
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "..", ".uid", "/etc", "web/../../etc", "web-1", "\x1b[2J"]
+)
+def test_what_is_no_id_of_a_vm_never_becomes_a_path(paths: Paths, text: str) -> None:
+    with pytest.raises(VMIdError, match="not the id of a VM") as caught:
+        VMDirectory.of(paths, text)
+    assert str(caught.value).isprintable()
+
+
+def test_nothing_is_removed_and_the_user_not_given_back_while_a_process_has_it(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = VMDirectory.of(paths, VM_A)
+    directory.create_data()
+    directory.create_run(None)
+    # The descriptor stands for that of a QEMU which does not die.
+    user = lease_uid(paths.vm_data_dir, VM_A, 4_000_000, 10)
+    monkeypatch.setattr(leases, "_BUSY_WAIT_S", 0.0)
+    with pytest.raises(UserBusyError, match=VM_A):
+        directory.remove(user.uid)
+    assert directory.data.exists()
+    assert directory.run.exists()
+    assert uid_leases(paths.vm_data_dir) == {user.uid: VM_A}
+    user.close()
+    directory.remove(user.uid)
+    assert uid_leases(paths.vm_data_dir) == {}
+
+
+def test_the_user_is_not_given_back_before_the_files_are_gone(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = VMDirectory.of(paths, VM_A)
+    directory.create_data()
+    uid = leased(paths, VM_A)
+
+    def fail(path: Path) -> None:
+        raise HostError(f"cannot remove {path}")
+
+    monkeypatch.setattr(files, "remove_tree", fail)
+    with pytest.raises(HostError):
+        directory.remove(uid)
+    assert uid_leases(paths.vm_data_dir) == {uid: VM_A}
+
+
+def test_a_link_in_the_place_of_a_vm_is_not_followed(paths: Paths, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (elsewhere / "file").touch()
+    paths.vm_data_dir.mkdir(parents=True)
+    directory = VMDirectory.of(paths, VM_A)
+    directory.data.symlink_to(elsewhere)
+    assert DirectoryLock.try_acquire(directory.data) is None
+    with pytest.raises(HostError):
+        directory.create_data()
+    assert elsewhere.stat().st_mode & 0o777 == 0o700
+    directory.remove()
+    assert (elsewhere / "file").exists()
 
 
 def test_only_one_holder_of_the_lock_at_a_time(paths: Paths) -> None:
@@ -76,7 +147,7 @@ def test_removal_takes_both_directories_and_the_lease_and_may_be_repeated(paths:
     directory = VMDirectory.of(paths, VM_A)
     directory.create_data()
     directory.create_run(None)
-    lease_uid(paths.vm_data_dir, VM_A, 5000, 10)
+    lease_uid(paths.vm_data_dir, VM_A, 5000, 10).close()
     (directory.run / "sub").mkdir()
     directory.remove()
     directory.remove()
@@ -89,7 +160,7 @@ def test_a_vm_that_knows_its_user_is_removed_without_reading_the_leases_of_other
 ) -> None:
     directory = VMDirectory.of(paths, VM_A)
     directory.create_data()
-    uid = lease_uid(paths.vm_data_dir, VM_A, 4000, 10)
+    uid = leased(paths, VM_A)
     # Reading it would fail.
     (paths.vm_data_dir / ".uid" / "5000").mkdir()
     directory.remove(uid)
@@ -98,7 +169,7 @@ def test_a_vm_that_knows_its_user_is_removed_without_reading_the_leases_of_other
 
 def test_a_user_that_another_vm_has_by_now_is_not_given_back(paths: Paths) -> None:
     VMDirectory.of(paths, VM_A).create_data()
-    uid = lease_uid(paths.vm_data_dir, VM_B, 4000, 1)
+    uid = leased(paths, VM_B)
     VMDirectory.of(paths, VM_A).remove(uid)
     assert uid_leases(paths.vm_data_dir) == {uid: VM_B}
 
@@ -108,16 +179,6 @@ def test_what_is_no_vm_is_not_listed(paths: Paths) -> None:
     (paths.vm_data_dir / "lost+found").mkdir()
     (paths.vm_run_dir / VM_B).mkdir(parents=True)
     assert known_vm_ids(paths) == {VM_A, VM_B}
-
-
-def test_every_vm_gets_a_user_of_its_own_until_there_are_no_more(tmp_path: Path) -> None:
-    holders = [vm_id(f"alloc-{n}", "web") for n in range(5)]
-    uids = [lease_uid(tmp_path, holder, 5000, 5) for holder in holders]
-    assert sorted(uids) == [5000, 5001, 5002, 5003, 5004]
-    with pytest.raises(HostError, match="all 5 user ids"):
-        lease_uid(tmp_path, VM_B, 5000, 5)
-    release_uid(tmp_path, holders[2])
-    assert lease_uid(tmp_path, VM_B, 5000, 5) == uids[2]
 
 
 def test_a_damaged_exit_reads_as_none(paths: Paths) -> None:

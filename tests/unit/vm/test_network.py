@@ -123,14 +123,12 @@ async def test_no_port_is_taken_away_while_a_vm_lives_whose_ports_are_not_known(
     for file in (directory.state_file, directory.vm_json):
         file.write_bytes(b"")
     manager = FakePorts()
-    monkeypatch.setattr(
-        "qemu_node.vm.network.find_qemu_processes", lambda _: [(record.vm_id, record.process)]
-    )
+    monkeypatch.setattr("qemu_node.vm.network.running_vm_ids", lambda _: {record.vm_id})
     with pytest.raises(HostError, match=record.vm_id):
         await Network(paths, CONFIG, manager).reconcile()
     assert manager.calls == []
     # It has ended: its files wait for the reconciler, and keep nobody from anything.
-    monkeypatch.setattr("qemu_node.vm.network.find_qemu_processes", lambda _: [])
+    monkeypatch.setattr("qemu_node.vm.network.running_vm_ids", lambda _: set())
     await Network(paths, CONFIG, manager).reconcile()
     assert manager.calls == ["reconcile"]
 
