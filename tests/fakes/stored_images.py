@@ -5,7 +5,8 @@ import time
 from qemu_node.images.checksum import Algorithm
 from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.partial import PartialFile
-from qemu_node.images.store import ImageStore, SourceRecord
+from qemu_node.images.sourcerecord import SourceRecord
+from qemu_node.images.store import ImageStore
 
 KEY = "0123456789abcdef"
 
@@ -31,6 +32,6 @@ def put(
         fetched_at=at_s,
         checked_at=at_s,
     )
-    store.place(key, partial, record)
+    stored = store.place(key, partial, record)
     partial.discard()
-    return record
+    return stored

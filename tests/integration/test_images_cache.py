@@ -558,7 +558,7 @@ async def test_pull_brings_an_image_into_the_cache_and_opens_nothing(
     cache: ImageCache, server: ImageServer, keeper: ImageKeeper
 ) -> None:
     pulled = await cache.pull(server.publish("/x", V1), checksum=f"sha256:{sha256(V1)}")
-    assert keeper.images()[0].blob.sha256 == pulled.record.sha256
+    assert keeper.images()[0].blob.sha256 == pulled.version.sha256
     with pytest.raises(JobError, match="is a path"):
         await cache.pull("local/x.qcow2")
 

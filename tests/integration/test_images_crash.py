@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.image_server import ImageServer, Resource
@@ -25,7 +26,8 @@ from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.delivery import PullStep
 from qemu_node.images.errors import ImageStorageError
-from qemu_node.images.store import ImageStore
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.store import ImageStore, SwapStep
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -95,6 +97,25 @@ async def test_process_killed_at_any_step_of_a_download_leaves_no_half_image(
     assert await digest_of(cache, url) == sha256(IMAGE)
     assert left_in(images_dir, "partial") == []
     assert len(left_in(images_dir, "blobs")) == 1
+
+
+@pytest.mark.parametrize("step", [*SwapStep, PullStep.RELEASE])
+async def test_process_killed_while_a_new_version_comes_leaves_the_one_that_a_checksum_names(
+    server: ImageServer, images_dir: Path, cache: ImageCache, step: str
+) -> None:
+    url = server.publish("/x", IMAGE)
+    checksum = sha256(IMAGE)
+    with await cache.get(url, checksum=checksum, task_dir=Path("/nonexistent")):
+        pass
+    server.publish("/x", Qcow2().build())
+    await crash(images_dir, url, step)
+    keeper = ImageKeeper(images_dir, images_dir.parent / "vm", ImagesConfig())
+    await asyncio.to_thread(keeper.sweep)
+    server.requests.clear()
+    with await cache.get(url, checksum=checksum, task_dir=Path("/nonexistent")) as image:
+        assert image.digest == checksum
+    assert server.requests == []
+    assert await digest_of(cache, url) == sha256(Qcow2().build())
 
 
 @pytest.mark.parametrize("body", [IMAGE, PACKED], ids=["plain", "packed"])
@@ -243,7 +264,7 @@ async def test_disk_that_fills_up_is_worth_a_retry_and_leaves_room_again(
 
 
 @pytest.mark.needs_root
-@pytest.mark.parametrize("step", ["place", "_write_record"])
+@pytest.mark.parametrize("step", ["place", "_encode"])
 async def test_disk_that_is_full_at_the_very_end_leaves_nothing_half(
     tmp_path: Path, server: ImageServer, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -252,10 +273,10 @@ async def test_disk_that_is_full_at_the_very_end_leaves_nothing_half(
         url = server.publish("/x", IMAGE)
         real = getattr(ImageStore, step)
 
-        def fill_up_first(self: ImageStore, *args: object) -> None:
+        def fill_up_first(self: ImageStore, *args: object) -> Any:
             with pytest.raises(OSError, match="No space"), (disk / "ballast").open("wb") as file:
                 file.write(bytes(16 << 20))
-            real(self, *args)
+            return real(self, *args)
 
         with monkeypatch.context() as patched:
             patched.setattr(ImageStore, step, fill_up_first)

@@ -196,6 +196,67 @@ async def test_another_sums_file_is_asked_for_within_the_ttl(
 # How many
 
 
+@pytest.mark.parametrize("packing", [None, "gz"])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("is_named_first", [True, False])
+async def test_a_version_that_is_there_is_used_by_its_digest_whatever_the_source_gives_by_now(
+    make_cache: MakeCache, server: ImageServer, packing: str | None, algorithm: str,
+    is_named_first: bool,
+) -> None:  # fmt: skip
+    served = V1 if packing is None else PACK[packing](V1)
+    checksum = f"{algorithm}:{hashlib.new(algorithm, served).hexdigest()}"
+    url = server.publish("/x", served)
+    await got(make_cache(ttl="0s"), url, checksum if is_named_first else None)
+    for later in (V2, None):
+        if later is None:
+            server.put("/x", Resource(status=404))
+        else:
+            server.publish("/x", later)
+            assert (await got(make_cache(ttl="0s"), url)).digest == sha256(V2)
+        asked = len(server.requests)
+        image = await got(make_cache(ttl="0s"), url, checksum)
+        assert (image.digest, image.note) == (sha256(V1), None)
+        assert len(server.requests) == asked
+    with pytest.raises(ImageError):
+        await got(make_cache(ttl="0s"), url, sha256(RAW))
+
+
+async def test_a_version_that_is_there_does_not_wait_for_the_download_of_another(
+    make_cache: MakeCache, server: ImageServer
+) -> None:
+    cache = make_cache(ttl="0s")
+    url = server.publish("/x", V1)
+    await got(cache, url)
+    paused = Resource(body=V2, etag='"2"', pause_at=1000)
+    server.put("/x", paused)
+    server.arrived.clear()
+    async with asyncio.TaskGroup() as group:
+        download = group.create_task(got(cache, url))
+        await asyncio.wait_for(server.arrived.wait(), WAIT_S)
+        assert (await got(cache, url, sha256(V1))).digest == sha256(V1)
+        assert not download.done()
+        paused.resume.set()
+    assert download.result().digest == sha256(V2)
+
+
+async def test_a_sums_file_that_goes_back_to_an_earlier_version_is_followed_without_a_download(
+    make_cache: MakeCache, server: ImageServer
+) -> None:
+    cache = make_cache(ttl="0s")
+    url = server.publish("/x", V1)
+    sums = server.publish("/SUMS", f"{sha256(V1)[7:]}  x\n".encode())
+    assert (await got(cache, url, sums)).digest == sha256(V1)
+    server.publish("/x", V2)
+    assert (await got(cache, url)).digest == sha256(V2)
+    downloads = len(server.gets("/x"))
+    assert (await got(cache, url, sums)).digest == sha256(V1)
+    server.put("/SUMS", Resource(status=500))
+    image = await got(cache, url, sums)
+    assert image.digest == sha256(V1)
+    assert image.note is not None
+    assert len(server.gets("/x")) == downloads
+
+
 async def test_no_more_downloads_than_allowed_are_under_way(
     make_cache: MakeCache, server: ImageServer
 ) -> None:
@@ -408,7 +469,7 @@ async def test_an_object_of_a_bucket_is_an_image(make_cache: MakeCache, tmp_path
         )
         cache = make_cache(credentials=(entry,))
         pulled = await cache.pull("s3://bucket/a+b.qcow2.xz", namespace="team")
-        assert f"sha256:{pulled.record.sha256}" == sha256(V1)
+        assert f"sha256:{pulled.version.sha256}" == sha256(V1)
         await cache.pull("s3://bucket/a+b.qcow2.xz", namespace="team")
         assert len(s3.requests) == 1
 

@@ -88,7 +88,7 @@ def _kept(keeper: ImageKeeper, pulled: "Pulled") -> KeptImage:
     """
     from qemu_node.images.keeper import find_image
 
-    return find_image(keeper.images(), pulled.record.sha256)
+    return find_image(keeper.images(), pulled.version.sha256)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ _DIGEST_SHOWN_CHARS = 12
 
 def title(image: KeptImage) -> str:
     """Return what an image is called: its file's name at its first source, else its digest."""
-    return file_name(image.origins[0]) if image.sources else short_digest(image)
+    origins = (*image.origins, *image.earlier_of)
+    return file_name(origins[0]) if origins else short_digest(image)
 
 
 def short_digest(image: KeptImage) -> str:
@@ -29,10 +30,14 @@ def short_digest(image: KeptImage) -> str:
 
 
 def state(image: KeptImage) -> str:
-    """Return in words why an image stays, or that it is outdated."""
+    """Return in words why an image stays, or that it is outdated.
+
+    `earlier`: its source gives another one by now, but jobs name this one by checksum.
+    """
     words = {
         "pinned": image.is_pinned,
         "prefetched": image.is_prefetched,
+        "earlier": not image.sources and not image.is_outdated,
         "outdated": image.is_outdated,
     }
     return ", ".join(word for word, is_so in words.items() if is_so)
@@ -41,7 +46,7 @@ def state(image: KeptImage) -> str:
 def rows(images: list[KeptImage], now_s: float) -> list[Row]:
     """Return the table's rows at the Unix time `now_s`; further sources have a line of their own.
 
-    The disk that a guest sees is not known of an outdated image.
+    The disk that a guest sees is not shown of an image that no source gives any more.
     """
     lines: list[Row] = []
     for image in images:
@@ -56,7 +61,7 @@ def rows(images: list[KeptImage], now_s: float) -> list[Row]:
                 Cell(str(len(image.users))),
                 Cell(last_use(image, now_s)),
                 Cell(state(image), "yellow" if image.is_outdated else ""),
-                Cell(image.origins[0] if image.origins else ""),
+                Cell(next(iter((*image.origins, *image.earlier_of)), "")),
             ]
         )
         lines += [[Cell("")] * (len(COLUMNS) - 1) + [Cell(origin)] for origin in image.origins[1:]]
@@ -82,6 +87,7 @@ def fields(image: KeptImage, now_s: float) -> list[tuple[str, str]]:
         ("VMs", ", ".join(image.users) or "none"),
         ("file", str(image.blob.path)),
     ]  # fmt: skip
+    lines += [("earlier of", origin) for origin in image.earlier_of]
     for source in image.sources:
         record = source.record
         lines += [
@@ -107,6 +113,7 @@ def to_json(image: KeptImage) -> dict[str, object]:
         "pinned": image.is_pinned,
         "prefetched": image.is_prefetched,
         "outdated": image.is_outdated,
+        "earlier_of": image.earlier_of,
         "sources": [
             {
                 "origin": source.record.url,

@@ -235,8 +235,8 @@ class ImageCache:
             return exc
 
     def _open_stored(self, source: RemoteSource, pulled: Pulled) -> CachedImage:
-        record = pulled.record
-        path = self._store.blob_path(record)
+        version = pulled.version
+        path = self._store.blob_path(version)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as exc:
@@ -244,14 +244,14 @@ class ImageCache:
         except OSError as exc:
             raise ImageStorageError(f"cannot open {path}: {exc.strerror}") from exc
         mark_used(fd)
-        info = self._inspect(fd, source.shown, record.format)
+        info = self._inspect(fd, source.shown, version.format)
         return CachedImage(
             path=path,
             fd=fd,
             format=info.format,
             virtual_size_bytes=info.virtual_size_bytes,
             origin=source.shown,
-            digest=str(Checksum(Algorithm.SHA256, record.sha256)),
+            digest=str(Checksum(Algorithm.SHA256, version.sha256)),
             note=pulled.note,
         )
 

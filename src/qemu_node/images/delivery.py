@@ -34,7 +34,8 @@ from qemu_node.images.partial import PartialFile
 from qemu_node.images.qemuimg import check_image
 from qemu_node.images.remote import Located, Remote, locate
 from qemu_node.images.request import FetchLimits
-from qemu_node.images.store import ImageStore, SourceRecord
+from qemu_node.images.sourcerecord import SourceRecord
+from qemu_node.images.store import ImageStore
 from qemu_node.units import Share
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,6 @@ class Courier:
     async def deliver(
         self,
         remote: Remote,
-        former: SourceRecord | None,
         known: SourceRecord | None,
         wanted: Checksum | None,
         progress: Progress,
@@ -97,8 +97,7 @@ class Courier:
 
         Args:
             remote: The source.
-            former: What is cached of it.
-            known: The same, if the source may answer that nothing has changed.
+            known: What is cached of it, if the source may answer that nothing has changed.
             wanted: What a checksum asks for, of the bytes as served.
             progress: Told how far it is.
 
@@ -114,7 +113,7 @@ class Courier:
         if located.version is not None:
             known = None
         asked = tuple(checksum for checksum in (wanted, located.checksum) if checksum is not None)
-        errand = _Errand(remote, located, former, known, asked, progress)
+        errand = _Errand(remote, located, known, asked, progress)
         slot = _Slot(self._slots)
         may_resume = True
         try:
@@ -160,7 +159,7 @@ class Courier:
             record = self._judge(errand, intake.partial, validators or Validators())
             await _ask_qemu_img(intake.partial, record.format)
             announce(PullStep.PLACE)
-            await to_the_end(self._store.place, remote.key, intake.partial, record)
+            record = await to_the_end(self._store.place, remote.key, intake.partial, record)
         except (UnsafeImageError, ChecksumMismatchError) as exc:
             if resume is not None:
                 # The fault may be in what an earlier process left, not in what the source has.
@@ -210,7 +209,6 @@ class Courier:
         content = partial.content_checksum().digest
         is_packed = partial.packing is not None
         has_sha512 = is_packed or any(c.algorithm is Algorithm.SHA512 for c in errand.asked)
-        former = errand.former if errand.former and errand.former.sha256 == content else None
         version = errand.located.version
         now_s = self._clock()
         return SourceRecord(
@@ -223,22 +221,32 @@ class Courier:
             virtual_size_bytes=info.virtual_size_bytes,
             etag=version or validators.etag,
             last_modified=None if version else validators.last_modified,
-            fetched_at=now_s if former is None else former.fetched_at,
+            fetched_at=now_s,
             checked_at=now_s,
         )
 
     async def _confirmed(self, remote: Remote, known: SourceRecord) -> SourceRecord:
         """Write down that the source still gives what is cached."""
-        record = msgspec.structs.replace(known, checked_at=self._clock())
-        await self.remember(remote, record)
-        return record
+        now_s = self._clock()
+        return await self.note(
+            remote, known, lambda record: msgspec.structs.replace(record, checked_at=now_s)
+        )
 
-    async def remember(self, remote: Remote, record: SourceRecord) -> None:
-        """Write down a later answer of the source; without it the image is as good as before."""
+    async def note(
+        self,
+        remote: Remote,
+        record: SourceRecord,
+        change: Callable[[SourceRecord], SourceRecord],
+    ) -> SourceRecord:
+        """Write down what was learnt of a source, and return its record as changed.
+
+        Where that cannot be written the image is as good as before.
+        """
         try:
-            await to_the_end(self._store.write_record, remote.key, record)
+            await to_the_end(self._store.update, remote.key, change)
         except ImageStorageError as exc:
             log.warning("image record not updated", extra={"url": str(remote), "error": str(exc)})
+        return change(record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +255,6 @@ class _Errand:
 
     remote: Remote
     located: Located
-    former: SourceRecord | None
     known: SourceRecord | None
     asked: tuple[Checksum, ...]
     progress: Progress

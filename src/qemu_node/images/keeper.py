@@ -20,6 +20,7 @@ from qemu_node.host.diskspace import read_space
 from qemu_node.images import imagefile, litter
 from qemu_node.images.base import find_users
 from qemu_node.images.checksum import Algorithm
+from qemu_node.images.credentials import CredentialStore
 from qemu_node.images.errors import ImageInUseError, ImageStorageError, UnsafeImageError
 from qemu_node.images.eviction import (
     CachedBlob,
@@ -30,9 +31,10 @@ from qemu_node.images.eviction import (
     plan_refresh,
 )
 from qemu_node.images.imagefile import ImageFormat
-from qemu_node.images.prefetch import prefetched_origins
+from qemu_node.images.prefetch import prefetched_keys
 from qemu_node.images.qemuimg import check_image
-from qemu_node.images.store import Blob, ImageStore, SourceRecord
+from qemu_node.images.sourcerecord import SourceRecord
+from qemu_node.images.store import Blob, ImageStore
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,9 @@ class KeptImage:
 
     blob: Blob
     sources: tuple[KeptSource, ...]
-    """Those that give it as far as is known, by URL; none: it is outdated."""
+    """Those that give it as far as is known, by URL."""
+    earlier_of: tuple[str, ...]
+    """URLs of sources that give another one by now, while jobs ask for this one by checksum."""
     users: tuple[str, ...]
     """`vm_id`s of the VMs that run on it."""
 
@@ -69,7 +73,7 @@ class KeptImage:
     @property
     def label(self) -> str:
         """What messages call it: where it came from, else its digest."""
-        return self.origins[0] if self.sources else self.digest
+        return next(iter((*self.origins, *self.earlier_of)), self.digest)
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -88,8 +92,8 @@ class KeptImage:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether no source gives it any more; it goes with its last VM."""
-        return not self.sources
+        """Whether no source gives it any more, and nobody asks for it; it goes with its last VM."""
+        return not self.sources and not self.earlier_of
 
     @property
     def is_in_use(self) -> bool:
@@ -125,7 +129,7 @@ class ImageKeeper:
         self._store = ImageStore(images_dir)
         self._vm_data_dir = vm_data_dir
         self._config = config
-        self._prefetched = prefetched_origins(config.prefetch)
+        self._prefetched = prefetched_keys(config.prefetch, CredentialStore(config.credentials))
         self._check = check
         self._clock = clock
 
@@ -141,11 +145,12 @@ class ImageKeeper:
             KeptImage(
                 blob=blob,
                 sources=self._sources_of(blob, records),
+                earlier_of=_earlier_of(blob, records),
                 users=users.get(blob.file_id, ()),
             )
             for blob in self._store.blobs()
         ]
-        return sorted(images, key=lambda image: (image.is_outdated, image.origins))
+        return sorted(images, key=lambda image: (image.is_outdated, not image.sources, image.label))
 
     def pin(self, image: KeptImage, *, is_pinned: bool) -> None:
         """Keep what the sources of an image give, whatever version that is; or no longer.
@@ -154,7 +159,7 @@ class ImageKeeper:
             ImageError: no source gives it any more.
             ImageStorageError: the host refused.
         """
-        if image.is_outdated:
+        if not image.sources:
             raise ImageError(
                 f"image {image.digest} is outdated: its source gives another one",
                 hint="pull and pin that one; VMs that run keep theirs in any case",
@@ -186,7 +191,7 @@ class ImageKeeper:
                 raise ImageError(f"image {wanted.label} is not in the cache any more")
             if not force:
                 _refuse_kept(image)
-            self._store.drop(image.blob, [source.key for source in image.sources])
+            self._store.drop(image.blob)
 
     def plan(self, *, everything: bool = False) -> list[RemovedImage]:
         """Return what a sweep would remove now; with `everything` also what was used lately.
@@ -213,7 +218,7 @@ class ImageKeeper:
                 self._store.set_last_used(images[blob.name].blob, now_s)
             doomed = self._plan(images, everything=everything)
             removed = [image for image in doomed if self._evict(image)]
-            self._forget_lost_images()
+            self._store.forget_lost()
         if count := litter.clean(self._store, now_s):
             log.info("image cache cleaned", extra={"count": count})
         return removed
@@ -249,7 +254,7 @@ class ImageKeeper:
     def _sources_of(self, blob: Blob, records: dict[str, SourceRecord]) -> tuple[KeptSource, ...]:
         """Return the sources of a whole blob; a damaged one has none, so it goes when unused."""
         found = [
-            KeptSource(key=key, record=record, is_prefetched=record.url in self._prefetched)
+            KeptSource(key=key, record=record, is_prefetched=key in self._prefetched)
             for key, record in records.items()
             if record.blob_name == blob.path.name and record.size_bytes == blob.size_bytes
         ]
@@ -281,24 +286,33 @@ class ImageKeeper:
             "size_bytes": image.blob.allocated_bytes,
         }
         try:
-            self._store.drop(image.blob, [source.key for source in image.sources])
+            self._store.drop(image.blob)
         except ImageStorageError as exc:
             log.warning("image not removed", extra=fields | {"error": str(exc)})
             return False
         log.info("image removed", extra=fields)
         return True
 
-    def _forget_lost_images(self) -> None:
-        """Remove records whose image is gone or damaged; a pinned one waits for its next pull."""
-        for key, record in self._store.known_sources().items():
-            if not record.pinned and self._store.read_record(key) is None:
-                self._store.forget(key)
+
+def _earlier_of(blob: Blob, records: dict[str, SourceRecord]) -> tuple[str, ...]:
+    """Return the URLs of sources that gave a blob earlier, and whose jobs still ask for it."""
+    return tuple(
+        sorted(
+            record.url
+            for record in records.values()
+            for version in record.earlier
+            if version.is_asked_for
+            and version.blob_name == blob.path.name
+            and version.size_bytes == blob.size_bytes
+        )
+    )
 
 
 def find_image(images: Sequence[KeptImage], name: str) -> KeptImage:
     """Return the image that `name` means: pure.
 
-    That is, in this order: the URL of a source, a URL's file name, the beginning of a digest.
+    That is, in this order: the URL of a source, a URL's file name, the beginning of a digest. A URL
+    means what its source gives now.
 
     Raises:
         ImageError: none, or several; the message says which.

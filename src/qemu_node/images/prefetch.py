@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from qemu_node.errors import ConfigError, JobError, NodeError
+from qemu_node.images.credentials import CredentialStore
 from qemu_node.images.pull import Pulled
+from qemu_node.images.remote import find_remote
 from qemu_node.images.source import PathSource, parse_source
 
 log = logging.getLogger(__name__)
@@ -25,13 +27,16 @@ class PullImage(Protocol):
         """Return what is in the cache once it is up to date."""
 
 
-def prefetched_origins(sources: Sequence[str]) -> frozenset[str]:
-    """Return how the records of `sources` name them. Pure.
+def prefetched_keys(sources: Sequence[str], credentials: CredentialStore) -> frozenset[str]:
+    """Return what the cache files `sources` under, had as no job has them. Pure.
+
+    Not how they are shown: a job that gives a password of its own for the same URL has another
+    image, which nobody keeps.
 
     Raises:
         ConfigError: one of them cannot be fetched.
     """
-    origins = set()
+    keys = set()
     for text in sources:
         try:
             source = parse_source(text)
@@ -39,8 +44,8 @@ def prefetched_origins(sources: Sequence[str]) -> frozenset[str]:
             raise ConfigError(f"images.prefetch: {exc}", hint=exc.hint) from exc
         if isinstance(source, PathSource):
             raise ConfigError(f"images.prefetch: {text} is a path; only a URL can be fetched")
-        origins.add(source.shown)
-    return frozenset(origins)
+        keys.add(find_remote(source, credentials, None).key)
+    return frozenset(keys)
 
 
 class Prefetcher:

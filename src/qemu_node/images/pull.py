@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 
-import msgspec
-
 from qemu_node.errors import ImageError
 from qemu_node.host.threads import to_the_end
 from qemu_node.images import imagefile
@@ -26,7 +24,8 @@ from qemu_node.images.intake import Progress
 from qemu_node.images.remote import Remote, url_file
 from qemu_node.images.sidecar import progress_at
 from qemu_node.images.source import UrlSource
-from qemu_node.images.store import ImageStore, SourceRecord
+from qemu_node.images.sourcerecord import SourceRecord, Version
+from qemu_node.images.store import ImageStore
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Step(Enum):
 class Pulled:
     """An image that is in the cache, and what the task's owner should know about it."""
 
-    record: SourceRecord
+    version: Version
     note: str | None = None
 
 
@@ -63,12 +62,13 @@ def plan_pull(
 ) -> Step:
     """Decide what to do about a source of which `record` is cached. Pure.
 
-    `is_fixed` says that the source means the same bytes for ever.
+    A version that a checksum names is used whatever the source gives by now. `is_fixed` says that
+    the source means the same bytes for ever.
     """
     if record is None:
         return Step.DOWNLOAD
     if wanted is not None:
-        return Step.SERVE if record.checksum(wanted.algorithm) == wanted else Step.DOWNLOAD
+        return Step.SERVE if record.find(wanted) is not None else Step.DOWNLOAD
     if is_fixed or is_recent(record.checked_at, now_s, ttl_s):
         return Step.SERVE
     if record.etag is not None or record.last_modified is not None:
@@ -115,6 +115,8 @@ class Puller:
             ImageStorageError: the cache cannot take it.
         """
         await to_the_end(self._store.prepare)
+        if not isinstance(checksum, Remote) and (served := await self._serve(remote, checksum)):
+            return served
         lock = self._store.lock(remote.key)
         while not lock.try_acquire():
             # Another process fetches it, or another wish of this one.
@@ -129,32 +131,62 @@ class Puller:
             announce(PullStep.RELEASE)
             lock.release()
 
+    async def _serve(self, remote: Remote, wanted: Checksum | None) -> Pulled | None:
+        """Return what is cached, if that needs no request.
+
+        Without the lock: somebody may be downloading another version for hours.
+        """
+        record = await to_the_end(self._store.read_record, remote.key)
+        if record is None or self._plan(remote, record, wanted) is not Step.SERVE:
+            return None
+        version = await self._taken(remote, record, wanted, by_digest=wanted is not None)
+        return Pulled(version=version)
+
+    def _plan(self, remote: Remote, record: SourceRecord | None, wanted: Checksum | None) -> Step:
+        return plan_pull(
+            record, wanted, self._clock(), self._limits.ttl_s, is_fixed=remote.is_fixed
+        )
+
+    async def _taken(
+        self, remote: Remote, record: SourceRecord, wanted: Checksum | None, *, by_digest: bool
+    ) -> Version:
+        """Return the version that is used; one that a job names by digest stays for others."""
+        version = record if wanted is None else record.find(wanted)
+        assert version is not None  # `plan_pull` has seen it, or it was just fetched.
+        if by_digest and not version.by_digest:
+            served = version.served_sha256
+            await self._courier.note(
+                remote, record, lambda record: record.with_version(served, by_digest=True)
+            )
+        return version
+
     async def _pull_locked(
         self, remote: Remote, checksum: Checksum | Remote | None, progress: Progress
     ) -> Pulled:
         record = await to_the_end(self._store.read_record, remote.key)
         wanted, note = await self._wanted(remote, checksum, record)
         if record is not None and wanted is not None:
-            record = await self._with_digest(record, wanted.algorithm)
-        step = plan_pull(
-            record, wanted, self._clock(), self._limits.ttl_s, is_fixed=remote.is_fixed
-        )
+            record = await self._with_digests(remote, record, wanted)
+        step = self._plan(remote, record, wanted)
         if step is not Step.SERVE:
             if record is not None and wanted is None and (failure := self._failure(remote)):
-                return Pulled(record=record, note=_stale_note(record, failure))
+                return Pulled(version=record, note=_stale_note(record, failure))
             known = record if step is Step.REVALIDATE else None
             try:
-                record = await self._courier.deliver(remote, record, known, wanted, progress)
+                record = await self._courier.deliver(remote, known, wanted, progress)
             except (ImageDownloadError, ImageRefusedError, ImageStorageError) as exc:
                 if record is None or wanted is not None or _is_denial(exc):
                     raise
                 self._failures[remote.key] = (self._clock(), exc)
-                return Pulled(record=record, note=_stale_note(record, exc))
+                return Pulled(version=record, note=_stale_note(record, exc))
             self._failures.pop(remote.key, None)
         assert record is not None  # SERVE is planned only where there is one.
+        version = await self._taken(
+            remote, record, wanted, by_digest=isinstance(checksum, Checksum)
+        )
         if isinstance(checksum, Remote) and note is None:
-            record = await self._listed(remote, checksum, record)
-        return Pulled(record=record, note=note)
+            await self._note_listed(remote, checksum, record, version)
+        return Pulled(version=version, note=note)
 
     def _failure(self, remote: Remote) -> ImageError | None:
         """Return how the source failed just now, in place of asking it again.
@@ -171,15 +203,15 @@ class Puller:
         """Return the digest that the image must have, and a note where an old answer stands in."""
         if not isinstance(checksum, Remote):
             return checksum, None
-        listed = record is not None and record.sums_key == checksum.key
-        if record is not None and listed and self._is_recent(record.sums_checked_at):
-            return record.checksum(Algorithm.SHA256), None
+        listed = None if record is None else record.listed_by(checksum.key)
+        if listed is not None and self._is_recent(listed.sums_checked_at):
+            return listed.checksum(Algorithm.SHA256), None
         try:
             text = await self.read_sums(checksum)
         except (ImageDownloadError, ImageRefusedError) as exc:
-            if record is None or not listed or _is_denial(exc):
+            if listed is None or _is_denial(exc):
                 raise
-            return record.checksum(Algorithm.SHA256), _stale_note(record, exc)
+            return listed.checksum(Algorithm.SHA256), _stale_note(listed, exc)
         return find_in_sums(text, remote.source.file_name, str(checksum)), None
 
     async def read_sums(self, sums: Remote) -> str:
@@ -195,25 +227,48 @@ class Puller:
             addresses=self._limits.addresses,
         )
 
-    async def _listed(self, remote: Remote, sums: Remote, record: SourceRecord) -> SourceRecord:
+    async def _note_listed(
+        self, remote: Remote, sums: Remote, record: SourceRecord, version: Version
+    ) -> None:
         """Write down that a SUMS file lists the image, unless that is fresh knowledge already."""
-        if record.sums_key == sums.key and self._is_recent(record.sums_checked_at):
-            return record
-        listed = msgspec.structs.replace(record, sums_key=sums.key, sums_checked_at=self._clock())
-        await self._courier.remember(remote, listed)
-        return listed
+        if version.sums_key == sums.key and self._is_recent(version.sums_checked_at):
+            return
+        served, key, now_s = version.served_sha256, sums.key, self._clock()
+        await self._courier.note(
+            remote, record, lambda record: record.with_listed(served, key, now_s)
+        )
 
-    async def _with_digest(self, record: SourceRecord, algorithm: Algorithm) -> SourceRecord:
-        """Return `record` with its digest in `algorithm`, read from the image where not known."""
-        if record.checksum(algorithm) is not None:
-            return record
-        path = self._store.blob_path(record)
+    async def _with_digests(
+        self, remote: Remote, record: SourceRecord, wanted: Checksum
+    ) -> SourceRecord:
+        """Return `record` with the digests that tell whether it has `wanted`.
+
+        Those that are not known are read from the images, the newest first, once.
+        """
+        for version in record.versions:
+            if record.find(wanted) is not None:
+                break
+            if version.checksum(wanted.algorithm) is None:
+                record = await self._with_sha512(remote, record, version)
+        return record
+
+    async def _with_sha512(
+        self, remote: Remote, record: SourceRecord, version: Version
+    ) -> SourceRecord:
+        found = await self._digest(version, Algorithm.SHA512)
+        served = version.served_sha256
+        return await self._courier.note(
+            remote, record, lambda record: record.with_version(served, sha512=found.digest)
+        )
+
+    async def _digest(self, version: Version, algorithm: Algorithm) -> Checksum:
+        """Return the digest of an image that is served as it is cached."""
+        path = self._store.blob_path(version)
         try:
             with path.open("rb") as file:
-                checksum = await imagefile.digest(file.fileno(), algorithm)
+                return await imagefile.digest(file.fileno(), algorithm)
         except OSError as exc:
             raise ImageStorageError(f"cannot read {path}: {exc.strerror}") from exc
-        return msgspec.structs.replace(record, sha512=checksum.digest)
 
     def _is_recent(self, then_s: float | None) -> bool:
         return is_recent(then_s, self._clock(), self._limits.ttl_s)
@@ -223,6 +278,6 @@ def _is_denial(exc: ImageError) -> bool:
     return isinstance(exc, ImageRefusedError) and exc.is_denial
 
 
-def _stale_note(record: SourceRecord, exc: ImageError) -> str:
-    fetched = datetime.fromtimestamp(record.fetched_at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
+def _stale_note(version: Version, exc: ImageError) -> str:
+    fetched = datetime.fromtimestamp(version.fetched_at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f"using the cached image of {fetched}: {exc}"

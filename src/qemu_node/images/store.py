@@ -6,7 +6,7 @@ fetched (`pull`), which image goes (`eviction`, `keeper`), nor litter (`litter`)
     <images>/blobs/sha256-<hex>.<format>   one image, complete, verified, 0444, never changed; its
                                            format is part of its name and so never decided again;
                                            its mtime is its last use
-    <images>/sources/<key>.json            SourceRecord: what the source last gave
+    <images>/sources/<key>.json            SourceRecord: what the source gave, by digest
     <images>/partial/<key>…                a download on its way; its writer holds the lock
     <images>/locks/<key>.lock              flock: the right to fetch this source
     <images>/store.lock                    flock, held for moments: the right to add or remove blobs
@@ -27,7 +27,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -38,14 +38,12 @@ from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError
 from qemu_node.host import files
 from qemu_node.images.base import FileId
-from qemu_node.images.checksum import Algorithm, Checksum
 from qemu_node.images.errors import ImageStorageError, storage_errors
 from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.partial import PartialFile
+from qemu_node.images.sourcerecord import RECORD_VERSION, SourceRecord, Version
 
 log = logging.getLogger(__name__)
-
-RECORD_VERSION = 1
 
 _STORE_LOCK_TIMEOUT_S = 60.0
 """What is done under the store's lock takes milliseconds; a dying disk may take longer."""
@@ -68,46 +66,6 @@ class RemovalStep(StrEnum):
 
     RECORDS = "records"
     BLOB = "blob"
-
-
-class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source last gave, and how to ask whether it would give the same again."""
-
-    version: int = RECORD_VERSION
-    url: str
-    """Without user, password and query."""
-    sha256: str
-    """Of the image itself."""
-    source_sha256: str | None = None
-    """Of what was served, where that was compressed; else it is the image's."""
-    sha512: str | None = None
-    """Of what was served; known only where a checksum asked for it, or that was compressed."""
-    format: ImageFormat
-    size_bytes: int
-    virtual_size_bytes: int
-    etag: str | None = None
-    last_modified: str | None = None
-    sums_key: str | None = None
-    """Key of the SUMS file that last listed this digest."""
-    sums_checked_at: float | None = None
-    """Unix time at which it was last read."""
-    fetched_at: float
-    """Unix time at which the image had arrived."""
-    checked_at: float
-    """Unix time at which the source last said that this is its image."""
-    pinned: bool = False
-    """The operator keeps what this source gives. Changed by `set_pinned` alone."""
-
-    def checksum(self, algorithm: Algorithm) -> Checksum | None:
-        """Return the digest of what was served, or None where it is not known."""
-        sha256 = self.source_sha256 or self.sha256
-        digest = sha256 if algorithm is Algorithm.SHA256 else self.sha512
-        return None if digest is None else Checksum(algorithm, digest)
-
-    @property
-    def blob_name(self) -> str:
-        """The name of the image's file."""
-        return f"sha256-{self.sha256}.{self.format}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,38 +147,43 @@ class ImageStore:
         """Return where a source's record is."""
         return self.sources_dir / f"{key}.json"
 
-    def blob_path(self, record: SourceRecord) -> Path:
-        """Return where the image of `record` is."""
-        return self.blobs_dir / record.blob_name
+    def blob_path(self, version: Version) -> Path:
+        """Return where the image of `version` is."""
+        return self.blobs_dir / version.blob_name
 
     def read_record(self, key: str) -> SourceRecord | None:
-        """Return what is known of a source; None where its image is missing or not whole."""
+        """Return what is known of a source, in so far as its images are there and whole."""
         record = self._decode(self.record_path(key))
         if record is None:
             return None
+        return record.reduced_to([each for each in record.versions if self._is_whole(each)])
+
+    def _is_whole(self, version: Version) -> bool:
+        path = self.blob_path(version)
         try:
-            info = self.blob_path(record).lstat()
+            info = path.lstat()
         except OSError:
-            return None
-        if not stat.S_ISREG(info.st_mode) or info.st_size != record.size_bytes:
-            log.warning("cached image is damaged", extra={"path": str(self.blob_path(record))})
-            return None
-        return record
+            return False
+        if not stat.S_ISREG(info.st_mode) or info.st_size != version.size_bytes:
+            log.warning("cached image is damaged", extra={"path": str(path)})
+            return False
+        return True
 
-    def write_record(self, key: str, record: SourceRecord) -> None:
-        """Write down what a source gave. The caller holds its lock.
-
-        Whether it is pinned stays as it is written, whatever `record` says.
+    def update(self, key: str, change: Callable[[SourceRecord], SourceRecord]) -> None:
+        """Change the record of a source, if there is one. Nobody's change is lost in another's.
 
         Raises:
             ImageStorageError: the host refused; the former record stands.
         """
         with self.exclusive():
-            self._write_record(key, record)
+            record = self._decode(self.record_path(key))
+            if record is not None and (changed := change(record)) != record:
+                self._encode(key, changed)
 
-    def place(self, key: str, partial: PartialFile, record: SourceRecord) -> None:
-        """Put a verified download in place and write its record. The caller holds the lock.
+    def place(self, key: str, partial: PartialFile, record: SourceRecord) -> SourceRecord:
+        """Put a verified download in place and write its record; return that.
 
+        It follows the source's former record, whose versions stay known. The caller holds the lock.
         The same bytes from another source are there already: then that file stays, in use or not.
 
         Raises:
@@ -241,7 +204,9 @@ class ImageStore:
             if partial.is_open:
                 partial.place(blob)
             _announce("swap", SwapStep.RECORD)
-            self._write_record(key, record)
+            record = record.after(self._decode(self.record_path(key)))
+            self._encode(key, record)
+        return record
 
     def set_pinned(self, key: str, *, is_pinned: bool) -> None:
         """Keep what a source gives from now on, or do so no longer.
@@ -249,10 +214,7 @@ class ImageStore:
         Raises:
             ImageStorageError: the host refused.
         """
-        with self.exclusive():
-            record = self._decode(self.record_path(key))
-            if record is not None and record.pinned != is_pinned:
-                self._encode(key, msgspec.structs.replace(record, pinned=is_pinned))
+        self.update(key, lambda record: msgspec.structs.replace(record, pinned=is_pinned))
 
     # What is there
 
@@ -293,32 +255,42 @@ class ImageStore:
 
     # Removal; the caller holds the store's lock
 
-    def drop(self, blob: Blob, keys: list[str]) -> None:
-        """Remove an image and the records of the sources that gave it, `keys`.
+    def drop(self, blob: Blob) -> None:
+        """Remove an image, and the records of the sources of which nothing else is there.
+
+        Records of sources that gave other images, too, are left as they are: a disk that is full
+        takes no new ones. `forget_lost` cleans them up.
 
         Raises:
             ImageStorageError: the host refused; the rest goes with the next sweep.
         """
+        name = blob.path.name
+        records = self.known_sources()
         with storage_errors("remove", blob.path):
             _announce("removal", RemovalStep.RECORDS)
-            for key in keys:
-                self.record_path(key).unlink(missing_ok=True)
+            for key, record in records.items():
+                if all(version.blob_name == name for version in record.versions):
+                    self.record_path(key).unlink(missing_ok=True)
             _announce("removal", RemovalStep.BLOB)
             blob.path.unlink(missing_ok=True)
 
-    def forget(self, key: str) -> None:
-        """Remove the record of a source.
+    def forget_lost(self) -> None:
+        """Remove from the records what is gone or damaged; a pinned source waits for its next pull.
 
         Raises:
             ImageStorageError: the host refused.
         """
-        with storage_errors("remove", self.record_path(key)):
-            self.record_path(key).unlink(missing_ok=True)
-
-    def _write_record(self, key: str, record: SourceRecord) -> None:
-        former = self._decode(self.record_path(key))
-        is_pinned = former is not None and former.pinned
-        self._encode(key, msgspec.structs.replace(record, pinned=is_pinned))
+        for key, record in self.known_sources().items():
+            found = self.read_record(key)
+            if found is None and not record.pinned:
+                with storage_errors("remove", self.record_path(key)):
+                    self.record_path(key).unlink(missing_ok=True)
+            elif found is not None and found != record:
+                try:
+                    self._encode(key, found)
+                except ImageStorageError as exc:
+                    # A full disk, which must not keep a sweep from its work.
+                    log.warning("image record not updated", extra={"error": str(exc)})
 
     def _encode(self, key: str, record: SourceRecord) -> None:
         try:

@@ -17,7 +17,8 @@ from qemu_node.errors import MissingPartError
 from qemu_node.images.base import link_base
 from qemu_node.images.keeper import ImageKeeper, KeptImage
 from qemu_node.images.pull import Pulled
-from qemu_node.images.store import ImageStore, SourceRecord
+from qemu_node.images.sourcerecord import SourceRecord
+from qemu_node.images.store import ImageStore
 from qemu_node.units import MIB
 
 Output = pytest.CaptureFixture[str]
@@ -213,7 +214,7 @@ def test_pull_pins_on_request_and_shows_what_came(
     store: ImageStore, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def pull(_config: NodeConfig, _url: str, _checksum: str | None) -> Pulled:
-        return Pulled(record=fill(store), note="the source is down")
+        return Pulled(version=fill(store), note="the source is down")
 
     monkeypatch.setattr(imagepull, "_pull", pull)
     assert main(["image", "pull", "--pin", URL]) == 0

@@ -2,7 +2,7 @@ import os
 import shutil
 import time
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,11 +17,14 @@ from qemu_node.images.eviction import Reason
 from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.keeper import CheckImage, ImageKeeper, KeptImage, find_image
 from qemu_node.images.qemuimg import check_image
-from qemu_node.images.store import ImageStore, SourceRecord
+from qemu_node.images.source import UrlSource, parse_source
+from qemu_node.images.sourcerecord import SourceRecord
+from qemu_node.images.store import Blob, ImageStore
 
 NOW_S = float(int(time.time()))
 WEEK_S = 7 * 86400.0
 V1, V2 = b"1" * 4096, b"2" * 4096
+URL = "http://h/x"
 
 StatVfs = namedtuple("StatVfs", "f_blocks f_bavail f_frsize")
 
@@ -75,16 +78,22 @@ def start(store: ImageStore, record: SourceRecord, vm_id: str = "web-0123456789a
     return base
 
 
+def key_of(url: str) -> str:
+    source = parse_source(url)
+    assert isinstance(source, UrlSource)
+    return source.key()
+
+
 def swept(keeper: ImageKeeper) -> list[tuple[str, Reason]]:
     return [(removed.image.blob.sha256, removed.reason) for removed in keeper.sweep()]
 
 
 def test_image_is_shown_with_sources_and_vms(store: ImageStore) -> None:
     record = put(store, "1")
-    put(store, "2")
+    put(store, key_of(URL), url=URL)
     start(store, record)
-    [image] = keeper(store, prefetch=("http://h/2",)).images()
-    assert image.origins == ("http://h/1", "http://h/2")
+    [image] = keeper(store, prefetch=(URL,)).images()
+    assert image.origins == ("http://h/1", URL)
     assert image.users == ("web-0123456789ab",)
     assert image.is_in_use
     assert image.is_prefetched
@@ -151,16 +160,46 @@ def test_short_space_takes_the_least_recently_used(
 def test_what_is_kept_stays_for_ever_and_its_old_version_does_not(
     store: ImageStore, how: str
 ) -> None:
-    old = put(store, content=V1)
-    prefetch = ("http://h/" + KEY,) if how == "prefetched" else ()
+    old = put(store, key_of(URL), V1, url=URL)
+    prefetch = (URL,) if how == "prefetched" else ()
     if how == "pinned":
         keeper(store).pin(keeper(store).images()[0], is_pinned=True)
-    new = put(store, content=V2)
+    new = put(store, key_of(URL), V2, url=URL)
     use(store, new, 1000 * WEEK_S)
     assert swept(keeper(store, prefetch=prefetch)) == [(old.sha256, Reason.OUTDATED)]
     if how == "pinned":
         keeper(store).pin(keeper(store).images()[0], is_pinned=False)
     assert swept(keeper(store)) == [(new.sha256, Reason.UNUSED)]
+
+
+def test_image_that_a_job_had_with_a_password_is_not_the_prefetched_one(store: ImageStore) -> None:
+    url = "https://x:y@h/disk.raw"
+    record = put(store, key_of(url), url="https://h/disk.raw")
+    use(store, record, 2 * WEEK_S)
+    kept = keeper(store, prefetch=("https://h/disk.raw",))
+    assert not kept.images()[0].is_prefetched
+    assert swept(kept) == [(record.sha256, Reason.UNUSED)]
+
+
+@pytest.mark.parametrize("how", ["digest", "sums"])
+def test_earlier_version_that_a_checksum_names_stays_until_it_is_unused(
+    store: ImageStore, how: str
+) -> None:
+    old = put(store, content=V1)
+    if how == "digest":
+        store.update(KEY, lambda record: record.with_version(old.sha256, by_digest=True))
+    else:
+        store.update(KEY, lambda record: record.with_listed(old.sha256, "s" * 32, NOW_S))
+    put(store, content=V2)
+    assert swept(keeper(store)) == []
+    [_, earlier] = keeper(store).images()
+    assert (earlier.blob.sha256, earlier.label) == (old.sha256, old.url)
+    assert (earlier.is_outdated, earlier.origins) == (False, ())
+    with pytest.raises(ImageError, match="its source gives another"):
+        keeper(store).pin(earlier, is_pinned=True)
+    use(store, old, WEEK_S)
+    assert swept(keeper(store)) == [(old.sha256, Reason.UNUSED)]
+    assert store.known_sources()[KEY].earlier == ()
 
 
 def test_outdated_image_cannot_be_pinned(store: ImageStore) -> None:
@@ -207,9 +246,9 @@ def test_image_in_use_is_removed_by_force_only_and_its_vm_keeps_it(store: ImageS
 
 @pytest.mark.parametrize("how", ["pinned", "prefetch"])
 def test_kept_image_is_not_removed_without_force(store: ImageStore, how: str) -> None:
-    put(store)
-    store.set_pinned(KEY, is_pinned=how == "pinned")
-    kept = keeper(store, prefetch=("http://h/" + KEY,) if how == "prefetch" else ())
+    put(store, key_of(URL), url=URL)
+    store.set_pinned(key_of(URL), is_pinned=how == "pinned")
+    kept = keeper(store, prefetch=(URL,) if how == "prefetch" else ())
     with pytest.raises(ImageInUseError, match=how):
         kept.remove(kept.images()[0], force=False)
     kept.remove(kept.images()[0], force=True)
@@ -243,10 +282,10 @@ def test_image_that_cannot_be_removed_does_not_keep_the_others(
     stuck, other = put(store, "1", V1), put(store, "2", V2)
     drop = ImageStore.drop
 
-    def fail_once(self: ImageStore, blob: object, keys: Sequence[str]) -> None:
-        if keys == ["1"]:
+    def fail_once(self: ImageStore, blob: Blob) -> None:
+        if blob.sha256 == stuck.sha256:
             raise ImageStorageError("disk on fire")
-        drop(self, blob, keys)  # type: ignore[arg-type]
+        drop(self, blob)
 
     monkeypatch.setattr(ImageStore, "drop", fail_once)
     removed = keeper(store).sweep(everything=True)

@@ -5,10 +5,15 @@ from dataclasses import dataclass, field
 import pytest
 from fakes.stored_images import put
 
+from qemu_node.config.images import CredentialConfig
+from qemu_node.images.credentials import CredentialStore
 from qemu_node.images.errors import ImageDownloadError
-from qemu_node.images.prefetch import Prefetcher, prefetched_origins
+from qemu_node.images.prefetch import Prefetcher, prefetched_keys
 from qemu_node.images.pull import Pulled
-from qemu_node.images.store import ImageStore, SourceRecord
+from qemu_node.images.remote import find_remote
+from qemu_node.images.source import PathSource, parse_source
+from qemu_node.images.sourcerecord import SourceRecord
+from qemu_node.images.store import ImageStore
 
 A, B = "http://h/a", "http://h/b"
 
@@ -31,7 +36,7 @@ class Source:
         problem = answers.pop(0) if answers else None
         if problem is not None and problem.startswith("!"):
             raise ImageDownloadError(problem)
-        return Pulled(record=self.record, note=problem)
+        return Pulled(version=self.record, note=problem)
 
 
 @pytest.fixture
@@ -76,5 +81,16 @@ async def test_nothing_to_prefetch_ends_by_itself(record: SourceRecord) -> None:
     await asyncio.wait_for(Prefetcher(Source(record, {}, 0).pull, (), 300.0).run(), 60)
 
 
-def test_origins_show_no_secret() -> None:
-    assert prefetched_origins(["https://u:p@h/x?token=1"]) == {"https://h/x?…"}
+def test_a_prefetched_source_is_the_one_that_no_job_has() -> None:
+    entries = (
+        CredentialConfig(host="h", token_file="/t"),
+        CredentialConfig(host="h", token_file="/u", namespaces=("team",)),
+    )
+    credentials = CredentialStore(entries)
+    source = parse_source("https://h/x?token=1")
+    assert not isinstance(source, PathSource)
+    as_anybody = find_remote(source, credentials, None)
+    as_team = find_remote(source, credentials, "team")
+    keys = prefetched_keys(["https://h/x?token=1"], credentials)
+    assert keys == {as_anybody.key}
+    assert as_team.key not in keys

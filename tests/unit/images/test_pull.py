@@ -4,7 +4,7 @@ import pytest
 from qemu_node.images.checksum import Algorithm, Checksum
 from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.pull import Step, plan_pull
-from qemu_node.images.store import SourceRecord
+from qemu_node.images.sourcerecord import SourceRecord
 
 NOW_S = 1_800_000_000.0
 TTL_S = 300.0

@@ -2,6 +2,7 @@ import os
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from fakes.stored_images import KEY, put
 
@@ -9,6 +10,8 @@ from qemu_node.images.checksum import Algorithm
 from qemu_node.images.errors import ImageStorageError
 from qemu_node.images.partial import PartialFile
 from qemu_node.images.store import ImageStore
+
+V1, V2 = b"1" * 512, b"2" * 512
 
 
 @pytest.fixture
@@ -47,6 +50,51 @@ def test_new_version_goes_beside_the_old(store: ImageStore) -> None:
     assert store.read_record(KEY) == new
 
 
+def test_earlier_version_is_known_as_long_as_its_image_is_there(store: ImageStore) -> None:
+    old = put(store, content=V1)
+    put(store, content=V2)
+    wanted = old.checksum(Algorithm.SHA256)
+    assert wanted is not None
+    record = store.read_record(KEY)
+    assert record is not None
+    found = record.find(wanted)
+    assert found is not None
+    assert store.blob_path(found).read_bytes() == V1
+    store.blob_path(old).unlink()
+    record = store.read_record(KEY)
+    assert record is not None
+    assert record.find(wanted) is None
+
+
+def test_earlier_version_stands_in_for_one_that_was_lost(store: ImageStore) -> None:
+    old, new = put(store, content=V1), put(store, content=V2)
+    store.blob_path(new).unlink()
+    record = store.read_record(KEY)
+    assert record is not None
+    assert (record.sha256, record.earlier, record.checked_at) == (old.sha256, (), 0.0)
+
+
+def test_record_of_the_form_before_is_read(store: ImageStore) -> None:
+    record = put(store)
+    path = store.record_path(KEY)
+    fields = msgspec.json.decode(path.read_bytes())
+    for name in ("earlier", "by_digest"):
+        del fields[name]
+    path.write_bytes(msgspec.json.encode(fields))
+    assert store.read_record(KEY) == record
+
+
+def test_change_of_a_record_loses_no_other_one(store: ImageStore) -> None:
+    old = put(store, content=V1)
+    put(store, content=V2)
+    store.set_pinned(KEY, is_pinned=True)
+    store.update(KEY, lambda record: record.with_version(old.sha256, by_digest=True))
+    record = store.known_sources()[KEY]
+    assert (record.pinned, record.earlier[0].by_digest) == (True, True)
+    store.update("unknown", lambda record: record)
+    assert list(store.known_sources()) == [KEY]
+
+
 def test_damaged_blob_is_not_believed_and_is_replaced(store: ImageStore) -> None:
     record = put(store)
     path = store.blob_path(record)
@@ -70,13 +118,9 @@ def test_record_without_its_blob_means_that_nothing_is_cached(store: ImageStore)
     assert store.read_record(KEY) is None
 
 
-def test_pin_is_kept_by_whoever_writes_the_record_with_an_older_idea_of_it(
-    store: ImageStore,
-) -> None:
-    record = put(store)
+def test_pin_is_kept_by_a_new_version(store: ImageStore) -> None:
+    put(store)
     store.set_pinned(KEY, is_pinned=True)
-    store.write_record(KEY, record)
-    assert store.known_sources()[KEY].pinned
     put(store, content=b"2" * 512)
     assert store.known_sources()[KEY].pinned
     store.set_pinned(KEY, is_pinned=False)
@@ -128,8 +172,21 @@ def test_drop_removes_records_and_image(store: ImageStore) -> None:
     put(store, "1")
     put(store, "2")
     with store.exclusive():
-        store.drop(store.blobs()[0], ["1", "2"])
+        store.drop(store.blobs()[0])
     assert store.blobs() == []
+    assert store.known_sources() == {}
+
+
+def test_drop_leaves_what_else_a_source_gave(store: ImageStore) -> None:
+    old, new = put(store, content=V1), put(store, content=V2)
+    [dropped] = [blob for blob in store.blobs() if blob.sha256 == new.sha256]
+    with store.exclusive():
+        store.drop(dropped)
+        store.forget_lost()
+    record = store.known_sources()[KEY]
+    assert (record.sha256, record.earlier) == (old.sha256, ())
+    with store.exclusive():
+        store.drop(store.blobs()[0])
     assert store.known_sources() == {}
 
 
