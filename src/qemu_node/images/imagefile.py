@@ -1,8 +1,8 @@
 """What kind of image a file is, and whether it may be opened by anything but this module.
 
 Owns the decision between qcow2 and raw, made once per image and pinned from then on, and the
-refusal of every other format. Does not own the qcow2 header's rules (`qcow2`) nor where images are
-(`store`, `localfile`).
+refusal of every other format. Does not own the qcow2 header's rules (`qcow2`), what else a file may
+be (`foreign`) nor where images are (`store`, `localfile`).
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from pathlib import Path
 from qemu_node.images import qcow2
 from qemu_node.images.checksum import Algorithm, Checksum
 from qemu_node.images.errors import UnsafeImageError
+from qemu_node.images.foreign import HEAD_BYTES, TRAILER_BYTES, foreign
 
 _SECTOR_BYTES = 512
 
@@ -34,35 +35,6 @@ class ImageInfo:
 
     format: ImageFormat
     virtual_size_bytes: int
-
-
-# Where each begins: the formats' own documents, and `file(1)`'s magic. A fixed VHD and a DMG have
-# only a trailer, in the last sector.
-_CONVERT = "convert it: qemu-img convert -O qcow2 IN OUT.qcow2"
-_UNPACK = "unpack it and serve the image itself"
-_FOREIGN_HEADS: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"KDMV", "a VMDK image", _CONVERT),
-    (0, b"COWD", "a VMDK image", _CONVERT),
-    (0, b"# Disk DescriptorFile", "a VMDK description", _CONVERT),
-    (0, b"vhdxfile", "a VHDX image", _CONVERT),
-    (0, b"conectix", "a VHD image", _CONVERT),
-    (64, b"\x7f\x10\xda\xbe", "a VDI image", _CONVERT),
-    (0, b"QED\0", "a QED image", _CONVERT),
-    (0, b"WithoutFreeSpace", "a Parallels image", _CONVERT),
-    (0, b"WithouFreSpacExt", "a Parallels image", _CONVERT),
-    (0, b"Bochs Virtual HD Image", "a Bochs image", _CONVERT),
-    (0, b"LUKS\xba\xbe", "encrypted with LUKS", "provide it unencrypted"),
-    (0, b"\x1f\x8b", "compressed with gzip", _UNPACK),
-    (0, b"\xfd7zXZ\0", "compressed with xz", _UNPACK),
-    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd", _UNPACK),
-    (0, b"BZh", "compressed with bzip2", _UNPACK),
-    (0, b"PK\x03\x04", "a zip archive", _UNPACK),
-    (257, b"ustar", "a tar archive", _UNPACK),
-)
-_FOREIGN_TRAILERS = (
-    (b"conectix", "a VHD image", _CONVERT),
-    (b"koly", "a DMG image", _CONVERT),
-)
 
 
 def inspect(
@@ -97,8 +69,11 @@ def inspect(
         )
         return ImageInfo(format=ImageFormat.QCOW2, virtual_size_bytes=header.virtual_size_bytes)
     if pinned is None:
-        trailer = os.pread(fd, _SECTOR_BYTES, max(info.st_size - _SECTOR_BYTES, 0))
-        _refuse_foreign(head, trailer)
+        trailer = os.pread(fd, TRAILER_BYTES, max(info.st_size - TRAILER_BYTES, 0))
+        if (other := foreign(head[:HEAD_BYTES], trailer)) is not None:
+            raise UnsafeImageError(
+                f"it is {other.what}; accepted are qcow2 and raw", hint=other.hint
+            )
     _check_raw_size(info.st_size, max_virtual_size_bytes)
     return ImageInfo(format=ImageFormat.RAW, virtual_size_bytes=info.st_size)
 
@@ -117,17 +92,6 @@ async def digest(fd: int, algorithm: Algorithm) -> Checksum:
 def _digest(file: BufferedReader, algorithm: Algorithm) -> Checksum:
     with file:
         return Checksum(algorithm, hashlib.file_digest(file, algorithm.value).hexdigest())
-
-
-def _refuse_foreign(head: bytes, trailer: bytes) -> None:
-    if head[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise UnsafeImageError("it is a web page", hint="open the image's URL in a browser")
-    for offset, magic, what, hint in _FOREIGN_HEADS:
-        if head.startswith(magic, offset):
-            raise UnsafeImageError(f"it is {what}; accepted are qcow2 and raw", hint=hint)
-    for magic, what, hint in _FOREIGN_TRAILERS:
-        if trailer.startswith(magic):
-            raise UnsafeImageError(f"it is {what}; accepted are qcow2 and raw", hint=hint)
 
 
 def _check_raw_size(size_bytes: int, max_bytes: int | None) -> None:

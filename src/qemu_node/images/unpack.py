@@ -5,7 +5,7 @@ Owns the stream of unpacked bytes with bounds on memory and size. Does not own w
 terabytes, so nothing here unpacks more than a piece at a time.
 
 A file may hold several members one after the other, as `pigz`, `pixz` and `cat` make them; after
-the last there may be NULs as padding and nothing else.
+the last there may be NULs as padding and, but for gzip, nothing else.
 
 zstd comes from `backports.zstd`, the standard library's module of Python 3.14 for older ones.
 """
@@ -35,6 +35,8 @@ _MEMBERS_FREE = 1024
 _MEMBER_MIN_BYTES = 4096
 _STEP_MIN_BYTES = 1024
 _NO_PADDING = re.compile(rb"[^\0]")
+_GZIP_FIRST = 0x1F
+_NO_GZIP = "incorrect header check"  # zlib's words where no member begins (inflate.c)
 
 
 class Packing(StrEnum):
@@ -131,6 +133,9 @@ class Unpacker:
             try:
                 piece = self._decoder.decompress(view[at:end], PIECE_BYTES)
             except self._errors as exc:
+                if self._members > 1 and str(exc).endswith(_NO_GZIP):
+                    self._decoder, self._is_padded = None, True
+                    return
                 raise self._damaged(exc) from exc
             at = end
             self._size_bytes += len(piece)
@@ -161,6 +166,10 @@ class Unpacker:
         start = len(data) if match is None else match.start()
         self._is_padded = self._is_padded or start > at
         if match is not None:
+            if self.packing is Packing.GZIP and (self._is_padded or data[start] != _GZIP_FIRST):
+                # Left out, as gzip(1) does: images of OpenWrt end in their metadata.
+                self._is_padded = True
+                return len(data)
             if self._is_padded and self.packing is not Packing.XZ:
                 raise UnsafeImageError(f"something follows the end of its {self.packing} data")
             self._is_padded = False

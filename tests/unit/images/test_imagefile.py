@@ -70,6 +70,9 @@ def test_qcow2_image_that_lost_its_header_is_refused(image: Path) -> None:
         (bytes(257) + b"ustar", "tar"),
         (b"\n<!DOCTYPE html>", "web page"),
         (b"<HTML>", "web page"),
+        (b"VMA\0\0\0\0\1", "Proxmox"),
+        (b"7z\xbc\xaf\x27\x1c\0\4", "7z"),
+        (b"<Error><Code>NoSuchKey</Code>", "XML"),
     ],
 )
 def test_other_formats_are_refused_with_a_hint(image: Path, head: bytes, what: str) -> None:

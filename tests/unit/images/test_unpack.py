@@ -58,7 +58,8 @@ def test_padding_is_no_content(packing: Packing) -> None:
 def test_padding_between_members_is_xz_s_alone() -> None:
     assert unpacked(lzma.compress(b"1") + bytes(4) + lzma.compress(b"2")) == b"12"
     with pytest.raises(UnsafeImageError, match="follows the end"):
-        unpacked(gzip.compress(b"1") + bytes(4) + gzip.compress(b"2"))
+        unpacked(zstd.compress(b"1") + bytes(4) + zstd.compress(b"2"))
+    assert unpacked(gzip.compress(b"1") + bytes(4) + gzip.compress(b"2")) == b"1"
 
 
 def test_zstd_frames_that_are_to_be_skipped_are_skipped() -> None:
@@ -67,8 +68,23 @@ def test_zstd_frames_that_are_to_be_skipped_are_skipped() -> None:
     assert unpacked(skipped + zstd.compress(b"one") + skipped, step=3) == b"one"
 
 
-@pytest.mark.parametrize("packing", Packing)
-@pytest.mark.parametrize("garbage", [b"x", b"\xff" * 100, b"\0\0\0\0garbage behind the padding"])
+GARBAGE = [b"x", b"\xff" * 100, b"\0\0\0\0garbage behind the padding", b"\x1fx" * 10]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("step", [1, 1 << 20])
+def test_what_follows_gzip_is_left_out_as_gzip_does(garbage: bytes, step: int) -> None:
+    assert unpacked(gzip.compress(b"one") + gzip.compress(b"2") + garbage, step=step) == b"one2"
+
+
+def test_a_gzip_member_that_is_damaged_is_no_garbage() -> None:
+    for damaged in (b"\x1f\x8b\x09" + bytes(20), gzip.compress(b"two")[:-1]):
+        with pytest.raises(UnsafeImageError, match=r"damaged|truncated"):
+            unpacked(gzip.compress(b"one") + damaged)
+
+
+@pytest.mark.parametrize("packing", [Packing.XZ, Packing.ZSTD])
+@pytest.mark.parametrize("garbage", GARBAGE)
 def test_what_follows_the_end_is_refused(packing: Packing, garbage: bytes) -> None:
     with pytest.raises(UnsafeImageError, match=r"follows|truncated"):
         unpacked(PACK[packing](b"one") + garbage)
