@@ -125,7 +125,7 @@ async def test_a_driver_killed_during_a_stop_leaves_a_vm_that_can_be_stopped(
 
 
 @pytest.mark.needs_root
-@pytest.mark.parametrize("left", ["data", "run", "lease", "empty lease", "torn state", "temporary"])
+@pytest.mark.parametrize("left", ["data", "run", "lease", "empty lease", "temporary"])
 async def test_whatever_part_of_a_vm_is_left_goes(node: VMNode, left: str) -> None:
     directory = VMDirectory.of(node.paths, id_of(SAME))
     vm_data_dir = node.paths.vm_data_dir
@@ -141,9 +141,6 @@ async def test_whatever_part_of_a_vm_is_left_goes(node: VMNode, left: str) -> No
         case "empty lease":
             (vm_data_dir / ".uid").mkdir(parents=True)
             (vm_data_dir / ".uid" / str(UID)).touch()
-        case "torn state":
-            directory.create_data()
-            directory.state_file.write_text('{"version": 1, "vm_id"')
         case _:
             directory.create_data()
             (directory.data / ".tmp-0123456789abcdef").write_bytes(bytes(100))

@@ -37,6 +37,7 @@ import msgspec
 from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError
 from qemu_node.host import files
+from qemu_node.host.directories import make_directory
 from qemu_node.images.base import FileId
 from qemu_node.images.errors import ImageStorageError, storage_errors
 from qemu_node.images.imagefile import ImageFormat
@@ -109,10 +110,9 @@ class ImageStore:
         }
         try:
             for directory, mode in modes.items():
-                directory.mkdir(parents=True, exist_ok=True)
-                directory.chmod(mode)
-        except OSError as exc:
-            raise ImageStorageError(f"cannot make {exc.filename}: {exc.strerror}") from exc
+                make_directory(directory, mode)
+        except HostError as exc:
+            raise ImageStorageError(str(exc), hint=exc.hint) from exc
 
     # Locks
 

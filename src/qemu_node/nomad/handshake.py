@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from qemu_node.errors import ConfigError, NodeError
+from qemu_node.host.directories import make_directory, open_directory
 from qemu_node.host.files import FileLock, host_error, remove_tree
 
 log = logging.getLogger(__name__)
@@ -158,19 +159,14 @@ def plugin_socket(run_dir: Path, environ: Mapping[str, str]) -> Iterator[Path]:
     own = root / str(os.getpid())
     socket = own / "plugin.sock"
     _check_socket_path(socket)
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise host_error("make", root, exc) from exc
+    open_directory(run_dir, 0o755)
+    make_directory(root, 0o700)
     sweep(root)
     # The lock lies beside the directory: taken before the directory exists, there is no moment in
     # which a sweep of another plugin could take a new directory for an old one.
     with FileLock(lock_path(own)):
         remove_tree(own)
-        try:
-            own.mkdir(mode=0o700)
-        except OSError as exc:
-            raise host_error("make", own, exc) from exc
+        make_directory(own, 0o700)
         try:
             yield socket
         finally:

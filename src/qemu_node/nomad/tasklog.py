@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _MAX_PASSED_OVER = 8
 """How many names in a row may be taken by something else before a write is given up."""
 
+_MODE = 0o644
+
 # What opening a link, a directory, a FIFO without a reader or a socket answers.
 _NOT_A_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
@@ -92,17 +94,25 @@ class TaskLog:
     def _newest(self) -> int:
         return self._indexes[-1] if self._indexes else 0
 
+    @staticmethod
+    def _open_to_readers(fd: int) -> None:
+        """Give a file that we have just made the mode of Nomad's own, whatever the umask."""
+        info = os.fstat(fd)
+        if info.st_size == 0 and info.st_uid == os.geteuid():
+            os.fchmod(fd, _MODE)
+
     def _open(self, dir_fd: int, first: int) -> int:
         """Open file `first`, or the next that is or becomes a plain file with room in it."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
         for index in range(first, first + _MAX_PASSED_OVER):
             try:
-                fd = open_beneath(dir_fd, f"{self._prefix}{index}", flags, mode=0o644)
+                fd = open_beneath(dir_fd, f"{self._prefix}{index}", flags, mode=_MODE)
             except OSError as exc:
                 if exc.errno in _NOT_A_FILE:
                     continue
                 raise
             if is_plain_file(fd) and os.fstat(fd).st_size < self._max_file_bytes:
+                self._open_to_readers(fd)
                 self._begin(dir_fd, index)
                 return fd
             os.close(fd)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from qemu_node.errors import HostError, JobError, NodeError
-from qemu_node.host.files import FileLock, host_error, open_beneath, remove_tree, write_all
+from qemu_node.host.directories import make_directory, open_directory
+from qemu_node.host.files import FileLock, open_beneath, remove_tree, write_all
 from qemu_node.vm.record import StateError, read_record
 
 log = logging.getLogger(__name__)
@@ -43,15 +44,16 @@ class SessionDir:
         """
         path = root / secrets.token_hex(6)
         lock = FileLock(path.with_suffix(_LOCK_SUFFIX))
+        open_directory(root.parent, _PASS_MODE)
+        make_directory(root, _PASS_MODE)
+        # Locked before the directory exists: a sweep never sees one without its lock.
+        if not lock.try_acquire():
+            raise HostError(f"the new session {path} is in use by another process")
         try:
-            root.mkdir(mode=_PASS_MODE, parents=True, exist_ok=True)
-            # Locked before the directory exists: a sweep never sees one without its lock.
-            if not lock.try_acquire():
-                raise HostError(f"the new session {path} is in use by another process")
-            path.mkdir(mode=_PASS_MODE)
-        except OSError as exc:
+            make_directory(path, _PASS_MODE)
+        except HostError:
             lock.release()
-            raise host_error("make", path, exc) from exc
+            raise
         return cls(path, lock)
 
     def remove(self) -> None:
@@ -102,25 +104,17 @@ def make_alloc_dir(session: Path, alloc_id: str, task_names: list[str]) -> Path:
         HostError: the host refused a step; what was made stays with its session.
     """
     alloc_dir = session / "alloc" / alloc_id
-    try:
-        _make(session / "alloc", _PASS_MODE)
-        _make(alloc_dir, _PASS_MODE)
-        for name in ("", "logs", "tmp", "data"):
-            _make(alloc_dir / "alloc" / name, _OPEN_MODE)
-        for task_name in task_names:
-            task_dir = alloc_dir / task_name
-            for name in ("", "local", "tmp"):
-                _make(task_dir / name, _OPEN_MODE)
-            for name in ("secrets", "private"):
-                _make(task_dir / name, _SECRET_MODE)
-    except OSError as exc:
-        raise host_error("make", exc.filename or alloc_dir, exc) from exc
+    make_directory(session / "alloc", _PASS_MODE)
+    make_directory(alloc_dir, _PASS_MODE)
+    for name in ("", "logs", "tmp", "data"):
+        make_directory(alloc_dir / "alloc" / name, _OPEN_MODE)
+    for task_name in task_names:
+        task_dir = alloc_dir / task_name
+        for name in ("", "local", "tmp"):
+            make_directory(task_dir / name, _OPEN_MODE)
+        for name in ("secrets", "private"):
+            make_directory(task_dir / name, _SECRET_MODE)
     return alloc_dir
-
-
-def _make(path: Path, mode: int) -> None:
-    path.mkdir(exist_ok=True)
-    path.chmod(mode)
 
 
 def read_source(path: str, task_dir: Path, where: str) -> str:
@@ -153,7 +147,7 @@ def write_rendered(path: str, text: str, perms: int, task_dir: Path, where: str)
         for depth in range(1, len(parts)):
             parent = task_dir.joinpath(*parts[:depth])
             if not parent.is_dir():
-                _make(parent, _OPEN_MODE)
+                make_directory(parent, _OPEN_MODE)
         write(dir_fd, relative)
 
     _beneath(task_dir, path, where, make_parents_and_write)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.errors import MissingPartError
-from qemu_node.host.files import host_error
+from qemu_node.host.directories import make_directory, open_directory
 from qemu_node.host.passage import require_passage
 from qemu_node.qemu.accelerator import AcceleratorChoice, ProofMemory, choose_accelerator
 from qemu_node.qemu.firmware import Firmware, find_firmware
@@ -95,11 +95,9 @@ class HypervisorFinder:
     def _make_work_dir(self) -> Path:
         """Make the directory of the proof's guest, and that of the memory."""
         work_dir = self._paths.run_dir / "proof"
-        for directory in (work_dir, self._paths.proofs.parent):
-            try:
-                directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-            except OSError as exc:
-                raise host_error("make", directory, exc) from exc
+        open_directory(self._paths.run_dir, 0o755)
+        open_directory(self._paths.proofs.parent, 0o711)
+        make_directory(work_dir, 0o711)
         return work_dir
 
 
