@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from e2e.nomad_agent import NomadAgent
 from e2e.nomad_node import Node, running_agent
+from fakes.image_server import ImageServer, Resource
 
 from qemu_node.host import process
 
@@ -290,6 +291,43 @@ async def test_a_prestart_task_hands_over_an_image(
     await guest_log(nomad, allocation["ID"], "small guest ready")
     (record,) = node.records()
     assert record.image == "/alloc/data/disk.qcow2"
+
+
+async def test_a_stop_during_a_download_ends_the_task_at_once(
+    short_tmp_path: Path, small_guest_image: Path
+) -> None:
+    node = Node(short_tmp_path, small_guest_image, more='allow_networks = ["127.0.0.0/8"]\n')
+    async with ImageServer.running() as server, running_agent(node) as nomad:
+        body = small_guest_image.read_bytes()
+        slow = Resource(body=body, etag='"1"', pause_at=len(body) // 2)
+        text = job_text(Path("IMAGE"), "slow").replace("IMAGE", server.put("/slow.qcow2", slow))
+
+        job = await nomad.run_job(text)
+        (allocation,) = await nomad.running_allocations(job)
+        events = await nomad.events(allocation["ID"], "vm")
+        assert any("Downloading image" in event for event in events)
+        done = await nomad.command("alloc", "exec", "-i=false", "-t=false", allocation["ID"], "id")
+        assert (done.returncode, b"still being started" in done.stderr) == (126, True)
+
+        # A task whose driver ends meanwhile is started anew, whatever its restart policy.
+        await nomad.stop(signal.SIGTERM)
+        await nomad.start()
+        await nomad.until(
+            lambda: nomad.events(allocation["ID"], "vm"),
+            lambda events: events[-1].startswith("Downloading image"),
+            "another start",
+        )
+        await nomad.stop_job(job)
+        allocation = await nomad.get(f"/v1/allocation/{allocation['ID']}")
+        assert allocation["ClientStatus"] == "complete"
+        assert not slow.resume.is_set()
+        assert node.leftovers() == []
+
+        # The download has gone on: the next start finds the image.
+        slow.resume.set()
+        job = await nomad.run_job(text)
+        *_, allocation = await nomad.running_allocations(job)
+        await guest_log(nomad, allocation["ID"], "small guest ready")
 
 
 async def test_a_service_counts_the_vm_as_used_and_reports_its_memory(

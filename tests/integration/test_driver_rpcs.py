@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 from fakes.fake_qemu import fake_qemu, fake_qemu_with_qmp
+from fakes.image_server import ImageServer, Resource
 from integration.vmnode import VMNode, release, until
 
 from qemu_node.errors import JobError, MissingPartError, NodeError
@@ -29,6 +30,7 @@ from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.rpc import CHANNEL_OPTIONS, grpc, unix_target
 from qemu_node.nomad.server import PluginServer
 from qemu_node.nomad.status import PluginError, TaskNotFoundError
+from qemu_node.nomad.task import NotRunningError, StartLostError
 from qemu_node.nomad.task_exec import ExecError
 from qemu_node.qemu.accelerator import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
@@ -57,6 +59,7 @@ class NomadNode:
         """The section `[network]`; by default one that leaves no filter on this machine."""
         self.node_toml = root / "node.toml"
         self.image = root / "images" / "empty.raw"
+        self.image_url = ""
         self.image.parent.mkdir()
         with self.image.open("wb") as image:
             image.truncate(1 << 20)
@@ -71,6 +74,7 @@ class NomadNode:
             f'[paths]\nrun = "{self.root}/r"\ndata = "{self.root}/d"\n'
             f"[network]\n{self.network}\n"
             f'[images]\nimage_paths = ["{self.image.parent}"]\n'
+            'allow_networks = ["127.0.0.0/8"]\n'
             f'[qemu]\naccelerator = "tcg"\nbinary = "{binary}"\n{more}\n'
         )
 
@@ -173,6 +177,12 @@ async def inspect(driver: VMDriver, task_id: str = TASK_ID) -> driver_pb2.Inspec
 async def wait(driver: VMDriver, task_id: str = TASK_ID) -> driver_pb2.WaitTaskResponse:
     async with asyncio.timeout(60):
         return await driver.wait_task(driver_pb2.WaitTaskRequest(task_id=task_id))
+
+
+async def stats(driver: VMDriver) -> driver_pb2.TaskStatsResponse:
+    """Return the first figures of a task, which come when its VM runs."""
+    async with asyncio.timeout(60):
+        return await anext(aiter(driver.task_stats(driver_pb2.TaskStatsRequest(task_id=TASK_ID))))
 
 
 async def recover(driver: VMDriver, handle: driver_pb2.TaskHandle) -> None:
@@ -323,6 +333,111 @@ async def test_exec_is_refused_where_the_job_does_not_allow_it(
     words, end = [message async for message in driver.exec_task_streaming(requests())]
     assert b"not allowed by this job" in words.stderr.data
     assert (end.exited, end.result.exit_code) == (True, 126)
+
+
+@pytest.fixture
+async def slow(nomad: NomadNode) -> AsyncIterator[Resource]:
+    """An image whose download stands still after its first half."""
+    async with ImageServer.running() as server:
+        body = bytes(1 << 20)
+        resource = Resource(body=body, etag='"1"', pause_at=len(body) // 2)
+        nomad.image_url = server.put("/slow.raw", resource)
+        nomad.configure()
+        yield resource
+
+
+@real_qemu
+async def test_a_start_whose_image_takes_long_goes_on_behind_its_answer(
+    nomad: NomadNode, slow: Resource
+) -> None:
+    async with driver_on(nomad) as driver:
+        handle = await start(driver, nomad.task(image=nomad.image_url))
+        assert b"slow.raw" not in handle.driver_state
+        waiting = asyncio.ensure_future(wait(driver))
+        assert (await inspect(driver)).task.state == driver_pb2.TaskState.RUNNING
+        with pytest.raises(NotRunningError):
+            await driver.exec_task(driver_pb2.ExecTaskRequest(task_id=TASK_ID, command=["id"]))
+        with pytest.raises(TaskBusyError):
+            await start(driver, nomad.task(image=nomad.image_url))
+        slow.resume.set()
+        assert (await stats(driver)).stats.id == TASK_ID
+        assert len(nomad.vms().running()) == 1
+        await stop(driver, 0)
+        assert (await waiting).result.exit_code == 137
+        await destroy(driver)
+        assert nomad.vms().leftovers() == []
+
+
+async def test_a_stop_ends_the_wait_for_an_image_at_once_and_the_download_goes_on(
+    nomad: NomadNode, slow: Resource
+) -> None:
+    async with driver_on(nomad) as driver:
+        await start(driver, nomad.task(image=nomad.image_url))
+        await stop(driver, 30)
+        outcome = await wait(driver)
+        assert (outcome.result.exit_code, outcome.err) == (0, "")
+        assert (await inspect(driver)).task.state == driver_pb2.TaskState.EXITED
+        await destroy(driver)
+        assert nomad.vms().leftovers() == []
+        slow.resume.set()
+        blobs = nomad.root / "d" / "images" / "blobs"
+        await until(lambda: list(blobs.iterdir()), bool, "the whole image", 60)
+
+
+async def test_a_download_that_fails_behind_the_answer_ends_the_task_with_its_reason(
+    nomad: NomadNode, slow: Resource
+) -> None:
+    async with driver_on(nomad) as driver:
+        await start(driver, nomad.task(image=nomad.image_url, checksum=f"sha256:{'0' * 64}"))
+        slow.resume.set()
+        outcome = await wait(driver)
+        assert outcome.result.exit_code == 1
+        assert "the VM did not start" in outcome.err
+        assert "slow.raw" in outcome.err
+        await destroy(driver)
+        assert nomad.vms().leftovers() == []
+
+
+@real_qemu
+async def test_a_task_started_behind_the_answer_is_recovered_by_the_state_it_has_left(
+    nomad: NomadNode, slow: Resource
+) -> None:
+    async with driver_on(nomad, keep=True) as driver:
+        handle = await start(driver, nomad.task(image=nomad.image_url))
+        slow.resume.set()
+        await stats(driver)
+    async with driver_on(nomad) as driver:
+        await recover(driver, handle)
+        assert (await inspect(driver)).task.state == driver_pb2.TaskState.RUNNING
+        assert len(nomad.vms().running()) == 1
+
+
+@pytest.mark.usefixtures("slow")
+async def test_a_start_that_the_driver_did_not_survive_is_no_task_to_recover(
+    nomad: NomadNode,
+) -> None:
+    async with driver_on(nomad) as driver:
+        handle = await start(driver, nomad.task(image=nomad.image_url))
+    async with driver_on(nomad) as driver:
+        with pytest.raises(StartLostError, match="the task starts anew"):
+            await recover(driver, handle)
+        await destroy(driver)
+        assert nomad.vms().leftovers() == []
+
+
+async def test_nomad_learns_nothing_of_a_start_that_ends_with_the_driver(
+    nomad: NomadNode, slow: Resource
+) -> None:
+    assert not slow.resume.is_set()
+    async with driver_on(nomad) as driver:
+        await start(driver, nomad.task(image=nomad.image_url))
+        waiting = asyncio.ensure_future(wait(driver))
+        await driver._host.aclose()
+        assert nomad.vms().leftovers() == []
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
 
 
 @real_qemu

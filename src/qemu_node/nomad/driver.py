@@ -11,8 +11,7 @@ an unknown id are fine.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 
 from qemu_node.errors import NodeError
 from qemu_node.host.cancellation import Undo
@@ -25,12 +24,12 @@ from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.service import DriverService
 from qemu_node.nomad.stats import build_stats
 from qemu_node.nomad.status import TaskNotFoundError
+from qemu_node.nomad.task import PendingState, Task, decode_state
 from qemu_node.nomad.task_request import build_request
 from qemu_node.vm.machine import VM
 from qemu_node.vm.node import Tell
 from qemu_node.vm.outcome import VMExit
-from qemu_node.vm.record import VMState
-from qemu_node.vm.request import Advertise
+from qemu_node.vm.request import Advertise, VMRequest
 
 log = logging.getLogger(__name__)
 
@@ -46,33 +45,21 @@ class TaskStoppedError(NodeError):
     """The task was stopped while it was being started; nothing is left of it."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _Start:
-    """A start under way."""
-
-    task: "asyncio.Task[object]"
-    is_stopped: bool = False
-    """StopTask has cancelled it, not its caller."""
-    is_over: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Task:
-    """A task that Nomad knows: its configuration and its VM."""
-
-    config: driver_pb2.TaskConfig
-    vm: VM
-    completed_at: float | None = None
-
-
 class VMDriver(DriverService):
     """Answers Nomad for all VMs of this node."""
 
-    def __init__(self, host: NodeHost) -> None:
+    def __init__(self, host: NodeHost, *, waits_for_images: bool = False) -> None:
+        """Serve the VMs of `host`.
+
+        Args:
+            host: What the driver uses of its node.
+            waits_for_images: StartTask returns when the VM runs, however long that takes; for a
+                caller that cancels it where Nomad would wait.
+        """
         self._host = host
+        self._waits_for_images = waits_for_images
         self._events = EventBroker()
-        self._tasks: dict[str, _Task] = {}
-        self._starts: dict[str, _Start] = {}
+        self._tasks: dict[str, Task] = {}
 
     # The driver
 
@@ -134,57 +121,72 @@ class VMDriver(DriverService):
     async def start_task(
         self, request: driver_pb2.StartTaskRequest
     ) -> driver_pb2.StartTaskResponse:
-        """Start the task's VM and return once it runs."""
+        """Start the task's VM and return once it runs, or once its image is seen to take long."""
         config = request.task
-        if config.id in self._tasks or config.id in self._starts:
+        await self._host.begin()
+        if config.id in self._tasks:
             raise TaskBusyError(f"task {config.id} is started already")
-        current = asyncio.current_task()
-        assert current is not None
-        start = self._starts[config.id] = _Start(task=current)
+        supervisor = self._host.supervisor()
+        options = parse_options(config.msgpack_driver_config)
+        wanted = build_request(
+            config, options, merge_default=self._host.merge_default, network=self._host.network
+        )
+        task = self._tasks[config.id] = Task(config)
+        override = driver_pb2.NetworkOverride()
+        is_late = asyncio.Event()
+        # Nomad asks for the address once, when StartTask returns.
+        may_be_late = wanted.advertise is None and not self._waits_for_images
+        task.begin(
+            self._start(task, wanted, override, is_late.set if may_be_late else lambda: None),
+            self._host.tasks,
+        )
         try:
-            vm, override = await self._start(config)
-        except asyncio.CancelledError:
-            if not start.is_stopped:
+            is_running = await task.started(is_late)
+        except BaseException as exc:
+            del self._tasks[config.id]
+            current = asyncio.current_task()
+            if not isinstance(exc, asyncio.CancelledError) or (current and current.cancelling()):
                 raise
             # The caller still waits, and gRPC answers nothing for a call that ends cancelled.
-            current.uncancel()
             raise TaskStoppedError(
                 f"task {config.id} was stopped while it was being started"
             ) from None
-        finally:
-            del self._starts[config.id]
-            start.is_over.set()
-        self._tasks[config.id] = _Task(config=config, vm=vm)
+        if is_running:
+            state = task.vm.state.encode()
+        else:
+            state = PendingState.of(supervisor.directory_of(wanted), config.id).encode()
         return driver_pb2.StartTaskResponse(
             result=driver_pb2.StartTaskResponse.SUCCESS,
             handle=driver_pb2.TaskHandle(
                 version=HANDLE_VERSION,
                 config=config,
                 state=driver_pb2.TaskState.RUNNING,
-                driver_state=vm.state.encode(),
+                driver_state=state,
             ),
-            network_override=override,
+            network_override=override if override.addr else None,
         )
 
     async def _start(
-        self, config: driver_pb2.TaskConfig
-    ) -> tuple[VM, driver_pb2.NetworkOverride | None]:
-        """Return the VM, which runs, and what Nomad is to advertise instead of the node."""
-        await self._host.begin()
-        supervisor = self._host.supervisor()
-        options = parse_options(config.msgpack_driver_config)
-        request = build_request(
-            config, options, merge_default=self._host.merge_default, network=self._host.network
-        )
+        self,
+        task: Task,
+        wanted: VMRequest,
+        override: driver_pb2.NetworkOverride,
+        on_long_wait: Callable[[], None],
+    ) -> VM:
+        """Return the VM, which runs; `override` has what Nomad is to advertise for the node."""
 
         def tell(message: str, notes: dict[str, str]) -> None:
-            self._events.tell(config, message, notes)
+            self._events.tell(task.config, message, notes)
 
-        vm = await supervisor.start(request, tell)
+        supervisor = self._host.supervisor()
+        vm = await supervisor.start(wanted, tell, on_long_wait)
         async with Undo() as undo:
             # Nomad knows nothing of this VM yet.
             undo.push_async_callback(supervisor.destroy, vm)
-            return vm, await self._announce(vm, request.advertise, tell)
+            address = await self._announce(vm, wanted.advertise, tell)
+        if address is not None:
+            override.CopyFrom(address)
+        return vm
 
     async def _announce(
         self, vm: VM, advertise: Advertise | None, tell: Tell
@@ -214,33 +216,29 @@ class VMDriver(DriverService):
         config = handle.config
         if config.id not in self._tasks:
             await self._host.begin()
-            state = VMState.decode(handle.driver_state, f"the handle of task {config.id}")
+            state = decode_state(handle.driver_state, config.id)
 
             def tell(message: str, notes: dict[str, str]) -> None:
                 self._events.tell(config, message, notes)
 
             vm = await self._host.supervisor().recover(state, tell)
-            self._tasks[config.id] = _Task(config=config, vm=vm)
+            self._tasks[config.id] = Task(config, vm)
             # It may have come up, or moved, while no driver was there.
             _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {state.vm_id}")
         return driver_pb2.RecoverTaskResponse()
 
     async def wait_task(self, request: driver_pb2.WaitTaskRequest) -> driver_pb2.WaitTaskResponse:
         """Return once the VM has ended, with how."""
-        outcome = await self._find(request.task_id).vm.wait()
+        outcome = await self._find(request.task_id).wait()
         return driver_pb2.WaitTaskResponse(result=_result(outcome), err=outcome.reason or "")
 
     async def stop_task(self, request: driver_pb2.StopTaskRequest) -> driver_pb2.StopTaskResponse:
         """Stop the VM within the timeout, gently first; return when it is gone."""
-        start = self._starts.get(request.task_id)
-        if start is not None:
-            if not start.is_stopped:
-                start.is_stopped = True
-                start.task.cancel()
-            await start.is_over.wait()
         task = self._tasks.get(request.task_id)
         if task is not None:
-            await task.vm.stop(request.timeout.ToNanoseconds() / 1e9)
+            await task.cancel()
+            if task.has_vm:
+                await task.vm.stop(request.timeout.ToNanoseconds() / 1e9)
         return driver_pb2.StopTaskResponse()
 
     async def destroy_task(
@@ -249,7 +247,9 @@ class VMDriver(DriverService):
         """Remove the VM and all of its files."""
         task = self._tasks.get(request.task_id)
         if task is not None:
-            await self._host.supervisor().destroy(task.vm)
+            await task.cancel()
+            if task.has_vm:
+                await self._host.supervisor().destroy(task.vm)
             self._tasks.pop(request.task_id, None)
         return driver_pb2.DestroyTaskResponse()
 
@@ -260,24 +260,25 @@ class VMDriver(DriverService):
     ) -> driver_pb2.InspectTaskResponse:
         """Return the VM's state."""
         task = self._find(request.task_id)
-        record, outcome = task.vm.record, task.vm.exit
+        outcome = task.exit
         status = driver_pb2.TaskStatus(
             id=task.config.id,
             name=task.config.name,
             state=driver_pb2.TaskState.RUNNING if outcome is None else driver_pb2.TaskState.EXITED,
         )
-        status.started_at.FromJsonString(record.created_at)
         # A nil timestamp is an error in Nomad; the zero one means "not yet".
-        status.completed_at.seconds = 0
-        if task.vm.ended_at is not None:
-            status.completed_at.FromMilliseconds(int(task.vm.ended_at * 1000))
+        status.started_at.seconds = status.completed_at.seconds = 0
+        attributes: dict[str, str] = {}
+        if task.has_vm:
+            record = task.vm.record
+            attributes = {"vm_id": record.vm_id, "pid": str(record.pid), "image": record.image}
+            status.started_at.FromJsonString(record.created_at)
+            if task.vm.ended_at is not None:
+                status.completed_at.FromMilliseconds(int(task.vm.ended_at * 1000))
         if outcome is not None:
             status.result.CopyFrom(_result(outcome))
         return driver_pb2.InspectTaskResponse(
-            task=status,
-            driver=driver_pb2.TaskDriverStatus(
-                attributes={"vm_id": record.vm_id, "pid": str(record.pid), "image": record.image}
-            ),
+            task=status, driver=driver_pb2.TaskDriverStatus(attributes=attributes)
         )
 
     async def task_stats(
@@ -285,6 +286,8 @@ class VMDriver(DriverService):
     ) -> AsyncIterator[driver_pb2.TaskStatsResponse]:
         """Yield the VM's use of its host until it ends."""
         task = self._find(request.task_id)
+        if not await task.has_started():
+            return
         meter = self._host.supervisor().meter(task.vm)
         interval_s = request.collection_interval.ToNanoseconds() / 1e9 or _DEFAULT_STATS_INTERVAL_S
         while task.vm.exit is None:
@@ -308,7 +311,7 @@ class VMDriver(DriverService):
         """Run a command in the guest for `nomad alloc exec`."""
         return task_exec.run_streaming(requests, lambda id_: self._find(id_).vm, self._host.tasks)
 
-    def _find(self, task_id: str) -> _Task:
+    def _find(self, task_id: str) -> Task:
         task = self._tasks.get(task_id)
         if task is None:
             raise TaskNotFoundError

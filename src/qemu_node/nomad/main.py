@@ -50,7 +50,9 @@ async def _run(config_path: Path | None, *, stop_with_parent: bool) -> None:
     try:
         if stop_with_parent:
             _ = host.tasks.start(_stop_at_end_of_stdin(host, stop), name="parent")
-        await serve(VMPlugin(host), VMDriver(host), run_dir=_run_dir(config_path), stop=stop)
+        # `qemu-node run` cancels a StartTask that it no longer wants; Nomad waits for it.
+        driver = VMDriver(host, waits_for_images=stop_with_parent)
+        await serve(VMPlugin(host), driver, run_dir=_run_dir(config_path), stop=stop)
     finally:
         await host.aclose()
 

@@ -16,6 +16,7 @@ from qemu_node.errors import GuestAgentError, JobError, NodeError
 from qemu_node.host.race import race
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.nomad.proto import driver_pb2
+from qemu_node.nomad.status import TaskNotFoundError
 from qemu_node.qga.client import AgentTimeoutError
 from qemu_node.qga.replies import ExecResult
 from qemu_node.qga.wire import AgentRefusedError
@@ -36,6 +37,7 @@ _SIGN_OF_LIFE_S = 2.0
 
 _Response = driver_pb2.ExecTaskStreamingResponse
 _Operation = driver_pb2.ExecTaskStreamingIOOperation
+_Setup = driver_pb2.ExecTaskStreamingRequest.Setup
 _Requests = AsyncIterator[driver_pb2.ExecTaskStreamingRequest]
 
 
@@ -79,11 +81,19 @@ async def run_streaming(
     guest has no such program. When the caller goes away the command is ended, by one of `tasks`.
 
     Raises:
-        VMNotFoundError: `find_vm` knows no such task.
+        TaskNotFoundError: `find_vm` knows no such task.
     """
     first = await anext(aiter(requests), None)
-    setup = driver_pb2.ExecTaskStreamingRequest.Setup() if first is None else first.setup
-    command = _Command(find_vm(setup.task_id), setup, requests)
+    setup = _Setup() if first is None else first.setup
+    try:
+        vm = find_vm(setup.task_id)
+    except TaskNotFoundError:
+        raise
+    except NodeError as exc:
+        for response in _refusal(exc, setup):
+            yield response
+        return
+    command = _Command(vm, setup, requests)
     run = tasks.start(command.run(), name=f"exec in {command.vm.record.vm_id}")
     try:
         while not run.done():
@@ -93,7 +103,7 @@ async def run_streaming(
     finally:
         run.cancel()
     outcome = run.result()
-    answer = _output(outcome) if isinstance(outcome, ExecResult) else command.refusal(outcome)
+    answer = _output(outcome) if isinstance(outcome, ExecResult) else _refusal(outcome, setup)
     for response in answer:
         yield response
 
@@ -101,9 +111,7 @@ async def run_streaming(
 class _Command:
     """One command and its input."""
 
-    def __init__(
-        self, vm: VM, setup: driver_pb2.ExecTaskStreamingRequest.Setup, requests: _Requests
-    ) -> None:
+    def __init__(self, vm: VM, setup: _Setup, requests: _Requests) -> None:
         self.vm = vm
         self._setup = setup
         self._requests = requests
@@ -160,20 +168,24 @@ class _Command:
     def sign_of_life(self) -> _Response:
         """Return what the command waits for, once for each; else a message without meaning."""
         awaited, self._waits_for = self._waits_for, None
-        return _Response() if awaited is None else self._words(f"waiting for {awaited}")
+        if awaited is None:
+            return _Response()
+        return _words(f"waiting for {awaited}", self._setup)
 
-    def refusal(self, error: NodeError) -> Iterator[_Response]:
-        """Yield the messages that carry the reason why the command was not run."""
-        yield self._words(error.explain())
-        # The guest's words, of glib or of its Windows: only the exit code depends on them.
-        is_absent = isinstance(error, AgentRefusedError) and "No such file" in str(error)
-        code = NOT_FOUND if is_absent else CANNOT_RUN
-        yield _Response(exited=True, result=driver_pb2.ExitResult(exit_code=code))
 
-    def _words(self, text: str) -> _Response:
-        # A client with a terminal has it in raw mode.
-        end = "\r\n" if self._setup.tty else "\n"
-        return _Response(stderr=_Operation(data=f"vm: {text}{end}".encode()))
+def _refusal(error: NodeError, setup: _Setup) -> Iterator[_Response]:
+    """Yield the messages that carry the reason why a command was not run."""
+    yield _words(error.explain(), setup)
+    # The guest's words, of glib or of its Windows: only the exit code depends on them.
+    is_absent = isinstance(error, AgentRefusedError) and "No such file" in str(error)
+    code = NOT_FOUND if is_absent else CANNOT_RUN
+    yield _Response(exited=True, result=driver_pb2.ExitResult(exit_code=code))
+
+
+def _words(text: str, setup: _Setup) -> _Response:
+    # A client with a terminal has it in raw mode.
+    end = "\r\n" if setup.tty else "\n"
+    return _Response(stderr=_Operation(data=f"vm: {text}{end}".encode()))
 
 
 def _output(result: ExecResult) -> Iterator[_Response]:

@@ -1,21 +1,30 @@
 """Waiting for a VM's image, as long as the node allows, and telling the task's events about it."""
 
 import asyncio
+from collections.abc import Callable
 
 from qemu_node.errors import HostError
 from qemu_node.images.cache import CachedImage
 from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.request import VMRequest
 
+LONG_WAIT_S = 2.0
+"""An image that takes longer is one that a person may want to stop waiting for."""
 
-async def fetch_image(request: VMRequest, node: Node, tell: Tell) -> CachedImage:
+
+async def fetch_image(
+    request: VMRequest, node: Node, tell: Tell, on_long_wait: Callable[[], None]
+) -> CachedImage:
     """Return the image, waiting at most the node's pull timeout for a download.
+
+    `on_long_wait` is called once it has taken `LONG_WAIT_S`.
 
     Raises:
         HostError: the download goes on in the background; a later start will find it.
         ImageError: the image cannot be had, or is refused.
     """
     progress = _DownloadProgress(tell)
+    notice = asyncio.get_running_loop().call_later(LONG_WAIT_S, on_long_wait)
     try:
         async with asyncio.timeout(node.pull_timeout_s):
             image = await node.images.get(
@@ -30,6 +39,8 @@ async def fetch_image(request: VMRequest, node: Node, tell: Tell) -> CachedImage
             f"the image is still being downloaded after {node.pull_timeout_s:g} s",
             hint="the download goes on; a later start will find it",
         ) from None
+    finally:
+        notice.cancel()
     if image.note is not None:
         tell(image.note, {})
     return image

@@ -10,6 +10,7 @@ remove.
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -91,8 +92,17 @@ class Launched:
     qmp: QmpConnection
 
 
-async def launch(request: VMRequest, node: Node, *, tell: Tell, admission: Admission) -> Launched:
+async def launch(
+    request: VMRequest,
+    node: Node,
+    *,
+    tell: Tell,
+    admission: Admission,
+    on_long_wait: Callable[[], None] = lambda: None,
+) -> Launched:
     """Start the VM that `request` describes and return once QMP says that it runs.
+
+    `on_long_wait` is called where the image takes long.
 
     Raises:
         NodeError: a step failed; everything that was made has been removed again.
@@ -112,7 +122,7 @@ async def launch(request: VMRequest, node: Node, *, tell: Tell, admission: Admis
     async with Undo() as undo, AsyncExitStack() as turn:
         start = _Start(request, node, tell, undo)
         lock = await start.claim()
-        image, base = await start.take_image()
+        image, base = await start.take_image(on_long_wait)
         # After the image: nobody waits for another VM's download.
         await turn.enter_async_context(admission.turn(request.nics))
         uid = start.lease_user()
@@ -208,7 +218,9 @@ class _Start:
             await self._node.network.detach(left_over.record.ports)
         return lock
 
-    async def take_image(self) -> tuple[CachedImage, BaseImage]:
+    async def take_image(
+        self, on_long_wait: Callable[[], None] = lambda: None
+    ) -> tuple[CachedImage, BaseImage]:
         """Return the image, and the file that QEMU is to open.
 
         The cache may remove an image until the VM has its own name for it. Then it is asked again,
@@ -216,12 +228,12 @@ class _Start:
         """
         for _ in range(_IMAGE_TRIES - 1):
             with contextlib.suppress(ImageGoneError):
-                return await self._take_image()
-        return await self._take_image()
+                return await self._take_image(on_long_wait)
+        return await self._take_image(on_long_wait)
 
-    async def _take_image(self) -> tuple[CachedImage, BaseImage]:
+    async def _take_image(self, on_long_wait: Callable[[], None]) -> tuple[CachedImage, BaseImage]:
         self._announce(StartStep.IMAGE)
-        image = await fetch_image(self._request, self._node, self._tell)
+        image = await fetch_image(self._request, self._node, self._tell, on_long_wait)
         try:
             base = self._base_of(image)
         except BaseException:

@@ -80,8 +80,10 @@ class Supervisor:
         _ = self._node.tasks.start(self._usage_loop(), name="usage")
         _ = self._node.tasks.start(self._node.prefetcher.run(), name="prefetch")
 
-    async def start(self, request: VMRequest, tell: Tell) -> VM:
-        """Start a VM and manage it.
+    async def start(
+        self, request: VMRequest, tell: Tell, on_long_wait: Callable[[], None] = lambda: None
+    ) -> VM:
+        """Start a VM and manage it; `on_long_wait` is called where its image takes long.
 
         Raises:
             NodeError: it did not start; nothing is left of it.
@@ -92,7 +94,13 @@ class Supervisor:
             await self.destroy(self._managed[vm_id].vm)
         logs = self._open_logs(request.alloc_dir, request.identity.task)
         try:
-            launched = await launch(request, self._node, tell=tell, admission=self.admission)
+            launched = await launch(
+                request,
+                self._node,
+                tell=tell,
+                admission=self.admission,
+                on_long_wait=on_long_wait,
+            )
         except BaseException as exc:
             if isinstance(exc, NodeError):
                 logs.stderr(f"VM did not start: {exc.explain()}\n".encode())
@@ -104,6 +112,10 @@ class Supervisor:
             undo.push_async_callback(self.destroy, vm)
             await self._serve_health(vm)
         return vm
+
+    def directory_of(self, request: VMRequest) -> VMDirectory:
+        """Return where the VM that `request` describes will be."""
+        return VMDirectory.of(self._node.paths, request.identity.vm_id)
 
     async def recover(self, state: VMState, tell: Tell = _tell_nobody) -> VM:
         """Take up a VM of an earlier driver, or report the end of one that is gone. Idempotent.
