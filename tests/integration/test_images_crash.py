@@ -27,6 +27,7 @@ from qemu_node.images.cache import ImageCache
 from qemu_node.images.delivery import PullStep
 from qemu_node.images.errors import ImageStorageError
 from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.keptimage import file_name
 from qemu_node.images.store import ImageStore, SwapStep
 
 pytestmark = pytest.mark.timeout(120)
@@ -261,6 +262,29 @@ async def test_disk_that_fills_up_is_worth_a_retry_and_leaves_room_again(
         assert error.value.retry
         assert left_in(disk / "images", "partial") == []
         assert left_in(disk / "images", "blobs") == []
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("has_length", [True, False])
+async def test_room_for_a_larger_image_is_made_of_images_that_nobody_uses(
+    tmp_path: Path, server: ImageServer, has_length: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qemu_node.images.partial._ROOM_CHECK_BYTES", 1 << 20)
+    async with small_disk(tmp_path, "16m") as disk, TaskOwner() as tasks:
+        config = ImagesConfig(allow_networks=("127.0.0.0/8",))
+        keeper = ImageKeeper(disk / "images", disk / "vm", config)
+        cache = ImageCache(disk / "images", config, tasks, make_room=keeper.make_room)
+        for number in range(3):
+            url = server.publish(f"/{number}", bytes([number]) + IMAGE[1:])
+            with await cache.get(url, task_dir=Path("/nonexistent")) as image:
+                path = image.path
+            if number != 1:
+                # So long ago that no start is about to ask for it.
+                os.utime(path, (number, number))
+        large = IMAGE * 2
+        url = server.put("/large", Resource(body=large, has_length=has_length))
+        assert await digest_of(cache, url) == sha256(large)
+        assert {file_name(image.label) for image in keeper.images()} == {"1", "large"}
 
 
 @pytest.mark.needs_root

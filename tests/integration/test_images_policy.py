@@ -309,6 +309,29 @@ async def test_a_start_goes_on_with_the_download_that_broke(
     assert list((tmp_path / "images" / "partial").iterdir()) == []
 
 
+async def test_a_download_that_broke_waits_for_its_turn_and_goes_on(
+    make_cache: MakeCache, server: ImageServer
+) -> None:
+    cache = make_cache(downloads=1, ttl="0s", limits=FetchLimits(retries=0))
+    url = server.publish("/x", V1)
+    await got(cache, url)
+    server.put("/x", Resource(body=BIG, etag='"2"', break_at=[3_000_000]))
+    assert (await got(cache, url)).note is not None
+    slow = Resource(body=BIG, etag='"1"', pause_at=1 << 20)
+    async with asyncio.TaskGroup() as group:
+        _ = group.create_task(got(cache, server.put("/slow", slow)))
+        await _until(lambda: len(server.gets("/slow")) == 1)
+        # Another process, say: this one leaves the source alone for a moment.
+        cache._puller._failures.clear()
+        resumed = group.create_task(got(cache, url))
+        await _until(lambda: len(server.gets("/x")) == 3)
+        slow.resume.set()
+    assert resumed.result().digest == sha256(BIG)
+    ranges = [request.headers.get("range") for request in server.gets("/x")[2:]]
+    assert len(ranges) == 2
+    assert ranges[0] == ranges[1] != None  # noqa: E711
+
+
 @pytest.mark.parametrize("refused", [Resource(status=404), Resource(body=b"<html>", etag='"2"')])
 async def test_a_download_that_broke_is_dropped_once_the_source_has_something_else(
     make_cache: MakeCache, server: ImageServer, tmp_path: Path, refused: Resource

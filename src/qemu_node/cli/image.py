@@ -22,7 +22,8 @@ from qemu_node.cli.main import EXIT_ERROR, App, pass_app
 from qemu_node.cli.terminal import print_fields, print_json, print_table, waiting
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import MissingPartError
-from qemu_node.images.keeper import ImageKeeper, KeptImage, find_image
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.keptimage import KeptImage, find_image
 from qemu_node.units import format_size
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -14,7 +14,8 @@ import click
 from qemu_node.cli.imagetable import title, to_json
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import print_json
-from qemu_node.images.keeper import ImageKeeper, KeptImage
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.keptimage import KeptImage
 from qemu_node.units import MIB, format_size
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def pull(app: App, url: str, checksum: str | None, pin: bool, as_json: bool) -> 
     config = app.load_config()
     keeper = ImageKeeper(config.paths.images_dir, config.paths.vm_data_dir, config.images)
     try:
-        pulled = asyncio.run(_pull(config, url, checksum))
+        pulled = asyncio.run(_pull(config, keeper, url, checksum))
     except KeyboardInterrupt:
         # click ends the line.
         click.echo("interrupted; repeat the command to go on", nl=False, err=True)
@@ -68,13 +69,19 @@ def pull(app: App, url: str, checksum: str | None, pin: bool, as_json: bool) -> 
     click.echo(f"{title(image)}  {image.digest}  {format_size(image.blob.size_bytes)}")
 
 
-async def _pull(config: "NodeConfig", url: str, checksum: str | None) -> "Pulled":
+async def _pull(
+    config: "NodeConfig", keeper: ImageKeeper, url: str, checksum: str | None
+) -> "Pulled":
     from qemu_node.host.tasks import TaskOwner
     from qemu_node.images.cache import ImageCache
 
     async with TaskOwner("pull") as tasks:
         cache = ImageCache(
-            config.paths.images_dir, config.images, tasks, reserve=config.disk.reserved
+            config.paths.images_dir,
+            config.images,
+            tasks,
+            reserve=config.disk.reserved,
+            make_room=keeper.make_room,
         )
         with _progress() as on_progress:
             return await cache.pull(url, checksum=checksum, on_progress=on_progress)
@@ -86,7 +93,7 @@ def _kept(keeper: ImageKeeper, pulled: "Pulled") -> KeptImage:
     Raises:
         ImageError: it did.
     """
-    from qemu_node.images.keeper import find_image
+    from qemu_node.images.keptimage import find_image
 
     return find_image(keeper.images(), pulled.version.sha256)
 

@@ -1,7 +1,7 @@
 """How images of the cache look: rows, fields, JSON. Pure."""
 
 from qemu_node.cli.terminal import Cell, Column, Row, short_size, short_time
-from qemu_node.images.keeper import KeptImage, RemovedImage, file_name
+from qemu_node.images.keptimage import KeptImage, RemovedImage, file_name
 from qemu_node.units import format_size
 
 COLUMNS = (

@@ -22,7 +22,7 @@ from qemu_node.images.allowlist import AllowedSource, check_allowed, parse_allow
 from qemu_node.images.base import mark_used
 from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums, parse_checksum
 from qemu_node.images.credentials import CredentialStore
-from qemu_node.images.delivery import PullLimits
+from qemu_node.images.delivery import MakeRoom, PullLimits, make_no_room
 from qemu_node.images.errors import (
     ChecksumMismatchError,
     ImageDownloadError,
@@ -105,6 +105,7 @@ class ImageCache:
         *,
         reserve: Share = Share(),  # noqa: B008 - frozen
         limits: FetchLimits | None = None,
+        make_room: MakeRoom = make_no_room,
     ) -> None:
         """Keep images in `images_dir`, which is made when needed; downloads belong to `tasks`.
 
@@ -114,6 +115,7 @@ class ImageCache:
             tasks: Outlives the cache.
             reserve: What downloads leave free of the file system.
             limits: Other than the usual ones, for tests.
+            make_room: Called in a thread where the disk has no room for a download.
 
         Raises:
             ConfigError: a source or network in `config` makes no sense.
@@ -124,7 +126,9 @@ class ImageCache:
         self._reserve = reserve
         self._allowed = _allowed_sources(config)
         self._credentials = CredentialStore(config.credentials)
-        self._puller = Puller(self._store, limits=_pull_limits(config, reserve, limits))
+        self._puller = Puller(
+            self._store, limits=_pull_limits(config, reserve, limits), make_room=make_room
+        )
         self._tasks = tasks
         self._pulls: dict[tuple[str, str | None], _SharedPull] = {}
 

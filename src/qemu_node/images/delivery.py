@@ -30,7 +30,7 @@ from qemu_node.images.errors import (
 from qemu_node.images.fetch import Resume, download, fetch_small
 from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.intake import Intake, Progress
-from qemu_node.images.partial import PartialFile
+from qemu_node.images.partial import PartialFile, Room
 from qemu_node.images.qemuimg import check_image
 from qemu_node.images.remote import Located, Remote, locate
 from qemu_node.images.request import FetchLimits
@@ -39,6 +39,14 @@ from qemu_node.images.store import ImageStore
 from qemu_node.units import Share
 
 log = logging.getLogger(__name__)
+
+
+MakeRoom = Callable[[int], None]
+"""Removes what others can do without, until so many bytes are free; blocks for that."""
+
+
+def make_no_room(_needed_bytes: int) -> None:
+    """Leave all as it is."""
 
 
 class PullStep(StrEnum):
@@ -73,9 +81,15 @@ class Courier:
     """Delivers images into one store."""
 
     def __init__(
-        self, store: ImageStore, *, limits: PullLimits, clock: Callable[[], float]
+        self,
+        store: ImageStore,
+        *,
+        limits: PullLimits,
+        make_room: MakeRoom,
+        clock: Callable[[], float],
     ) -> None:
         """Deliver into `store`; `clock` is Unix time."""
+        self._make_room = make_room
         self._store = store
         self._limits = limits
         self._clock = clock
@@ -167,7 +181,7 @@ class Courier:
             if isinstance(exc, ChecksumMismatchError):
                 raise
             raise UnsafeImageError(f"image {remote} is refused: {exc}", hint=exc.hint) from exc
-        except (ImageDownloadError, asyncio.CancelledError):
+        except (ImageDownloadError, _NoSlotError, asyncio.CancelledError):
             is_broken = True
             raise
         finally:
@@ -190,7 +204,7 @@ class Courier:
             url=str(errand.remote),
             algorithms=frozenset(checksum.algorithm for checksum in errand.asked),
             max_bytes=self._limits.max_bytes,
-            reserve_bytes=self._limits.reserve.of(usage.total),
+            room=Room(reserve_bytes=self._limits.reserve.of(usage.total), make=self._make_room),
             progress=errand.progress,
             admit=admit,
         )

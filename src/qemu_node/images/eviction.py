@@ -9,6 +9,10 @@ Owns the rules, in their order:
    the high mark is reached, except those used within the last minutes: a start that had to be
    given up because its download took long finds the image when it is tried again.
 
+A download that has no room has it made by the same rules, as far as it needs and only where that
+is enough. A download that broke off and waits to be resumed is taken like an image that was used
+when its last byte came.
+
 Does not own finding the facts nor removing anything (`keeper`).
 """
 
@@ -32,7 +36,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedBlob:
-    """One image of the cache as the rules see it."""
+    """One image of the cache, or part of one, as the rules see it."""
 
     name: str
     allocated_bytes: int
@@ -74,10 +78,9 @@ def plan_eviction(
     the removal by what it was set back at most.
     """
     removable = [blob for blob in blobs if not blob.is_in_use and not blob.is_kept]
-    oldest_first = sorted(removable, key=lambda blob: (min(blob.last_used_s, now_s), blob.name))
     plan = []
     rest = []
-    for blob in oldest_first:
+    for blob in _oldest_first(removable, now_s):
         if blob.is_outdated:
             plan.append(Eviction(blob=blob, reason=Reason.OUTDATED))
         elif _age_s(blob, now_s) >= limits.unused_for_s:
@@ -95,6 +98,28 @@ def plan_eviction(
     return plan
 
 
+def plan_room(
+    blobs: Sequence[CachedBlob], free_bytes: int, needed_bytes: int, now_s: float
+) -> list[Eviction]:
+    """Return which of `blobs` go, in this order, so that `needed_bytes` are free.
+
+    None where they would not be in any case: what is there serves others.
+    """
+    removable = [blob for blob in blobs if not blob.is_in_use and not blob.is_kept]
+    outdated = [blob for blob in removable if blob.is_outdated]
+    others = [
+        blob for blob in removable if not blob.is_outdated and _age_s(blob, now_s) >= RECENT_S
+    ]
+    plan = []
+    for blob in (*_oldest_first(outdated, now_s), *_oldest_first(others, now_s)):
+        if free_bytes >= needed_bytes:
+            break
+        reason = Reason.OUTDATED if blob.is_outdated else Reason.SPACE
+        plan.append(Eviction(blob=blob, reason=reason))
+        free_bytes += blob.allocated_bytes
+    return plan if free_bytes >= needed_bytes else []
+
+
 def plan_refresh(blobs: Sequence[CachedBlob], now_s: float) -> list[CachedBlob]:
     """Return the blobs whose last use is to be set to `now_s`.
 
@@ -102,6 +127,10 @@ def plan_refresh(blobs: Sequence[CachedBlob], now_s: float) -> list[CachedBlob]:
     would not grow until the clock has caught up.
     """
     return [blob for blob in blobs if blob.is_in_use or blob.last_used_s > now_s]
+
+
+def _oldest_first(blobs: Sequence[CachedBlob], now_s: float) -> list[CachedBlob]:
+    return sorted(blobs, key=lambda blob: (min(blob.last_used_s, now_s), blob.name))
 
 
 def _age_s(blob: CachedBlob, now_s: float) -> float:

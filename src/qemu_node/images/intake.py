@@ -17,7 +17,7 @@ from qemu_node.images.answer import Validators
 from qemu_node.images.checksum import Algorithm
 from qemu_node.images.errors import UnsafeImageError
 from qemu_node.images.fetch import Resume
-from qemu_node.images.partial import Aborted, PartialFile
+from qemu_node.images.partial import Aborted, PartialFile, Room
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Intake:
         url: str,
         algorithms: frozenset[Algorithm],
         max_bytes: int,
-        reserve_bytes: int,
+        room: Room,
         progress: Progress,
         admit: Callable[[], Awaitable[None]],
     ) -> None:
@@ -52,7 +52,7 @@ class Intake:
             url: Its source as it may be shown.
             algorithms: Digests of the received bytes that are asked for.
             max_bytes: What it may unpack to.
-            reserve_bytes: Free space that must remain on the file system.
+            room: What of the file system it may take.
             progress: Told how far it is.
             admit: Awaited before bytes are taken; raises where that must not happen now.
         """
@@ -60,7 +60,7 @@ class Intake:
         self._url = url
         self._algorithms = algorithms
         self._max_bytes = max_bytes
-        self._reserve_bytes = reserve_bytes
+        self._room = room
         self._progress = progress
         self._admit = admit
         self._partial: PartialFile | None = None
@@ -84,7 +84,7 @@ class Intake:
             self._path,
             self._algorithms,
             max_bytes=self._max_bytes,
-            reserve_bytes=self._reserve_bytes,
+            room=self._room,
         )
         if left is None:
             return None
@@ -128,7 +128,7 @@ class Intake:
                 self._path,
                 self._algorithms,
                 max_bytes=self._max_bytes,
-                reserve_bytes=self._reserve_bytes,
+                room=self._room,
             )
             self._partial.describe(self._url, etag, total_bytes)
         assert self.partial.received_bytes == offset_bytes

@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.config.images import ImagesConfig
@@ -26,11 +25,13 @@ from qemu_node.images.eviction import (
     CachedBlob,
     Eviction,
     Limits,
-    Reason,
     plan_eviction,
     plan_refresh,
+    plan_room,
 )
 from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.keptimage import KeptImage, KeptSource, RemovedImage
+from qemu_node.images.partial import remove
 from qemu_node.images.prefetch import prefetched_keys
 from qemu_node.images.qemuimg import check_image
 from qemu_node.images.sourcerecord import SourceRecord
@@ -38,75 +39,8 @@ from qemu_node.images.store import Blob, ImageStore
 
 log = logging.getLogger(__name__)
 
-_DIGEST_MIN_CHARS = 4
-
 CheckImage = Callable[[Path, ImageFormat], Awaitable[None]]
 """Judges an image's structure. Raises UnsafeImageError, or MissingPartError where it cannot."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptSource:
-    """A source of an image, and why the image may have to stay."""
-
-    key: str
-    record: SourceRecord
-    is_prefetched: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptImage:
-    """An image of the cache, with where it came from and who uses it."""
-
-    blob: Blob
-    sources: tuple[KeptSource, ...]
-    """Those that give it as far as is known, by URL."""
-    earlier_of: tuple[str, ...]
-    """URLs of sources that give another one by now, while jobs ask for this one by checksum."""
-    users: tuple[str, ...]
-    """`vm_id`s of the VMs that run on it."""
-
-    @property
-    def digest(self) -> str:
-        """`sha256:…`."""
-        return f"{Algorithm.SHA256}:{self.blob.sha256}"
-
-    @property
-    def label(self) -> str:
-        """What messages call it: where it came from, else its digest."""
-        return next(iter((*self.origins, *self.earlier_of)), self.digest)
-
-    @property
-    def origins(self) -> tuple[str, ...]:
-        """The sources' URLs, without secrets."""
-        return tuple(source.record.url for source in self.sources)
-
-    @property
-    def is_pinned(self) -> bool:
-        """Whether the operator keeps it."""
-        return any(source.record.pinned for source in self.sources)
-
-    @property
-    def is_prefetched(self) -> bool:
-        """Whether the node's settings keep it."""
-        return any(source.is_prefetched for source in self.sources)
-
-    @property
-    def is_outdated(self) -> bool:
-        """Whether no source gives it any more, and nobody asks for it; it goes with its last VM."""
-        return not self.sources and not self.earlier_of
-
-    @property
-    def is_in_use(self) -> bool:
-        """Whether something else than the cache has a name for it."""
-        return self.blob.is_linked
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemovedImage:
-    """An image that a sweep removed, or would."""
-
-    image: KeptImage
-    reason: Reason
 
 
 class ImageKeeper:
@@ -199,8 +133,9 @@ class ImageKeeper:
         Raises:
             ImageStorageError, HostError: the cache cannot be read.
         """
-        images = {image.blob.path.name: image for image in self.images()}
-        return self._plan(images, everything=everything)
+        with litter.idle_parts(self._store) as parts:
+            there = _Contents(self.images(), parts)
+            return there.images_of(self._plan(there, everything=everything))
 
     def sweep(self, *, everything: bool = False) -> list[RemovedImage]:
         """Remove the images that are to go, and litter; return the images.
@@ -211,17 +146,29 @@ class ImageKeeper:
             ImageStorageError, HostError: the host refused.
         """
         self._store.prepare()
-        with self._store.exclusive():
-            images = {image.blob.path.name: image for image in self.images()}
+        with litter.idle_parts(self._store) as parts, self._store.exclusive():
+            there = _Contents(self.images(), parts)
             now_s = self._clock()
-            for blob in plan_refresh([_as_rules_see(image) for image in images.values()], now_s):
-                self._store.set_last_used(images[blob.name].blob, now_s)
-            doomed = self._plan(images, everything=everything)
-            removed = [image for image in doomed if self._evict(image)]
+            for blob in plan_refresh(list(map(_as_rules_see, there.images.values())), now_s):
+                self._store.set_last_used(there.images[blob.name].blob, now_s)
+            removed = self._evict(there, self._plan(there, everything=everything))
             self._store.forget_lost()
         if count := litter.clean(self._store, now_s):
             log.info("image cache cleaned", extra={"count": count})
         return removed
+
+    def make_room(self, needed_bytes: int) -> None:
+        """Remove what nobody uses until `needed_bytes` are free; nothing where that cannot be.
+
+        For a download, whose source's lock the caller may hold.
+
+        Raises:
+            ImageStorageError, HostError: the host refused.
+        """
+        with litter.idle_parts(self._store) as parts, self._store.exclusive():
+            there = _Contents(self.images(), parts)
+            free_bytes = read_space(self._store.root).free_bytes
+            self._evict(there, plan_room(there.blobs, free_bytes, needed_bytes, self._clock()))
 
     async def verify(self, image: KeptImage) -> str | None:
         """Return what is wrong with an image's file, None if it is what it was.
@@ -260,24 +207,27 @@ class ImageKeeper:
         ]
         return tuple(sorted(found, key=lambda source: (source.record.url, source.key)))
 
-    def _plan(self, images: dict[str, KeptImage], *, everything: bool) -> list[RemovedImage]:
+    def _plan(self, there: "_Contents", *, everything: bool) -> list[Eviction]:
         space = read_space(self._store.root)
         limits = Limits(
             unused_for_s=0.0 if everything else self._config.unused_for_s,
             low_bytes=self._config.low_space_share.of(space.total_bytes),
             high_bytes=self._config.high_space_share.of(space.total_bytes),
         )
-        blobs = [_as_rules_see(image) for image in images.values()]
-        evictions: Sequence[Eviction] = plan_eviction(
-            blobs, space.free_bytes, limits, self._clock()
-        )
-        return [
-            RemovedImage(image=images[eviction.blob.name], reason=eviction.reason)
-            for eviction in evictions
-        ]
+        return plan_eviction(there.blobs, space.free_bytes, limits, self._clock())
 
-    def _evict(self, doomed: RemovedImage) -> bool:
-        """Remove one image; True if it is gone. A failure does not keep the others."""
+    def _evict(self, there: "_Contents", plan: Sequence[Eviction]) -> list[RemovedImage]:
+        """Remove what is planned, and return the images that are gone.
+
+        The caller holds the locks. A failure does not keep the others.
+        """
+        for part in there.parts_of(plan):
+            remove(part.path)
+            log.info("partial download removed", extra={"size_bytes": part.allocated_bytes})
+        return [image for image in there.images_of(plan) if self._evict_image(image)]
+
+    def _evict_image(self, doomed: RemovedImage) -> bool:
+        """Remove one image; True if it is gone."""
         image = doomed.image
         fields = {
             "sha256": image.blob.sha256,
@@ -294,6 +244,33 @@ class ImageKeeper:
         return True
 
 
+class _Contents:
+    """What takes room in a cache, and how the rules call it."""
+
+    def __init__(self, images: Sequence[KeptImage], parts: Sequence[litter.Part]) -> None:
+        self.images = {image.blob.path.name: image for image in images}
+        self._parts = {f"partial/{part.key}": part for part in parts}
+
+    @property
+    def blobs(self) -> list[CachedBlob]:
+        """All of it as the rules see it."""
+        parts = [_part_as_rules_see(name, part) for name, part in self._parts.items()]
+        return [*map(_as_rules_see, self.images.values()), *parts]
+
+    def images_of(self, plan: Sequence[Eviction]) -> list[RemovedImage]:
+        """Return the images of a plan."""
+        return [
+            RemovedImage(image=self.images[eviction.blob.name], reason=eviction.reason)
+            for eviction in plan
+            if eviction.blob.name in self.images
+        ]
+
+    def parts_of(self, plan: Sequence[Eviction]) -> list[litter.Part]:
+        """Return the partial downloads of a plan."""
+        names = [eviction.blob.name for eviction in plan]
+        return [self._parts[name] for name in names if name in self._parts]
+
+
 def _earlier_of(blob: Blob, records: dict[str, SourceRecord]) -> tuple[str, ...]:
     """Return the URLs of sources that gave a blob earlier, and whose jobs still ask for it."""
     return tuple(
@@ -308,41 +285,6 @@ def _earlier_of(blob: Blob, records: dict[str, SourceRecord]) -> tuple[str, ...]
     )
 
 
-def find_image(images: Sequence[KeptImage], name: str) -> KeptImage:
-    """Return the image that `name` means: pure.
-
-    That is, in this order: the URL of a source, a URL's file name, the beginning of a digest. A URL
-    means what its source gives now.
-
-    Raises:
-        ImageError: none, or several; the message says which.
-    """
-    digest = name.removeprefix("sha256:").lower()
-    for matches in (
-        [image for image in images if name in image.origins],
-        [image for image in images if name in map(file_name, image.origins)],
-        [
-            image
-            for image in images
-            if len(digest) >= _DIGEST_MIN_CHARS and image.blob.sha256.startswith(digest)
-        ],
-    ):
-        if len(matches) > 1:
-            choices = ", ".join(image.label for image in matches)
-            raise ImageError(f"{name!r} means more than one image: {choices}")
-        if matches:
-            return matches[0]
-    raise ImageError(
-        f"no image {name!r} in the cache",
-        hint="`qemu-node image list` shows them" if images else "it is empty",
-    )
-
-
-def file_name(origin: str) -> str:
-    """Return the last part of where an image came from: pure."""
-    return origin.partition("?")[0].rstrip("/").rpartition("/")[2] or origin
-
-
 def _as_rules_see(image: KeptImage) -> CachedBlob:
     return CachedBlob(
         name=image.blob.path.name,
@@ -351,6 +293,17 @@ def _as_rules_see(image: KeptImage) -> CachedBlob:
         is_in_use=image.is_in_use,
         is_kept=image.is_pinned or image.is_prefetched,
         is_outdated=image.is_outdated,
+    )
+
+
+def _part_as_rules_see(name: str, part: litter.Part) -> CachedBlob:
+    return CachedBlob(
+        name=name,
+        allocated_bytes=part.allocated_bytes,
+        last_used_s=part.last_used_at,
+        is_in_use=False,
+        is_kept=False,
+        is_outdated=False,
     )
 
 

@@ -8,10 +8,13 @@ import contextlib
 import logging
 import os
 import re
+from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import HostError
 from qemu_node.host import files
+from qemu_node.images.errors import storage_errors
 from qemu_node.images.sidecar import read_sidecar, sidecar_path
 from qemu_node.images.store import ImageStore
 
@@ -44,6 +47,44 @@ def clean(store: ImageStore, now_s: float) -> int:
     except OSError as exc:
         raise files.host_error("clean", store.root, exc) from exc
     return removed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A download that broke off and waits to be resumed."""
+
+    key: str
+    path: Path
+    allocated_bytes: int
+    last_used_at: float
+    """Unix time at which its last byte came."""
+
+
+@contextlib.contextmanager
+def idle_parts(store: ImageStore) -> Generator[list[Part]]:
+    """Give the partial downloads that nobody has under way; nobody begins to inside the block.
+
+    Raises:
+        ImageStorageError, HostError: they cannot be read.
+    """
+    parts = []
+    with contextlib.ExitStack() as held:
+        # There is no directory before the first image.
+        with storage_errors("read", store.partials_dir), contextlib.suppress(FileNotFoundError):
+            for key in sorted(filter(_KEY.fullmatch, _names(store.partials_dir))):
+                lock = store.lock(key)
+                if lock.try_acquire():
+                    held.callback(lock.release)
+                    with contextlib.suppress(FileNotFoundError):
+                        parts.append(_part(key, store.partial_path(key)))
+        yield parts
+
+
+def _part(key: str, path: Path) -> Part:
+    info = path.lstat()
+    return Part(
+        key=key, path=path, allocated_bytes=info.st_blocks * 512, last_used_at=info.st_mtime
+    )
 
 
 def _clean_partials(store: ImageStore, now_s: float) -> int:

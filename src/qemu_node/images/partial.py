@@ -14,8 +14,9 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.host import files
@@ -39,6 +40,19 @@ class Aborted(Exception):
     """The work was told to stop."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What of the file system a download may take."""
+
+    reserve_bytes: int = 0
+    """Free space that must remain."""
+    make: Callable[[int], None] = lambda _needed_bytes: None
+    """Called with how much has to be free where it is not; removes what others can do without."""
+
+
+_ALL_ROOM = Room()
+
+
 class PartialFile:
     """A file that grows; it is placed, left for later or discarded.
 
@@ -51,7 +65,7 @@ class PartialFile:
         algorithms: Collection[Algorithm],
         *,
         max_bytes: int = _NO_LIMIT,
-        reserve_bytes: int = 0,
+        room: Room = _ALL_ROOM,
     ) -> None:
         """Begin anew at `path`; what was there is removed.
 
@@ -59,7 +73,7 @@ class PartialFile:
             path: `<key>` above.
             algorithms: Digests of what is received that are asked for.
             max_bytes: What a compressed file may unpack to.
-            reserve_bytes: Free space that must remain on the file system.
+            room: What of the file system it may take.
 
         Raises:
             ImageStorageError: the file cannot be made.
@@ -68,7 +82,7 @@ class PartialFile:
         # A new inode each time: an old one may have been placed by a process that died since.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         with storage_errors("create", path):
-            self._set_up(path, os.open(path, flags, 0o600), algorithms, max_bytes, reserve_bytes)
+            self._set_up(path, os.open(path, flags, 0o600), algorithms, max_bytes, room)
 
     @classmethod
     def left_at(
@@ -77,7 +91,7 @@ class PartialFile:
         algorithms: Collection[Algorithm],
         *,
         max_bytes: int = _NO_LIMIT,
-        reserve_bytes: int = 0,
+        room: Room = _ALL_ROOM,
     ) -> "tuple[PartialFile, Sidecar] | None":
         """Return what an earlier process left at `path` and what it is a part of; None where that
         is nothing to go on with. Its bytes are still to be read: `reread`.
@@ -95,7 +109,7 @@ class PartialFile:
             os.close(fd)
             return None
         self = cls.__new__(cls)
-        self._set_up(path, fd, algorithms, max_bytes, reserve_bytes)
+        self._set_up(path, fd, algorithms, max_bytes, room)
         return self, sidecar
 
     def _set_up(
@@ -104,7 +118,7 @@ class PartialFile:
         fd: int,
         algorithms: Collection[Algorithm],
         max_bytes: int,
-        reserve_bytes: int,
+        room: Room,
     ) -> None:
         self._path = path
         self._received = GrowingFile(path, fd)
@@ -118,7 +132,7 @@ class PartialFile:
         self._digester = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest")
         self._head: bytes | None = b""
         self._max_bytes = max_bytes
-        self._reserve_bytes = reserve_bytes
+        self._room = room
         self._unchecked_bytes = 0
         self._is_stopped = False
 
@@ -164,18 +178,24 @@ class PartialFile:
             )
 
     def expect(self, more_bytes: int) -> None:
-        """Check that `more_bytes` more would fit.
+        """Check that `more_bytes` more would fit; make room for them where they would not.
 
         Raises:
-            ImageStorageError: they would not.
+            ImageStorageError: there is none to be made.
         """
-        free_bytes = max(files.free_bytes(self._path.parent) - self._reserve_bytes, 0)
+        free_bytes = self._free_bytes()
+        if more_bytes > free_bytes:
+            self._room.make(more_bytes + self._room.reserve_bytes)
+            free_bytes = self._free_bytes()
         if more_bytes > free_bytes:
             raise ImageStorageError(
                 f"the image takes {more_bytes} bytes and {self._path.parent} has room for "
                 f"{free_bytes}",
                 hint="free space there, or give images a larger disk",
             )
+
+    def _free_bytes(self) -> int:
+        return max(files.free_bytes(self._path.parent) - self._room.reserve_bytes, 0)
 
     def reread(self) -> None:
         """Take in what an earlier process received, as if it arrived now.
@@ -324,7 +344,8 @@ class PartialFile:
         self._unchecked_bytes += more_bytes
         if self._unchecked_bytes >= _ROOM_CHECK_BYTES:
             self._unchecked_bytes = 0
-            self.expect(_ROOM_CHECK_BYTES)
+            # What comes now, and what comes until this is looked at again.
+            self.expect(more_bytes + _ROOM_CHECK_BYTES)
 
 
 def remove(path: Path) -> None:

@@ -17,7 +17,14 @@ from qemu_node.errors import ImageError
 from qemu_node.host.threads import to_the_end
 from qemu_node.images import imagefile
 from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums
-from qemu_node.images.delivery import Courier, PullLimits, PullStep, announce
+from qemu_node.images.delivery import (
+    Courier,
+    MakeRoom,
+    PullLimits,
+    PullStep,
+    announce,
+    make_no_room,
+)
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError, ImageStorageError
 from qemu_node.images.fetch import fetch_text
 from qemu_node.images.intake import Progress
@@ -90,15 +97,16 @@ class Puller:
         store: ImageStore,
         *,
         limits: PullLimits,
+        make_room: MakeRoom = make_no_room,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Pull into `store`; `clock` is Unix time."""
+        """Pull into `store`; `make_room` is called in a thread, `clock` is Unix time."""
         self._store = store
         self._limits = limits
         self._clock = clock
         self._failures: dict[str, tuple[float, ImageError]] = {}
         """How sources failed last whose cached image was used instead, by key."""
-        self._courier = Courier(store, limits=limits, clock=clock)
+        self._courier = Courier(store, limits=limits, make_room=make_room, clock=clock)
 
     async def pull(
         self, remote: Remote, checksum: Checksum | Remote | None, progress: Progress

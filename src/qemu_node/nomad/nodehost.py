@@ -163,15 +163,20 @@ class NodeHost:
         uids = range(config.qemu.first_uid, config.qemu.first_uid + config.qemu.uid_count)
         manager = PortManager(config.network, uids=uids) if is_root else None
         self._network = Network(config.paths, config.network, manager)
+        keeper = ImageKeeper(config.paths.images_dir, config.paths.vm_data_dir, config.images)
         images = ImageCache(
-            config.paths.images_dir, config.images, self.tasks, reserve=config.disk.reserved
+            config.paths.images_dir,
+            config.images,
+            self.tasks,
+            reserve=config.disk.reserved,
+            make_room=keeper.make_room,
         )
         return Node(
             paths=config.paths,
             qemu=config.qemu,
             logs=config.logs,
             images=images,
-            keeper=ImageKeeper(config.paths.images_dir, config.paths.vm_data_dir, config.images),
+            keeper=keeper,
             prefetcher=Prefetcher(images.pull, config.images.prefetch, config.images.ttl_s),
             network=self._network,
             tasks=self.tasks,

@@ -12,10 +12,10 @@ from qemu_node.cli.imagepull import mark_of, progress_line
 from qemu_node.cli.imagetable import last_use
 from qemu_node.cli.main import EXIT_INTERRUPTED, main
 from qemu_node.config.images import ImagesConfig
-from qemu_node.config.node import NodeConfig
 from qemu_node.errors import MissingPartError
 from qemu_node.images.base import link_base
-from qemu_node.images.keeper import ImageKeeper, KeptImage
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.keptimage import KeptImage
 from qemu_node.images.pull import Pulled
 from qemu_node.images.sourcerecord import SourceRecord
 from qemu_node.images.store import ImageStore
@@ -213,7 +213,7 @@ def test_verify_says_what_it_could_not_check(
 def test_pull_pins_on_request_and_shows_what_came(
     store: ImageStore, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def pull(_config: NodeConfig, _url: str, _checksum: str | None) -> Pulled:
+    async def pull(*_args: object) -> Pulled:
         return Pulled(version=fill(store), note="the source is down")
 
     monkeypatch.setattr(imagepull, "_pull", pull)
@@ -229,7 +229,7 @@ def test_pull_pins_on_request_and_shows_what_came(
 def test_pull_that_is_interrupted_says_how_to_go_on(
     root: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def pull(_config: NodeConfig, _url: str, _checksum: str | None) -> Pulled:
+    async def pull(*_args: object) -> Pulled:
         await asyncio.sleep(0)
         raise KeyboardInterrupt
 

@@ -10,6 +10,7 @@ from qemu_node.images.eviction import (
     Reason,
     plan_eviction,
     plan_refresh,
+    plan_room,
 )
 
 NOW_S = 1_000_000.0
@@ -137,6 +138,39 @@ def test_space_takes_no_more_than_it_needs(
     without_last = before + sum(blob.allocated_bytes for blob in for_space[:-1])
     assert without_last < max(limits.high_bytes, limits.low_bytes)
     assert for_space == sorted(for_space, key=lambda b: (min(b.last_used_s, NOW_S), b.name))
+
+
+def room(*found: CachedBlob, needed_bytes: int) -> list[tuple[str, Reason]]:
+    return [
+        (eviction.blob.name, eviction.reason)
+        for eviction in plan_room(found, 1000, needed_bytes, NOW_S)
+    ]
+
+
+def test_room_is_made_of_outdated_images_first_and_then_of_the_least_recently_used() -> None:
+    outdated = replace(blob("outdated", age_s=0), is_outdated=True)
+    found = [blob("3rd", age_s=4000), outdated, blob("2nd", age_s=5000)]
+    assert room(*found, needed_bytes=1000) == []
+    assert room(*found, needed_bytes=1100) == [("outdated", Reason.OUTDATED)]
+    assert room(*found, needed_bytes=1101)[1:] == [("2nd", Reason.SPACE)]
+
+
+def test_nothing_goes_for_room_that_cannot_be_made() -> None:
+    found = [blob("a"), blob("recent", age_s=RECENT_S - 1), replace(blob("b"), is_in_use=True)]
+    assert room(*found, needed_bytes=1101) == []
+
+
+@given(blobs, free, st.integers(0, 1 << 43), st.floats(0, 2 * NOW_S))
+def test_room_takes_what_is_needed_of_what_nobody_needs(
+    found: list[CachedBlob], free_bytes: int, needed_bytes: int, now_s: float
+) -> None:
+    gone = [e.blob for e in plan_room(found, free_bytes, needed_bytes, now_s)]
+    assert not any(each.is_in_use or each.is_kept for each in gone)
+    assert len({each.name for each in gone}) == len(gone)
+    if gone:
+        freed = [free_bytes + sum(b.allocated_bytes for b in gone[:n]) for n in range(len(gone))]
+        assert all(before < needed_bytes for before in freed)
+        assert freed[-1] + gone[-1].allocated_bytes >= needed_bytes
 
 
 @given(blobs, free, limits, st.floats(0, NOW_S), st.floats(0, NOW_S))

@@ -12,11 +12,15 @@ from fakes.stored_images import KEY, put
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import ConfigError, ImageError, MissingPartError
 from qemu_node.images.base import link_base
+from qemu_node.images.checksum import Algorithm
 from qemu_node.images.errors import ImageInUseError, ImageStorageError, UnsafeImageError
-from qemu_node.images.eviction import Reason
+from qemu_node.images.eviction import RECENT_S, Reason
 from qemu_node.images.imagefile import ImageFormat
-from qemu_node.images.keeper import CheckImage, ImageKeeper, KeptImage, find_image
+from qemu_node.images.keeper import CheckImage, ImageKeeper
+from qemu_node.images.keptimage import KeptImage, find_image
+from qemu_node.images.partial import PartialFile
 from qemu_node.images.qemuimg import check_image
+from qemu_node.images.sidecar import sidecar_path
 from qemu_node.images.source import UrlSource, parse_source
 from qemu_node.images.sourcerecord import SourceRecord
 from qemu_node.images.store import Blob, ImageStore
@@ -154,6 +158,54 @@ def test_short_space_takes_the_least_recently_used(
     removed = swept(keeper(store))
     assert removed[0] == (records[0].sha256, Reason.SPACE)
     assert len(store.blobs()) == 3 - len(removed)
+
+
+def part(store: ImageStore, key: str, blocks: int, *, age_s: float) -> Path:
+    """Leave a download as one that broke off does."""
+    partial = PartialFile(store.partial_path(key), {Algorithm.SHA256})
+    partial.describe("http://h/x", '"1"', None)
+    partial.write(b"p" * 4096 * blocks)
+    partial.leave()
+    path = store.partial_path(key)
+    os.utime(path, (NOW_S - age_s, NOW_S - age_s))
+    return path
+
+
+def test_room_for_a_download_is_made_of_what_nobody_uses(
+    store: ImageStore, roomy: Callable[[int], None]
+) -> None:
+    records = [put(store, str(n), bytes([n]) * 4096) for n in (1, 2, 3)]
+    for age_s, record in zip((3000, 2000, 1000), records, strict=True):
+        use(store, record, age_s)
+    start(store, records[1])
+    broken, under_way = part(store, "4", 1, age_s=2500), part(store, "5", 1, age_s=9000)
+    roomy(10)
+    with store.lock("5").hold_blocking(1.0):
+        keeper(store).make_room(10 * 4096)
+        assert len(store.blobs()) == 3
+        keeper(store).make_room(99 * 4096)
+        assert len(store.blobs()) == 3
+        keeper(store).make_room(12 * 4096)
+    assert [blob.sha256 for blob in store.blobs()] == sorted(r.sha256 for r in records[1:])
+    assert (broken.exists(), under_way.exists()) == (False, True)
+    assert not sidecar_path(broken).exists()
+
+
+def test_short_space_takes_downloads_that_wait_to_be_resumed(
+    store: ImageStore, roomy: Callable[[int], None]
+) -> None:
+    old, recent = part(store, "1", 30, age_s=RECENT_S), part(store, "2", 30, age_s=RECENT_S - 1)
+    roomy(9)
+    assert swept(keeper(store)) == []
+    assert (old.exists(), recent.exists()) == (False, True)
+
+
+def test_everything_includes_downloads_that_wait_to_be_resumed(store: ImageStore) -> None:
+    waiting = part(store, "1", 1, age_s=0)
+    assert keeper(store).sweep() == []
+    assert waiting.exists()
+    keeper(store).sweep(everything=True)
+    assert not waiting.exists()
 
 
 @pytest.mark.parametrize("how", ["pinned", "prefetched"])
