@@ -197,15 +197,26 @@ class VMNode:
     ) -> str:
         """Return the guest's console once it holds `text` so many times."""
 
-        def console() -> str:
-            self.supervisor.flush_logs()
-            return self.console[task].decode()
+        async def pump() -> None:
+            while True:
+                await self.supervisor.flush_logs()
+                await asyncio.sleep(0.05)
 
-        return await until(console, lambda log: log.count(text) >= times, repr(text), timeout_s)
+        pumping = asyncio.ensure_future(pump())
+        try:
+            return await until(
+                lambda: self.console[task].decode(),
+                lambda log: log.count(text) >= times,
+                repr(text),
+                timeout_s,
+            )
+        finally:
+            pumping.cancel()
 
     async def ended(self, vm: VM, timeout_s: float = WAIT_S) -> VMExit:
-        """Return how a VM ended."""
+        """Return how a VM ended, once its last words are in its logs."""
         async with asyncio.timeout(timeout_s):
+            await vm.settle()
             return await vm.wait()
 
     def running(self) -> set[str]:
@@ -229,6 +240,7 @@ class VMNode:
         """End every VM of this node, then what the driver has of its own."""
         await self.supervisor.destroy_all()
         await self.tasks.aclose()
+        await self.supervisor.aclose()
         await self.node.network.aclose()
 
 
@@ -238,7 +250,7 @@ async def release(supervisor: Supervisor) -> None:
         await managed.vm._drop_qmp()
         if managed.vm._lock is not None:
             managed.vm._lock.release()
-        managed.logs.close()
+        await managed.logs.close()
     supervisor._managed.clear()
 
 

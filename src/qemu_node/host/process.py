@@ -218,15 +218,20 @@ async def wait_gone(process: ProcessId) -> None:
     if pidfd is None:
         return
     try:
-        loop = asyncio.get_running_loop()
-        gone = asyncio.Event()
-        loop.add_reader(pidfd, gone.set)
-        try:
-            await gone.wait()
-        finally:
-            loop.remove_reader(pidfd)
+        await until_readable(pidfd)
     finally:
         os.close(pidfd)
+
+
+async def until_readable(pidfd: int) -> None:
+    """Return once the process of a pidfd has ended. Cancelling is harmless."""
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    loop.add_reader(pidfd, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(pidfd)
 
 
 class Child:

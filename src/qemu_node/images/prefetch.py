@@ -5,11 +5,13 @@ Owns when each is brought up to date and what is said when that fails. Does not 
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from qemu_node.errors import ConfigError, JobError, NodeError
+from qemu_node.host.loops import Troubles, repeat
 from qemu_node.images.credentials import CredentialStore
 from qemu_node.images.pull import Pulled
 from qemu_node.images.remote import find_remote
@@ -56,25 +58,32 @@ class Prefetcher:
         self._pull = pull
         self._sources = tuple(dict.fromkeys(sources))
         self._interval_s = max(interval_s, _INTERVAL_MIN_S)
+        self._said: dict[str, str | None] = {}
+        """The last problem of each source."""
 
-    async def run(self) -> None:
-        """Keep the images up to date until cancelled."""
+    async def run(self, troubles: Troubles) -> None:
+        """Keep the images up to date until cancelled; one that is down does not delay the others.
+
+        Args:
+            troubles: Where faults of ours are noted.
+        """
         async with asyncio.TaskGroup() as group:
             for source in self._sources:
-                group.create_task(self._keep(source))
+                name = f"prefetching {parse_source(source)}"
+                refresh = functools.partial(self._refresh, source)
+                group.create_task(
+                    repeat(refresh, name=name, interval_s=self._interval_s, troubles=troubles)
+                )
 
-    async def _keep(self, source: str) -> None:
-        """Keep one image up to date; one that is down does not delay the others."""
-        said: str | None = None
-        while True:
-            problem = await self.problem_of(source)
-            if problem != said and problem is not None:
-                # Once: a source that is down stays so for hours.
-                log.warning("image not prefetched", extra={"error": problem})
-            elif problem is None and said is not None:
-                log.info("image prefetched again", extra={"source": str(parse_source(source))})
-            said = problem
-            await asyncio.sleep(self._interval_s)
+    async def _refresh(self, source: str) -> None:
+        """Bring one image up to date, and log why it is not."""
+        problem, said = await self.problem_of(source), self._said.get(source)
+        if problem != said and problem is not None:
+            # Once: a source that is down stays so for hours.
+            log.warning("image not prefetched", extra={"error": problem})
+        elif problem is None and said is not None:
+            log.info("image prefetched again", extra={"source": str(parse_source(source))})
+        self._said[source] = problem
 
     async def problem_of(self, source: str) -> str | None:
         """Pull `source` and return why its image is missing or old; None if it is neither."""

@@ -70,7 +70,7 @@ class VMDriver(DriverService):
 
     async def shutdown(self, request: driver_pb2.ShutdownRequest) -> driver_pb2.ShutdownResponse:
         """Put into the tasks' logs what the guests have printed; the VMs go on."""
-        self._host.flush_logs()
+        await self._host.flush_logs()
         return driver_pb2.ShutdownResponse()
 
     async def task_config_schema(

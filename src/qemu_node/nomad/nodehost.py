@@ -15,7 +15,7 @@ from pathlib import Path
 from qemu_node.config import node as node_config
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import NodeConfig
-from qemu_node.errors import ConfigError, NodeError
+from qemu_node.errors import ConfigError, HostError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
@@ -85,8 +85,9 @@ class NodeHost:
 
     async def aclose(self) -> None:
         """Stop serving; the VMs go on."""
-        self.flush_logs()
         await self.tasks.aclose()
+        if self._supervisor is not None:
+            await self._supervisor.aclose()
         if self._network is not None:
             await self._network.aclose()
 
@@ -117,10 +118,10 @@ class NodeHost:
         """What the operator gives VMs of the network."""
         return NetworkConfig() if self._config is None else self._config.network
 
-    def flush_logs(self) -> None:
+    async def flush_logs(self) -> None:
         """Move what the guests have printed so far into the tasks' logs."""
         if self._supervisor is not None:
-            self._supervisor.flush_logs()
+            await self._supervisor.flush_logs()
 
     # Health
 
@@ -128,7 +129,13 @@ class NodeHost:
         """Yield the node's health now and whenever it changes."""
         last: Fingerprint | None = None
         while True:
-            current = await self._judge()
+            try:
+                current = await self._judge()
+            except Exception as exc:
+                # Nomad asks once: without an answer it would never know of this node's health.
+                log.exception("host not judged")
+                problem = HostError(f"the driver cannot judge its host: {exc}")
+                current = build_fingerprint(None, problem, None)
             if current != last:
                 last = current
                 log.info("fingerprint", extra={"health": current.description})

@@ -155,6 +155,9 @@ class Session:
                 await asyncio.wait({stopper}, timeout=_STOP_GRACE_S)
             stopper.cancel()
         if self._options.show_logs:
+            # The last lines come behind the end, but before the VM is removed.
+            with contextlib.suppress(NodeError):
+                await self._driver.destroy(placement.task_id)
             self._emit_lines(placement, tail.flush())
         return end
 

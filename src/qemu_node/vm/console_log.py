@@ -10,7 +10,6 @@ boot nor the time without a driver costs a line, and what a crashing guest print
 arrives.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +35,7 @@ _ROUND_S = 0.05
 
 
 class ConsolePump:
-    """Moves one guest's output. Used from one task at a time; nothing in `poll` waits."""
+    """Moves one guest's output. Used from one thread at a time; it waits for disks alone."""
 
     def __init__(
         self,
@@ -135,20 +134,27 @@ class ConsolePump:
         self._serial.consume(excess)
         return excess
 
-    async def drain(self) -> None:
-        """Move all that is there, whatever the rate: the guest is gone. Others run meanwhile."""
+    def drain_some(self) -> bool:
+        """Move a piece of what is there, whatever the rate: the guest is gone.
+
+        Returns whether there may be more.
+        """
+        if self._is_closed:
+            return False
         try:
             self._drop(self._serial.pending_bytes(), BACKLOG_BYTES)
-            while not self._is_closed and (data := self._serial.read_new(_CHUNK_BYTES)):
+            data = self._serial.read_new(_CHUNK_BYTES)
+            if data:
                 self._pass_on(data)
-                await asyncio.sleep(0)
         except OSError as exc:
             self._report(exc)
+            return False
+        return bool(data)
 
     def finish(self) -> None:
         """Move what is left and stop. Harmless when done twice.
 
-        It does not let others run, so at most the newest MiB is moved: `drain` comes first.
+        At most the newest MiB is moved: `drain_some` comes first.
         """
         if self._is_closed:
             return
@@ -175,8 +181,8 @@ def _line_end(data: bytes) -> int:
 class PumpTurns:
     """Polls many pumps in fair turns.
 
-    A round takes the event loop for 50 ms at most and the next one begins where it stopped: guests
-    that print all the time share that time, and nobody else waits for them.
+    A round takes 50 ms at most and the next one begins where it stopped: guests that print all the
+    time share that time, and what else the thread has to do waits no longer.
     """
 
     def __init__(self) -> None:

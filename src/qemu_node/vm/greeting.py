@@ -12,6 +12,7 @@ from qemu_node.host.race import race
 from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.client import QmpConnection
 from qemu_node.vm.directory import VMDirectory
+from qemu_node.vm.textfilter import TerminalFilter
 
 _QMP_TIMEOUT_S = 60.0
 """Bound for QEMU to greet. It takes 30 ms on an idle host; a loaded one swaps and compiles."""
@@ -72,4 +73,4 @@ def last_words(directory: VMDirectory) -> str:
             tail = qemu_log.read(_LAST_WORDS_BYTES)
     except OSError:
         return ""
-    return " ".join(tail.replace(b"\0", b"").decode(errors="replace").split())
+    return " ".join(TerminalFilter().feed(tail).decode().split())

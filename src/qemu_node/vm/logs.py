@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from qemu_node.config.node import LogsConfig
 from qemu_node.errors import HostError
+from qemu_node.host.threads import Worker, to_the_end
 from qemu_node.vm.console_log import ConsolePump
 from qemu_node.vm.directory import VMDirectory
+from qemu_node.vm.greeting import last_words
 from qemu_node.vm.ratelimit import TokenBucket
 from qemu_node.vm.serial import SerialLog
 from qemu_node.vm.textfilter import TerminalFilter
@@ -43,8 +45,21 @@ NO_LOGS = TaskLogs(stdout=_discard, stderr=_discard, close=lambda: None)
 class VMLogs:
     """Moves what a VM prints into its task's streams, which it closes with itself."""
 
-    def __init__(self, directory: VMDirectory, task_logs: TaskLogs, limits: LogsConfig) -> None:
+    def __init__(
+        self, directory: VMDirectory, task_logs: TaskLogs, limits: LogsConfig, worker: Worker
+    ) -> None:
+        """Open a VM's output.
+
+        Args:
+            directory: Where QEMU writes it.
+            task_logs: Where it goes.
+            limits: How fast.
+            worker: Its thread moves the bytes of all VMs, one call at a time: both ends are on
+                disks, and the event loop waits for none.
+        """
         self._task_logs = task_logs
+        self._directory = directory
+        self._worker = worker
         self._words: ConsolePump | None = None
         self.pumps: list[ConsolePump] = []
         """What is to be polled."""
@@ -64,24 +79,28 @@ class VMLogs:
             if sink is task_logs.stderr:
                 self._words = self.pumps[-1]
 
-    def say(self, text: str) -> None:
-        """Put words of the driver into the task's stderr."""
-        self._task_logs.stderr(f"{text}\n".encode())
+    async def last_words(self) -> str:
+        """Return the end of what QEMU wrote to stderr, on one line.
 
-    @property
-    def last_words(self) -> str:
-        """The end of what QEMU wrote to stderr and this driver has seen, on one line."""
+        What the pump has moved and what it has not: nobody waits for the pump.
+        """
+        unread = await to_the_end(last_words, self._directory)
         tail = b"" if self._words is None else self._words.tail
-        return " ".join(tail.decode(errors="replace").split())
+        return " ".join(f"{tail.decode(errors='replace')} {unread}".split())
 
-    async def finish(self) -> None:
-        """Move all that is left: QEMU is gone."""
+    async def finish(self, last: str) -> None:
+        """Move all that is left, as QEMU is gone, and put words of the driver after it."""
         for pump in self.pumps:
-            await pump.drain()
-            pump.finish()
+            while await self._worker.to_the_end(pump.drain_some):
+                pass
+            await self._worker.to_the_end(pump.finish)
+        await self._worker.to_the_end(self._task_logs.stderr, f"{last}\n".encode())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop moving; what is left waits for the next driver. Idempotent."""
+        await self._worker.to_the_end(self._close)
+
+    def _close(self) -> None:
         for pump in self.pumps:
             pump.close()
         self._task_logs.close()

@@ -22,7 +22,8 @@ from pathlib import Path
 from qemu_node.errors import GuestAgentError, HostError, NodeError, QmpError
 from qemu_node.host.cgroup import Scope
 from qemu_node.host.descriptors import close_descriptors, copy_descriptors
-from qemu_node.host.process import Child, ProcessId, send_signal, wait_gone
+from qemu_node.host.hold import Hold
+from qemu_node.host.process import Child, ProcessId, send_signal
 from qemu_node.host.race import race
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.host.threads import to_the_end
@@ -44,7 +45,7 @@ from qemu_node.vm.outcome import (
     judge_process_end,
 )
 from qemu_node.vm.record import VMRecord, VMState
-from qemu_node.vm.removal import KILL_TIMEOUT_S, UnkillableError
+from qemu_node.vm.removal import KILL_TIMEOUT_S, UnkillableError, remove_files
 from qemu_node.vm.stop import StopAction, plan_stop
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,13 @@ class VM:
         self.ended_at: float | None = None
         """Unix time of its end, once it is concluded."""
         self._exit: asyncio.Future[VMExit] = asyncio.get_running_loop().create_future()
+        self._stops = 0
+        """Stops under way."""
+        self._hold: Hold | None = None
+        """On QEMU, while it is watched."""
+        self._destroying = asyncio.Lock()
+        self._settling: asyncio.Task[None] | None = None
+        """Takes what the VM has left behind, once its end is told."""
         self._oom_kills_before = self._oom_kills()
 
     # Life
@@ -116,7 +124,7 @@ class VM:
         Its sockets and vm.json may be gone with a wiped /run; the latter is written again.
         """
         if not self.state.is_running:
-            _ = self._tasks.start(self._finish(), name=f"finish {self.directory.vm_id}")
+            _ = self._tasks.start(self._conclude(), name=f"conclude {self.directory.vm_id}")
             return
         try:
             if not self.directory.vm_json.exists():
@@ -137,14 +145,23 @@ class VM:
         Raises:
             HostError: it does not die or its files cannot be removed; call again.
         """
-        if self.phase is VMPhase.DESTROYED:
-            return
-        if not self._exit.done():
-            await self.stop(0.0)
-        self.directory.remove(self.state.uid)
-        self.phase = VMPhase.DESTROYED
-        if self._lock is not None:
-            self._lock.release()
+        # One at a time: once the lock is given up, the directory may be another VM's.
+        async with self._destroying:
+            if self.phase is VMPhase.DESTROYED:
+                return
+            if not self._exit.done():
+                await self.stop(0.0)
+            await self.settle()
+            await remove_files(self.directory, self.state.uid)
+            self.phase = VMPhase.DESTROYED
+            if self._lock is not None:
+                self._lock.release()
+
+    async def settle(self) -> None:
+        """Return once nothing of an ended VM moves any more: its last words are in the logs."""
+        await self.wait()
+        if self._settling is not None:
+            await asyncio.wait({self._settling})
 
     # What others may know
 
@@ -170,21 +187,39 @@ class VM:
 
     async def _watch(self) -> None:
         """Follow the VM to its end, whoever its parent is."""
-        # A task of its own: whatever goes wrong there, the end of the process is still noticed.
+        # The guest's end and the process's are two: neither task waits for the other.
         control = self._tasks.start(self._follow_qmp(), name=f"qmp {self.directory.vm_id}")
         try:
-            await wait_gone(self.process)
+            await self._wait_gone()
         finally:
             control.cancel()
-        await self._finish()
+        await self._conclude()
 
-    async def _finish(self) -> None:
-        """Take what the VM has left behind, now that its process is gone."""
-        await self._logs.finish()
-        self._conclude()
+    async def _wait_gone(self) -> None:
+        """Return once the process is gone; it is held meanwhile, for signals."""
+        while True:
+            try:
+                with Hold(self.process) as self._hold:
+                    await self._hold.wait_gone()
+            except OSError as exc:
+                # Too many open files: its end is noticed late, not never.
+                log.warning("VM is not watched", extra=self._fields(exc))
+                await asyncio.sleep(_RECONNECT_FIRST_S)
+            else:
+                return
+            finally:
+                self._hold = None
+
+    def _signal(self, signum: signal.Signals) -> None:
+        if self._hold is None or not self._hold.send(signum):
+            send_signal(self.process, signum)
 
     async def _follow_qmp(self) -> None:
-        """Keep a control connection; when the guest has ended, write it down and quit QEMU."""
+        """Keep a control connection; when the guest has ended, write it down and quit QEMU.
+
+        Whatever goes wrong is tried again: QEMU stays when its guest has ended, so nobody else
+        would notice.
+        """
         pause_s = _RECONNECT_FIRST_S
         while True:
             try:
@@ -194,16 +229,15 @@ class VM:
                     )
                 status = await qmp_commands.query_status(self._qmp)
                 self._note_end(guest_end_of_status(status))
-                self._drop_false_end()
+                await self._drop_false_end()
                 pause_s = _RECONNECT_FIRST_S
                 await self._until_news(self._qmp, await self._disk.look(self._qmp, status))
                 if self._qmp.is_open and self._guest_end is None:
                     continue
-            except QmpError as exc:
-                log.warning(
-                    "control socket does not answer",
-                    extra={"vm_id": self.directory.vm_id, "error": str(exc)},
-                )
+            except (NodeError, OSError) as exc:
+                log.warning("control socket does not answer", extra=self._fields(exc))
+            except Exception as exc:
+                log.exception("control connection failed", extra=self._fields(exc))
             if self._guest_end is not None:
                 await self._quit_ended_guest(self._guest_end)
                 return
@@ -234,32 +268,37 @@ class VM:
             self._guest_end = end
             self._news.set()
 
-    def _drop_false_end(self) -> None:
+    async def _drop_false_end(self) -> None:
         """Forget an end written down for a stop that was never finished, now that the guest runs.
 
         Not before it is seen to run: a QEMU that was told to quit may take seconds to be gone.
         """
         if self.phase is VMPhase.RUNNING and self._guest_end is None:
             with contextlib.suppress(OSError):
-                self.directory.exit_file.unlink(missing_ok=True)
+                await to_the_end(self.directory.exit_file.unlink, missing_ok=True)
 
-    def _write_end(self, outcome: VMExit) -> None:
+    async def _write_end(self, outcome: VMExit) -> None:
         """Put the end on disk, for a driver that comes after us."""
         try:
-            self.directory.write_exit(outcome)
-        except HostError as exc:
+            await to_the_end(self.directory.write_exit, outcome)
+        except (HostError, OSError) as exc:
             # We still know it ourselves; only a driver that dies right now would not be believed.
-            log.warning("end of VM not written down", extra={"error": str(exc)})
+            log.warning("end of VM not written down", extra=self._fields(exc))
 
     async def _quit_ended_guest(self, end: GuestEnd) -> None:
         """End the QEMU of a guest that has ended; its end is on disk before."""
-        self._write_end(exit_of_guest(end))
+        await self._write_end(exit_of_guest(end))
         self._hold_taps()
-        with contextlib.suppress(QmpError):
+        try:
             await qmp_commands.quit(self._control())
             await asyncio.sleep(_QUIT_TIMEOUT_S)
+        except (NodeError, OSError) as exc:
+            log.info("QEMU of an ended guest does not quit", extra=self._fields(exc))
         # Cancelled before this line if QEMU has left, as it does.
-        send_signal(self.process, signal.SIGKILL)
+        while True:
+            with contextlib.suppress(OSError):
+                self._signal(signal.SIGKILL)
+            await asyncio.sleep(_QUIT_TIMEOUT_S)
 
     def _hold_taps(self) -> None:
         """Have the VM's TAPs open as well, so that QEMU's end is not theirs.
@@ -268,37 +307,32 @@ class VM:
         nobody is to wait for a VM's end so much longer.
         """
         if self.record.ports and not self._taps:
-            self._taps = copy_descriptors(self.process, TUN)
+            try:
+                self._taps = copy_descriptors(self.process, TUN)
+            except OSError as exc:
+                # QEMU's end waits for the kernel then.
+                log.info("TAPs are not taken over", extra=self._fields(exc))
 
     async def _drop_taps(self) -> None:
         taps, self._taps = self._taps, []
-        await to_the_end(close_descriptors, taps)
+        if taps:
+            await to_the_end(close_descriptors, taps)
 
     async def _drop_qmp(self) -> None:
         qmp, self._qmp = self._qmp, None
         if qmp is not None:
             await qmp.close()
 
-    def _conclude(self) -> None:
-        """Decide how the VM ended, now that its process is gone."""
+    async def _conclude(self) -> None:
+        """Decide how the VM ended, now that its process is gone, and tell that before all else."""
         if self._exit.done():
             return
-        # Asked for in any case: a child that is not reaped stays in the process table.
-        exit_status = None if self._child is None else self._child.exit_status()
-        if self._guest_end is not None:
-            outcome = exit_of_guest(self._guest_end)
-        else:
-            outcome = self.directory.read_exit() or judge_process_end(
-                ProcessEnd(
-                    exit_status=exit_status,
-                    is_stopping=self.phase is VMPhase.STOPPING,
-                    oom_kills=self._oom_kills() - self._oom_kills_before,
-                    last_words=self._logs.last_words,
-                )
-            )
-            # What we alone know, as its parent, a driver that comes after us has no other way to.
-            self._write_end(outcome)
-        self._logs.say(f"VM ended: {describe(outcome)}")
+        try:
+            outcome = await self._judge()
+        except Exception as exc:
+            # Whatever it was: a VM without an end would be waited for for ever.
+            log.exception("end of VM not understood", extra=self._fields(exc))
+            outcome = VMExit(exit_code=1, reason=f"QEMU ended; the driver failed to see how: {exc}")
         self.phase = VMPhase.EXITED
         self.ended_at = time.time()
         log.info(
@@ -310,10 +344,36 @@ class VM:
             },
         )
         self._exit.set_result(outcome)
-        if self._taps:
-            _ = self._tasks.start(self._drop_taps(), name=f"taps {self.directory.vm_id}")
-        if self._qmp is not None:
-            _ = self._tasks.start(self._drop_qmp(), name=f"close {self.directory.vm_id}")
+        self._settling = self._tasks.start(
+            self._settle(outcome), name=f"settle {self.directory.vm_id}"
+        )
+
+    async def _judge(self) -> VMExit:
+        """Return how the VM ended; it is on disk as well, for a driver that comes after us."""
+        # Asked for in any case: a child that is not reaped stays in the process table.
+        exit_status = None if self._child is None else self._child.exit_status()
+        if self._guest_end is not None:
+            return exit_of_guest(self._guest_end)
+        written = await to_the_end(self.directory.read_exit)
+        if written is not None:
+            return written
+        outcome = judge_process_end(
+            ProcessEnd(
+                exit_status=exit_status,
+                is_stopping=self.phase is VMPhase.STOPPING,
+                oom_kills=self._oom_kills() - self._oom_kills_before,
+                last_words=await self._logs.last_words(),
+            )
+        )
+        # What we alone know, as its parent, a driver that comes after us has no other way to.
+        await self._write_end(outcome)
+        return outcome
+
+    async def _settle(self, outcome: VMExit) -> None:
+        """Take what the VM has left behind; its end is told."""
+        await self._drop_taps()
+        await self._drop_qmp()
+        await self._logs.finish(f"VM ended: {describe(outcome)}")
 
     def _oom_kills(self) -> int:
         scope = Scope.find(self.state.scope) if self.state.scope else None
@@ -333,6 +393,18 @@ class VM:
         if self._exit.done():
             return
         self.phase = VMPhase.STOPPING
+        self._stops += 1
+        try:
+            await self._descend(timeout_s)
+        finally:
+            self._stops -= 1
+            if not self._stops and self.phase is VMPhase.STOPPING:
+                # Given up: it runs on, and what ends it later is not this stop.
+                self.phase = VMPhase.RUNNING
+                self._news.set()
+
+    async def _descend(self, timeout_s: float) -> None:
+        """Go down the ladder until the VM is gone."""
         loop = asyncio.get_running_loop()
         begin = loop.time()
         steps = plan_stop(0.0 if self._disk.is_waiting else timeout_s, has_agent=True)
@@ -363,14 +435,17 @@ class VM:
                     case StopAction.ACPI:
                         await qmp_commands.system_powerdown(self._control())
                     case StopAction.QUIT:
-                        self._write_end(FORCED_OFF)
+                        await self._write_end(FORCED_OFF)
                         self._hold_taps()
                         await self._quit()
                     case StopAction.KILL:
                         self._hold_taps()
-                        send_signal(self.process, signal.SIGKILL)
-        except (NodeError, TimeoutError) as exc:
-            log.info("stop step failed", extra={"step": action.value, "error": str(exc)})
+                        self._signal(signal.SIGKILL)
+        except (NodeError, OSError) as exc:
+            # TimeoutError is an OSError.
+            log.info("stop step failed", extra={"step": action.value, **self._fields(exc)})
+        except Exception as exc:
+            log.exception("stop step failed", extra={"step": action.value, **self._fields(exc)})
 
     async def _ask_agent(self, limit_s: float) -> None:
         """Ask the guest agent to power off; if it does not answer, press the power button now."""
@@ -386,7 +461,10 @@ class VM:
         try:
             await qmp_commands.quit(self._control())
         except QmpError:
-            send_signal(self.process, signal.SIGTERM)
+            self._signal(signal.SIGTERM)
+
+    def _fields(self, exc: Exception) -> dict[str, str]:
+        return {"vm_id": self.directory.vm_id, "error": str(exc)}
 
     def _control(self) -> QmpConnection:
         if self._qmp is None:

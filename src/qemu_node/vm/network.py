@@ -17,7 +17,6 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host.cancellation import Undo
-from qemu_node.net.errors import NetworkError
 from qemu_node.net.mac import check_unused
 from qemu_node.net.ports import AttachedPort, PortManager
 from qemu_node.net.spec import PortSpec
@@ -183,20 +182,19 @@ class Network:
             )
 
     async def watch(self) -> None:
-        """Reconcile as soon as others take something from VMs. Runs for ever, where it can at all.
+        """Reconcile as soon as others take something from VMs. Runs for ever.
 
-        Somebody who takes it away again and again is answered more and more rarely.
+        Somebody who takes it away again and again is answered more and more rarely. Without root
+        there is nothing to watch, and it returns.
+
+        Raises:
+            NetworkError: the kernel tells nothing of changes; they are found by the next reconcile.
         """
         if self._manager is None:
             return
-        try:
-            watch = Watch()
-        except NetworkError as exc:
-            log.warning("looking for changes by others every minute", extra={"error": str(exc)})
-            return
         loop = asyncio.get_running_loop()
         pause_s = _PAUSE_MIN_S
-        with watch:
+        with Watch() as watch:
             while True:
                 began = loop.time()
                 losses = await watch.losses(self._manager.watched)

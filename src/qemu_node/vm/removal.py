@@ -7,8 +7,10 @@ lock, or gets it from `claim`.
 import asyncio
 import contextlib
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 from qemu_node.errors import HostError
+from qemu_node.host.cancellation import finish
 from qemu_node.host.process import ProcessId, send_signal, wait_gone
 from qemu_node.host.threads import to_the_end
 from qemu_node.vm.directory import DirectoryLock, VMBusyError, VMDirectory
@@ -21,6 +23,8 @@ KILL_TIMEOUT_S = 30.0
 _CLAIM_TRIES = 20
 _CLAIM_PAUSE_S = 0.1
 _LAUNCH_POLL_S = 0.02
+
+_REMOVERS = ThreadPoolExecutor(4, "remove")
 
 
 class UnkillableError(HostError):
@@ -77,7 +81,18 @@ async def remove_vm(directory: VMDirectory) -> None:
     if state is not None and state.is_running:
         await kill(state.record.process)
     await _end_processes(directory)
-    directory.remove(None if state is None else state.uid)
+    await remove_files(directory, None if state is None else state.uid)
+
+
+async def remove_files(directory: VMDirectory, uid: int | None = None) -> None:
+    """Remove a VM's files and the lease of `uid`, or of the user that has one; it has ended.
+
+    In threads of their own: a large disk image takes seconds, and nothing else is to wait for it.
+
+    Raises:
+        HostError: a file cannot be removed.
+    """
+    await finish(asyncio.get_running_loop().run_in_executor(_REMOVERS, directory.remove, uid))
 
 
 async def _end_processes(directory: VMDirectory) -> None:

@@ -29,7 +29,7 @@ before Linux 6.13), so it is done rarely and not for each line."""
 
 _SCAN_BYTES = 256 * KIB
 _SCAN_MAX_BYTES = 16 * MIB
-"""How much of a run of NULs one call looks at: it runs on the event loop."""
+"""How much of a run of NULs one call looks at: other logs are waiting."""
 
 
 class SerialLog:

@@ -7,13 +7,15 @@ what Nomad calls them (task ids are `nomad.driver`'s).
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host.cancellation import Undo
-from qemu_node.host.threads import to_the_end
+from qemu_node.host.loops import Troubles, attempt, repeat
+from qemu_node.host.threads import Worker, to_the_end
 from qemu_node.vm.admission import Admission
 from qemu_node.vm.console_log import PumpTurns
 from qemu_node.vm.directory import DirectoryLock, VMBusyError, VMDirectory
@@ -30,9 +32,12 @@ from qemu_node.vm.usage import DiskState, UsageMeter, drops_of, read_usage
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _PUMP_INTERVAL_S = 0.25
 _USAGE_INTERVAL_S = 20.0
 _RECONCILE_INTERVAL_S = 60.0
+_WATCH_AGAIN_S = 60.0
 _RECOVER_LOCK_TIMEOUT_S = 10.0
 
 
@@ -64,6 +69,8 @@ class Supervisor:
         self._open_logs = open_logs
         self._managed: dict[str, _Managed] = {}
         self._turns = PumpTurns()
+        self._log_worker = Worker("logs")
+        self._troubles = Troubles()
         self._reconciler = Reconciler(node.paths)
         self.admission = Admission(lambda: len(self._managed))
 
@@ -74,11 +81,20 @@ class Supervisor:
 
     def begin(self) -> None:
         """Begin to serve: remove left-overs, then pump logs, measure, reconcile and prefetch."""
-        _ = self._node.tasks.start(self._node.network.watch(), name="network watch")
-        _ = self._node.tasks.start(self._reconcile_loop(), name="reconcile")
-        _ = self._node.tasks.start(self._pump_loop(), name="logs")
-        _ = self._node.tasks.start(self._usage_loop(), name="usage")
-        _ = self._node.tasks.start(self._node.prefetcher.run(), name="prefetch")
+        for work, name, interval_s in (
+            (self._node.network.watch, "watching the network", _WATCH_AGAIN_S),
+            (self.reconcile, "reconciling", _RECONCILE_INTERVAL_S),
+            (self.flush_logs, "moving guests' output into logs", _PUMP_INTERVAL_S),
+            (self._measure, "measuring VMs", _USAGE_INTERVAL_S),
+        ):
+            loop = repeat(work, name=name, interval_s=interval_s, troubles=self._troubles)
+            _ = self._node.tasks.start(loop, name=name)
+        _ = self._node.tasks.start(self._node.prefetcher.run(self._troubles), name="prefetching")
+
+    async def aclose(self) -> None:
+        """Put into the logs what the guests have printed, and serve no more; the VMs go on."""
+        await self.flush_logs()
+        self._log_worker.close()
 
     async def start(
         self, request: VMRequest, tell: Tell, on_long_wait: Callable[[], None] = lambda: None
@@ -92,7 +108,7 @@ class Supervisor:
         if vm_id in self._managed:
             # A restart in place comes after DestroyTask; whatever is here is a left-over of ours.
             await self.destroy(self._managed[vm_id].vm)
-        logs = self._open_logs(request.alloc_dir, request.identity.task)
+        logs = await to_the_end(self._open_logs, request.alloc_dir, request.identity.task)
         try:
             launched = await launch(
                 request,
@@ -103,7 +119,8 @@ class Supervisor:
             )
         except BaseException as exc:
             if isinstance(exc, NodeError):
-                logs.stderr(f"VM did not start: {exc.explain()}\n".encode())
+                words = f"VM did not start: {exc.explain()}\n".encode()
+                await to_the_end(logs.stderr, words)
             logs.close()
             raise
         vm = self._take(launched.state, launched.directory, launched.lock, logs, tell)
@@ -131,7 +148,9 @@ class Supervisor:
         directory = VMDirectory.of_state(state, self._node.paths)
         lock = await _lock_for_recovery(directory)
         try:
-            logs = self._open_logs(Path(state.record.alloc_dir), state.record.task)
+            logs = await to_the_end(
+                self._open_logs, Path(state.record.alloc_dir), state.record.task
+            )
         except HostError as exc:
             # An error would make Nomad start a second VM; this one goes on without its log.
             log.warning("recovered VM is not logged", extra={"error": str(exc)})
@@ -158,7 +177,7 @@ class Supervisor:
             # Another call for the same VM was there first.
             return
         del self._managed[vm_id]
-        managed.logs.close()
+        await managed.logs.close()
         if managed.health is not None:
             await managed.health.close()
 
@@ -172,8 +191,8 @@ class Supervisor:
 
     @property
     def problems(self) -> list[str]:
-        """What an operator should know of VMs that run and that nobody manages."""
-        return self._reconciler.problems
+        """What an operator should know: VMs that run and nobody manages, what does not work."""
+        return [*self._reconciler.problems, *self._troubles.lines()]
 
     def meter(self, vm: VM) -> UsageMeter:
         """Return the meter of a managed VM."""
@@ -184,19 +203,21 @@ class Supervisor:
 
         Images come last: one that a removed VM was the last to use goes with it.
         """
-        removed = await self._reconciler.run(self._managed)
-        try:
-            await self._node.network.reconcile()
-        except NodeError as exc:
-            log.warning("network not reconciled", extra={"error": exc.explain()})
-        await to_the_end(self._node.keeper.sweep)
-        return removed
-
-    def flush_logs(self) -> None:
-        """Move what the guests have printed so far into the tasks' logs."""
-        self._turns.poll(
-            [pump for managed in self._managed.values() for pump in managed.logs.pumps]
+        # One that fails keeps none of the others from its turn.
+        removed = await self._attempt(
+            lambda: self._reconciler.run(self._managed), "removing what is left of VMs"
         )
+        await self._attempt(self._node.network.reconcile, "reconciling the network")
+        await self._attempt(lambda: to_the_end(self._node.keeper.sweep), "removing unused images")
+        return removed or []
+
+    async def _attempt(self, work: Callable[[], Awaitable[T]], name: str) -> T | None:
+        return await attempt(work, name=name, troubles=self._troubles)
+
+    async def flush_logs(self) -> None:
+        """Move what the guests have printed so far into the tasks' logs."""
+        pumps = [pump for managed in self._managed.values() for pump in managed.logs.pumps]
+        await self._log_worker.to_the_end(self._turns.poll, pumps)
 
     def _take(
         self,
@@ -206,7 +227,7 @@ class Supervisor:
         logs: TaskLogs,
         tell: Tell,
     ) -> VM:
-        vm_logs = VMLogs(directory, logs, self._node.logs)
+        vm_logs = VMLogs(directory, logs, self._node.logs, self._log_worker)
         earlier = read_usage(directory.usage_json)
         meter = UsageMeter(state.record.process, earlier.disk if earlier else DiskState())
         disk = DiskGuard(directory, meter, reserve=self._node.disk_reserve, tell=tell)
@@ -234,21 +255,19 @@ class Supervisor:
             return
         self._managed[vm.record.vm_id].health = server
 
-    async def _pump_loop(self) -> None:
-        while True:
-            self.flush_logs()
-            await asyncio.sleep(_PUMP_INTERVAL_S)
-
-    async def _usage_loop(self) -> None:
-        while True:
-            drops = await self._drops()
-            for managed in list(self._managed.values()):
-                if managed.vm.exit is None:
-                    managed.meter.drops = drops_of(managed.vm.record.ports, drops)
-                    with contextlib.suppress(HostError):
-                        usage_json = managed.vm.directory.usage_json
-                        await asyncio.to_thread(managed.meter.publish, usage_json)
-            await asyncio.sleep(_USAGE_INTERVAL_S)
+    async def _measure(self) -> None:
+        """Write the usage of every VM; raise the last failure when all have had their turn."""
+        drops = await self._drops()
+        failure: Exception | None = None
+        for managed in list(self._managed.values()):
+            if managed.vm.exit is None:
+                managed.meter.drops = drops_of(managed.vm.record.ports, drops)
+                try:
+                    await to_the_end(managed.meter.publish, managed.vm.directory.usage_json)
+                except (HostError, OSError) as exc:
+                    failure = exc
+        if failure is not None:
+            raise failure
 
     async def _drops(self) -> Mapping[str, Mapping[str, int]]:
         try:
@@ -256,14 +275,6 @@ class Supervisor:
         except NodeError as exc:
             log.warning("drop counters not read", extra={"error": str(exc)})
             return {}
-
-    async def _reconcile_loop(self) -> None:
-        while True:
-            try:
-                await self.reconcile()
-            except (OSError, NodeError) as exc:
-                log.warning("reconcile failed", extra={"error": str(exc)})
-            await asyncio.sleep(_RECONCILE_INTERVAL_S)
 
 
 async def _lock_for_recovery(directory: VMDirectory) -> DirectoryLock | None:

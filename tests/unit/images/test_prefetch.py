@@ -6,6 +6,7 @@ import pytest
 from fakes.stored_images import put
 
 from qemu_node.config.images import CredentialConfig
+from qemu_node.host.loops import Troubles
 from qemu_node.images.credentials import CredentialStore
 from qemu_node.images.errors import ImageDownloadError
 from qemu_node.images.prefetch import Prefetcher, prefetched_keys
@@ -34,6 +35,8 @@ class Source:
             self.enough.set()
         answers = self.answers.get(source, [])
         problem = answers.pop(0) if answers else None
+        if problem == "?":
+            raise UnicodeError("label too long")
         if problem is not None and problem.startswith("!"):
             raise ImageDownloadError(problem)
         return Pulled(version=self.record, note=problem)
@@ -53,7 +56,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def run(source: Source, *sources: str) -> None:
     async with asyncio.TaskGroup() as group:
-        running = group.create_task(Prefetcher(source.pull, sources, 0.0).run())
+        running = group.create_task(Prefetcher(source.pull, sources, 0.0).run(Troubles()))
         await asyncio.wait_for(source.enough.wait(), 60)
         running.cancel()
 
@@ -77,8 +80,17 @@ async def test_lasting_failure_is_said_once_and_its_end_too(
     ]
 
 
+async def test_a_fault_of_ours_at_one_source_ends_the_prefetching_of_none(
+    record: SourceRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qemu_node.host.loops._PAUSE_MIN_S", 0.0)
+    source = Source(record, {A: ["?", "?", None]}, wanted=8)
+    await run(source, A, B)
+    assert source.pulled[:8] == [A, B] * 4
+
+
 async def test_nothing_to_prefetch_ends_by_itself(record: SourceRecord) -> None:
-    await asyncio.wait_for(Prefetcher(Source(record, {}, 0).pull, (), 300.0).run(), 60)
+    await asyncio.wait_for(Prefetcher(Source(record, {}, 0).pull, (), 300.0).run(Troubles()), 60)
 
 
 def test_a_prefetched_source_is_the_one_that_no_job_has() -> None:
