@@ -147,6 +147,69 @@ async def test_refusal_is_not_worth_a_retry(server: ImageServer, status: int) ->
     assert error.value.is_denial == (status in (401, 403))
 
 
+@pytest.mark.parametrize("coding", ["", "aws-chunked", "utf-8", "none"])
+async def test_label_that_is_no_coding_is_ignored(server: ImageServer, coding: str) -> None:
+    resource = Resource(body=BODY, headers={"Content-Encoding": coding})
+    _, sink = await fetched(server.put("/x", resource))
+    assert sink.content == BODY
+
+
+async def test_compressed_file_that_is_labelled_as_such_arrives_as_it_is(
+    server: ImageServer,
+) -> None:
+    resource = Resource(body=b"\x1f\x8b", headers={"Content-Encoding": "x-gzip"})
+    url = server.put("/latest", Resource(redirect_to=server.put("/disk.img.gz", resource)))
+    _, sink = await fetched(url)
+    assert sink.content == b"\x1f\x8b"
+
+
+async def test_headers_may_be_as_long_as_those_of_a_cdn(server: ImageServer) -> None:
+    long = {"Content-Security-Policy": "x" * (64 << 10)}
+    many = {f"X-{number}": "y" for number in range(300)}
+    _, sink = await fetched(server.put("/x", Resource(body=BODY, headers=long | many)))
+    assert sink.content == BODY
+
+
+async def test_redirect_to_a_name_with_blanks_is_followed(server: ImageServer) -> None:
+    server.publish("/my%20images/gr%C3%BCn%201.img", BODY)
+    _, sink = await fetched(server.put("/x", Resource(redirect_to="/my images/grün 1.img")))
+    assert sink.content == BODY
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+async def test_redirector_is_asked_again_where_a_mirror_lacks_the_file(
+    server: ImageServer, status: int
+) -> None:
+    stale = server.put("/stale", Resource(status=status))
+    good = Resource(redirect_to=server.publish("/good", BODY))
+    _, sink = await fetched(server.put("/x", Resource(redirect_to=stale, then=good)))
+    assert sink.content == BODY
+
+
+async def test_mirrors_are_tried_a_few_times_and_none_twice(server: ImageServer) -> None:
+    redirect = Resource(redirect_to="/gone-0")
+    for number in range(1, 9):
+        redirect = Resource(redirect_to=f"/gone-{number}", then=redirect)
+    with pytest.raises(ImageRefusedError, match="HTTP 404"):
+        await fetched(server.put("/x", redirect))
+    assert len(server.gets("/x")) == ONCE.mirrors
+    with pytest.raises(ImageRefusedError, match="HTTP 404"):
+        await fetched(server.put("/y", Resource(redirect_to="/gone")))
+    assert len(server.gets("/y")) == 2
+
+
+@pytest.mark.parametrize(("status", "has_header"), [(301, True), (400, True), (400, False)])
+async def test_bucket_of_another_region_is_named(
+    server: ImageServer, status: int, has_header: bool
+) -> None:
+    headers = {"x-amz-bucket-region": "eu-central-1"} if has_header else {}
+    body = b"<Error><Region>eu-central-1</Region></Error>"
+    url = server.put("/x", Resource(status=status, body=body, headers=headers))
+    with pytest.raises(ImageRefusedError, match="region eu-central-1") as error:
+        await fetched(url)
+    assert "eu-central-1" in (error.value.hint or "")
+
+
 async def test_encoded_body_is_refused(server: ImageServer) -> None:
     resource = Resource(body=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
     with pytest.raises(ImageRefusedError, match="encoded"):

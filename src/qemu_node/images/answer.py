@@ -1,12 +1,13 @@
 """What the headers of an HTTP answer say: pure, and distrustful.
 
-Owns the grammars of Content-Range, ETag and Retry-After as far as a download needs them (RFC 9110).
-Does not own what follows (`fetch`).
+Owns the grammars of Content-Range, Content-Encoding, ETag and Retry-After as far as a download
+needs them (RFC 9110), and where S3 says that a bucket is. Does not own what follows (`fetch`,
+`request`).
 """
 
 import email.utils
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _VALIDATOR_MAX_CHARS = 1024
@@ -97,3 +98,54 @@ def parse_retry_after(value: str | None, now_s: float) -> float | None:
         return max(0.0, date.timestamp() - now_s)
     except (ValueError, TypeError, OverflowError, OSError):
         return None
+
+
+# The content codings that are registered (IANA, "HTTP Content Coding Registry"), with their aliases
+# and the ends of names of files that are compressed so. Anything else is no coding, whatever a
+# gateway or whoever uploaded the file has written there: empty, `aws-chunked` (S3's own way of
+# uploading), `none`, `binary`, `utf-8`.
+_CODINGS: Mapping[str, tuple[str, ...]] = {
+    "gzip": (".gz", ".tgz"),
+    "x-gzip": (".gz", ".tgz"),
+    "zstd": (".zst", ".zstd"),
+    "br": (".br",),
+    "compress": (".z",),
+    "x-compress": (".z",),
+    "deflate": (),
+    "exi": (),
+    "pack200-gzip": (),
+    "aes128gcm": (),
+    "dcb": (),
+    "dcz": (),
+}
+_GZIP_TYPES = frozenset({"application/gzip", "application/x-gzip"})
+
+
+def is_recoded(content_encoding: str, media_type: str, names: Iterable[str]) -> bool:
+    """Tell whether the body is another one than the file's, as Content-Encoding has it.
+
+    A server that looks at its files' names labels `disk.img.gz` as gzip and sends it as it is:
+    there the coding is the file's own. `names` are the paths by which it was asked for.
+    """
+    words = (word.strip().lower() for word in content_encoding.split(","))
+    codings = [word for word in words if word in _CODINGS]
+    if not codings:
+        return False
+    is_gzip = media_type.partition(";")[0].strip().lower() in _GZIP_TYPES
+    is_own = any(name.lower().endswith(_CODINGS[codings[0]]) for name in names) or (
+        is_gzip and codings[0] in ("gzip", "x-gzip")
+    )
+    return len(codings) > 1 or not is_own
+
+
+_REGION_NAME = r"[a-z0-9-]{1,40}"
+_REGION_ELEMENT = re.compile(rf"<Region>({_REGION_NAME})</Region>".encode())
+
+
+def bucket_region(headers: Mapping[str, str], body: bytes) -> str | None:
+    """Return the region in which S3 says the bucket is, in a header or in an error's document."""
+    header = headers.get("x-amz-bucket-region", "")
+    if re.fullmatch(_REGION_NAME, header):
+        return header
+    match = _REGION_ELEMENT.search(body)
+    return None if match is None else match[1].decode()

@@ -8,13 +8,14 @@ aiohttp is imported at the first request: a plugin that only starts has no need 
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qemu_node.images.address import AddressPolicy, Guard
-from qemu_node.images.answer import parse_retry_after
+from qemu_node.images.answer import bucket_region, is_recoded, parse_retry_after
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http_file import HttpFile
 from qemu_node.images.source import redact
@@ -23,12 +24,21 @@ from qemu_node.images.url import HttpUrl, UrlError, parse_url
 if TYPE_CHECKING:
     import aiohttp
 
+log = logging.getLogger(__name__)
+
 CHUNK_BYTES = 1 << 20
 """How much of a body is handed on at once."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRYABLE = frozenset({408, 425, 429})
 _WITH_BODY = frozenset({200, 206})
+_LACKING = frozenset({403, 404, 410})
+# What S3 answers where a bucket is in another region ("Error responses": PermanentRedirect,
+# AuthorizationHeaderMalformed), the first without a Location.
+_ELSEWHERE = frozenset({301, 307, 400})
+_ERROR_MAX_BYTES = 8 << 10
+_HEADER_MAX_BYTES = 65 << 10
+_HEADERS_MAX = 512
 _STATUS_UNAUTHORIZED = 401
 _STATUS_SERVER_ERROR = 500
 
@@ -46,6 +56,8 @@ class FetchLimits:
     total_s: float = 6 * 3600.0
     """What one download may take with all its attempts."""
     redirects: int = 5
+    mirrors: int = 4
+    """Places to which a redirector may send us before we believe that none of them has the file."""
     retries: int = 4
     """Attempts after one that brought nothing new."""
     backoff_s: float = 1.0
@@ -61,6 +73,9 @@ class Answer:
     response: "aiohttp.ClientResponse"
     is_foreign: bool
     """Whether a redirect led away from the scheme, host and port that were asked."""
+    url: HttpUrl
+    """Who gave it."""
+    is_redirected: bool
 
     @property
     def status(self) -> int:
@@ -104,12 +119,15 @@ async def request(
         cookie_jar=aiohttp.DummyCookieJar(),
         connector=aiohttp.TCPConnector(force_close=True, socket_factory=guard.make_socket),
         read_bufsize=CHUNK_BYTES,
+        max_line_size=_HEADER_MAX_BYTES,
+        max_field_size=_HEADER_MAX_BYTES,
+        max_headers=_HEADERS_MAX,
     )
     async with session:
         try:
-            answer = await _follow(session, file, headers, limits)
+            answer = await _ask(session, file, headers, limits)
             async with answer.response:
-                _check(answer, file, accepted)
+                await _check(answer, file, accepted, limits)
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             if guard.refused is not None and isinstance(exc, aiohttp.ClientConnectorError):
@@ -119,6 +137,28 @@ async def request(
                     hint="images.allow_networks in node.toml makes exceptions",
                 ) from exc
             raise ImageDownloadError(f"cannot fetch {file}: {_reason(exc, limits)}") from exc
+
+
+async def _ask(
+    session: "aiohttp.ClientSession",
+    file: HttpFile,
+    headers: Mapping[str, str],
+    limits: FetchLimits,
+) -> Answer:
+    """Return the answer of a mirror that has the file, if the redirector names one.
+
+    Redirectors send each request elsewhere, also to mirrors that do not have the file yet.
+    """
+    lacking: set[str] = set()
+    while True:
+        answer = await _follow(session, file, headers, limits)
+        where = str(answer.url)
+        is_lacking = answer.is_redirected and answer.status in _LACKING and where not in lacking
+        if not is_lacking or len(lacking) + 1 >= limits.mirrors:
+            return answer
+        log.info("mirror lacks the file", extra={"url": file.shown, "mirror": redact(where)})
+        lacking.add(where)
+        answer.response.close()
 
 
 async def _follow(
@@ -160,9 +200,14 @@ async def _follow(
             response.close()
             await file.renew()
             continue
-        if response.status not in _REDIRECTS:
-            return Answer(response=response, is_foreign=is_foreign)
         location = response.headers.get("Location")
+        if response.status not in _REDIRECTS or not location:
+            return Answer(
+                response=response,
+                is_foreign=is_foreign,
+                url=url,
+                is_redirected=hops_left < limits.redirects,
+            )
         response.close()
         if hops_left == 0:
             raise ImageRefusedError(f"{file} redirects more than {limits.redirects} times")
@@ -170,9 +215,7 @@ async def _follow(
         url = _next_hop(file, url, location)
 
 
-def _next_hop(file: HttpFile, url: HttpUrl, location: str | None) -> HttpUrl:
-    if not location:
-        raise ImageRefusedError(f"{file} redirects to nowhere")
+def _next_hop(file: HttpFile, url: HttpUrl, location: str) -> HttpUrl:
     try:
         target = url.join(location)
     except UrlError as exc:
@@ -182,10 +225,15 @@ def _next_hop(file: HttpFile, url: HttpUrl, location: str | None) -> HttpUrl:
     return target
 
 
-def _check(answer: Answer, file: HttpFile, accepted: Collection[int]) -> None:
+async def _check(
+    answer: Answer, file: HttpFile, accepted: Collection[int], limits: FetchLimits
+) -> None:
     """Raise unless the answer is one of those `accepted`, sent as it was asked for."""
     status = answer.status
     if status not in accepted:
+        await _check_region(answer, file, limits)
+        if status in _REDIRECTS:
+            raise ImageRefusedError(f"{file} redirects to nowhere")
         message = f"cannot fetch {file}: the server answered HTTP {status}"
         if status >= _STATUS_SERVER_ERROR or status in _RETRYABLE:
             raise ImageDownloadError(
@@ -193,11 +241,35 @@ def _check(answer: Answer, file: HttpFile, accepted: Collection[int]) -> None:
                 retry_after_s=parse_retry_after(answer.headers.get("Retry-After"), time.time()),
             )
         raise ImageRefusedError(message, status=status)
-    encoding = answer.headers.get("Content-Encoding", "identity").lower()
-    if status in _WITH_BODY and encoding != "identity":
+    codings = ",".join(answer.response.headers.getall("Content-Encoding", ()))
+    media_type = answer.headers.get("Content-Type", "")
+    names = (parse_url(file.url).path, answer.url.path)
+    if status in _WITH_BODY and is_recoded(codings, media_type, names):
         raise ImageRefusedError(
             f"cannot fetch {file}: the server sent it encoded, though asked not to",
             hint="turn off compression of images on the server",
+        )
+
+
+async def _check_region(answer: Answer, file: HttpFile, limits: FetchLimits) -> None:
+    """Raise where the answer says that the bucket is in another region."""
+    import aiohttp
+
+    # Whoever was redirected comes unsigned, so a refusal may have the same reason.
+    if answer.status not in _ELSEWHERE and not answer.is_foreign:
+        return
+    body = b""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with asyncio.timeout(limits.connect_s):
+            while len(body) < _ERROR_MAX_BYTES and (
+                more := await answer.response.content.read(_ERROR_MAX_BYTES)
+            ):
+                body += more
+    region = bucket_region(answer.headers, body)
+    if region is not None:
+        raise ImageRefusedError(
+            f"cannot fetch {file}: its bucket is in the region {region}",
+            hint=f'give region = "{region}" in its [[images.credentials]] of node.toml',
         )
 
 

@@ -29,6 +29,11 @@ _NAME_MAX_CHARS = 253
 _MAX_PORT = 65535
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
+_LOCATION = re.compile(
+    r"(?P<authority>(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*)?(?P<rest>.*)", re.DOTALL
+)
+_URL_CHARACTERS = "%:/?#[]@!$&'()*+,;=-._~"  # and letters and digits: RFC 3986, 2
+_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class UrlError(ValueError):
@@ -59,6 +64,11 @@ class HttpUrl:
         return self.host if self.port is None else f"{self.host}:{self.port}"
 
     @property
+    def path(self) -> str:
+        """The target without its query, percent-encoded."""
+        return self.target.partition("?")[0]
+
+    @property
     def origin(self) -> tuple[str, str, int]:
         """Scheme, host and port: who is told a secret (RFC 6454)."""
         return self.scheme, self.host, self.port or _DEFAULT_PORTS[self.scheme]
@@ -66,13 +76,14 @@ class HttpUrl:
     def join(self, location: str) -> "HttpUrl":
         """Return what `location` means here, as a redirect's target (RFC 9110, 10.2.2).
 
+        What no URL may hold is encoded, as browsers do: servers put names of files there as they
+        are. Bytes that are no UTF-8 stand in `location` as surrogates (PEP 383).
+
         Raises:
             UrlError: that is no URL.
         """
-        # Python's functions drop such characters silently.
-        _check_characters(location)
         try:
-            text = urljoin(str(self), location)
+            text = urljoin(str(self), _encoded(location))
         except ValueError as exc:
             raise UrlError("its host is wrong") from exc
         return parse_url(text)
@@ -151,6 +162,19 @@ def _is_ipv4(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _encoded(location: str) -> str:
+    """Return `location` with its path and query in the characters that a URL may hold."""
+    match = _LOCATION.fullmatch(location.strip())
+    assert match is not None  # It matches any text.
+    # Python's functions drop such characters silently.
+    _check_characters(match["authority"] or "")
+    try:
+        rest = match["rest"].encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as exc:
+        raise UrlError("it holds what is no text") from exc
+    return (match["authority"] or "") + _BARE_PERCENT.sub("%25", quote(rest, safe=_URL_CHARACTERS))
 
 
 def _check_characters(text: str) -> None:

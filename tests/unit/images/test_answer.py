@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 from qemu_node.images.answer import (
     ContentRange,
     Validators,
+    bucket_region,
+    is_recoded,
     parse_content_range,
     parse_retry_after,
     validators_of,
@@ -102,3 +104,54 @@ def test_part_continues_only_what_it_is_a_part_of(
 ) -> None:
     resume = Resume(offset_bytes=5, etag='"1"', total_bytes=10)
     assert (problem_of_part(part, Validators(etag=etag), resume) is None) == is_good
+
+
+@pytest.mark.parametrize(
+    "coding",
+    ["", " ", "identity", "Identity", "none", "binary", "utf-8", "UTF8", "aws-chunked", "8bit",
+     "aws-chunked, identity", "null", ","],
+)  # fmt: skip
+def test_what_is_no_content_coding_changes_nothing(coding: str) -> None:
+    assert not is_recoded(coding, "", ["/disk.img"])
+
+
+@pytest.mark.parametrize("coding", ["gzip", "X-GZIP", "br", "zstd", "deflate", "aws-chunked,gzip"])
+def test_a_content_coding_means_other_bytes(coding: str) -> None:
+    assert is_recoded(coding, "application/octet-stream", ["/disk.img", "/x.gz/disk"])
+
+
+@pytest.mark.parametrize(
+    ("coding", "media_type", "name"),
+    [
+        ("x-gzip", "", "/disk.img.gz"),
+        ("gzip", "", "/disk.IMG.GZ"),
+        ("aws-chunked,gzip", "", "/disk.img.gz"),
+        ("gzip", "application/x-gzip; charset=binary", "/latest"),
+        ("zstd", "", "/disk.img.zst"),
+        ("br", "", "/disk.img.br"),
+    ],
+)
+def test_a_label_of_a_compressed_file_is_no_coding_of_the_body(
+    coding: str, media_type: str, name: str
+) -> None:
+    assert not is_recoded(coding, media_type, ["/latest", name])
+
+
+@pytest.mark.parametrize(("coding", "name"), [("gzip, gzip", "/a.gz"), ("br", "/a.gz")])
+def test_a_coding_beyond_the_label_is_one(coding: str, name: str) -> None:
+    assert is_recoded(coding, "", [name])
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "region"),
+    [
+        ({"x-amz-bucket-region": "eu-central-1"}, b"", "eu-central-1"),
+        ({}, b"<Error><Region>us-west-2</Region></Error>", "us-west-2"),
+        ({"x-amz-bucket-region": 'x" evil'}, b"<Region>\x1b[2J</Region>", None),
+        ({}, b"", None),
+    ],
+)
+def test_a_buckets_region_is_in_a_header_or_the_document(
+    headers: dict[str, str], body: bytes, region: str | None
+) -> None:
+    assert bucket_region(headers, body) == region

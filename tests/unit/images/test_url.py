@@ -68,10 +68,25 @@ def test_text_that_is_no_url_is_refused_with_the_reason(text: str, reason: str) 
         ("//h/c", "https://h/c"),
         ("http://u:p@h:1/%2e?sig=a%2Fb", "http://h:1/%2e?sig=a%2Fb"),
         ("?z", "https://example.org/a/b?z"),
+        ("/my images/disk 1.img", "https://example.org/my%20images/disk%201.img"),
+        (" /c ", "https://example.org/c"),
+        ("/grün.img?a=ü", "https://example.org/gr%C3%BCn.img?a=%C3%BC"),
+        ("/gr\udcfcn.img", "https://example.org/gr%FCn.img"),
+        ('/"<>^`{|}\\', "https://example.org/%22%3C%3E%5E%60%7B%7C%7D%5C"),
+        ("/100%.img?b=%2F%zz", "https://example.org/100%25.img?b=%2F%25zz"),
+        ("http://bücher.example/ü", "http://xn--bcher-kva.example/%C3%BC"),
+        ("/a\tb", "https://example.org/a%09b"),
+        ("c d#e f", "https://example.org/a/c%20d"),
     ],
 )
 def test_redirect_is_resolved_against_where_it_came_from(location: str, target: str) -> None:
     assert str(BASE.join(location)) == target
+
+
+@pytest.mark.parametrize("location", ["http://a b/", "//a\tb/", "http://a\\b/x", "/\ud800"])
+def test_redirect_to_no_host_is_refused(location: str) -> None:
+    with pytest.raises(UrlError):
+        BASE.join(location)
 
 
 @given(hostile_urls)
