@@ -36,6 +36,33 @@ class Tag:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offload:
+    """A virtio-net header: what a guest leaves to others to do (virtio 1.2, 5.1.6)."""
+
+    csum_start: int | None = None
+    """A checksum from here to the end is to be written…"""
+    csum_offset: int = 0
+    """…so many bytes further on. Both count from a frame without tags."""
+    gso_type: int = 0
+    gso_size: int = 0
+    hdr_len: int = 0
+
+    def to_bytes(self, tag_bytes: int) -> bytes:
+        """Return the header of a frame that has so many bytes of tags."""
+        start = 0 if self.csum_start is None else self.csum_start + tag_bytes
+        return struct.pack(
+            "<BBHHHH", self.csum_start is not None, self.gso_type,
+            self.hdr_len + tag_bytes * bool(self.hdr_len), self.gso_size, start, self.csum_offset,
+        )  # fmt: skip
+
+
+NO_OFFLOAD = Offload()
+GSO_TCP4, GSO_UDP, GSO_TCP6, GSO_UDP_L4 = 1, 3, 4, 5
+_FORGED_FROM = 20
+"""The kernel takes no checksum that begins earlier (virtio_net_hdr_to_skb)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """One frame; `ethertype` below 1536 is a length, as 802.2 frames have."""
 
@@ -44,6 +71,24 @@ class Frame:
     ethertype: int
     payload: bytes = b""
     tags: tuple[Tag, ...] = ()
+    is_padded: bool = True
+    """It has the length that Ethernet wants."""
+    offload: Offload = NO_OFFLOAD
+    forged: int | None = None
+    """The 16 bits that the checksum is to be, by 2 bytes just before the token."""
+
+    def forging(self, at: int, value: int) -> Self:
+        """Return this frame so that whoever finishes its checksum writes `value` at `at`.
+
+        Where nobody does, it is this frame. An even place: that of a 16-bit word.
+        """
+        offload = Offload(csum_start=_FORGED_FROM, csum_offset=at - _FORGED_FROM)
+        return replace(self, offload=offload, forged=value)
+
+    @property
+    def header(self) -> bytes:
+        """The virtio-net header that goes before the frame, on a TAP."""
+        return self.offload.to_bytes(4 * len(self.tags))
 
     def tagged(self, *tags: Tag | int) -> Self:
         """Return this frame with `tags`, the outer one first; a number is an 802.1Q tag."""
@@ -54,7 +99,16 @@ class Frame:
         tags = b"".join(struct.pack("!HH", t.tpid, t.priority << 13 | t.vid) for t in self.tags)
         head = mac_bytes(self.dst) + mac_bytes(self.src) + tags
         frame = head + struct.pack("!H", self.ethertype) + self.payload
-        return frame.ljust(_MIN_BYTES - TOKEN_BYTES, b"\0") + token
+        if self.is_padded:
+            frame = frame.ljust(_MIN_BYTES - TOKEN_BYTES, b"\0")
+        if self.forged is not None:
+            # The sum of all words, this one included, becomes the complement of what is wanted.
+            frame = frame[:-2] + bytes(2)
+            start = _FORGED_FROM + 4 * len(self.tags)
+            rest = struct.pack("!H", ~checksum(frame[start:] + token) & 0xFFFF)
+            missing = checksum(struct.pack("!H", self.forged) + rest)
+            frame = frame[:-2] + struct.pack("!H", missing)
+        return frame + token
 
 
 def parse_tags(frame: bytes) -> tuple[tuple[Tag, ...], int]:
@@ -75,6 +129,13 @@ def mac_bytes(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
 
 
+def short(src: str, ethertype: int, length: int) -> Frame:
+    """Return a frame that ends after `length` bytes of its protocol, and those of the token."""
+    return Frame(
+        dst=BROADCAST, src=src, ethertype=ethertype, payload=bytes(length), is_padded=False
+    )
+
+
 def plain(src: str, dst: str = BROADCAST) -> Frame:
     """Return a frame of no protocol."""
     return Frame(dst=dst, src=src, ethertype=ETH_TEST)
@@ -89,6 +150,51 @@ def udp(src: str, source: str, target: str, *, dst: str, ports: tuple[int, int])
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 1, 0, 64, _UDP, 0) + addresses
     head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
     return Frame(dst=dst, src=src, ethertype=ETH_IP, payload=head + datagram)
+
+
+def ipv4(
+    src: str,
+    source: str,
+    body: bytes,
+    *,
+    fragment: int = 0,
+    length: int | None = None,
+    first_byte: int = 0x45,
+) -> Frame:
+    """Return an IPv4 packet of UDP to everybody.
+
+    Args:
+        src: The sender's MAC address.
+        source: Its IP address.
+        body: What follows the header.
+        fragment: Flags and offset.
+        length: What the header says of the whole; None: the truth.
+        first_byte: Version and length of the header.
+    """
+    total = 20 + len(body) if length is None else length
+    addresses = ipaddress.ip_address(source).packed + b"\xff" * 4
+    head = struct.pack("!BBHHHBBH", first_byte, 0, total, 7, fragment, 64, _UDP, 0) + addresses
+    head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+    return Frame(dst=BROADCAST, src=src, ethertype=ETH_IP, payload=head + body)
+
+
+def udp_header(source: int, target: int) -> bytes:
+    """Return the header of an empty UDP datagram without a checksum."""
+    return struct.pack("!HHHH", source, target, 8, 0)
+
+
+def tcp4(src: str, source: str, target: str, payload: bytes) -> Frame:
+    """Return a segment of a TCP connection over IPv4, to everybody, its checksum unfinished."""
+    length = 20 + len(payload) + TOKEN_BYTES
+    addresses = ipaddress.ip_address(source).packed + ipaddress.ip_address(target).packed
+    pseudo = checksum(addresses + struct.pack("!HH", _TCP, length))
+    segment = struct.pack("!HHIIBBHHH", 80, 5000, 1, 1, 0x50, 0x10, 1000, ~pseudo & 0xFFFF, 0)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 1, 0, 64, _TCP, 0) + addresses
+    head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+    offload = Offload(csum_start=34, csum_offset=16)
+    return Frame(
+        dst=BROADCAST, src=src, ethertype=ETH_IP, payload=head + segment + payload, offload=offload
+    )
 
 
 def dhcp_offer(src: str, source: str) -> Frame:
@@ -117,11 +223,20 @@ def arp(
     return Frame(dst=dst, src=src, ethertype=ETH_ARP, payload=payload)
 
 
-def ipv6(src: str, source: str, target: str, *, next_header: int, body: bytes, dst: str) -> Frame:
-    """Return an IPv6 packet whose length does not count the token."""
+def ipv6(
+    src: str,
+    source: str,
+    target: str,
+    *,
+    next_header: int,
+    body: bytes,
+    dst: str = BROADCAST,
+    padding: bytes = b"",
+) -> Frame:
+    """Return an IPv6 packet whose length counts neither padding nor the token."""
     addresses = ipaddress.ip_address(source).packed + ipaddress.ip_address(target).packed
     head = struct.pack("!IHBB", 6 << 28, len(body), next_header, 255) + addresses
-    return Frame(dst=dst, src=src, ethertype=ETH_IP6, payload=head + body)
+    return Frame(dst=dst, src=src, ethertype=ETH_IP6, payload=head + body + padding)
 
 
 def udp6(
@@ -143,6 +258,33 @@ def neighbour_advertisement(src: str, target: str, lladdr: str) -> Frame:
     body = struct.pack("!BBHI", _NA, 0, 0, 0x20000000)
     body += ipaddress.ip_address(target).packed + b"\2\1" + mac_bytes(lladdr)
     return _icmp6(src, target, body)
+
+
+def extension(next_header: int, *, words: int = 0) -> bytes:
+    """Return destination options of 8 bytes that say to have `words` more of 8 bytes."""
+    return bytes((next_header, words)) + b"\1\4\0\0\0\0"
+
+
+def fragment6(next_header: int, offset: int, *, more: bool) -> bytes:
+    """Return the header of an IPv6 fragment; `offset` in bytes."""
+    return struct.pack("!BBHI", next_header, 0, offset | more, 9)
+
+
+def duplicate_probe(src: str, target: str) -> Frame:
+    """Return an NS that asks from no address whether anybody has `target`."""
+    body = struct.pack("!BBHI", _NS, 0, 0, 0) + ipaddress.ip_address(target).packed
+    return _icmp6(src, "::", body)
+
+
+def mld_report(src: str, source: str) -> Frame:
+    """Return what a host says of the groups that it listens to."""
+    options = bytes((_ICMP6, 0)) + b"\5\2\0\0\1\0"
+    return _icmp6(src, source, struct.pack("!BBHHH", 143, 0, 0, 0, 0), (_HOP_BY_HOP, options))
+
+
+def echo6(src: str, source: str) -> Frame:
+    """Return a ping to all nodes, as long as an RA."""
+    return _icmp6(src, source, struct.pack("!BBHHH", 128, 0, 0, 1, 1) + bytes(16))
 
 
 def neighbour_solicitation(src: str, source: str, *lladdrs: str) -> Frame:

@@ -110,7 +110,7 @@ class Lab:
         self.drain()
         tokens = {self.token() for _ in sent}
         for frame, token in zip(sent, sorted(tokens), strict=True):
-            self.sender(sender).send(frame.to_bytes(token))
+            self.sender(sender).send(frame.to_bytes(token), frame.header)
         seen = self._follow_up(sender)
         found: dict[str, list[tuple[int, ...]]] = {}
         for name, arrivals in seen.items():
@@ -126,8 +126,7 @@ class Lab:
             frame, goal = frames.plain(OUTSIDE_MAC).tagged(30), "a1"
         else:
             spec = self.ports[sender].port
-            frame, goal = frames.arp(spec.mac, spec.mac, "0.0.0.0", "10.30.0.254"), "uplink"
-            frame = frame.tagged(*spec.trunk[:1])
+            frame, goal = frames.plain(spec.mac).tagged(*spec.trunk[:1]), "uplink"
         self.sender(sender).send(frame.to_bytes(last))
         seen: dict[str, list[Arrival]] = {name: [] for name in self.ends}
 

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 from network import frames
 from network.frames import (
+    BROADCAST,
+    ETH_ARP,
     ETH_EAPOL,
+    ETH_IP,
+    ETH_IP6,
     ETH_LLDP,
     ETH_PAUSE,
     ETH_QINQ,
@@ -34,6 +38,8 @@ GUESTS: Mapping[str, PortSpec] = {
         port_spec("b1", 0xB1, vlan=40),
         port_spec("t1", 0xC1, vlan=None, trunk=(30, 40, 50)),
         port_spec("p2", 0xF2, vlan=None, trunk=(30,), addresses=(PINNED_NET, PINNED_NET6)),
+        port_spec("p4", 0xF4, vlan=30, addresses=(PINNED_NET,)),
+        port_spec("p6", 0xF6, vlan=30, addresses=(PINNED_NET6,)),
     )
 }
 MAC = {name: spec.mac for name, spec in GUESTS.items()}
@@ -75,6 +81,8 @@ def rows() -> Iterator[Row]:
     yield from _lies()
     yield from _truths_of_pinned_guests()
     yield from _lies_of_pinned_guests()
+    yield from _of_the_other_family()
+    yield from _cannot_be_seen()
 
 
 def _passes(name: str, sender: str, frame: Frame, vid: int) -> Row:
@@ -234,7 +242,17 @@ def _lies() -> Iterator[Row]:
             ("NA lladdr", frames.neighbour_advertisement(mac, local, other), Reason.ND),
             ("NS lladdr", frames.neighbour_solicitation(mac, local, other), Reason.ND),
             ("DHCP offer", frames.dhcp_offer(mac, "10.30.0.1"), Reason.DHCP),
+            (
+                "DHCP offer from another port",
+                frames.udp(mac, "10.30.0.1", "255.255.255.255", dst=BROADCAST, ports=(1067, 68)),
+                Reason.DHCP,
+            ),
             ("DHCPv6 server", frames.udp6(mac, local, "ff02::1:2", ports=(547, 546)), Reason.DHCP),
+            (
+                "DHCPv6 server on another port",
+                frames.udp6(mac, local, "ff02::1:2", ports=(1547, 546)),
+                Reason.DHCP,
+            ),
             ("RA", frames.router_advertisement(mac, local), Reason.RA),
         ):
             yield _dropped(what + how, name, frame.tagged(*tags), reason)
@@ -258,6 +276,8 @@ def _truths_of_pinned_guests() -> Iterator[Row]:
         mac = MAC[name]
         for what, frame in (
             ("DHCP client", frames.dhcp_discover(mac)),
+            ("probe for a duplicate", frames.duplicate_probe(mac, address6)),
+            ("MLD report without an address", frames.mld_report(mac, "::")),
             ("ARP probe", frames.arp(mac, mac, "0.0.0.0", "10.30.0.2")),
             ("ARP of an address it may have", frames.arp(mac, mac, "10.30.0.1", "10.30.0.2")),
             ("its own NA", frames.neighbour_advertisement(mac, address6, mac)),
@@ -286,6 +306,21 @@ def _lies_of_pinned_guests() -> Iterator[Row]:
                 Reason.IP,
             ),
             (
+                "probe for a duplicate of a foreign address",
+                frames.duplicate_probe(mac, foreign6),
+                Reason.ND,
+            ),
+            (
+                "UDP over IPv6 without an address",
+                frames.udp6(mac, "::", "ff02::1:2", ports=(546, 547)),
+                Reason.IP,
+            ),
+            (
+                "UDP over IPv4 without an address",
+                frames.udp(mac, "0.0.0.0", "255.255.255.255", dst=BROADCAST, ports=(5, 6)),
+                Reason.IP,
+            ),
+            (
                 "IPv6 from a foreign address",
                 frames.udp6(mac, foreign6, "ff02::1:2", ports=(546, 547)),
                 Reason.IP,
@@ -301,3 +336,119 @@ def _lies_of_pinned_guests() -> Iterator[Row]:
             ("RA", frames.router_advertisement(mac, LINK_LOCAL[name]), Reason.RA),
         ):
             yield _dropped(what, name, frame.tagged(*tags), reason)
+
+
+def _of_the_other_family() -> Iterator[Row]:
+    """What guests send that have addresses of one family only: nothing of the other one."""
+    four, six = MAC["p4"], MAC["p6"]
+    yield _passes("ARP probe", "p4", frames.arp(four, four, "0.0.0.0", "10.30.0.2"), 30)
+    yield _passes("probe for a duplicate", "p6", frames.duplicate_probe(six, "fe80::6"), 30)
+    for name, what, frame, reason in (
+        ("p4", "probe for a duplicate", frames.duplicate_probe(four, "fe80::4"), Reason.ND),
+        ("p4", "MLD report without an address", frames.mld_report(four, "::"), Reason.IP),
+        ("p4", "MLD report", frames.mld_report(four, "fe80::4"), Reason.IP),
+        ("p4", "UDP over IPv6", frames.udp6(four, "::", "ff02::1:2", ports=(5, 6)), Reason.IP),
+        ("p6", "ARP probe", frames.arp(six, six, "0.0.0.0", "10.30.0.2"), Reason.ARP),
+        ("p6", "DHCP client", frames.dhcp_discover(six), Reason.IP),
+    ):
+        yield _dropped(what, name, frame, reason)
+
+
+def _cannot_be_seen() -> Iterator[Row]:
+    """Frames that lack what a rule asks for: short ones, fragments, headers before others."""
+    more = 0x2000
+    for name, tags in (("a1", ()), ("t1", (30,)), *_PINNED):
+        mac, source = MAC[name], "10.30.0.1"
+        udp = frames.udp_header(5, 6)
+        offer, offer6 = frames.udp_header(67, 68), frames.udp_header(547, 546)
+
+        def over6(kind: int, body: bytes, padding: bytes = b"", mac: str = mac) -> Frame:
+            return frames.ipv6(
+                mac, "2001:db8:30::9", "ff02::1", next_header=kind, body=body, padding=padding
+            )
+
+        first = frames.fragment6(60, 0, more=True)
+        for what, frame, reason in (
+            ("no byte of ARP", frames.short(mac, ETH_ARP, 0), Reason.ARP),
+            ("half of ARP", frames.short(mac, ETH_ARP, 7), Reason.ARP),
+            ("no byte of IPv4", frames.short(mac, ETH_IP, 0), Reason.IP),
+            ("half a header of IPv4", frames.short(mac, ETH_IP, 3), Reason.IP),
+            ("no byte of IPv6", frames.short(mac, ETH_IP6, 0), Reason.IP),
+            ("half a header of IPv6", frames.short(mac, ETH_IP6, 20), Reason.IP),
+            ("IPv4 of 16 bytes", frames.ipv4(mac, source, offer, first_byte=0x44), Reason.IP),
+            ("IPv4 of version 6", frames.ipv4(mac, source, offer, first_byte=0x65), Reason.IP),
+            ("IPv4 that goes on", frames.ipv4(mac, source, offer, length=900), Reason.IP),
+            ("DHCP, first fragment", frames.ipv4(mac, source, offer, fragment=more), Reason.DHCP),
+            ("DHCPv6 behind options", over6(60, frames.extension(17) + offer6), Reason.DHCP),
+            ("options without an end", over6(60, frames.extension(17, words=9)), Reason.IP),
+            (
+                "RA behind options that end in the next fragment",
+                over6(44, first + frames.extension(58, words=9)),
+                Reason.IP,
+            ),
+            (
+                "DHCPv6, ports in the next fragment",
+                over6(44, first + frames.extension(17)),
+                Reason.IP,
+            ),
+            (
+                "first fragment, the rest of its headers in the padding",
+                over6(44, first + frames.extension(60), frames.extension(6) + bytes(20)),
+                Reason.IP,
+            ),
+            (
+                "options, next fragment",
+                over6(44, frames.fragment6(60, 8, more=False) + offer6),
+                Reason.IP,
+            ),
+            (
+                "DHCPv6, first fragment",
+                over6(44, frames.fragment6(17, 0, more=True) + offer6),
+                Reason.DHCP,
+            ),
+        ):  # fmt: skip
+            yield _dropped(what, name, frame.tagged(*tags), reason)
+        for what, frame in (
+            ("UDP, first fragment", frames.ipv4(mac, source, udp, fragment=more)),
+            ("UDP, next fragment", frames.ipv4(mac, source, offer, fragment=1)),
+            (
+                "UDP over IPv6, first fragment",
+                over6(44, frames.fragment6(17, 0, more=True) + udp),
+            ),
+            (
+                "UDP over IPv6, next fragment",
+                over6(44, frames.fragment6(17, 8, more=False) + offer6),
+            ),
+            ("UDP behind options", over6(60, frames.extension(17) + udp)),
+        ):
+            yield _passes(what, name, frame.tagged(*tags), 30)
+
+
+def forgeries() -> Iterator[Row]:
+    """What becomes a lie when somebody writes the checksum that the guest has left to others."""
+    for name, tags in (("a1", ()), ("t1", (30,)), *_PINNED):
+        mac = MAC[name]
+        for what, frame, at, value, reason in (
+            (
+                "ARP sender",
+                frames.arp(mac, mac, "10.30.0.1", "10.30.0.2"),
+                26,
+                0xFF00 | 0xA2,
+                Reason.ARP,
+            ),
+            ("DHCP server", _to_all(mac, (5, 6)), 34, 67, Reason.DHCP),
+            ("DHCP client", _to_all(mac, (5, 6)), 36, 68, Reason.DHCP),
+            ("RA", frames.echo6(mac, "2001:db8:30::9"), 54, 0x8600, Reason.RA),
+        ):
+            yield _dropped(what, name, frame.tagged(*tags).forging(at, value), reason)
+    for name, tags in _PINNED:
+        mac = MAC[name]
+        for what, frame, at, reason in (
+            ("IPv4 source", _to_all(mac, (5, 6)), 28, Reason.IP),
+            ("ARP address", frames.arp(mac, mac, "10.30.0.1", "10.30.0.2"), 30, Reason.ARP),
+        ):
+            yield _dropped(what, name, frame.tagged(*tags).forging(at, 200), reason)
+
+
+def _to_all(mac: str, ports: tuple[int, int]) -> Frame:
+    return frames.udp(mac, "10.30.0.1", "255.255.255.255", dst=BROADCAST, ports=ports)

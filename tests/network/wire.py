@@ -45,8 +45,8 @@ class End(Protocol):
 class Sender(End, Protocol):
     """An end that frames can be sent from as well."""
 
-    def send(self, frame: bytes) -> None:
-        """Send one frame."""
+    def send(self, frame: bytes, header: bytes = b"") -> None:
+        """Send one frame; `header` is a virtio-net header, where the end has such ones."""
 
 
 def _arrival(frame: bytes) -> Arrival:
@@ -64,7 +64,7 @@ class Wire:
         self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         self._socket.bind((ifname, _ETH_P_ALL))
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, header: bytes = b"") -> None:
         """Send one frame."""
         self._socket.send(frame)
 
@@ -104,9 +104,9 @@ class Guest:
         fcntl.ioctl(self._descriptors[0], _TUNGETVNETHDRSZ, size)
         (self._header_bytes,) = struct.unpack("=i", size)
 
-    def send(self, frame: bytes) -> None:
-        """Send one frame."""
-        os.write(self._descriptors[0], bytes(self._header_bytes) + frame)
+    def send(self, frame: bytes, header: bytes = b"") -> None:
+        """Send one frame, with a virtio-net header or one of zeros."""
+        os.write(self._descriptors[0], header.ljust(self._header_bytes, b"\0") + frame)
 
     def drain(self) -> list[Arrival]:
         """Return what has arrived since the last time."""

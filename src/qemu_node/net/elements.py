@@ -4,9 +4,9 @@ Owns the elements' notation, both ways. Does not own the sets and what they do (
 """
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from qemu_node.net.listing import Rules, rules_of
 from qemu_node.net.ruleset import (
@@ -24,6 +24,9 @@ from qemu_node.net.ruleset import (
 from qemu_node.net.spec import PortSpec
 
 _LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
+# What a host sends from while it has no address.
+_UNSET4, _UNSET6 = ipaddress.IPv4Network("0.0.0.0/32"), ipaddress.IPv6Network("::/128")
+_Network = TypeVar("_Network", ipaddress.IPv4Network, ipaddress.IPv6Network)
 _REASONS = {drop_set(reason): reason for reason in Reason}
 
 
@@ -66,17 +69,18 @@ def elements(port: PortSpec) -> list[Element]:
         if six:
             # Without its link-local address a host has no IPv6 at all.
             six.append(_LINK_LOCAL)
-        # Overlapping intervals are refused by the kernel.
-        found += [
-            Element(SET_SRC4, port.ifname, str(network))
-            for network in ipaddress.collapse_addresses(four)
-        ]
-        for network in ipaddress.collapse_addresses(six):
-            found += [
-                Element(SET_SRC6, port.ifname, str(network)),
-                Element(SET_ND6, port.ifname, str(network)),
-            ]
+        found += _networks(SET_SRC4, port.ifname, [*four, _UNSET4] if four else [])
+        found += _networks(SET_SRC6, port.ifname, [*six, _UNSET6] if six else [])
+        found += _networks(SET_ND6, port.ifname, six)
     return found
+
+
+def _networks(set_name: str, ifname: str, networks: Sequence[_Network]) -> list[Element]:
+    """Return an element for each network; overlapping ones, which the kernel refuses, are one."""
+    return [
+        Element(set_name, ifname, str(network))
+        for network in ipaddress.collapse_addresses(networks)
+    ]
 
 
 def add_text(wanted: Iterable[Element]) -> str:

@@ -40,13 +40,13 @@ class Reason(StrEnum):
     ARP = "arp"
     """An ARP sender that is not the NIC, or an address it may not have, or no ARP of IPv4."""
     ND = "nd"
-    """The same for IPv6 neighbor discovery."""
+    """The same for IPv6 neighbor discovery, or ICMPv6 that cannot be seen whole."""
     DHCP = "dhcp"
-    """It answers as a DHCP server."""
+    """It answers as a DHCP server, or its UDP ports cannot be seen."""
     RA = "ra"
     """A router advertisement or a redirect."""
     IP = "ip"
-    """A source address outside of the policy's `addresses`."""
+    """A source address outside of the policy's `addresses`, or no header of IP."""
     TAG = "tag"
     """A VLAN tag where there must be none, or a second one."""
     LINK = "link"
@@ -94,79 +94,122 @@ _NO_LLC = "meta protocol < 0x0600 goto x_link"
 # Chains of ports with `addresses` have this at the end of their names.
 _PINNED = "_pinned"
 
+# Every check says what may pass, and a chain ends in a drop: a field that is not there, because the
+# frame is short, a later fragment, or has headers that the kernel does not get through, ends the
+# rule that asks for it, whatever it says.
+#
 # 0x0001 Ethernet, 0x0800 IPv4, lengths 6 and 4. Linux takes hardware type 6 for Ethernet as well
 # (arp_process in net/ipv4/arp.c), and nft's own `arp saddr ether` would not look at such a frame.
-#
+_ARP = f"@nh,0,48 0x000108000604 iifname . @nh,64,48 @{SET_RAW}"
+_ARP_PINNED = f"meta protocol arp iifname . arp saddr ip @{SET_SRC4}"
+
 # Neighbor discovery as hosts do it: no extension header (RFC 6980 forbids fragments for this
 # reason), at most one option of 8 bytes, which is the sender's address or, in the probe for a
-# duplicate, a nonce (RFC 7527). So there is no second option for a lie. @nh,32,16 is the payload's
-# length, @nh,48,8 the next header; options begin at @th,192 and, in solicitations of routers, 64.
-_ARP = f"""
-    {_NO_GROUP}
-    @nh,0,48 != 0x000108000604 goto x_arp
-    iifname . @nh,64,48 != @{SET_RAW} goto x_arp"""
-_ARP_PINNED = f"""
-    meta protocol arp arp saddr ip != 0.0.0.0 iifname . arp saddr ip != @{SET_SRC4} goto x_arp"""
+# duplicate, a nonce (RFC 7527). So there is no second option for a lie. @nh,32,24 is the payload's
+# length and the next header, which is 58; options begin at @th,192 and, in solicitations of
+# routers, at @th,64. The target is @th,64,128: a probe for a duplicate claims it as well.
 _NEIGHBORS = f"""
   chain c_rs {{
-    @nh,48,8 != 58 goto x_nd
-    @nh,32,16 8 return
-    @nh,32,16 16 @th,64,16 0x0101 iifname . @th,80,48 @{SET_RAW} return
+    @nh,32,24 0x00083a return
+    @nh,32,24 0x00103a @th,64,16 0x0101 iifname . @th,80,48 @{SET_RAW} return
     goto x_nd
   }}
   chain c_ns {{
-    @nh,48,8 != 58 goto x_nd
-    @nh,32,16 24 return
-    @nh,32,16 32 @th,192,16 0x0101 iifname . @th,208,48 @{SET_RAW} return
-    @nh,32,16 32 @th,192,16 0x0e01 return
+    @nh,32,24 0x00183a return
+    @nh,32,24 0x00203a @th,192,16 0x0101 iifname . @th,208,48 @{SET_RAW} return
+    @nh,32,24 0x00203a @th,192,16 0x0e01 return
+    goto x_nd
+  }}
+  chain c_ns{_PINNED} {{
+    meta protocol ip6 ip6 saddr != :: goto c_ns
+    iifname . @th,64,128 @{SET_ND6} goto c_ns
     goto x_nd
   }}
   chain c_na {{
-    @nh,48,8 != 58 goto x_nd
-    @nh,32,16 24 return
-    @nh,32,16 32 @th,192,16 0x0201 iifname . @th,208,48 @{SET_RAW} return
+    @nh,32,24 0x00183a return
+    @nh,32,24 0x00203a @th,192,16 0x0201 iifname . @th,208,48 @{SET_RAW} return
     goto x_nd
   }}
   chain c_na{_PINNED} {{
-    iifname . @th,64,128 != @{SET_ND6} goto x_nd
-    goto c_na
+    iifname . @th,64,128 @{SET_ND6} goto c_na
+    goto x_nd
   }}
 """
 
-# @th,0,16 is the source port. It goes first: few frames have it, and the protocol costs twice as
-# much to look at.
-_V4 = f"""
-    {_NO_GROUP}
-    @th,0,16 67 meta l4proto udp goto x_dhcp"""
+# @th,0,16 is the source port, @th,16,16 the destination port: clients look at the latter alone.
+# Both are in the first fragment, whose length is a multiple of 8, and in no later one. Without an
+# IP header that the kernel takes for one there is no `meta l4proto`.
+_V4 = """
+    meta l4proto != udp accept
+    @th,0,16 != 67 @th,16,16 != 68 accept
+    meta l4proto udp @nh,48,16 & 0x1fff != 0 accept
+    meta l4proto udp goto x_dhcp
+    goto x_ip"""
+# @nh,48,8 is the first next header, 6 TCP, 17 UDP: most packets have no other.
+#
+# A fragment must not begin with an extension header: what is behind it may be in the next fragment,
+# and the kernel looks on into the frame's padding, which may say something else.
+_BEFORE_OTHERS = "{ 0, 43, 44, 51, 60, 135, 139, 140, 253, 254 }"
+_PORTS_V6 = "@th,0,16 != 547 @th,16,16 != 546 accept"
+_V6 = f"""
+    @nh,48,8 6 accept
+    @nh,48,8 17 {_PORTS_V6}
+    meta protocol ip6 exthdr frag exists goto c_fragment6
+    meta l4proto != udp accept
+    {_PORTS_V6}
+    meta l4proto udp goto x_dhcp
+    goto x_ip"""
+_FRAGMENT_V6 = f"""
+  chain c_fragment6 {{
+    meta protocol ip6 frag nexthdr {_BEFORE_OTHERS} goto x_ip
+    meta l4proto != udp accept
+    {_PORTS_V6}
+    meta protocol ip6 frag frag-off != 0 accept
+    meta l4proto udp goto x_dhcp
+    goto x_ip
+  }}
+"""
+
+# A host without an address sends from 0.0.0.0 or ::, but only to get one.
 _V4_PINNED = f"""
-    meta protocol ip ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
-    meta protocol ip iifname . ip saddr != @{SET_SRC4} goto x_ip"""
+    meta protocol ip ip saddr != 0.0.0.0 iifname . ip saddr @{SET_SRC4} goto c_ports4
+    meta protocol ip iifname . ip saddr @{SET_SRC4} meta l4proto udp @th,0,32 0x00440043 accept
+    goto x_ip"""
 _V6_PINNED = f"""
-    meta protocol ip6 ip6 saddr :: accept
-    meta protocol ip6 iifname . ip6 saddr != @{SET_SRC6} goto x_ip"""
+    meta protocol ip6 ip6 saddr != :: iifname . ip6 saddr @{SET_SRC6} goto c_ports6
+    meta protocol ip6 iifname . ip6 saddr @{SET_SRC6} meta l4proto ipv6-icmp accept
+    goto x_ip"""
+_PORTS = f"""{_FRAGMENT_V6}
+  chain c_ports4 {{{_V4}
+  }}
+  chain c_ports6 {{{_V6}
+  }}
+"""
 
 
 def _checks(*, is_pinned: bool) -> str:
     """Return the chains that check what one kind of port sends."""
     kind = _PINNED if is_pinned else ""
     return f"""
-  chain c_arp{kind} {{{_ARP}{_ARP_PINNED if is_pinned else ""}
-    accept
+  chain c_arp{kind} {{
+    {_NO_GROUP}
+    {_ARP} {_ARP_PINNED if is_pinned else ""} accept
+    goto x_arp
   }}
-  chain c_v4{kind} {{{_V4}{_V4_PINNED if is_pinned else ""}
-    accept
+  chain c_v4{kind} {{
+    {_NO_GROUP}{_V4_PINNED if is_pinned else _V4}
   }}
   chain c_icmp6{kind} {{
     meta protocol ip6 exthdr frag exists goto x_nd
     meta protocol ip6 meta l4proto ipv6-icmp icmpv6 type vmap {{ \
-nd-router-advert : goto x_ra, nd-redirect : goto x_ra, nd-router-solicit : jump c_rs, \
-nd-neighbor-solicit : jump c_ns, nd-neighbor-advert : jump c_na{kind} }}
+nd-router-advert : goto x_ra, nd-redirect : goto x_ra, nd-router-solicit : goto c_rs, \
+nd-neighbor-solicit : goto c_ns{kind}, nd-neighbor-advert : goto c_na{kind} }}
+    @th,0,8 != 133-137 return
+    goto x_nd
   }}
   chain c_v6{kind} {{
     {_NO_GROUP}
-    meta l4proto ipv6-icmp jump c_icmp6{kind}
-    @th,0,16 547 meta l4proto udp goto x_dhcp{_V6_PINNED if is_pinned else ""}
-    accept
+    meta l4proto ipv6-icmp jump c_icmp6{kind}{_V6_PINNED if is_pinned else _V6}
   }}
   chain c_tag{kind} {{
     meta protocol vmap {{ ip : goto c_v4{kind}, ip6 : goto c_v6{kind}, arp : goto c_arp{kind} }}
@@ -245,7 +288,7 @@ def table_text(flags: str = "") -> str:
     )
     declared = f"flags {flags};" if flags else ""
     chains = "".join(
-        (_GROUPS, _NEIGHBORS, *(_checks(is_pinned=kind) for kind in (False, True)), _OTHER)
+        (_GROUPS, _NEIGHBORS, _PORTS, *(_checks(is_pinned=kind) for kind in (False, True)), _OTHER)
     )
     # The first statement makes the table exist, so that the second has chains to empty. A chain
     # that is new is empty; flushing takes rules alone, neither sets nor chains.

@@ -117,19 +117,22 @@ def test_what_a_port_with_addresses_sends_is_never_checked_without_them() -> Non
 def test_addresses_of_one_family_close_the_other() -> None:
     port = spec("10.0.0.0/8")
     assert "86dd goto c_v6_pinned" in frames(port)
-    assert values(port, SET_SRC4) == ["10.0.0.0/8"]
+    assert values(port, SET_SRC4) == ["0.0.0.0/32", "10.0.0.0/8"]
     assert values(port, SET_SRC6) == values(port, SET_ND6) == []
+    assert values(spec("2001:db8::/64"), SET_SRC4) == []
 
 
-def test_ipv6_addresses_come_with_link_local_ones() -> None:
+def test_ipv6_addresses_come_with_link_local_ones_and_with_none_yet() -> None:
     port = spec("2001:db8::/64")
-    assert values(port, SET_SRC6) == values(port, SET_ND6) == ["2001:db8::/64", "fe80::/10"]
+    assert values(port, SET_ND6) == ["2001:db8::/64", "fe80::/10"]
+    assert values(port, SET_SRC6) == ["::/128", *values(port, SET_ND6)]
 
 
 def test_networks_that_overlap_are_merged() -> None:
     port = spec("10.1.0.0/16", "10.0.0.0/8", "fe80::/64", "2001:db8::/64")
-    assert values(port, SET_SRC4) == ["10.0.0.0/8"]
-    assert values(port, SET_SRC6) == ["2001:db8::/64", "fe80::/10"]
+    assert values(port, SET_SRC4) == ["0.0.0.0/32", "10.0.0.0/8"]
+    assert values(port, SET_SRC6) == ["::/128", "2001:db8::/64", "fe80::/10"]
+    assert values(spec("0.0.0.0/0", "::/0"), SET_SRC6) == ["::/0"]
 
 
 def test_every_set_has_its_own_notation() -> None:

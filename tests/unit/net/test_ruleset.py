@@ -28,10 +28,21 @@ def test_every_chain_and_set_that_a_rule_names_exists() -> None:
 def test_a_chain_for_frames_goes_on_in_chains_of_its_kind(kind: str) -> None:
     bodies = dict(re.findall(r"chain (\w+) \{(.*?)\n  \}", table_text(), re.DOTALL))
     kinds = {name.removesuffix("_pinned") for name in bodies if name.endswith("_pinned")}
-    for name in kinds - {"c_na"}:
+    # These lead to the chain of all kinds when they are done.
+    for name in kinds - {"c_na", "c_ns"}:
         led = re.findall(r"(?:goto|jump) (c_\w+)", bodies[name + kind])
         of_kinds = [to for to in led if to.removesuffix("_pinned") in kinds]
         assert all(to.endswith("_pinned") == bool(kind) for to in of_kinds), name
+
+
+def test_what_a_check_cannot_see_ends_in_a_drop() -> None:
+    bodies = dict(re.findall(r"chain (\w+) \{(.*?)\n  \}", table_text(), re.DOTALL))
+    last = {name: body.strip().splitlines()[-1].strip() for name, body in bodies.items()}
+    checks = {name: rule for name, rule in last.items() if name.startswith("c_")}
+    accepting = {name for name, rule in checks.items() if rule == "accept"}
+    # What these ask for is there in every frame.
+    assert accepting == {"c_other", "c_tag", "c_tag_pinned"}
+    assert all(rule.startswith("goto x_") for name, rule in checks.items() if name not in accepting)
 
 
 def test_no_rule_relies_on_a_dependency_that_misses_tagged_frames() -> None:
