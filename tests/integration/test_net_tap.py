@@ -1,9 +1,13 @@
 """TAP devices of the real kernel, in a network namespace of the test's own."""
 
+import ctypes
+import errno
 import fcntl
 import os
 import signal
 import socket
+import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +22,8 @@ from qemu_node.net.tap import open_tap
 pytestmark = [pytest.mark.needs_root]
 
 NAME = "qn0123456789a00"
+NOBODY = 65534
+_SYS_SETRESUID = 117  # x86-64
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +41,31 @@ def wait_gone(ifname: str) -> None:
     while is_there(ifname):
         assert time.monotonic() < deadline, f"{ifname} is still there"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_a_process_that_may_open_tun_cannot_join_the_tap_of_a_vm(queues: int) -> None:
+    tap = open_tap(NAME, queues=queues)
+    # udev lets everybody open it.
+    tun = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    flags = 0x1002 | (0x0100 if queues > 1 else 0)  # IFF_TAP | IFF_NO_PI, IFF_MULTI_QUEUE
+    refusals: list[OSError] = []
+
+    def join() -> None:
+        # Of this thread alone, with its capabilities: glibc's own call would change all threads.
+        assert ctypes.CDLL(None).syscall(_SYS_SETRESUID, *[NOBODY] * 3) == 0
+        try:
+            fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", NAME.encode(), flags))
+        except OSError as exc:
+            refusals.append(exc)
+
+    thread = threading.Thread(target=join)
+    thread.start()
+    thread.join()
+    os.close(tun)
+    tap.close()
+    [refusal] = refusals
+    assert refusal.errno in (errno.EPERM, errno.EBUSY)
 
 
 def test_a_tap_goes_with_its_last_descriptor() -> None:

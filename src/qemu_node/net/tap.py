@@ -23,7 +23,7 @@ TUN = Path("/dev/net/tun")
 _VHOST_NET = Path("/dev/vhost-net")
 
 # include/uapi/linux/if_tun.h
-_TUNSETIFF = 0x400454CA
+_TUNSETIFF, _TUNSETOWNER = 0x400454CA, 0x400454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_MULTI_QUEUE = 0x0002, 0x1000, 0x0100
 _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x4000, 0x8000
 
@@ -108,6 +108,10 @@ def _open_queue(ifname: str, number: int, queues: int, undo: ExitStack) -> int:
             raise _busy(ifname) from exc
         hint = "the driver must run as root" if exc.errno == errno.EPERM else None
         raise NetworkError(f"cannot make TAP {ifname}: {exc.strerror}", hint=hint) from exc
+    if number == 0:
+        # A TAP without an owner is everybody's: whoever may open /dev/net/tun, and udev lets all,
+        # could become one more queue of it (tun_not_capable in drivers/net/tun.c).
+        fcntl.ioctl(fd, _TUNSETOWNER, 0)
     return fd
 
 
