@@ -40,6 +40,17 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     without_table: list[float]
 
 
+class WayRates(msgspec.Struct, frozen=True, kw_only=True):
+    """What passed from one namespace to the other in one way, a sample a round."""
+
+    tcp_mbit: list[float]
+    tcp_cpu_s: list[float]
+    """Of all CPUs, for a gigabit."""
+    udp_packets: list[float]
+    udp_cpu_s: list[float]
+    """Of all CPUs, for a million datagrams that arrived."""
+
+
 class NetworkRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run of the bench in a kernel that filters VLANs on bridges."""
 
@@ -49,3 +60,5 @@ class NetworkRun(msgspec.Struct, frozen=True, kw_only=True):
     tcp_mbit: Rates
     udp_packets: Rates
     """Datagrams of 64 bytes that arrived, a second."""
+    ways: dict[str, WayRates]
+    """By the names that `netways` has for them."""

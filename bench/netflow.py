@@ -8,8 +8,9 @@ second differs by several percent from what it does in the next one, and so ther
 
 import os
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,9 +35,9 @@ _READY_S = 30.0
 
 # One CPU for the sender, the way through the bridge included, one for the receiver.
 _CLIENT = ("iperf3", "--json", "--affinity", "0,1", "--client", "10.0.0.2")
-_TCP = ("--time", "2", "--omit", "1")
+TCP = ("--time", "2", "--omit", "1")
 """Without TCP's slow start."""
-_UDP = ("--time", "1", "--udp", "--bitrate", "0", "--length", str(_DATAGRAM_BYTES))
+UDP = ("--time", "1", "--udp", "--bitrate", "0", "--length", str(_DATAGRAM_BYTES))
 
 
 class _SetFilter(Protocol):
@@ -45,28 +46,39 @@ class _SetFilter(Protocol):
     def __call__(self, *, is_filtered: bool) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guests:
+    """The guests, and what their frames pass."""
+
+    ports: Sequence[str]
+    """The near ends of their cables."""
+    namespaces: Sequence[str]
+    """What they are, each with its end as eth0."""
+    set_filter: _SetFilter
+
+
 def measure_flow(directory: Path) -> tuple[Rates, Rates]:
     """Return TCP in Mbit/s and datagrams a second; this thread is in a network of its own."""
-    with _guests() as set_filter, _server(directory / "iperf3.log"):
+    with open_guests() as guests, server(directory / "iperf3.log"):
 
         def rates(read: Callable[[], float]) -> Rates:
             found = Rates(with_table=[], without_table=[])
             for number in range(_ROUNDS):
                 for is_filtered in (number % 2 == 0, number % 2 != 0):
-                    set_filter(is_filtered=is_filtered)
+                    guests.set_filter(is_filtered=is_filtered)
                     samples = found.with_table if is_filtered else found.without_table
                     samples.append(read())
             return found
 
         return (
-            rates(lambda: tcp_mbit(_send(_TCP))),
-            rates(lambda: udp_packets(_send(_UDP))),
+            rates(lambda: tcp_mbit(send(TCP))),
+            rates(lambda: udp_packets(send(UDP))),
         )
 
 
 @contextmanager
-def _guests() -> Generator[_SetFilter]:
-    """Build the bridge and both guests; give what loads the filter's table, or removes it."""
+def open_guests() -> Generator[Guests]:
+    """Build the bridge and both guests."""
     build_bridge()
     specs = [port_spec(_SENDER), port_spec(_RECEIVER)]
     with closing(Nft()) as nft, RouteSocket() as route:
@@ -96,7 +108,11 @@ netns guest{number}"""
                 table.add(elements(spec))
 
         set_filter(is_filtered=True)
-        yield set_filter
+        yield Guests(
+            ports=[spec.ifname for spec in specs],
+            namespaces=[f"guest{number}" for number in (_SENDER, _RECEIVER)],
+            set_filter=set_filter,
+        )
 
 
 def _in_guest(number: int, *argv: str) -> list[str]:
@@ -104,7 +120,7 @@ def _in_guest(number: int, *argv: str) -> list[str]:
 
 
 @contextmanager
-def _server(log: Path) -> Generator[None]:
+def server(log: Path) -> Generator[None]:
     """Run iperf3's server in the receiver."""
     log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -126,7 +142,7 @@ def _server(log: Path) -> Generator[None]:
             time.sleep(0.01)
 
 
-def _send(options: tuple[str, ...]) -> Mapping[str, Any]:
+def send(options: tuple[str, ...]) -> Mapping[str, Any]:
     """Let the sender send, and return iperf3's report."""
     done = process.run_blocking(_in_guest(_SENDER, *_CLIENT, *options), check=False)
     report: Mapping[str, Any] = msgspec.json.decode(done.stdout)

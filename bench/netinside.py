@@ -16,6 +16,7 @@ from bench.netfacts import NetworkRun
 from bench.netflow import measure_flow
 from bench.netports import measure_ports
 from bench.netstop import measure_stops
+from bench.netways import measure_ways
 from qemu_node.errors import NodeError
 
 
@@ -25,6 +26,8 @@ def main() -> None:
         ports = measure_ports()
     with private_network(), tempfile.TemporaryDirectory(prefix="qn-bench-") as directory:
         tcp_mbit, udp_packets = measure_flow(Path(directory))
+    with private_network(), tempfile.TemporaryDirectory(prefix="qn-bench-") as directory:
+        ways = measure_ways(Path(directory))
     with private_network():
         stops = measure_stops()
     run = NetworkRun(
@@ -33,6 +36,7 @@ def main() -> None:
         stops=stops,
         tcp_mbit=tcp_mbit,
         udp_packets=udp_packets,
+        ways=ways,
     )
     print(msgspec.json.encode(run).decode())
 

@@ -12,13 +12,13 @@ VLANs on bridges, else in the tests' VM.
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from bench.netfacts import NetworkRun
+from bench.netfacts import NetworkRun, WayRates
 from bench.node import CannotRunError
 from bench.setting import Setting
 from bench.table import Figure, Goal
@@ -143,7 +143,22 @@ def figures(run: NetworkRun) -> list[Figure]:
             _ratios(run.udp_packets.with_table, run.udp_packets.without_table),
             Goal(at_least=_UDP_MIN),
         ),
+        *_compare_ways(run.ways),
     ]
+
+
+def _compare_ways(ways: Mapping[str, WayRates]) -> Iterator[Figure]:
+    """Yield what the ways of `netways` cost, beside the one that finishes nothing."""
+    base = ways["offloading"]
+    yield _figure("TCP, offloading", "Mbit/s", base.tcp_mbit)
+    yield _figure("TCP, offloading: CPU", "s/Gbit", base.tcp_cpu_s)
+    yield _figure("UDP, 64 bytes, offloading", "1/s", base.udp_packets)
+    for name in ("strict", "plain"):
+        way = ways[name]
+        yield _figure(f"TCP, {name} / offloading", "", _ratios(way.tcp_mbit, base.tcp_mbit))
+        yield _figure(f"… CPU for a Gbit, {name}", "", _ratios(way.tcp_cpu_s, base.tcp_cpu_s))
+        yield _figure(f"UDP, {name} / offloading", "", _ratios(way.udp_packets, base.udp_packets))
+        yield _figure(f"… CPU for a datagram, {name}", "", _ratios(way.udp_cpu_s, base.udp_cpu_s))
 
 
 def _figure(what: str, unit: str, samples: Iterable[float], goal: Goal | None = None) -> Figure:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qemu_node.host.process import run_blocking
+from qemu_node.net.checksums import DEVICE
 
 MANAGEMENT = 4094
 """The node's own VLAN, as osimage/files has it."""
@@ -50,7 +51,8 @@ def is_untagged(port: str, vid: int) -> bool:
 
 def taps() -> list[str]:
     """Return the TAPs of VMs that exist."""
-    return sorted(path.name for path in Path("/sys/class/net").glob("qn*"))
+    names = (path.name for path in Path("/sys/class/net").glob("qn*"))
+    return sorted(name for name in names if name != DEVICE)
 
 
 def master(port: str) -> str:

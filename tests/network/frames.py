@@ -197,6 +197,17 @@ def tcp4(src: str, source: str, target: str, payload: bytes) -> Frame:
     )
 
 
+def tcp4_payload(frame: bytes) -> bytes:
+    """Return what a received segment of `tcp4` carries; its checksums must be right."""
+    tags, _ = parse_tags(frame)
+    packet = frame[14 + 4 * len(tags) :]
+    packet = packet[: int.from_bytes(packet[2:4])]
+    pseudo = packet[12:20] + struct.pack("!HH", _TCP, len(packet) - 20)
+    assert checksum(packet[:20]) == 0, "the IPv4 header's checksum is wrong"
+    assert checksum(pseudo + packet[20:]) == 0, "the TCP checksum is wrong"
+    return packet[40:]
+
+
 def dhcp_offer(src: str, source: str) -> Frame:
     """Return what a DHCP server sends to everybody."""
     return udp(src, source, "255.255.255.255", dst=BROADCAST, ports=(67, 68))

@@ -4,7 +4,7 @@ Pure. Owns the guests of the table and its rows. Does not own sending (`lab`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from network import frames
 from network.frames import (
@@ -19,6 +19,7 @@ from network.frames import (
     ETH_SLOW,
     ETH_TEST,
     Frame,
+    Offload,
     Tag,
 )
 from network.lab import NODE_IP, NODE_MAC, NODE_PORT, OUTSIDE_MAC, port_spec
@@ -448,6 +449,19 @@ def forgeries() -> Iterator[Row]:
             ("ARP address", frames.arp(mac, mac, "10.30.0.1", "10.30.0.2"), 30, Reason.ARP),
         ):
             yield _dropped(what, name, frame.tagged(*tags).forging(at, 200), reason)
+
+
+def large_segments() -> Iterator[Row]:
+    """What would be several frames, in one: it is looked at as a whole, or each of them is."""
+    cut = Offload(csum_start=34, csum_offset=16, gso_type=frames.GSO_TCP4, gso_size=50, hdr_len=54)
+    for name, tags in _PINNED:
+        frame = frames.tcp4(MAC[name], OUT, "10.30.0.2", bytes(200))
+        frame = replace(frame, offload=cut).tagged(*tags)
+        yield _dropped("TCP from a foreign address", name, frame, Reason.IP)
+    cut = Offload(csum_start=34, csum_offset=6, gso_type=frames.GSO_UDP_L4, gso_size=8, hdr_len=42)
+    for name, tags in (("a1", ()), ("t1", (30,)), *_PINNED):
+        frame = replace(frames.dhcp_offer(MAC[name], "10.30.0.1"), offload=cut).tagged(*tags)
+        yield _dropped("DHCP offers", name, frame, Reason.DHCP)
 
 
 def _to_all(mac: str, ports: tuple[int, int]) -> Frame:

@@ -30,6 +30,7 @@ class Arrival:
     token: bytes
     tags: tuple[Tag, ...]
     text: str
+    frame: bytes = b""
 
 
 class End(Protocol):
@@ -50,7 +51,7 @@ class Sender(End, Protocol):
 
 
 def _arrival(frame: bytes) -> Arrival:
-    return Arrival(frame[-TOKEN_BYTES:], parse_tags(frame)[0], describe(frame))
+    return Arrival(frame[-TOKEN_BYTES:], parse_tags(frame)[0], describe(frame), frame)
 
 
 class Wire:

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.netfacts import NetworkRun, PortTimes, Rates, StopTimes
+from bench.netfacts import NetworkRun, PortTimes, Rates, StopTimes, WayRates
 from bench.netflow import tcp_mbit, udp_packets
 from bench.network import HostFacts, figures, program_for
 from bench.node import CannotRunError
@@ -26,6 +26,12 @@ def run(*, stop_ms: float = 22, udp: float = 90) -> NetworkRun:
         ),
         tcp_mbit=Rates(with_table=[97, 99], without_table=[100, 100]),
         udp_packets=Rates(with_table=[udp, udp], without_table=[100, 100]),
+        ways={
+            name: WayRates(
+                tcp_mbit=[rate], tcp_cpu_s=[1 / rate], udp_packets=[rate], udp_cpu_s=[1 / rate]
+            )
+            for name, rate in (("offloading", 4.0), ("strict", 2.0), ("plain", 1.0))
+        },
     )
 
 
@@ -67,6 +73,12 @@ def test_a_stop_that_waits_for_the_taps_misses_its_goal() -> None:
 
 def test_a_filter_that_costs_too_much_misses_its_goal() -> None:
     assert verdicts(run(udp=84))["UDP with / without"] is Verdict.MISSED
+
+
+def test_each_way_to_finish_checksums_is_compared_with_none() -> None:
+    found = {one.what: one.samples for one in figures(run())}
+    assert found["TCP, strict / offloading"] == found["UDP, strict / offloading"] == (0.5,)
+    assert found["… CPU for a Gbit, plain"] == (4.0,)
 
 
 def test_what_arrived_is_read_from_iperf3_s_report() -> None:

@@ -248,6 +248,7 @@ def _nic_words(nic: NicRecord) -> str:
         nic.ifname,
     ]
     words += ["isolated"] if nic.isolated else []
+    words += ["strict"] if nic.strict else []
     words += [f"{nic.queues} queues"] if nic.queues > 1 else []
     words += [f"MTU {nic.mtu}"] if nic.mtu is not None else []
     words += [f"{nic.rate_mbit} Mbit/s"] if nic.rate_mbit is not None else []

@@ -30,6 +30,9 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Whether a job may choose a NIC's address."""
     addresses: tuple[str, ...] = ()
     """Networks that the VMs' IP source addresses must be in; none given: any address."""
+    strict: bool | None = None
+    """Whether the node finishes the VMs' checksums before it filters; None: where namespaces share
+    a VLAN."""
 
     @property
     def vids(self) -> frozenset[int]:

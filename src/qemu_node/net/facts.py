@@ -18,6 +18,16 @@ class BridgeFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """What a device is."""
+
+    ifindex: int
+    kind: str
+    """As `ip link add type` names it; empty: a NIC, or another device that has none."""
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinkFacts:
     """A network device: what it is called and what it is a port of."""
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from qemu_node.net.facts import LinkFacts
-from qemu_node.net.rtnl import attributes
+from qemu_node.net.request import attributes
 from qemu_node.net.spec import PortSpec
 
 _HEADER_BYTES = 16

@@ -62,6 +62,7 @@ def decide(
         vlan=None if wish.trunk else next(iter(vids)),
         trunk=tuple(sorted(set(wish.trunk))),
         isolated=wish.isolated,
+        strict=_is_strict(rule, vids, config),
         queues=wish.queues,
         mtu=wish.mtu,
         rate_mbit=wish.rate_mbit,
@@ -138,6 +139,20 @@ def _find_rule(
     if vids == {config.default_vlan} and not wish.trunk and wish.mac is None:
         return None
     raise _refusal(wish, vids, namespace, matching)
+
+
+def _is_strict(rule: NetworkPolicy | None, vids: frozenset[int], config: NetworkConfig) -> bool:
+    """Tell whether others need protection from forged checksums: who shares a VLAN with others.
+
+    A VLAN has one owner where all rules that give it name one and the same namespace.
+    """
+    if rule is not None and rule.strict is not None:
+        return rule.strict
+    owners = {
+        pattern for other in config.policy if other.vids & vids for pattern in other.namespaces
+    }
+    has_one_owner = len(owners) == 1 and not any(set("*?") & set(owner) for owner in owners)
+    return config.default_vlan in vids or not has_one_owner
 
 
 def _matches(pattern: str, namespace: str) -> bool:

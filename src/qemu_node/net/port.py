@@ -4,16 +4,25 @@ Owns that order. Does not own the TAP (`tap`), the filter (`table`), the bridge 
 uplink (`uplink`). Calls block: use a thread.
 """
 
-from qemu_node.net.errors import BridgeUnfitError
+from contextlib import suppress
+
+from qemu_node.net.errors import BridgeUnfitError, NetworkError
 from qemu_node.net.facts import BridgeFacts
-from qemu_node.net.request import add_address, add_vlans, delete_vlans, set_master, set_up
+from qemu_node.net.request import add_address, add_vlans, delete_vlans, set_down, set_master, set_up
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.spec import PortSpec
+from qemu_node.net.traffic import forget_redirect, redirect
 from qemu_node.vlans import to_ranges
 
 
 def join_bridge(
-    route: RouteSocket, port: PortSpec, ifindex: int, bridge: BridgeFacts, *, is_new: bool
+    route: RouteSocket,
+    port: PortSpec,
+    ifindex: int,
+    bridge: BridgeFacts,
+    *,
+    is_new: bool,
+    checksums: int = 0,
 ) -> None:
     """Make a TAP the port that `port` says, but for what `open_port` does.
 
@@ -25,6 +34,7 @@ def join_bridge(
         ifindex: The TAP's.
         bridge: The node's bridge, as `check_bridge` found it just now.
         is_new: It is in no bridge yet; otherwise it may be, with any VLANs, and is put right.
+        checksums: The device that finishes checksums, for a strict port.
 
     Raises:
         BridgeUnfitError: the NIC's MTU is beyond the bridge's; nothing was changed.
@@ -38,6 +48,11 @@ def join_bridge(
     given = {bridge.default_pvid} - {0}
     steps = [set_master(ifindex, bridge.ifindex, bridge.mtu)]
     if not is_new:
+        if port.strict:
+            # Nothing passes while the way of its frames is made anew.
+            route.do(set_down(ifindex))
+            with suppress(NetworkError):
+                route.do(forget_redirect(ifindex))
         # What it carries is only told, and changed, in a bridge.
         route.do(*steps)
         steps.clear()
@@ -47,6 +62,8 @@ def join_bridge(
         steps.append(delete_vlans(ifindex, to_ranges(unwanted)))
     steps.append(add_vlans(ifindex, to_ranges(port.vids), is_untagged=port.vlan is not None))
     steps.append(add_address(ifindex, port.mac))
+    if port.strict:
+        steps += redirect(ifindex, checksums)
     route.do(*steps)
 
 

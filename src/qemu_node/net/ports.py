@@ -21,8 +21,14 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
 from qemu_node.host.threads import Worker, to_the_end
 from qemu_node.net.bridge import bridge_problems, check_bridge
+from qemu_node.net.checksums import ensure_device, is_redirected
 from qemu_node.net.elements import elements
-from qemu_node.net.errors import BridgeUnfitError, NftMissingError, TapBusyError
+from qemu_node.net.errors import (
+    BridgeUnfitError,
+    NftMissingError,
+    TapBusyError,
+)
+from qemu_node.net.facts import LinkFacts
 from qemu_node.net.guard import UserGuard
 from qemu_node.net.nft import Nft
 from qemu_node.net.notices import Watched
@@ -207,9 +213,10 @@ class PortManager:
             # another one for devices.
             guarded = self._aside.start(lambda: table.add(elements(port)))
             undo.callback(wait, [guarded])
+            checksums = ensure_device(self._route) if port.strict else 0
             tap = open_tap(port.ifname, queues=port.queues, vhost=self._config.vhost == "auto")
             undo.callback(tap.close)
-            join_bridge(self._route, port, tap.ifindex, bridge, is_new=True)
+            join_bridge(self._route, port, tap.ifindex, bridge, is_new=True, checksums=checksums)
             self._uplink.acquire(self._route, port.ifname, port.vids)
             # Nothing passes before it is guarded.
             guarded.result()
@@ -319,14 +326,32 @@ class PortManager:
     def _reconcile_ports(self, wanted: Iterable[PortSpec]) -> None:
         route = self._route
         bridge = check_bridge(route, self._config.bridge)
-        changes = plan_ports(route.read_links(), route.read_vlans(), wanted, bridge.ifindex)
+        links = route.read_links()
+        checksums, bypassing = self._find_bypassing(links, wanted)
+        changes = plan_ports(links, route.read_vlans(), wanted, bridge.ifindex, bypassing)
         for port, ifindex in changes.repair:
             log.warning("port put right", extra={"ifname": port.ifname, "vm_id": port.vm_id})
-            join_bridge(route, port, ifindex, bridge, is_new=False)
+            join_bridge(route, port, ifindex, bridge, is_new=False, checksums=checksums)
             open_port(route, port, ifindex)
         for link in changes.stray:
             log.warning("TAP of no VM removed", extra={"ifname": link.ifname})
             route.do(delete_link(link.ifindex))
+
+    def _find_bypassing(
+        self, links: Iterable[LinkFacts], wanted: Iterable[PortSpec]
+    ) -> tuple[int, frozenset[int]]:
+        """Return the device that finishes checksums, and the strict ports that do not lead there.
+
+        Without strict ports there is no need for one: 0.
+        """
+        strict = {port.ifname for port in wanted if port.strict}
+        if not strict:
+            return 0, frozenset()
+        device = ensure_device(self._route)
+        ports = [link.ifindex for link in links if link.ifname in strict]
+        return device, frozenset(
+            port for port in ports if not is_redirected(self._route, port, device)
+        )
 
     # What there is to say
 

@@ -3,7 +3,10 @@
 Owns the queueing disciplines. The only user of pyroute2, which knows their tables of rates.
 """
 
+from qemu_node.host.threads import to_the_end
 from qemu_node.net.errors import NetworkError
+from qemu_node.net.rtnl import RouteSocket
+from qemu_node.net.traffic import police
 
 _BITS_PER_MBIT = 1_000_000
 _BURST_S = 0.05
@@ -12,7 +15,6 @@ _BURST_MIN_BYTES = 256 * 1024
 _SEGMENT_MAX_BYTES = 128 * 1024
 """Of a longer frame the policer would never let one pass; its own default is 2 KiB."""
 _LATENCY_US = 50_000
-_CLSACT_INGRESS = 0xFFFFFFF2  # TC_H_CLSACT, TC_H_MIN_INGRESS: include/uapi/linux/pkt_sched.h
 
 
 async def limit_rate(ifindex: int, rate_mbit: int) -> None:
@@ -30,6 +32,10 @@ async def limit_rate(ifindex: int, rate_mbit: int) -> None:
 
     rate_bytes_per_s = rate_mbit * _BITS_PER_MBIT // 8
     burst_bytes = max(int(rate_bytes_per_s * _BURST_S), _BURST_MIN_BYTES)
+    with RouteSocket() as plain:
+        await to_the_end(
+            plain.do, *police(ifindex, rate_bytes_per_s, burst_bytes, _SEGMENT_MAX_BYTES)
+        )
     try:
         async with AsyncIPRoute() as route:
             await route.tc(
@@ -39,20 +45,6 @@ async def limit_rate(ifindex: int, rate_mbit: int) -> None:
                 rate=rate_bytes_per_s,
                 burst=burst_bytes,
                 latency=_LATENCY_US,
-            )
-            await route.tc("add", "clsact", ifindex)
-            await route.tc(
-                "add-filter",
-                "matchall",
-                ifindex,
-                parent=_CLSACT_INGRESS,
-                action={
-                    "kind": "police",
-                    "rate": rate_bytes_per_s,
-                    "burst": burst_bytes,
-                    "mtu": _SEGMENT_MAX_BYTES,
-                    "action": "drop",
-                },
             )
     except (NetlinkError, OSError) as exc:
         raise NetworkError(

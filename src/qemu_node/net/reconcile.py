@@ -3,7 +3,7 @@
 Owns the comparisons. Does not own reading nor changing the kernel (`ports`, `uplink`, `table`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from qemu_node.net.elements import Element, elements
@@ -48,6 +48,7 @@ def plan_ports(
     vlans: Mapping[int, PortVlans],
     wanted: Iterable[PortSpec],
     bridge: int,
+    bypassing: Collection[int] = (),
 ) -> PortChanges:
     """Return which TAPs to put right and which to remove.
 
@@ -59,6 +60,7 @@ def plan_ports(
         vlans: The VLANs of bridge ports, by ifindex.
         wanted: Ports of live VMs.
         bridge: The ifindex of the node's bridge.
+        bypassing: Strict ports, by ifindex, whose frames are not finished before they are filtered.
     """
     by_name = {port.ifname: port for port in wanted}
     repair, stray = [], []
@@ -66,7 +68,8 @@ def plan_ports(
         port = by_name.get(link.ifname)
         if port is not None:
             carried = vlans.get(link.ifindex)
-            if link.master != bridge or not link.is_up or not _is_right(port, carried):
+            is_right = link.master == bridge and link.is_up and _is_right(port, carried)
+            if not is_right or link.ifindex in bypassing:
                 repair.append((port, link.ifindex))
         elif link.master == bridge and TAP_NAME.fullmatch(link.ifname):
             stray.append(link)

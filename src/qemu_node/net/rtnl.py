@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from qemu_node.net.errors import NetworkError
-from qemu_node.net.facts import BridgeFacts, LinkFacts, PortVlans
+from qemu_node.net.facts import BridgeFacts, DeviceFacts, LinkFacts, PortVlans
 from qemu_node.net.request import (
     AF_BRIDGE,
     IFF_UP,
@@ -29,7 +29,9 @@ from qemu_node.net.request import (
     VLAN_UNTAGGED,
     Request,
     attribute,
+    attributes,
     link_header,
+    pick,
 )
 
 _HEADER = struct.Struct("=IHHII")
@@ -37,8 +39,6 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_MULTI, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x2, 0x4, 0x300
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _NLMSGERR_ATTR_MSG = 1
-_ATTRIBUTE = struct.Struct("=HH")
-_NLA_TYPE_MASK = 0x3FFF
 
 _RTM_GETLINK, _RTM_GETVLAN = 18, 114
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 1 << 3
@@ -53,38 +53,6 @@ for; a timeout of Python's own would cost a poll for each call all the same."""
 
 _Answer = tuple[int, int, bytes]
 """The sequence number of what is answered, the answer's type and its payload."""
-
-
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and value of the attributes in `data`; what is cut off at the end is left out."""
-    at, end = 0, len(data)
-    while at + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, at)
-        if not 4 <= length <= end - at:
-            return
-        yield kind & _NLA_TYPE_MASK, data[at + 4 : at + length]
-        at += length + (-length % 4)
-
-
-def pick(data: bytes, *kinds: int) -> dict[int, bytes]:
-    """Return those of `kinds` that are in `data`, each once; looks no further than it must.
-
-    The same walk as that of `attributes`, which takes three times as long: the answer about a
-    bridge has eighty, and a start waits.
-    """
-    found: dict[int, bytes] = {}
-    at, end = 0, len(data)
-    while at + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, at)
-        if not 4 <= length <= end - at:
-            break
-        kind &= _NLA_TYPE_MASK
-        if kind in kinds:
-            found[kind] = data[at + 4 : at + length]
-            if len(found) == len(kinds):
-                break
-        at += length + (-length % 4)
-    return found
 
 
 class RouteSocket:
@@ -162,10 +130,15 @@ class RouteSocket:
             _check(reply, what)
         return reply
 
+    def read_device(self, ifname: str) -> DeviceFacts | None:
+        """Return what kind of device `ifname` is, None where there is none."""
+        link = self._read_link(ifname)
+        return None if link is None else _device_facts(link)
+
     def read_links(self) -> list[LinkFacts]:
         """Return all devices of this network namespace."""
         links = []
-        for message in self._dump(_RTM_GETLINK, link_header(0), "read devices"):
+        for message in self.dump(_RTM_GETLINK, link_header(0), "read devices"):
             ifindex, flags = struct.unpack_from("=iI", message, 4)
             found = dict(attributes(message[16:]))
             links.append(
@@ -186,7 +159,7 @@ class RouteSocket:
         """
         found: dict[int, tuple[set[int], set[int]]] = {}
         body = struct.pack("=BxxxI", AF_BRIDGE, ifindex)
-        for message in self._dump(_RTM_GETVLAN, body, "read VLANs"):
+        for message in self.dump(_RTM_GETVLAN, body, "read VLANs"):
             (index,) = struct.unpack_from("=I", message, 4)
             vids, untagged = found.setdefault(index, (set(), set()))
             for kind, entry in attributes(message[8:]):
@@ -205,7 +178,7 @@ class RouteSocket:
             for index, (vids, untagged) in found.items()
         }
 
-    def _dump(self, kind: int, body: bytes, what: str) -> Iterator[bytes]:
+    def dump(self, kind: int, body: bytes, what: str) -> Iterator[bytes]:
         """Yield the payload of each message of a listing.
 
         Raises:
@@ -288,6 +261,14 @@ def _check(payload: bytes, what: str) -> None:
         raise NetworkError(f"cannot {what}: {text}", hint=hint)
 
 
+def _device_facts(link: bytes) -> DeviceFacts:
+    """Return what the kernel's description of a device says that it is."""
+    ifindex, flags = struct.unpack_from("=iI", link, 4)
+    info = pick(pick(link[16:], IFLA_LINKINFO).get(IFLA_LINKINFO, b""), IFLA_INFO_KIND)
+    kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
+    return DeviceFacts(ifindex=ifindex, kind=kind, is_up=bool(flags & IFF_UP))
+
+
 def _bridge_facts(link: bytes) -> BridgeFacts:
     """Return what the kernel's description of a device says of it as a bridge."""
     (ifindex,) = struct.unpack_from("=i", link, 4)
@@ -295,7 +276,11 @@ def _bridge_facts(link: bytes) -> BridgeFacts:
     info = pick(found.get(IFLA_LINKINFO, b""), IFLA_INFO_KIND, IFLA_INFO_DATA)
     if info.get(IFLA_INFO_KIND, b"").rstrip(b"\0") != b"bridge":
         return BridgeFacts(ifindex=ifindex, is_bridge=False)
-    data = pick(info.get(IFLA_INFO_DATA, b""), _IFLA_BR_VLAN_FILTERING, _IFLA_BR_VLAN_DEFAULT_PVID)
+    data = pick(
+        info.get(IFLA_INFO_DATA, b""),
+        _IFLA_BR_VLAN_FILTERING,
+        _IFLA_BR_VLAN_DEFAULT_PVID,
+    )
     (mtu,) = struct.unpack("=I", found[IFLA_MTU])
     # A kernel without VLAN filtering leaves both out.
     (default_pvid,) = struct.unpack("=H", data.get(_IFLA_BR_VLAN_DEFAULT_PVID, b"\0\0"))

@@ -64,6 +64,8 @@ class PortSpec:
     """The VLANs of its tagged frames, ascending."""
     isolated: bool = False
     """It reaches no other isolated port, whatever the VLAN."""
+    strict: bool = False
+    """What it sends is finished before the filter looks: checksums, segmentation (`checksums`)."""
     queues: int = 1
     mtu: int | None = None
     """What the guest is told, in bytes; None: nothing. The TAP has the bridge's."""

@@ -68,6 +68,7 @@ class NicRecord(msgspec.Struct, frozen=True, kw_only=True):
     vlan: int | None = None
     trunk: tuple[int, ...] = ()
     isolated: bool = False
+    strict: bool = False
     queues: int = 1
     mtu: int | None = None
     rate_mbit: int | None = None
@@ -84,6 +85,7 @@ class NicRecord(msgspec.Struct, frozen=True, kw_only=True):
             vlan=port.vlan,
             trunk=port.trunk,
             isolated=port.isolated,
+            strict=port.strict,
             queues=port.queues,
             mtu=port.mtu,
             rate_mbit=port.rate_mbit,
@@ -114,6 +116,7 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True):
                 vlan=nic.vlan,
                 trunk=nic.trunk,
                 isolated=nic.isolated,
+                strict=nic.strict,
                 queues=nic.queues,
                 mtu=nic.mtu,
                 rate_mbit=nic.rate_mbit,

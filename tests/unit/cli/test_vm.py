@@ -177,8 +177,8 @@ async def test_show_tells_what_is_written_down_and_what_qemu_and_guest_say(
 
 def test_show_tells_a_port_s_vlans_and_what_was_dropped(node: Node, capsys: Output) -> None:
     access = NicRecord(
-        mode="vlan", mac="02:00:00:00:00:01", ifname="qn0", vlan=30, isolated=True, queues=2,
-        mtu=9000, rate_mbit=500, addresses=("10.3.0.0/16",),
+        mode="vlan", mac="02:00:00:00:00:01", ifname="qn0", vlan=30, isolated=True,
+        strict=True, queues=2, mtu=9000, rate_mbit=500, addresses=("10.3.0.0/16",),
     )  # fmt: skip
     trunk = NicRecord(mode="vlan", mac="02:00:00:00:00:02", ifname="qn1", trunk=(30, 31, 40))
     user = NicRecord(mode="user", mac="02:00:00:00:00:03")
@@ -192,7 +192,7 @@ def test_show_tells_a_port_s_vlans_and_what_was_dropped(node: Node, capsys: Outp
     report = VMReport(record=record, summary=summary)
     lines = dict(vmtable.report_lines(report))
     assert lines["NIC 0"] == (
-        "VLAN 30, 02:00:00:00:00:01, qn0, isolated, 2 queues, MTU 9000, 500 Mbit/s, "
+        "VLAN 30, 02:00:00:00:00:01, qn0, isolated, strict, 2 queues, MTU 9000, 500 Mbit/s, "
         "addresses in 10.3.0.0/16"
     )
     assert lines["NIC 1"] == "trunk of VLANs 30-31, 40, 02:00:00:00:00:02, qn1"

@@ -35,10 +35,48 @@ def test_an_allowed_vlan_becomes_a_port_with_the_nics_own_name_and_mac() -> None
         mac=NIC.mac,
         vlan=120,
         isolated=True,
+        strict=True,
         queues=4,
         mtu=9000,
         rate_mbit=100,
     )
+
+
+def of(*namespaces: str, vlans: str = "10", strict: bool | None = None) -> NetworkPolicy:
+    return NetworkPolicy(namespaces=namespaces, vlans=(vlans,), trunk=True, strict=strict)
+
+
+@pytest.mark.parametrize(
+    ("rules", "default", "is_strict"),
+    [
+        ([of("one")], 0, False),
+        ([of("one"), of("other", vlans="12")], 0, False),
+        ([of("one"), of("other", vlans="9-11")], 0, True),
+        ([of("one", "other")], 0, True),
+        ([of("one*")], 0, True),
+        ([of("on?")], 0, True),
+        ([of("one")], 10, True),
+        ([of("one", strict=True)], 0, True),
+        ([of("*", strict=False)], 10, False),
+        ([of("one", strict=False), of("other", strict=True)], 0, False),
+    ],
+)
+def test_a_port_is_strict_where_namespaces_share_its_vlan_unless_its_rule_says_otherwise(
+    rules: list[NetworkPolicy], default: int, *, is_strict: bool
+) -> None:
+    config = NetworkConfig(bridge="br0", default_vlan=default, policy=tuple(rules))
+    assert port(NicWish(vlan=10), "one", config).strict is is_strict
+
+
+def test_a_trunk_is_strict_if_one_of_its_vlans_is_shared() -> None:
+    config = NetworkConfig(bridge="br0", policy=(of("one", vlans="10-12"), of("other")))
+    assert not port(NicWish(trunk=(11, 12)), "one", config).strict
+    assert port(NicWish(trunk=(10, 11)), "one", config).strict
+
+
+def test_in_the_default_vlan_without_any_rule_a_port_is_strict() -> None:
+    config = NetworkConfig(bridge="br0", default_vlan=10)
+    assert port(NicWish(), "one", config).strict
 
 
 def test_a_trunk_has_its_vlans_in_order_and_once() -> None:

@@ -2,8 +2,7 @@ import struct
 
 import pytest
 
-from qemu_node.net.request import attribute, set_up, vlan_attributes
-from qemu_node.net.rtnl import attributes, pick
+from qemu_node.net.request import attribute, attributes, pick, set_up, vlan_attributes
 
 
 def test_an_attribute_is_padded_to_four_bytes_and_says_its_own_length() -> None:

@@ -1,8 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.net.request import attribute, nested
-from qemu_node.net.rtnl import attributes, pick
+from qemu_node.net.request import attribute, attributes, nested, pick
 
 _ATTRIBUTES = st.lists(
     st.tuples(st.integers(0, 8) | st.integers(0, 0x3FFF), st.binary(max_size=40)), max_size=8

@@ -37,6 +37,7 @@ def _ports(draw: st.DrawFn) -> PortSpec:
         isolated=draw(st.booleans()),
         queues=draw(st.integers(1, 16)),
         mtu=draw(st.none() | st.integers(1280, 9216)),
+        strict=draw(st.booleans()),
         rate_mbit=draw(st.none() | st.integers(1, 100_000)),
         addresses=draw(st.sampled_from([(), ("10.0.0.0/8", "2001:db8::/32")])),
     )
