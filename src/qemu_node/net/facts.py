@@ -37,6 +37,8 @@ class LinkFacts:
     """The ifindex of its bridge; 0: none."""
     is_up: bool
 
+    active_port: int = 0
+    """Of a bond in active-backup the ifindex of the NIC in use; 0: none, or no such bond."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortVlans:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from qemu_node.net.facts import LinkFacts
-from qemu_node.net.request import attributes
+from qemu_node.net.request import active_port, attributes
 from qemu_node.net.spec import PortSpec
 
 _HEADER_BYTES = 16
@@ -52,6 +52,8 @@ class LinkNotice:
     is_set_down: bool = False
     has_left: bool = False
     is_gone: bool = False
+    active_port: int = 0
+    """As in `LinkFacts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,9 @@ class TableNotice:
     taps: frozenset[str] | None
     """The TAPs whose elements are gone; None: more than elements."""
 
+
+UPLINK_MOVED = "the uplink's NIC"
+"""The loss of who is behind another NIC than before, until the switches are told."""
 
 Notice = LinkNotice | VlanNotice | TableNotice
 
@@ -143,6 +148,7 @@ def _link_notices(body: bytes, *, is_gone: bool) -> Iterator[LinkNotice]:
         is_set_down=not flags & _IFF_UP and bool(change & _IFF_UP) and change != _IS_NEW,
         has_left=is_gone and of_bridge,
         is_gone=is_gone and not of_bridge,
+        active_port=active_port(found),
     )
 
 
@@ -181,6 +187,7 @@ class Judge:
     def __init__(self, links: Iterable[LinkFacts]) -> None:
         """Take the devices that there are before the first notice."""
         self._known = {link.ifname: (link.ifindex, link.master) for link in links}
+        self._active = {link.ifname: link.active_port for link in links}
 
     def losses(
         self, notices: Iterable[Notice], names: Mapping[int, str], watched: Watched
@@ -231,6 +238,16 @@ class Judge:
                 self._known[name] = state
             if is_news:
                 yield name
+            if name == watched.uplink and self._has_moved(notice):
+                yield UPLINK_MOVED
+
+    def _has_moved(self, notice: LinkNotice) -> bool:
+        """Tell whether the uplink leads out at another NIC than before, or at one again."""
+        last = self._active.get(notice.ifname, 0)
+        if notice.has_left:
+            return False
+        self._active[notice.ifname] = notice.active_port
+        return notice.active_port not in (0, last)
 
 
 def _table_losses(notice: TableNotice, watched: Watched) -> Iterator[str]:

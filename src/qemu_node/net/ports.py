@@ -20,6 +20,7 @@ from functools import partial
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
 from qemu_node.host.threads import Worker, to_the_end
+from qemu_node.net.announce import announce
 from qemu_node.net.bridge import bridge_problems, check_bridge
 from qemu_node.net.checksums import ensure_device, is_redirected
 from qemu_node.net.elements import elements
@@ -362,6 +363,18 @@ class PortManager:
         if self._guard is not None and self._has_users and not self._config.allow_host:
             tables.add(self._guard.table)
         return Watched(
+    async def announce(self) -> None:
+        """Tell the switches that VMs are behind the NIC that the uplink uses now.
+
+        Raises:
+            NetworkError: they cannot be told.
+        """
+        ports = list((self._live | self._ports).values())
+        if self._config.uplink and ports:
+            await self._worker.to_the_end(
+                announce, self._config.uplink, ports, self._uplink.untagged
+            )
+
             bridge=self._config.bridge,
             uplink=self._config.uplink,
             management_vlan=self._config.management_vlan,

@@ -28,6 +28,7 @@ from qemu_node.net.request import (
     VLAN_PVID,
     VLAN_UNTAGGED,
     Request,
+    active_port,
     attribute,
     attributes,
     link_header,
@@ -147,6 +148,7 @@ class RouteSocket:
                     ifindex=ifindex,
                     master=struct.unpack("=I", found.get(IFLA_MASTER, b"\0" * 4))[0],
                     is_up=bool(flags & IFF_UP),
+                    active_port=active_port(found),
                 )
             )
         return links

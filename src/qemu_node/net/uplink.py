@@ -24,9 +24,11 @@ _NOTHING = PortVlans(vids=frozenset(), untagged=frozenset())
 class Uplink:
     """The VLANs of the uplink port, for one thread at a time. Without a name it is no device.
 
-    VLANs whose frames it carries untagged, VLAN 1 and `management_vlan` are the operating system's:
-    they are never added, nor removed. Adding one again would make its frames tagged, and cut the
-    node off. Which are untagged is looked at by each `restore`, and where the device is a new one.
+    Only VLANs that VMs can be given, or that one has had, are removed: a tagged one that an
+    operator added, for storage say, stays. VLANs whose frames it carries untagged, VLAN 1 and
+    `management_vlan` are the operating system's: they are never added, nor removed. Adding one
+    again would make its frames tagged, and cut the node off. Which are untagged is looked at by
+    each `restore`, and where the device is a new one.
     """
 
     def __init__(self, ifname: str, management_vlan: int) -> None:
@@ -35,7 +37,8 @@ class Uplink:
         self._users: dict[str, frozenset[int]] = {}
         self._looked_at = 0
         """The ifindex of the device of which the next is known; 0: of none."""
-        self._untagged: frozenset[int] = frozenset()
+        self.untagged: frozenset[int] = frozenset()
+        """VLANs whose frames have no tag outside, as it was when the device was last looked at."""
 
     def acquire(self, route: RouteSocket, user: str, vids: frozenset[int]) -> None:
         """Carry `vids`, as long as `user` has them.
@@ -86,7 +89,7 @@ class Uplink:
         used = self._used()
         if touched is None or ifindex != self._looked_at:
             carried = route.read_vlans(ifindex).get(ifindex, _NOTHING)
-            self._looked_at, self._untagged = ifindex, carried.untagged
+            self._looked_at, self.untagged = ifindex, carried.untagged
             actual = carried.vids
         else:
             # No start waits for the listing: what is to be added is taken not to be there, and what
@@ -94,7 +97,7 @@ class Uplink:
             actual = touched - used
         add, remove = plan_uplink(
             actual=actual,
-            foreign=self._untagged | {VID_MIN - 1, self._management_vlan},
+            foreign=self.untagged | {VID_MIN - 1, self._management_vlan},
             wanted=used,
         )
         if touched is not None:

@@ -18,6 +18,7 @@ from qemu_node.config.node import Paths
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host.cancellation import Undo
 from qemu_node.net.mac import check_unused
+from qemu_node.net.notices import UPLINK_MOVED
 from qemu_node.net.ports import AttachedPort, PortManager
 from qemu_node.net.spec import PortSpec
 from qemu_node.net.watch import Watch
@@ -201,11 +202,23 @@ class Network:
                 # What is really missing is said by what puts it right.
                 log.info("network may have lost something", extra={"what": ", ".join(losses)})
                 pause_s = next_pause(pause_s, quiet_s=loop.time() - began)
+                has_moved = UPLINK_MOVED in losses
+                if has_moved:
+                    await self._announce(self._manager)
                 try:
                     await self.reconcile()
                 except NodeError as exc:
                     log.warning("network not reconciled", extra={"error": exc.explain()})
                 await asyncio.sleep(pause_s)
+                if has_moved:
+                    # The switch may not have listened yet: its port has come up just before.
+                    await self._announce(self._manager)
+
+    async def _announce(self, manager: PortManager) -> None:
+        try:
+            await manager.announce()
+        except NodeError as exc:
+            log.warning("VMs not announced to the switches", extra={"error": exc.explain()})
 
     async def drops(self) -> Mapping[str, Mapping[str, int]]:
         """Return what was dropped of the guests' frames: TAP, reason, number since its start.

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from qemu_node.net.facts import LinkFacts
 from qemu_node.net.notices import (
+    UPLINK_MOVED,
     Judge,
     LinkNotice,
     Notice,
@@ -55,6 +56,36 @@ def link(
     body = struct.pack("=BxHiII", family, 1, ifindex, flags, change)
     body += attribute(3, name.encode() + b"\0") + attribute(10, struct.pack("=I", master))
     return message(kind, body)
+
+
+def bond(active: int, *, kind: str = "bond", flags: int = UP) -> bytes:
+    """Return that the uplink is there, in its bridge, and uses a NIC."""
+    body = struct.pack("=BxHiII", 0, 1, UPLINK_INDEX, flags, 0)
+    body += attribute(3, b"bond0\0") + attribute(10, struct.pack("=I", BRIDGE_INDEX))
+    data = nested(
+        2, attribute(1, b"\1"), *([attribute(2, struct.pack("=I", active))] * (active > 0))
+    )
+    body += nested(18, attribute(1, kind.encode() + b"\0"), data)
+    return message(16, body)
+
+
+@pytest.mark.parametrize(
+    ("told", "moves"),
+    [
+        ([bond(11), bond(11)], 0),
+        ([bond(12)], 1),
+        ([bond(12), bond(12), bond(11)], 2),
+        # Without any NIC for a while: the switches have forgotten meanwhile.
+        ([bond(0), bond(11)], 1),
+        ([bond(12, kind="team")], 0),
+    ],
+)
+def test_an_uplink_that_changes_its_nic_is_noticed(told: list[bytes], moves: int) -> None:
+    links = [LINKS[0], replace(LINKS[1], active_port=11)]
+    judge = Judge(links)
+    found = [judge.losses(route_notices(data), NAMES, WATCHED) for data in told]
+    assert sum(losses.count(UPLINK_MOVED) for losses in found) == moves
+    assert all(set(losses) <= {UPLINK_MOVED} for losses in found)
 
 
 def vlans(kind: int, ifindex: int, first: int, last: int | None = None, flags: int = 0) -> bytes:
