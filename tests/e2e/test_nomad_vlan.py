@@ -128,7 +128,8 @@ def own_network() -> Iterator[None]:
         # Its /sys hides the control groups that the agent and the driver use.
         process.run_blocking(["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])
         ip("netns add outside")
-        ip("""link add br0 type bridge vlan_filtering 1 vlan_default_pvid 0
+        ip("""link add br0 type bridge vlan_filtering 1 vlan_default_pvid 0 \
+mcast_snooping 0
             link add uplink type veth peer name wire netns outside
             link set uplink master br0
             link set br0 up

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from integration.vmnode import VMNode
 
-from qemu_node.config.network import NetworkConfig
+from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.config.node import Paths
 from qemu_node.host import process
 from qemu_node.net.ports import PortManager
@@ -28,7 +28,9 @@ from qemu_node.vm.stop import StopAction
 
 STOP_TIMEOUT_S = 2.0
 STARTED = "started"
-NETWORK = NetworkConfig(bridge="br0", uplink="up0")
+NETWORK = NetworkConfig(
+    bridge="br0", uplink="up0", policy=(NetworkPolicy(namespaces=("*",), vlans=("2-4094",)),)
+)
 
 
 def alloc_id_of(task: str) -> str:

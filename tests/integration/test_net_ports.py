@@ -9,7 +9,7 @@ import pytest
 from network.namespaces import ip, private_network
 
 from qemu_node.config.network import NetworkConfig
-from qemu_node.net.errors import BridgeUnfitError, NetworkError
+from qemu_node.net.errors import BridgeUnfitError, NetworkError, NetworkOwnedError
 from qemu_node.net.names import TAP_PREFIX
 from qemu_node.net.ports import PortManager
 from qemu_node.net.request import delete_link, set_master
@@ -50,7 +50,7 @@ def run(
     [
         ("", "the bridge br0 does not exist"),
         ("link add br0 type veth peer name other", "br0 is not a bridge"),
-        ("link add br0 type bridge", "br0 does not filter VLANs"),
+        ("link add br0 type bridge mcast_snooping 0", "br0 does not filter VLANs"),
     ],
 )
 def test_a_bridge_that_keeps_no_vlans_apart_is_refused(made: str, named: str) -> None:
@@ -83,6 +83,35 @@ def test_reconcile_empties_the_filter_although_the_bridge_is_gone() -> None:
             with pytest.raises(BridgeUnfitError):
                 await manager.reconcile(live)
             assert set(await manager.counters()) == {port.ifname for port in live}
+
+    run(scenario)
+
+
+def test_one_driver_at_a_time_manages_the_network_and_the_other_says_so() -> None:
+    async def scenario(first: PortManager) -> None:
+        await first.begin()
+        second = PortManager(CONFIG)
+        try:
+            with pytest.raises(NetworkOwnedError, match="another driver manages"):
+                await second.attach(PORT)
+            with pytest.raises(NetworkOwnedError):
+                await second.reconcile([])
+            assert any("another driver manages" in problem for problem in await second.problems())
+            await first.aclose()
+            # The bridge is not there; but the network is its own now.
+            with pytest.raises(BridgeUnfitError):
+                await second.reconcile([])
+            assert not any("another driver" in problem for problem in await second.problems())
+        finally:
+            await second.aclose()
+
+    run(scenario)
+
+
+def test_a_driver_in_another_network_namespace_is_no_other_driver() -> None:
+    async def scenario(manager: PortManager) -> None:
+        await manager.begin()
+        await asyncio.to_thread(run, PortManager.begin)
 
     run(scenario)
 

@@ -18,7 +18,8 @@ def lab() -> Iterator[Lab]:
 def vlan_bridge() -> Iterator[None]:
     """Give the test the bridge and the uplink of `NETWORK`; `outside` is the uplink's other end."""
     with private_network():
-        ip(f"""link add {NETWORK.bridge} type bridge vlan_filtering 1 vlan_default_pvid 0
+        ip(f"""link add {NETWORK.bridge} type bridge vlan_filtering 1 vlan_default_pvid 0 \
+mcast_snooping 0
             link add {NETWORK.uplink} type veth peer name outside
             link set {NETWORK.uplink} master {NETWORK.bridge}
             link set {NETWORK.bridge} up

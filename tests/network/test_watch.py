@@ -28,7 +28,8 @@ pytestmark = [
 PORT = port_spec("kept", 1, vlan=30)
 TRUNK = port_spec("trunk", 2, vlan=None, trunk=(30, 40))
 TAP = PORT.ifname
-BRIDGE = f"""link add {NETWORK.bridge} type bridge vlan_filtering 1 vlan_default_pvid 0
+BRIDGE = f"""link add {NETWORK.bridge} type bridge vlan_filtering 1 vlan_default_pvid 0 \
+mcast_snooping 0
 link set {NETWORK.uplink} master {NETWORK.bridge}
 link set {NETWORK.bridge} up"""
 

@@ -22,6 +22,7 @@ class BridgeState:
     is_bridge: bool
     is_up: bool = False
     filters_vlans: bool = False
+    snoops_multicast: bool = False
     default_pvid: int = 0
     has_own_address: bool = False
     """Its MAC address was set, and does not follow its ports'."""
@@ -69,6 +70,7 @@ def judge_network(config: NetworkConfig, facts: NetworkFacts) -> Iterator[Check]
     yield check_bridge(config.bridge, facts.bridge)
     if facts.bridge is not None and facts.bridge.is_bridge:
         yield check_vlan_filter(config.bridge, facts.bridge)
+        yield check_multicast(config.bridge, facts.bridge)
         yield check_bridge_address(config.bridge, facts.bridge)
     yield check_uplink(config, facts.uplink)
     if facts.uplink is not None and facts.uplink.master == config.bridge:
@@ -120,6 +122,17 @@ def check_vlan_filter(name: str, state: BridgeState) -> Check:
             f"ip link set {name} type bridge vlan_default_pvid 0; DefaultPVID=none for networkd",
         )
     return ok("VLANs", "filtered; new ports are in none")
+
+
+def check_multicast(name: str, state: BridgeState) -> Check:
+    """Judge whether one guest can keep multicast from others."""
+    if state.snoops_multicast:
+        return fail(
+            "multicast",
+            f"{name} snoops: after one query of a guest, IPv6 of others is lost in all VLANs",
+            f"ip link set {name} type bridge mcast_snooping 0; MulticastSnooping=no for networkd",
+        )
+    return ok("multicast", "forwarded to all of a VLAN")
 
 
 def check_bridge_address(name: str, state: BridgeState) -> Check:

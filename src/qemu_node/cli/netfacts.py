@@ -49,6 +49,7 @@ def read_bridge(name: str, net: Path = _NET) -> BridgeState | None:
         is_bridge=True,
         is_up=bool(int(_word(device / "flags") or "0", 16) & 1),  # IFF_UP
         filters_vlans=_word(device / "bridge" / "vlan_filtering") == "1",
+        snoops_multicast=_word(device / "bridge" / "multicast_snooping") == "1",
         default_pvid=int(_word(device / "bridge" / "default_pvid") or "0"),
         has_own_address=_word(device / "addr_assign_type") == str(_NET_ADDR_SET),
     )

@@ -57,6 +57,12 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """`auto`: the kernel moves frames between TAP and guest (vhost-net) where it can."""
     policy: tuple[NetworkPolicy, ...] = ()
 
+    @property
+    def vids(self) -> frozenset[int]:
+        """The VLANs that VMs can be given."""
+        given = frozenset[int]().union(*(rule.vids for rule in self.policy))
+        return (given | {self.default_vlan}) - {0, self.management_vlan}
+
 
 def check_network(network: NetworkConfig) -> None:
     """Check that a bridge can follow these settings.

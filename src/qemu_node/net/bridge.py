@@ -18,10 +18,12 @@ def check_bridge(route: RouteSocket, ifname: str) -> BridgeFacts:
     """Return the facts of the node's bridge, which keeps VLANs apart.
 
     Asked for every port anew: on a bridge whose filtering somebody turned off all VMs would share
-    one network, and the kernel would say nothing.
+    one network, and the kernel would say nothing. With multicast snooping one query of a guest
+    would have multicast of all VLANs forwarded to those alone that asked for it, so that others
+    lose neighbor discovery.
 
     Raises:
-        BridgeUnfitError: it is not there, no bridge, or does not filter VLANs.
+        BridgeUnfitError: it is not there, no bridge, does not filter VLANs, or snoops.
         NetworkError: the kernel did not answer.
     """
     facts = route.read_bridge(ifname)
@@ -35,6 +37,11 @@ def check_bridge(route: RouteSocket, ifname: str) -> BridgeFacts:
         raise BridgeUnfitError(
             f"the bridge {ifname} does not filter VLANs",
             hint=f"ip link set {ifname} type bridge vlan_filtering 1 vlan_default_pvid 0",
+        )
+    if facts.mcast_snooping:
+        raise BridgeUnfitError(
+            f"the bridge {ifname} snoops multicast: one guest could cut off others' IPv6",
+            hint=f"ip link set {ifname} type bridge mcast_snooping 0",
         )
     return facts
 

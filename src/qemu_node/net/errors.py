@@ -19,8 +19,12 @@ class NftError(NetworkError):
     """libnftables refused a transaction; none of it was done."""
 
 
+class NetworkOwnedError(NetworkError):
+    """Another driver manages the network of this node; nothing was changed."""
+
+
 class TableOwnedError(NftError):
-    """Another process holds the table: another driver manages the ports of this node."""
+    """Another process holds the table."""
 
 
 class NftMissingError(MissingPartError):

@@ -13,6 +13,7 @@ class BridgeFacts:
     ifindex: int
     is_bridge: bool
     vlan_filtering: bool = False
+    mcast_snooping: bool = False
     default_pvid: int = 0
     mtu: int = 0
 
@@ -36,9 +37,9 @@ class LinkFacts:
     master: int
     """The ifindex of its bridge; 0: none."""
     is_up: bool
-
     active_port: int = 0
     """Of a bond in active-backup the ifindex of the NIC in use; 0: none, or no such bond."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortVlans:

@@ -26,6 +26,7 @@ from qemu_node.net.checksums import ensure_device, is_redirected
 from qemu_node.net.elements import elements
 from qemu_node.net.errors import (
     BridgeUnfitError,
+    NetworkOwnedError,
     NftMissingError,
     TapBusyError,
 )
@@ -33,6 +34,7 @@ from qemu_node.net.facts import LinkFacts
 from qemu_node.net.guard import UserGuard
 from qemu_node.net.nft import Nft
 from qemu_node.net.notices import Watched
+from qemu_node.net.owner import NetworkOwner
 from qemu_node.net.port import join_bridge, open_port
 from qemu_node.net.rate import limit_rate
 from qemu_node.net.reconcile import plan_elements, plan_ports
@@ -77,7 +79,8 @@ class PortManager:
         self._guard = None if uids is None else UserGuard(uids, is_open=config.allow_host)
         self._has_users = False
         """VMs in user mode need the guard."""
-        self._uplink = Uplink(config.uplink, config.management_vlan)
+        self._uplink = Uplink(config.uplink, config.management_vlan, config.vids)
+        self._owner = NetworkOwner()
         self._nft: Nft | None = None
         self._table: FilterTable | None = None
         # One at a time: the kernel's RTNL lock would not let them overlap anyway, and a reconcile
@@ -101,7 +104,7 @@ class PortManager:
 
         Raises:
             NftMissingError: libnftables is missing.
-            TableOwnedError: another driver manages the network of this node.
+            NetworkOwnedError: another driver manages the network of this node.
             NetworkError: the kernel refused.
         """
         async with self._lock:
@@ -109,6 +112,7 @@ class PortManager:
                 await self._worker.to_the_end(self._begin)
 
     def _begin(self) -> FilterTable:
+        self._owner.acquire()
         if self._table is None:
             table = FilterTable(self._library())
             table.load()
@@ -167,6 +171,7 @@ class PortManager:
             self._aside.close()
             self._worker.close()
             self._route.close()
+            self._owner.release()
 
     # One port
 
@@ -303,6 +308,10 @@ class PortManager:
         for part in parts:
             try:
                 part()
+            except NetworkOwnedError as exc:
+                # The other parts would take what the owner has made for left-overs.
+                problems.append(exc)
+                break
             except NodeError as exc:
                 problems.append(exc)
         if problems:
@@ -354,15 +363,6 @@ class PortManager:
             port for port in ports if not is_redirected(self._route, port, device)
         )
 
-    # What there is to say
-
-    def watched(self) -> Watched:
-        """Return what others must not take away."""
-        ports = self._live | self._ports
-        tables = {f"{FAMILY} {TABLE}"} if self._config.bridge else set()
-        if self._guard is not None and self._has_users and not self._config.allow_host:
-            tables.add(self._guard.table)
-        return Watched(
     async def announce(self) -> None:
         """Tell the switches that VMs are behind the NIC that the uplink uses now.
 
@@ -375,6 +375,15 @@ class PortManager:
                 announce, self._config.uplink, ports, self._uplink.untagged
             )
 
+    # What there is to say
+
+    def watched(self) -> Watched:
+        """Return what others must not take away."""
+        ports = self._live | self._ports
+        tables = {f"{FAMILY} {TABLE}"} if self._config.bridge else set()
+        if self._guard is not None and self._has_users and not self._config.allow_host:
+            tables.add(self._guard.table)
+        return Watched(
             bridge=self._config.bridge,
             uplink=self._config.uplink,
             management_vlan=self._config.management_vlan,
@@ -397,12 +406,14 @@ class PortManager:
         """Return what keeps this node from what node.toml promises, each with what to do.
 
         Looks only, so that others than the driver can ask. Whether another driver manages the
-        network is said by `begin`.
+        network is known once this one has tried to.
         """
         return await asyncio.to_thread(self._problems)
 
     def _problems(self) -> list[str]:
         found = bridge_problems(self._config)
+        if self._owner.problem is not None:
+            found.append(self._owner.problem.explain())
         if self._config.bridge or (self._guard is not None and not self._config.allow_host):
             try:
                 if self._nft is None:

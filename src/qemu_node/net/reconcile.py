@@ -23,7 +23,11 @@ class PortChanges:
 
 
 def plan_uplink(
-    *, actual: frozenset[int], foreign: frozenset[int], wanted: frozenset[int]
+    *,
+    actual: frozenset[int],
+    foreign: frozenset[int],
+    wanted: frozenset[int],
+    removable: frozenset[int],
 ) -> tuple[frozenset[int], frozenset[int]]:
     """Return the VLANs to add to the uplink and those to remove from it.
 
@@ -31,8 +35,9 @@ def plan_uplink(
         actual: What it carries.
         foreign: What is none of ours: neither added nor removed.
         wanted: What VMs use.
+        removable: What may be of VMs that have ended.
     """
-    return wanted - actual - foreign, actual - wanted - foreign
+    return wanted - actual - foreign, (actual & removable) - wanted - foreign
 
 
 def plan_elements(

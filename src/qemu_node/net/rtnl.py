@@ -43,7 +43,7 @@ _NLMSGERR_ATTR_MSG = 1
 
 _RTM_GETLINK, _RTM_GETVLAN = 18, 114
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 1 << 3
-_IFLA_BR_VLAN_FILTERING, _IFLA_BR_VLAN_DEFAULT_PVID = 7, 39
+_IFLA_BR_VLAN_FILTERING, _IFLA_BR_MCAST_SNOOPING, _IFLA_BR_VLAN_DEFAULT_PVID = 7, 23, 39
 _BRIDGE_VLANDB_ENTRY, _VLANDB_ENTRY_INFO, _VLANDB_ENTRY_RANGE = 1, 1, 2
 
 _RECEIVE_BYTES = 1 << 16
@@ -281,6 +281,7 @@ def _bridge_facts(link: bytes) -> BridgeFacts:
     data = pick(
         info.get(IFLA_INFO_DATA, b""),
         _IFLA_BR_VLAN_FILTERING,
+        _IFLA_BR_MCAST_SNOOPING,
         _IFLA_BR_VLAN_DEFAULT_PVID,
     )
     (mtu,) = struct.unpack("=I", found[IFLA_MTU])
@@ -289,6 +290,7 @@ def _bridge_facts(link: bytes) -> BridgeFacts:
     return BridgeFacts(
         ifindex=ifindex,
         is_bridge=True,
+        mcast_snooping=data.get(_IFLA_BR_MCAST_SNOOPING, b"\0") != b"\0",
         vlan_filtering=data.get(_IFLA_BR_VLAN_FILTERING, b"\0") != b"\0",
         default_pvid=default_pvid,
         mtu=mtu,

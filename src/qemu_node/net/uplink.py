@@ -31,9 +31,17 @@ class Uplink:
     each `restore`, and where the device is a new one.
     """
 
-    def __init__(self, ifname: str, management_vlan: int) -> None:
+    def __init__(self, ifname: str, management_vlan: int, vms_vlans: frozenset[int]) -> None:
+        """Take the names and numbers; nothing is touched.
+
+        Args:
+            ifname: The device; empty: none.
+            management_vlan: The node's own.
+            vms_vlans: Those that VMs can be given.
+        """
         self._ifname = ifname
         self._management_vlan = management_vlan
+        self._vms_vlans = vms_vlans
         self._users: dict[str, frozenset[int]] = {}
         self._looked_at = 0
         """The ifindex of the device of which the next is known; 0: of none."""
@@ -50,6 +58,7 @@ class Uplink:
         """
         first = vids - self._used()
         self._users[user] = vids
+        self._vms_vlans |= vids
         if first:
             self._apply(route, touched=first)
 
@@ -70,6 +79,7 @@ class Uplink:
             BridgeUnfitError, NetworkError: as `acquire`.
         """
         self._users = dict(users)
+        self._vms_vlans |= self._used()
         self._apply(route, touched=None)
 
     def _used(self) -> frozenset[int]:
@@ -99,6 +109,7 @@ class Uplink:
             actual=actual,
             foreign=self.untagged | {VID_MIN - 1, self._management_vlan},
             wanted=used,
+            removable=self._vms_vlans,
         )
         if touched is not None:
             add, remove = add & touched, remove & touched

@@ -57,9 +57,7 @@ class HostFacts:
         """The VLANs that some job may have here, ascending."""
         if not self.bridge:
             return []
-        vids = {vid for rule in self.network.policy for vid in rule.vids}
-        vids |= {self.network.default_vlan}
-        return sorted(vids - {0, self.network.management_vlan})
+        return sorted(self.network.vids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

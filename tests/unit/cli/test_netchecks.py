@@ -36,7 +36,7 @@ def bad(config: NetworkConfig, facts: NetworkFacts) -> dict[str, Check]:
 def test_a_node_as_the_os_image_makes_it_is_found_in_order() -> None:
     assert bad(CONFIG, GOOD) == {}
     names = [check.name for check in judge_network(CONFIG, GOOD)]
-    assert len(names) == len(set(names)) == 10
+    assert len(names) == len(set(names)) == 11
 
 
 def test_without_a_bridge_only_the_way_to_one_is_told() -> None:
@@ -60,6 +60,12 @@ def test_without_a_bridge_only_the_way_to_one_is_told() -> None:
             "vlan_filtering 1",
         ),
         ("VLANs", Level.WARN, replace(GOOD, bridge=replace(BRIDGE, default_pvid=1)), "none"),
+        (
+            "multicast",
+            Level.FAIL,
+            replace(GOOD, bridge=replace(BRIDGE, snoops_multicast=True)),
+            "mcast_snooping 0",
+        ),
         (
             "bridge MAC",
             Level.WARN,

@@ -33,13 +33,17 @@ def vlans(*vids: int, untagged: tuple[int, ...] = ()) -> PortVlans:
     return PortVlans(vids=frozenset(vids), untagged=frozenset(untagged))
 
 
-@given(actual=_VIDS, foreign=_VIDS, wanted=_VIDS)
+@given(actual=_VIDS, foreign=_VIDS, wanted=_VIDS, removable=_VIDS)
 def test_the_uplink_ends_with_what_is_wanted_and_what_is_not_ours(
-    actual: frozenset[int], foreign: frozenset[int], wanted: frozenset[int]
+    actual: frozenset[int],
+    foreign: frozenset[int],
+    wanted: frozenset[int],
+    removable: frozenset[int],
 ) -> None:
-    add, remove = plan_uplink(actual=actual, foreign=foreign, wanted=wanted)
+    add, remove = plan_uplink(actual=actual, foreign=foreign, wanted=wanted, removable=removable)
     after = (actual | add) - remove
-    assert after - foreign == wanted - foreign
+    assert after >= wanted - foreign
+    assert after - wanted == actual - wanted - (removable - foreign)
     assert after & foreign == actual & foreign
     assert not add & actual
     assert remove <= actual
@@ -48,7 +52,10 @@ def test_the_uplink_ends_with_what_is_wanted_and_what_is_not_ours(
 def test_an_uplink_that_is_right_is_left_alone() -> None:
     nothing = frozenset[int]()
     assert plan_uplink(
-        actual=frozenset((30, 99)), foreign=frozenset((99,)), wanted=frozenset((30,))
+        actual=frozenset((30, 99)),
+        foreign=frozenset((99,)),
+        wanted=frozenset((30,)),
+        removable=frozenset((30,)),
     ) == (nothing, nothing)
 
 
