@@ -234,7 +234,7 @@ def main(argv: list[str]) -> int:
     if mode == "stubborn":
         stop.set = lambda: None  # type: ignore[method-assign]
     try:
-        asyncio.run(server.serve(FakeBase(), driver, run_dir=run_dir, stop=stop))
+        asyncio.run(server.serve(FakeBase(), driver, run_dirs=[run_dir], stop=stop))
     except handshake.HandshakeError as exc:
         sys.stderr.write(exc.explain() + "\n")
         return 1

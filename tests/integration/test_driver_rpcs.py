@@ -145,7 +145,7 @@ async def driver_on(nomad: NomadNode, *, keep: bool = False) -> AsyncIterator[VM
             await host.destroy_all()
         await host.aclose()
         if keep:
-            await release(host.supervisor())
+            await release(host.vms)
 
 
 @pytest.fixture
@@ -757,6 +757,115 @@ async def test_a_task_that_ended_while_no_driver_was_there_is_recovered_and_repo
         assert (outcome.result.exit_code, outcome.err) == (1, "the guest panicked")
         await destroy(second)
     assert nomad.vms().leftovers() == []
+
+
+async def health_of(driver: VMDriver) -> driver_pb2.FingerprintResponse:
+    return await anext(aiter(driver.fingerprint(driver_pb2.FingerprintRequest())))
+
+
+@real_qemu
+@pytest.mark.parametrize("wrong", ["no_such_setting = 1", "]", "other paths"])
+async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
+    nomad: NomadNode, wrong: str
+) -> None:
+    async with driver_on(nomad, keep=True) as first:
+        handle = await start(first, nomad.task())
+    process_id = state_of(handle).record.process
+    if wrong == "other paths":
+        nomad.node_toml.write_text(f'[paths]\nrun = "{nomad.root}/x"\ndata = "{nomad.root}/y"\n')
+    else:
+        nomad.configure(more=wrong)
+    async with driver_on(nomad) as second:
+        health = await health_of(second)
+        assert health.health == UNHEALTHY or wrong == "other paths"
+        await recover(second, handle)
+        assert process.is_alive(process_id)
+        if wrong != "other paths":
+            with pytest.raises(NodeError, match=r"no_such_setting|not TOML"):
+                await start(second, nomad.task(task_id="other", name="other"))
+        await stop(second, 1.0)
+        assert (await wait(second)).result.exit_code == 137
+        await destroy(second)
+    assert nomad.vms().leftovers() == []
+
+
+@real_qemu
+async def test_a_node_toml_that_is_put_right_is_read_while_recovered_vms_go_on(
+    nomad: NomadNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qemu_node.nomad.nodehost._FINGERPRINT_INTERVAL_S", 0.05)
+    async with driver_on(nomad, keep=True) as first:
+        handle = await start(first, nomad.task())
+    nomad.configure(more="no_such_setting = 1")
+    async with driver_on(nomad) as second:
+        healths = aiter(second.fingerprint(driver_pb2.FingerprintRequest()))
+        assert (await anext(healths)).health == UNHEALTHY
+        await recover(second, handle)
+        nomad.configure()
+        async with asyncio.timeout(60):
+            while (await anext(healths)).health != HEALTHY:
+                pass
+        await start(second, nomad.task(task_id="other", name="other"))
+        assert process.is_alive(state_of(handle).record.process)
+        assert (await inspect(second)).task.state == driver_pb2.TaskState.RUNNING
+
+
+def with_state(handle: driver_pb2.TaskHandle, data: bytes) -> driver_pb2.TaskHandle:
+    changed = driver_pb2.TaskHandle()
+    changed.CopyFrom(handle)
+    changed.driver_state = data
+    return changed
+
+
+@real_qemu
+@pytest.mark.parametrize("kind", ["newer", "damaged"])
+async def test_a_vm_whose_recovery_failed_is_killed_when_nomad_gives_it_up(
+    nomad: NomadNode, kind: str
+) -> None:
+    async with driver_on(nomad, keep=True) as first:
+        handle = await start(first, nomad.task())
+    process_id = state_of(handle).record.process
+    newer = handle.driver_state.replace(b'"version":1,', b'"version":99,').replace(
+        b'"health":null', b'"health":["moved"]'
+    )
+    async with driver_on(nomad) as second:
+        with pytest.raises(StateError):
+            await recover(second, with_state(handle, newer if kind == "newer" else b"{"))
+        assert process.is_alive(process_id), "a failure alone ends nothing"
+        await destroy(second)
+        assert not process.is_alive(process_id)
+        assert nomad.vms().leftovers() == []
+        await destroy(second)
+        await start(second, nomad.task(task_id=f"{TASK_ID}-2"))
+
+
+@real_qemu
+async def test_a_vm_that_a_hung_driver_holds_is_killed_when_nomad_gives_it_up(
+    nomad: NomadNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qemu_node.vm.supervisor._RECOVER_LOCK_TIMEOUT_S", 0.1)
+    async with driver_on(nomad) as first:
+        handle = await start(first, nomad.task())
+        async with driver_on(nomad) as second:
+            with pytest.raises(VMBusyError):
+                await recover(second, handle)
+            await destroy(second)
+        assert not process.is_alive(state_of(handle).record.process)
+
+
+@real_qemu
+async def test_giving_up_an_old_task_leaves_the_vm_of_its_successor_alone(
+    nomad: NomadNode,
+) -> None:
+    async with driver_on(nomad, keep=True) as first:
+        old = await start(first, nomad.task())
+        new = await start(first, nomad.task(task_id=f"{TASK_ID}-2"))
+    async with driver_on(nomad) as second:
+        with pytest.raises(StateError):
+            await recover(second, with_state(old, b"{"))
+        await destroy(second)
+        assert process.is_alive(state_of(new).record.process)
+        await recover(second, new)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"version": 99}', b"\xff"])

@@ -108,6 +108,54 @@ async def test_run_directory_may_hold_what_a_uri_cannot(tmp_path: Path) -> None:
         await client.driver.init(driver_pb2.InitRequest())
 
 
+async def test_a_plugin_that_cannot_make_its_run_directory_listens_elsewhere(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    for impossible in (tmp_path / "file" / "run", tmp_path / ("x" * 100), Path("/proc/nowhere")):
+        async with await _launch(impossible) as client:
+            info = await client.base.plugin_info(base_pb2.PluginInfoRequest())
+            assert info.name == "vm"
+            assert await client.shutdown() == 0
+
+
+@pytest.mark.needs_qemu
+@pytest.mark.parametrize(
+    ("node_toml", "said"),
+    [
+        (
+            '[paths]\nrun = "{file}/run"\ndata = "{root}/d"\n',
+            "cannot make {file}/run: something else is there",
+        ),
+        (
+            '[paths]\nrun = "{root}/r"\ndata = "{file}/data"\n',
+            "cannot make {file}/data: something else is there",
+        ),
+        ("paths = 5\n", "paths"),
+        ("[", "is not TOML"),
+        (None, "no such file"),
+    ],
+)
+async def test_a_node_toml_that_is_wrong_in_any_way_is_told_in_the_health_of_a_plugin_that_runs(
+    short_tmp_path: Path, node_toml: str | None, said: str
+) -> None:
+    names = {"root": str(short_tmp_path), "file": str(short_tmp_path / "file")}
+    (short_tmp_path / "file").touch()
+    path = short_tmp_path / "node.toml"
+    if node_toml is not None:
+        path.write_text(node_toml.format_map(names))
+    argv = [sys.executable, "-m", "qemu_node", "--config", str(path), "driver"]
+    env = dict(process.SAFE_ENV) | {"PYTHONPATH": _SRC}
+    async with await PluginClient.launch(argv, env=env, timeout_s=_DEADLINE_S) as client:
+        await client.driver.init(driver_pb2.InitRequest())
+        stream = client.driver.fingerprint(driver_pb2.FingerprintRequest())
+        async with asyncio.timeout(_DEADLINE_S):
+            health = await anext(aiter(stream))
+        assert health.health == driver_pb2.FingerprintResponse.UNHEALTHY
+        assert said.format_map(names) in health.health_description
+        assert await client.shutdown() == 0
+
+
 async def test_sigterm_ends_the_plugin_cleanly(tmp_path: Path) -> None:
     async with await _launch(tmp_path) as client:
         process.send_signal(client.process, signal.SIGTERM)

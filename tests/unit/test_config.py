@@ -1,6 +1,9 @@
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qemu_node.config.node import CONFIG_ENV, default_paths, load, parse
 from qemu_node.errors import ConfigError
@@ -12,6 +15,47 @@ def test_an_empty_file_means_the_defaults() -> None:
     assert config.qemu.accelerator == "auto"
     assert config.images.max_size_bytes == 256 * GIB
     assert config.paths == default_paths()
+
+
+_VALUES = st.sampled_from(
+    [
+        "5",
+        "-1",
+        "1e400",
+        "nan",
+        "true",
+        "''",
+        "'/'",
+        "[]",
+        "[[1]]",
+        "{}",
+        "{a=1}",
+        "1979-05-27",
+        "'9' ",
+    ]
+) | st.text(max_size=8)
+_KEYS = st.sampled_from([
+    "paths", "paths.run", "paths.data", "images", "images.sources", "images.credentials", "qemu",
+    "images.max_size", "qemu.first_uid", "logs.rate", "network", "network.policy", "disk.reserve",
+])  # fmt: skip
+
+
+@given(st.lists(st.tuples(_KEYS, _VALUES), max_size=3))
+def test_whatever_is_in_node_toml_it_is_read_or_an_error_for_people(
+    settings: list[tuple[str, str]],
+) -> None:
+    text = "\n".join(f"{key} = {value}" for key, value in settings)
+    with contextlib.suppress(ConfigError):
+        parse(text, "node.toml")
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 4_000_000)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    for name in ("HOME", "XDG_DATA_HOME", CONFIG_ENV):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=r"paths\.data must be an absolute path"):
+        load()
 
 
 def test_one_path_can_be_set_without_the_other() -> None:
@@ -55,6 +99,11 @@ def test_one_path_can_be_set_without_the_other() -> None:
             "network.policy 1: 10.0.0.1/8 has host bits set",
         ),
         ("= 1", "TOML"),
+        ("paths = 5", "paths"),
+        ("qemu = []", "qemu"),
+        (f"a = {'9' * 5000}", "TOML"),
+        (f"a = {'[' * 5000}", "TOML"),
+        ("[paths]\nrun = '/a\\u0000b'".replace("'", '"'), "paths.run"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(text: str, named: str) -> None:

@@ -124,7 +124,8 @@ def default_paths() -> Paths:
     if os.geteuid() == 0:
         return Paths(run="/run/qemu-node", data="/data")
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    # Not Path.home(), which raises for a user without one; `load` says then that it is no path.
+    data = os.environ.get("XDG_DATA_HOME") or f"{os.path.expanduser('~')}/.local/share"  # noqa: PTH111
     return Paths(run=f"{runtime}/qemu-node", data=f"{data}/qemu-node")
 
 
@@ -142,10 +143,13 @@ def parse(text: str, origin: str) -> NodeConfig:
     """
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except (ValueError, RecursionError) as exc:
+        # ValueError: a number of more digits than Python reads, for instance.
         raise ConfigError(f"{origin} is not TOML: {exc}") from exc
-    defaults = default_paths()
-    raw["paths"] = {"run": defaults.run, "data": defaults.data} | raw.get("paths", {})
+    paths = raw.get("paths", {})
+    if isinstance(paths, dict):
+        defaults = default_paths()
+        raw["paths"] = {"run": defaults.run, "data": defaults.data} | paths
     try:
         config = msgspec.convert(raw, NodeConfig)
         _check(config)
@@ -193,7 +197,7 @@ def load(path: Path | None = None) -> NodeConfig:
 def _check(config: NodeConfig) -> None:
     """Raise for values that have the right type and make no sense."""
     for name, value in (("run", config.paths.run), ("data", config.paths.data)):
-        if not value.startswith("/"):
+        if not value.startswith("/") or "\0" in value:
             raise ConfigError(f"paths.{name} must be an absolute path, not {value!r}")
     if len(os.fsencode(config.paths.run)) > _RUN_DIR_MAX_BYTES:
         raise ConfigError(

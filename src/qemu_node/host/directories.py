@@ -4,6 +4,7 @@ Owns making them and correcting their mode: mkdir(2) takes the umask off the mod
 and a directory that is there already keeps its own. Does not own what is in them.
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -72,6 +73,6 @@ def _make_new(path: Path) -> bool:
     except FileExistsError:
         # Others may have made it meanwhile.
         if not path.is_dir():
-            raise
+            raise NotADirectoryError(errno.ENOTDIR, "something else is there", str(path)) from None
         return False
     return True

@@ -24,7 +24,7 @@ from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.service import DriverService
 from qemu_node.nomad.stats import build_stats
 from qemu_node.nomad.status import TaskNotFoundError
-from qemu_node.nomad.task import PendingState, Task, decode_state
+from qemu_node.nomad.task import PendingState, Task, decode_state, named_vm
 from qemu_node.nomad.task_request import build_request
 from qemu_node.vm.machine import VM
 from qemu_node.vm.node import Tell
@@ -60,6 +60,8 @@ class VMDriver(DriverService):
         self._waits_for_images = waits_for_images
         self._events = EventBroker()
         self._tasks: dict[str, Task] = {}
+        self._unrecovered: dict[str, driver_pb2.TaskHandle] = {}
+        """Tasks whose recovery has failed, or is under way."""
 
     # The driver
 
@@ -215,17 +217,25 @@ class VMDriver(DriverService):
         # request.task_id is empty on the wire: Nomad's client fills in the handle alone.
         config = handle.config
         if config.id not in self._tasks:
-            await self._host.begin()
-            state = decode_state(handle.driver_state, config.id)
-
-            def tell(message: str, notes: dict[str, str]) -> None:
-                self._events.tell(config, message, notes)
-
-            vm = await self._host.supervisor().recover(state, tell)
-            self._tasks[config.id] = Task(config, vm)
-            # It may have come up, or moved, while no driver was there.
-            _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {state.vm_id}")
+            # Kept until it is recovered: Nomad answers a failure with DestroyTask, and starts the
+            # task anew, maybe elsewhere.
+            self._unrecovered[config.id] = handle
+            await self._recover(handle)
+            self._unrecovered.pop(config.id, None)
         return driver_pb2.RecoverTaskResponse()
+
+    async def _recover(self, handle: driver_pb2.TaskHandle) -> None:
+        config = handle.config
+        await self._host.begin()
+        state = decode_state(handle.driver_state, config.id)
+
+        def tell(message: str, notes: dict[str, str]) -> None:
+            self._events.tell(config, message, notes)
+
+        vm = await self._host.vms.recover(state, tell)
+        self._tasks[config.id] = Task(config, vm)
+        # It may have come up, or moved, while no driver was there.
+        _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {state.vm_id}")
 
     async def wait_task(self, request: driver_pb2.WaitTaskRequest) -> driver_pb2.WaitTaskResponse:
         """Return once the VM has ended, with how."""
@@ -249,8 +259,11 @@ class VMDriver(DriverService):
         if task is not None:
             await task.cancel()
             if task.has_vm:
-                await self._host.supervisor().destroy(task.vm)
+                await self._host.vms.destroy(task.vm)
             self._tasks.pop(request.task_id, None)
+        elif request.force and (handle := self._unrecovered.get(request.task_id)) is not None:
+            await self._host.vms.destroy_named(named_vm(handle))
+            self._unrecovered.pop(request.task_id, None)
         return driver_pb2.DestroyTaskResponse()
 
     # A task seen from outside
@@ -288,7 +301,7 @@ class VMDriver(DriverService):
         task = self._find(request.task_id)
         if not await task.has_started():
             return
-        meter = self._host.supervisor().meter(task.vm)
+        meter = self._host.vms.meter(task.vm)
         interval_s = request.collection_interval.ToNanoseconds() / 1e9 or _DEFAULT_STATS_INTERVAL_S
         while task.vm.exit is None:
             yield build_stats(

@@ -10,12 +10,13 @@ import contextlib
 import grp
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from qemu_node.errors import ConfigError, NodeError
+from qemu_node.errors import ConfigError, HostError, NodeError
 from qemu_node.host.directories import make_directory, open_directory
 from qemu_node.host.files import FileLock, host_error, remove_tree
 
@@ -149,7 +150,10 @@ def plugin_socket(run_dir: Path, environ: Mapping[str, str]) -> Iterator[Path]:
     if named:
         socket = Path(named) / f"qemu-node-{os.getpid()}.sock"
         _check_socket_path(socket)
-        socket.unlink(missing_ok=True)
+        try:
+            socket.unlink(missing_ok=True)
+        except OSError as exc:
+            raise host_error("remove", socket, exc) from exc
         try:
             yield socket
         finally:
@@ -171,6 +175,24 @@ def plugin_socket(run_dir: Path, environ: Mapping[str, str]) -> Iterator[Path]:
             yield socket
         finally:
             _remove(own)
+
+
+@contextlib.contextmanager
+def temporary_socket() -> Iterator[Path]:
+    """Give a path for this process's socket in a temporary directory, open to our user alone.
+
+    Raises:
+        HandshakeError: as `plugin_socket`.
+        HostError: there is no temporary directory that can be written to.
+    """
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="qemu-node-", ignore_cleanup_errors=True)
+    except OSError as exc:
+        raise HostError(f"cannot make a temporary directory: {exc.strerror or exc}") from exc
+    with directory as name:
+        socket = Path(name) / "plugin.sock"
+        _check_socket_path(socket)
+        yield socket
 
 
 def grant_group(socket: Path, environ: Mapping[str, str]) -> None:
@@ -197,10 +219,15 @@ def grant_group(socket: Path, environ: Mapping[str, str]) -> None:
 def sweep(root: Path) -> None:
     """Remove the socket directories below `root` whose plugin has died; failures are logged.
 
+    Raises HostError where `root` cannot be read.
+
     A SIGKILLed plugin leaves its directory, and a dead pid says nothing once it is used again: the
     lock, which the kernel released, does.
     """
-    names = {entry.name.removesuffix(".lock") for entry in root.iterdir()}
+    try:
+        names = {entry.name.removesuffix(".lock") for entry in root.iterdir()}
+    except OSError as exc:
+        raise host_error("read", root, exc) from exc
     for name in sorted(filter(str.isdecimal, names)):
         directory = root / name
         lock = FileLock(lock_path(directory))

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from qemu_node.config.node import default_paths, load
-from qemu_node.errors import ConfigError
 from qemu_node.host.openfiles import raise_limit
 from qemu_node.nomad import log as plugin_log
 from qemu_node.nomad.driver import VMDriver
@@ -34,7 +33,7 @@ def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
 
     Raises:
         HandshakeError: no agent started this process.
-        HostError: the plugin's socket cannot be made.
+        HostError: the plugin's socket can be made nowhere.
     """
     # An agent that ignores it would have us never learn how a child ended (man 2 waitpid).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -52,18 +51,24 @@ async def _run(config_path: Path | None, *, stop_with_parent: bool) -> None:
             _ = host.tasks.start(_stop_at_end_of_stdin(host, stop), name="parent")
         # `qemu-node run` cancels a StartTask that it no longer wants; Nomad waits for it.
         driver = VMDriver(host, waits_for_images=stop_with_parent)
-        await serve(VMPlugin(host), driver, run_dir=_run_dir(config_path), stop=stop)
+        await serve(VMPlugin(host), driver, run_dirs=_run_dirs(config_path), stop=stop)
     finally:
         await host.aclose()
 
 
-def _run_dir(config_path: Path | None) -> Path:
-    """Return where the plugin's socket goes, before the agent has told of its settings."""
+def _run_dirs(config_path: Path | None) -> list[Path]:
+    """Return where the plugin's socket can go, the best first.
+
+    The agent has not told of its settings yet. Whatever is wrong with node.toml is told by the
+    fingerprint, and to tell it the plugin must be reached.
+    """
+    usual = default_paths().run_dir
     try:
-        return load(config_path).paths.run_dir
-    except ConfigError:
-        # The fingerprint tells what is wrong with it; to tell, the plugin must be reached.
-        return default_paths().run_dir
+        named = load(config_path).paths.run_dir
+    except Exception:  # as above
+        log.debug("node.toml not read", exc_info=True)
+        return [usual]
+    return [named, usual]
 
 
 async def _stop_at_end_of_stdin(host: NodeHost, stop: asyncio.Event) -> None:

@@ -2,7 +2,9 @@
 
 Owns building everything from node.toml, once, when the agent begins to use the plugin, and judging
 the host again every half minute. Settings or a host that are wrong make the driver unhealthy with
-the reason; they never keep the plugin, and with it the agent, from starting.
+the reason; they never keep the plugin, and with it the agent, from starting. Nor do they touch VMs
+that run: those are recovered, watched and stopped all the same, and a file that is put right is
+read within half a minute.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from qemu_node.config import node as node_config
 from qemu_node.config.network import NetworkConfig
-from qemu_node.config.node import NodeConfig
+from qemu_node.config.node import LogsConfig, NodeConfig
 from qemu_node.errors import ConfigError, HostError, NodeError
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
@@ -67,21 +69,35 @@ class NodeHost:
         self._rejected = problem
 
     async def begin(self) -> None:
-        """Read node.toml and begin to serve, unless done already. A fault is kept for `problem`."""
+        """Read node.toml and begin to serve, unless done already.
+
+        Where that fails, the VMs that run are served, and `supervisor` says why no other is.
+        """
         async with self._beginning:
-            if self._supervisor is not None:
+            if self._config is not None:
                 return
+            if self._supervisor is None:
+                # Of these settings only what recovered VMs need is used.
+                bare = self._build_node(NodeConfig(), manager=None)
+                self._supervisor = Supervisor(bare, self._open_logs)
+                self._supervisor.watch()
             try:
-                if self._rejected is not None:
-                    raise self._rejected
-                self._config = node_config.load(self._config_path)
-                self._supervisor = Supervisor(self._build_node(self._config), self._open_logs)
-            except NodeError as exc:
-                log.exception("driver cannot work")
-                self._problem = exc
+                config = self._load()
+                node = self._build_node(config, self._port_manager(config))
+            except Exception as exc:  # whatever it is, the agent must start and VMs be served
+                problem = _as_problem(exc)
+                if str(problem) != str(self._problem):
+                    log.exception("driver starts no VM", extra={"reason": problem.explain()})
+                self._problem = problem
                 return
-            self._problem = None
+            self._supervisor.use(node)
             self._supervisor.begin()
+            self._config, self._problem = config, None
+
+    def _load(self) -> NodeConfig:
+        if self._rejected is not None:
+            raise self._rejected
+        return node_config.load(self._config_path)
 
     async def aclose(self) -> None:
         """Stop serving; the VMs go on."""
@@ -99,13 +115,19 @@ class NodeHost:
     # What the driver uses
 
     def supervisor(self) -> Supervisor:
-        """Return the VMs of this node.
+        """Return the VMs of this node, to start one.
 
         Raises:
             NodeError: node.toml is wrong.
         """
-        if self._supervisor is None:
-            raise self._problem or ConfigError("the driver has not begun yet")
+        if self._problem is not None:
+            raise self._problem
+        return self.vms
+
+    @property
+    def vms(self) -> Supervisor:
+        """The VMs of this node: those that run are served whatever node.toml says."""
+        assert self._supervisor is not None, "begin comes first"
         return self._supervisor
 
     @property
@@ -129,13 +151,12 @@ class NodeHost:
         """Yield the node's health now and whenever it changes."""
         last: Fingerprint | None = None
         while True:
+            await self.begin()
             try:
                 current = await self._judge()
-            except Exception as exc:
-                # Nomad asks once: without an answer it would never know of this node's health.
+            except Exception as exc:  # the stream would end, and Nomad not know why
                 log.exception("host not judged")
-                problem = HostError(f"the driver cannot judge its host: {exc}")
-                current = build_fingerprint(None, problem, None)
+                current = build_fingerprint(None, _as_problem(exc), None)
             if current != last:
                 last = current
                 log.info("fingerprint", extra={"health": current.description})
@@ -163,12 +184,16 @@ class NodeHost:
 
     # Building
 
-    def _build_node(self, config: NodeConfig) -> Node:
+    def _port_manager(self, config: NodeConfig) -> PortManager | None:
+        if os.geteuid() != 0:
+            return None
+        first = config.qemu.first_uid
+        return PortManager(config.network, uids=range(first, first + config.qemu.uid_count))
+
+    def _build_node(self, config: NodeConfig, manager: PortManager | None) -> Node:
         is_root = os.geteuid() == 0
         kvm_gid = _group_id(_KVM_GROUP) if is_root else None
         self._finder = HypervisorFinder(config.qemu, config.paths, is_root=is_root, kvm_gid=kvm_gid)
-        uids = range(config.qemu.first_uid, config.qemu.first_uid + config.qemu.uid_count)
-        manager = PortManager(config.network, uids=uids) if is_root else None
         self._network = Network(config.paths, config.network, manager)
         keeper = ImageKeeper(config.paths.images_dir, config.paths.vm_data_dir, config.images)
         images = ImageCache(
@@ -197,8 +222,7 @@ class NodeHost:
 
     def _open_logs(self, alloc_dir: Path, task_name: str) -> TaskLogs:
         """Open a task's log files, which `nomad alloc logs` reads."""
-        assert self._config is not None
-        limits = self._config.logs
+        limits = LogsConfig() if self._config is None else self._config.logs
         stdout, stderr = (
             TaskLog(
                 alloc_dir / "alloc" / "logs",
@@ -215,6 +239,15 @@ class NodeHost:
             stderr.close()
 
         return TaskLogs(stdout=stdout.write, stderr=stderr.write, close=close)
+
+
+def _as_problem(exc: Exception) -> NodeError:
+    """Return an error for people; a fault of ours is named as one."""
+    if isinstance(exc, NodeError):
+        return exc
+    return HostError(
+        f"a fault in the driver: {type(exc).__name__}: {exc}", hint="the agent's log has more"
+    )
 
 
 def _group_id(name: str) -> int | None:

@@ -9,7 +9,8 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ async def serve(
     base: PluginBase,
     driver: DriverService,
     *,
-    run_dir: Path,
+    run_dirs: Sequence[Path],
     environ: Mapping[str, str] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
@@ -44,21 +45,23 @@ async def serve(
     Args:
         base: Answers what every plugin answers.
         driver: Answers for the tasks.
-        run_dir: Below it the socket's directory is made.
+        run_dirs: Below one of them the socket's directory is made, the first that can be had; in
+            a temporary directory if none can. An agent does not start without its plugin.
         environ: The process's environment; another one in tests.
         stop: Ends the plugin as SIGTERM does when set.
 
     Raises:
         HandshakeError: no agent started this process: exit with code 1 and the message.
-        HostError: the socket cannot be made; no handshake was printed.
+        HostError: the socket can be made nowhere; no handshake was printed.
     """
     environ = os.environ if environ is None else environ
     stop = asyncio.Event() if stop is None else stop
     handshake.check_environment(environ)
     output = handshake.HandshakeOutput()
-    with handshake.plugin_socket(run_dir, environ) as socket, _signals(stop):
-        server = PluginServer(base, driver, on_shutdown=stop.set)
-        await server.start(socket)
+    server = PluginServer(base, driver, on_shutdown=stop.set)
+    with ExitStack() as stack:
+        socket = await _listen(server, run_dirs, environ, stack)
+        stack.enter_context(_signals(stop))
         try:
             handshake.grant_group(socket, environ)
             output.announce(handshake.Handshake(socket=socket))
@@ -67,6 +70,33 @@ async def serve(
         finally:
             await server.stop()
     log.info("plugin ends, VMs go on")
+
+
+async def _listen(
+    server: "PluginServer",
+    run_dirs: Sequence[Path],
+    environ: Mapping[str, str],
+    stack: ExitStack,
+) -> Path:
+    """Return the socket on which `server` listens now; `stack` removes it.
+
+    Raises:
+        HostError, HandshakeError: there is no place for it.
+    """
+    places = [handshake.plugin_socket(run_dir, environ) for run_dir in run_dirs]
+    places.append(handshake.temporary_socket())
+    for place in places:
+        try:
+            with ExitStack() as attempt:
+                socket = attempt.enter_context(place)
+                await server.start(socket)
+                stack.push(attempt.pop_all())
+                return socket
+        except NodeError as exc:
+            if place is places[-1]:
+                raise
+            log.warning("socket not made; trying elsewhere", extra={"reason": exc.explain()})
+    raise AssertionError("the last place returns or raises")
 
 
 @contextlib.contextmanager

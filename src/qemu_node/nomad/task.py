@@ -9,6 +9,7 @@ to take long, and the task counts as running; a failure is then the task's end.
 """
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,14 @@ from qemu_node.errors import NodeError
 from qemu_node.host.race import race
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.nomad.proto import driver_pb2
+from qemu_node.vm import names
 from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.machine import VM
 from qemu_node.vm.outcome import VMExit
-from qemu_node.vm.record import VMState
+from qemu_node.vm.record import StateError, StateHeader, VMState
+from qemu_node.vm.removal import VMName
+
+log = logging.getLogger(__name__)
 
 _STOPPED = VMExit(exit_code=0)
 """Of a task that was stopped before its VM ran."""
@@ -200,3 +205,18 @@ def decode_state(data: bytes, task_id: str) -> VMState:
     if state is None or state.task_id != task_id:
         raise StartLostError("the driver ended while it waited for the image; the task starts anew")
     return state
+
+
+def named_vm(handle: driver_pb2.TaskHandle) -> VMName:
+    """Return which VM a handle names, also one that cannot be recovered by it."""
+    config = handle.config
+    state: StateHeader | None = None
+    try:
+        state = decode_state(handle.driver_state, config.id)
+    except StateError as exc:
+        state = exc.header
+    except StartLostError:
+        # What the start had made may be there.
+        log.debug("start was lost", extra={"task_id": config.id})
+    vm_id = state.vm_id if state is not None else names.vm_id(config.alloc_id, config.name)
+    return VMName(vm_id=vm_id, task_id=config.id, state=state)

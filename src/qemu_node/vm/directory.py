@@ -299,6 +299,6 @@ def visible_vm_ids(paths: Paths) -> set[str]:
 
 
 def _vm_ids_in(parent: Path) -> set[str]:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return {entry.name for entry in os.scandir(parent) if VM_ID.fullmatch(entry.name)}
     return set()

@@ -103,7 +103,7 @@ def _sign(lease: Path, vm_id: str) -> None:
 def uid_leases(vm_data_dir: Path) -> dict[int, str]:
     """Return which VM has which user id; an unreadable or damaged lease counts as held by ""."""
     leases: dict[int, str] = {}
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for entry in os.scandir(vm_data_dir / ".uid"):
             if entry.name.isdigit():
                 with contextlib.suppress(FileNotFoundError):

@@ -62,6 +62,8 @@ class Network:
         """Ports of VMs of this process, by TAP, from before they are attached."""
         self._users: set[str] = set()
         """VMs of this process in user mode, from before they are started."""
+        self._adopted: dict[str, RecordHeader] = {}
+        """VMs that this process has taken up; their directories may be elsewhere than ours."""
         # A look at who lives and what is done about it: nobody may end, or begin to need the guard,
         # in between. Attaching may: `PortManager` knows of it.
         self._looking = asyncio.Lock()
@@ -99,6 +101,14 @@ class Network:
                 undo.push_async_callback(self._manager.detach, port)
                 undo.push_async_callback(attached[-1].close)
         return VMPorts(attached)
+
+    def adopt(self, record: RecordHeader) -> None:
+        """Count a VM that was taken up as live, until `disown`."""
+        self._adopted[record.vm_id] = record
+
+    def disown(self, vm_id: str) -> None:
+        """Note that a VM which was taken up has ended."""
+        self._adopted.pop(vm_id, None)
 
     async def detach(self, ports: Sequence[PortSpec]) -> None:
         """Give up the ports of a VM that has ended. Idempotent; what fails is left to reconcile."""
@@ -147,12 +157,18 @@ class Network:
         async with self._looking:
             if self._users:
                 return
-            live = await asyncio.to_thread(live_vms, self._paths)
+            live = await self._live()
             if not self._has_users(live):
                 try:
                     await manager.unguard_host(live.pids)
                 except NodeError as exc:
                     log.warning("guard of user mode not removed", extra={"error": exc.explain()})
+
+    async def _live(self) -> "LiveVMs":
+        live = await asyncio.to_thread(live_vms, self._paths)
+        known = {record.vm_id for record in live.records}
+        others = [record for vm_id, record in self._adopted.items() if vm_id not in known]
+        return LiveVMs(records=(*live.records, *others), unknown=live.unknown)
 
     def _has_users(self, live: "LiveVMs") -> bool:
         """Tell whether VMs in user mode live, or may live, or are being started."""
@@ -171,7 +187,7 @@ class Network:
         if self._manager is None:
             return
         async with self._looking:
-            live = await asyncio.to_thread(live_vms, self._paths)
+            live = await self._live()
             if live.unknown:
                 raise HostError(
                     f"the ports of VM {live.unknown[0]} cannot be read, so none of the node's are "

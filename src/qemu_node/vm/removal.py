@@ -6,9 +6,12 @@ lock, or gets it from `claim`.
 
 import asyncio
 import contextlib
+import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
 from qemu_node.host.cancellation import finish
 from qemu_node.host.process import ProcessId, send_signal, wait_gone
@@ -19,6 +22,8 @@ from qemu_node.vm.record import StateError, StateHeader
 
 KILL_TIMEOUT_S = 30.0
 """Bound for the end of a process after SIGKILL; freeing a large guest takes seconds."""
+
+log = logging.getLogger(__name__)
 
 _CLAIM_TRIES = 20
 _CLAIM_PAUSE_S = 0.1
@@ -73,11 +78,7 @@ async def remove_vm(directory: VMDirectory) -> None:
         UnkillableError: a process does not end.
         HostError: a file cannot be removed.
     """
-    state: StateHeader | None
-    try:
-        state = directory.read_state()
-    except StateError as exc:
-        state = exc.header
+    state = _read_header(directory)
     if state is not None and state.is_running:
         await kill(state.record.process)
     await _end_processes(directory)
@@ -113,6 +114,43 @@ async def _end_processes(directory: VMDirectory) -> None:
     # What is left will be found by `VMDirectory.remove`.
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VMName:
+    """What a handle says of the VM of one start."""
+
+    vm_id: str
+    task_id: str
+    state: StateHeader | None
+    """What could be read of its state."""
+
+
+async def remove_named(name: VMName, paths: Paths) -> None:
+    """Kill the VM that `name` means and remove its files; nothing where it is not there any more.
+
+    The id of a VM is the same for every start of its task: a VM of another start is not touched.
+    Where somebody else holds the lock, the process is killed and the files are left to him.
+
+    Raises:
+        UnkillableError: a process does not end.
+        HostError: a file cannot be removed.
+    """
+    directory = VMDirectory.of(paths, name.vm_id)
+    if name.state is not None:
+        directory = VMDirectory.of_state(name.state, paths)
+        if name.state.is_running:
+            await kill(name.state.record.process)
+    lock = DirectoryLock.try_acquire(directory.data)
+    if lock is None:
+        return
+    try:
+        found = _read_header(directory)
+        if found is None or found.task_id in ("", name.task_id):
+            log.info("removing a VM that was not recovered", extra={"vm_id": name.vm_id})
+            await remove_vm(directory)
+    finally:
+        lock.release()
+
+
 async def kill(process: ProcessId) -> None:
     """SIGKILL a process and return when it is gone.
 
@@ -125,3 +163,11 @@ async def kill(process: ProcessId) -> None:
             await wait_gone(process)
     except TimeoutError:
         raise UnkillableError(process.pid) from None
+
+
+def _read_header(directory: VMDirectory) -> StateHeader | None:
+    """Return what can be read of a VM's state."""
+    try:
+        return directory.read_state()
+    except StateError as exc:
+        return exc.header

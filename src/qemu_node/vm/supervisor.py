@@ -27,6 +27,7 @@ from qemu_node.vm.machine import VM
 from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record import VMState
+from qemu_node.vm.removal import VMName, remove_named
 from qemu_node.vm.request import VMRequest
 from qemu_node.vm.usage import DiskState, UsageMeter, drops_of, read_usage
 
@@ -72,6 +73,7 @@ class Supervisor:
         self._log_worker = Worker("logs")
         self._troubles = Troubles()
         self._reconciler = Reconciler(node.paths)
+        self._is_watching = False
         self.admission = Admission(lambda: len(self._managed))
 
     @property
@@ -81,15 +83,28 @@ class Supervisor:
 
     def begin(self) -> None:
         """Begin to serve: remove left-overs, then pump logs, measure, reconcile and prefetch."""
-        for work, name, interval_s in (
-            (self._node.network.watch, "watching the network", _WATCH_AGAIN_S),
-            (self.reconcile, "reconciling", _RECONCILE_INTERVAL_S),
-            (self.flush_logs, "moving guests' output into logs", _PUMP_INTERVAL_S),
-            (self._measure, "measuring VMs", _USAGE_INTERVAL_S),
-        ):
-            loop = repeat(work, name=name, interval_s=interval_s, troubles=self._troubles)
-            _ = self._node.tasks.start(loop, name=name)
+        self._repeat(self._node.network.watch, "watching the network", _WATCH_AGAIN_S)
+        self._repeat(self.reconcile, "reconciling", _RECONCILE_INTERVAL_S)
         _ = self._node.tasks.start(self._node.prefetcher.run(self._troubles), name="prefetching")
+        self.watch()
+
+    def watch(self) -> None:
+        """Begin with what VMs need that run, whatever the node's settings: logs and figures."""
+        if not self._is_watching:
+            self._is_watching = True
+            self._repeat(self.flush_logs, "moving guests' output into logs", _PUMP_INTERVAL_S)
+            self._repeat(self._measure, "measuring VMs", _USAGE_INTERVAL_S)
+
+    def use(self, node: Node) -> None:
+        """Have `node` from now on: its settings could be read at last."""
+        self._node = node
+        self._reconciler = Reconciler(node.paths)
+        for vm in self.vms:
+            node.network.adopt(vm.record)
+
+    def _repeat(self, work: Callable[[], Awaitable[object]], name: str, interval_s: float) -> None:
+        loop = repeat(work, name=name, interval_s=interval_s, troubles=self._troubles)
+        _ = self._node.tasks.start(loop, name=name)
 
     async def aclose(self) -> None:
         """Put into the logs what the guests have printed, and serve no more; the VMs go on."""
@@ -137,7 +152,8 @@ class Supervisor:
     async def recover(self, state: VMState, tell: Tell = _tell_nobody) -> VM:
         """Take up a VM of an earlier driver, or report the end of one that is gone. Idempotent.
 
-        What happens to it later is told to `tell`.
+        It is where `state` says, also if node.toml has other paths by now. What happens to it later
+        is told to `tell`.
 
         Raises:
             VMBusyError: another live driver manages it.
@@ -155,6 +171,7 @@ class Supervisor:
             # An error would make Nomad start a second VM; this one goes on without its log.
             log.warning("recovered VM is not logged", extra={"error": str(exc)})
             logs = NO_LOGS
+        self._node.network.adopt(state.record)
         vm = self._take(state, directory, lock, logs, tell)
         vm.adopt()
         await self._serve_health(vm)
@@ -180,6 +197,17 @@ class Supervisor:
         await managed.logs.close()
         if managed.health is not None:
             await managed.health.close()
+
+    async def destroy_named(self, name: VMName) -> None:
+        """End a VM that could not be recovered and remove its files, if it is still there.
+
+        A VM that was started since for the same task is not touched. Where another driver holds the
+        VM, it is killed, and that driver removes the files.
+
+        Raises:
+            HostError: it does not die or its files cannot be removed.
+        """
+        await remove_named(name, self._node.paths)
 
     async def destroy_all(self) -> None:
         """End every managed VM and remove its files; what fails is logged and left to reconcile."""
@@ -238,6 +266,7 @@ class Supervisor:
 
     async def _detach(self, vm: VM) -> None:
         await vm.wait()
+        self._node.network.disown(vm.record.vm_id)
         await self._node.network.detach(vm.record.ports)
         if vm.record.has_user_mode:
             await self._node.network.unguard_host(vm.record.vm_id)

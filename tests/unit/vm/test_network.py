@@ -105,6 +105,25 @@ async def test_reconcile_is_told_the_ports_of_vms_that_live(paths: Paths) -> Non
     assert [item.ifname for item in manager.live] == ["qn1"]
 
 
+async def test_a_vm_that_was_taken_up_from_other_paths_keeps_its_ports_until_it_ends(
+    paths: Paths, tmp_path: Path
+) -> None:
+    elsewhere = Paths(run=str(tmp_path / "r2"), data=str(tmp_path / "d2"))
+    record = make_record(
+        elsewhere, nics=(NicRecord.of_port(port(1)), NicRecord(mode="user", mac=""))
+    )
+    manager = FakePorts()
+    network = Network(paths, CONFIG, manager)
+    network.adopt(record)
+    await network.reconcile()
+    assert [item.ifname for item in manager.live] == ["qn1"]
+    assert manager.guards == [True]
+    network.disown(record.vm_id)
+    await network.reconcile()
+    assert manager.live == []
+    assert manager.guards == [True, False]
+
+
 async def test_the_ports_of_a_vm_of_a_newer_driver_are_kept(paths: Paths) -> None:
     record = make_record(paths, nics=(NicRecord.of_port(port(1)),))
     directory = publish(paths, record)
