@@ -8,6 +8,7 @@ Manifest Version 2, Schema 2", which differs in media types only.
 """
 
 import hashlib
+import re
 from typing import Annotated
 
 import msgspec
@@ -27,7 +28,13 @@ MAX_BYTES = 4 << 20
 """Largest index or manifest that is read; what registries take (distribution-spec, spec.md)."""
 
 _SCHEMA_VERSION = 2
-_OS, _ARCHITECTURE = "linux", "amd64"
+# Go's name of the architecture is the rule (image-spec, image-index.md), the kernel's is met too.
+_ARCHITECTURES = frozenset({"amd64", "x86_64", "x86-64", "x64"})
+# In order of preference. The guest is another matter: who pushes a disk often names no system.
+_SYSTEMS = ("linux", "", "windows")
+_VARIANT = re.compile(r"v?([0-9]{1,2})")
+# What BuildKit adds beside each image (docs/attestations/attestation-storage.md).
+_REFERENCE_TYPE = "vnd.docker.reference.type"
 _TITLE = "org.opencontainers.image.title"
 _ORAS_UNPACK = "io.deis.oras.content.unpack"
 _TAR_NAMES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.zst", ".tar.bz2")
@@ -43,8 +50,9 @@ _Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 class Platform(msgspec.Struct, frozen=True):
     """What a manifest of an index is for."""
 
-    architecture: str = ""
-    os: str = ""
+    architecture: str | None = None
+    os: str | None = None
+    variant: str | None = None
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
@@ -52,7 +60,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
 
     digest: _Digest
     size: _Size
-    media_type: str = ""
+    media_type: str | None = None
     platform: Platform | None = None
     annotations: dict[str, str] | None = None
 
@@ -64,7 +72,7 @@ class Document(msgspec.Struct, frozen=True, rename="camel"):
     """An index, which has `manifests`, or a manifest, which has `layers`."""
 
     schema_version: int
-    media_type: str = ""
+    media_type: str | None = None
     manifests: _Descriptors | None = None
     layers: _Descriptors | None = None
 
@@ -87,7 +95,7 @@ def parse_document(body: bytes, shown: str) -> Document:
     # The same digest must not mean one image to us and another to who looked through it.
     is_ambiguous = is_index == (document.layers is not None)
     types = INDEX_TYPES if is_index else MANIFEST_TYPES
-    is_other = document.media_type != "" and document.media_type not in types
+    is_other = document.media_type not in (None, "", *types)
     if document.schema_version != _SCHEMA_VERSION or is_ambiguous or is_other:
         raise wrong
     return document
@@ -119,19 +127,38 @@ def digest_of(body: bytes, algorithm: str = "sha256") -> str:
 def choose_manifest(index: Document, shown: str) -> Descriptor:
     """Return the manifest for linux/amd64; without platforms the only one.
 
-    Of several that fit the first counts (image-spec, image-index.md).
+    Attestations do not count. Of several that fit, the one for the plainest CPU does, and of such
+    the first (image-spec, image-index.md).
 
     Raises:
         ImageRefusedError: there is none.
     """
-    manifests = index.manifests or ()
-    for manifest in manifests:
-        platform = manifest.platform
-        if platform is not None and (platform.os, platform.architecture) == (_OS, _ARCHITECTURE):
-            return manifest
-    if len(manifests) == 1 and manifests[0].platform is None:
-        return manifests[0]
-    raise ImageRefusedError(f"{shown} has no image for {_OS}/{_ARCHITECTURE}", hint=_HINT)
+    images = [manifest for manifest in index.manifests or () if not _is_attestation(manifest)]
+    ranked = [(rank, image) for image in images if (rank := _rank(image)) is not None]
+    if ranked:
+        return min(ranked, key=lambda pair: pair[0])[1]
+    if len(images) == 1 and not (images[0].platform and images[0].platform.architecture):
+        return images[0]
+    raise ImageRefusedError(f"{shown} has no image for linux/amd64", hint=_HINT)
+
+
+def _rank(manifest: Descriptor) -> tuple[int, int] | None:
+    """Return how far a manifest is from what is wanted; None where it is for other machines."""
+    platform = manifest.platform
+    if platform is None or (platform.architecture or "").lower() not in _ARCHITECTURES:
+        return None
+    system = (platform.os or "").lower()
+    if system not in _SYSTEMS:
+        return None
+    variant = _VARIANT.fullmatch(platform.variant or "v1")
+    return _SYSTEMS.index(system), int(variant[1]) if variant else 0
+
+
+def _is_attestation(manifest: Descriptor) -> bool:
+    """Tell whether a manifest of an index says something about another one."""
+    platform = manifest.platform
+    is_unknown = platform is not None and platform.architecture == platform.os == "unknown"
+    return is_unknown or _REFERENCE_TYPE in (manifest.annotations or {})
 
 
 def choose_layer(manifest: Document, shown: str) -> Descriptor:
@@ -160,4 +187,4 @@ def _is_tar(layer: Descriptor) -> bool:
     title = annotations.get(_TITLE, "").lower()
     if title.endswith(_TAR_NAMES) or annotations.get(_ORAS_UNPACK) == "true":
         return True
-    return ".tar" in layer.media_type and not title
+    return ".tar" in (layer.media_type or "") and not title

@@ -73,10 +73,50 @@ def test_an_index_of_one_manifest_needs_no_platform() -> None:
     assert chosen(descriptor()) == DIGEST
 
 
+ATTESTATION = descriptor(
+    OTHER,
+    annotations={
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": DIGEST,
+    },
+    **platform("unknown", "unknown"),
+)
+
+
+@pytest.mark.parametrize(
+    "manifests",
+    [
+        [ATTESTATION, descriptor(**platform("x86_64"))],
+        [descriptor(**platform("AMD64", "Linux")), ATTESTATION],
+        [descriptor(), ATTESTATION],
+        [descriptor(platform=None), ATTESTATION],
+        [descriptor(platform={})],
+        [descriptor(platform={"architecture": None, "os": None})],
+        [descriptor(platform={"architecture": "amd64"})],
+        [descriptor(platform={"architecture": "amd64", "os": None, "variant": None})],
+        [descriptor(OTHER, **platform("amd64", "windows")), descriptor(**platform("amd64"))],
+        [descriptor(**platform("amd64", "windows"))],
+        [
+            descriptor(OTHER, platform={"architecture": "amd64", "os": "linux", "variant": "v3"}),
+            descriptor(platform={"architecture": "amd64", "os": "linux", "variant": "v2"}),
+        ],
+        [
+            descriptor(OTHER, platform={"architecture": "amd64", "os": "linux", "variant": "v2"}),
+            descriptor(**platform("amd64")),
+        ],
+        [descriptor(mediaType=None, annotations=None)],
+    ],
+)
+def test_indexes_are_read_as_registries_hold_them(manifests: list[dict[str, Any]]) -> None:
+    assert chosen(*manifests) == DIGEST
+
+
 @pytest.mark.parametrize(
     "manifests",
     [
         [],
+        [ATTESTATION],
+        [descriptor(**platform("amd64", "darwin"))],
         [descriptor(), descriptor(OTHER)],
         [descriptor(**platform("arm64"))],
         [descriptor(**platform("arm64")), descriptor()],
