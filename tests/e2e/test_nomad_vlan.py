@@ -46,6 +46,7 @@ uplink = "uplink"
 namespaces = ["default"]
 vlans = ["{VLAN}"]
 addresses = ["10.101.0.0/24"]
+strict = true
 
 [[network.policy]]
 namespaces = ["lab"]

@@ -20,7 +20,7 @@ from network.namespaces import bridge, ip
 from qemu_node.config.network import NetworkPolicy
 from qemu_node.host.process import run_blocking
 from qemu_node.net import ports
-from qemu_node.net.errors import NetworkError, TapBusyError
+from qemu_node.net.errors import BridgeUnfitError, NetworkError, TapBusyError
 from qemu_node.net.ports import PortManager
 from qemu_node.net.tap import open_tap
 
@@ -72,6 +72,16 @@ def test_a_vlan_that_the_node_has_untagged_on_the_uplink_stays_as_it_is(lab: Lab
     finally:
         bridge("vlan del dev bond0 vid 50")
         lab.run(lab.manager.reconcile([]))
+
+
+def test_a_bridge_that_begins_to_snoop_multicast_gets_no_port(lab: Lab) -> None:
+    ip("link set br0 type bridge mcast_snooping 1")
+    try:
+        with pytest.raises(BridgeUnfitError, match="snoops multicast"):
+            lab.run(lab.manager.attach(port_spec("one", 1, vlan=30)))
+        assert any("snoops multicast" in problem for problem in lab.run(lab.manager.problems()))
+    finally:
+        ip("link set br0 type bridge mcast_snooping 0")
 
 
 def test_a_tagged_vlan_that_no_vm_can_have_stays_on_the_uplink(lab: Lab) -> None:

@@ -128,7 +128,7 @@ def question(vid: int) -> Frame:
 async def test_a_guest_s_own_vlans_lead_where_its_trunk_does_and_nowhere_else(
     node: VMNode, outside: Wire
 ) -> None:
-    port = node.port(None, trunk=TRUNK)
+    port = node.port(None, trunk=TRUNK, strict=True)
     vm = await node.start(node.request(nics=(port,), memory_mib=384))
     await node.printed(_READY, timeout_s=_BOOT_S)
     heard = Heard(outside, port.mac)

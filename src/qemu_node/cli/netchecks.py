@@ -57,6 +57,8 @@ class NetworkFacts:
     """The unit that networkd would apply to a VM's TAP."""
     has_nftables: bool = True
     has_vhost_net: bool = True
+    missing_modules: tuple[str, ...] = ()
+    """What this kernel lacks of the modules that strict ports need."""
 
 
 def judge_network(config: NetworkConfig, facts: NetworkFacts) -> Iterator[Check]:
@@ -67,6 +69,7 @@ def judge_network(config: NetworkConfig, facts: NetworkFacts) -> Iterator[Check]
         yield ok("bridge", f"none in node.toml: user mode only; {PAGE} says how to have VLANs")
         return
     yield check_nftables(exists=facts.has_nftables)
+    yield check_strict(facts.missing_modules)
     yield check_bridge(config.bridge, facts.bridge)
     if facts.bridge is not None and facts.bridge.is_bridge:
         yield check_vlan_filter(config.bridge, facts.bridge)
@@ -94,6 +97,17 @@ def check_nftables(*, exists: bool) -> Check:
     if exists:
         return ok("nftables", "libnftables")
     return fail("nftables", "libnftables.so.1 is not installed", "apt install libnftables1")
+
+
+def check_strict(missing: Sequence[str]) -> Check:
+    """Judge whether the kernel can finish what guests leave to others."""
+    if missing:
+        return fail(
+            "strict ports",
+            f"this kernel has no {', '.join(missing)}: no VM starts where namespaces share a VLAN",
+            "use a kernel that has, or strict = false in the rules of [[network.policy]]",
+        )
+    return ok("strict ports", "the kernel can finish guests' checksums")
 
 
 def check_bridge(name: str, state: BridgeState | None) -> Check:

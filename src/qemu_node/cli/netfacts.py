@@ -4,6 +4,7 @@ Changes nothing, and needs no root.
 """
 
 import ctypes
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ _UNIT_DIRS = tuple(
     Path(root) / "systemd" / "network" for root in ("/etc", "/run", "/usr/local/lib", "/usr/lib")
 )
 _NETWORKD_STATE = Path("/run/systemd/netif/state")
+STRICT_MODULES = ("ifb", "act_mirred", "cls_matchall")
 _LIBNFTABLES = "libnftables.so.1"
 _NET_ADDR_SET = 3  # include/uapi/linux/netdevice.h
 
@@ -34,6 +36,7 @@ def read_network(config: NetworkConfig) -> NetworkFacts:
         bridge_netfilter=read_bridge_netfilter(),
         taker=find_taker(read_units(), tap_name("any", 0)) if is_managed else None,
         has_nftables=has_library(_LIBNFTABLES),
+        missing_modules=missing_modules(STRICT_MODULES),
         has_vhost_net=Path("/dev/vhost-net").exists(),
     )
 
@@ -97,6 +100,24 @@ def read_units(dirs: Sequence[Path] = _UNIT_DIRS) -> Iterator[Unit]:
                 yield Unit(path=str(path), text=path.read_text(errors="replace"))
             except OSError:
                 continue
+
+
+def missing_modules(names: Sequence[str], root: Path = Path("/")) -> tuple[str, ...]:
+    """Return which of the kernel's modules are neither loaded, nor built in, nor to be loaded.
+
+    Where a kernel has no list of modules, as in containers, nobody can tell: none.
+    """
+    release = root / "lib" / "modules" / os.uname().release
+    lists = [_word(release / name) for name in ("modules.dep", "modules.builtin")]
+    if not any(lists):
+        return ()
+    known = {
+        line.partition(":")[0].rpartition("/")[2].partition(".")[0].replace("-", "_")
+        for text in lists
+        for line in text.splitlines()
+    }
+    loaded = root / "sys" / "module"
+    return tuple(name for name in names if name not in known and not (loaded / name).exists())
 
 
 def has_library(name: str) -> bool:

@@ -36,7 +36,7 @@ def bad(config: NetworkConfig, facts: NetworkFacts) -> dict[str, Check]:
 def test_a_node_as_the_os_image_makes_it_is_found_in_order() -> None:
     assert bad(CONFIG, GOOD) == {}
     names = [check.name for check in judge_network(CONFIG, GOOD)]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 12
 
 
 def test_without_a_bridge_only_the_way_to_one_is_told() -> None:
@@ -50,6 +50,12 @@ def test_without_a_bridge_only_the_way_to_one_is_told() -> None:
     [
         ("vhost-net", Level.WARN, replace(GOOD, has_vhost_net=False), "modprobe"),
         ("nftables", Level.FAIL, replace(GOOD, has_nftables=False), "libnftables1"),
+        (
+            "strict ports",
+            Level.FAIL,
+            replace(GOOD, missing_modules=("ifb",)),
+            "strict = false",
+        ),
         ("bridge", Level.FAIL, replace(GOOD, bridge=None), "network.md"),
         ("bridge", Level.FAIL, replace(GOOD, bridge=BridgeState(is_bridge=False)), "node.toml"),
         ("bridge", Level.FAIL, replace(GOOD, bridge=replace(BRIDGE, is_up=False)), "br0 up"),

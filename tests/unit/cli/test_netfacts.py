@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 from qemu_node.cli import netfacts
@@ -59,3 +60,25 @@ def test_units_are_read_from_all_directories_those_with_precedence_first(tmp_pat
 def test_a_library_that_is_missing_is_no_error() -> None:
     assert netfacts.has_library("libc.so.6")
     assert not netfacts.has_library("libno-such-thing.so.9")
+
+
+def test_a_module_is_missed_unless_it_is_loaded_built_in_or_can_be_loaded(tmp_path: Path) -> None:
+    names = ("ifb", "act_mirred", "cls_matchall", "absent")
+    assert netfacts.missing_modules(names, tmp_path) == ()
+    write(
+        tmp_path / "lib" / "modules" / os.uname().release,
+        **{
+            "modules.dep": "kernel/drivers/net/ifb.ko.xz:\nkernel/net/other.ko: kernel/ifb.ko",
+            "modules.builtin": "kernel/net/sched/act-mirred.ko",
+        },
+    )
+    (tmp_path / "sys" / "module" / "cls_matchall").mkdir(parents=True)
+    assert netfacts.missing_modules(names, tmp_path) == ("absent",)
+
+
+def test_multicast_snooping_is_seen(tmp_path: Path) -> None:
+    write(tmp_path / "br0", flags="0x1003", addr_assign_type="3")
+    write(tmp_path / "br0" / "bridge", vlan_filtering="1", default_pvid="0", multicast_snooping="1")
+    state = netfacts.read_bridge("br0", tmp_path)
+    assert state is not None
+    assert state.snoops_multicast
