@@ -17,10 +17,11 @@ from integration.vmnode import VMNode, until
 from qemu_node.config.node import QemuConfig
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host import process
-from qemu_node.host.diskspace import DiskReserveError
+from qemu_node.host.diskspace import DiskReserveError, read_space
 from qemu_node.images.cache import CachedImage
 from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.keeper import ImageKeeper
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.units import Share
 from qemu_node.vm import download, greeting, launch
@@ -412,11 +413,15 @@ async def test_a_task_log_that_cannot_be_opened_fails_the_start_before_anything_
 
 
 async def test_a_start_is_refused_as_recoverable_while_the_disk_has_only_its_reserve(
-    short_tmp_path: Path, image: Path
+    short_tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = VMNode(short_tmp_path, image, disk_reserve=Share(pct=100))
+    asked: list[int] = []
+    monkeypatch.setattr(ImageKeeper, "make_room", lambda _self, needed: asked.append(needed))
     with pytest.raises(DiskReserveError, match="kept in reserve") as refused:
         await node.start(node.request())
     assert refused.value.retry
+    # Images that nobody uses would have gone first.
+    assert asked == [read_space(short_tmp_path).total_bytes]
     assert node.leftovers() == []
     await node.close()

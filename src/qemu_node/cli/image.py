@@ -274,4 +274,6 @@ def _keeper(config: NodeConfig, *, for_change: bool = False) -> ImageKeeper:
         if directory.exists() and not os.access(directory, needed):
             verb = "changed" if for_change else "read"
             raise MissingPartError(f"{directory} may not be {verb}", hint="run this as root")
-    return ImageKeeper(images_dir, config.paths.vm_data_dir, config.images)
+    return ImageKeeper(
+        images_dir, config.paths.vm_data_dir, config.images, reserve=config.disk.reserved
+    )

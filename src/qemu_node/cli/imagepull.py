@@ -49,7 +49,12 @@ Examples:
 def pull(app: App, url: str, checksum: str | None, pin: bool, as_json: bool) -> None:
     """Download an image."""
     config = app.load_config()
-    keeper = ImageKeeper(config.paths.images_dir, config.paths.vm_data_dir, config.images)
+    keeper = ImageKeeper(
+        config.paths.images_dir,
+        config.paths.vm_data_dir,
+        config.images,
+        reserve=config.disk.reserved,
+    )
     try:
         pulled = asyncio.run(_pull(config, keeper, url, checksum))
     except KeyboardInterrupt:

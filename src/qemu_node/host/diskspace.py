@@ -5,13 +5,22 @@ what is removed to make room. The reserve is there for what runs already: guests
 their disks, and the files that say what becomes of them.
 """
 
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemu_node.errors import HostError
+from qemu_node.errors import HostError, NodeError
 from qemu_node.host.files import host_error
 from qemu_node.units import Share, format_size
+
+log = logging.getLogger(__name__)
+
+MakeRoom = Callable[[int], None]
+"""Removes what others can do without, until so many bytes are free; blocks for that.
+
+Raises a NodeError where it cannot."""
 
 
 class DiskReserveError(HostError):
@@ -52,16 +61,30 @@ def read_space(path: Path) -> DiskSpace:
             )
 
 
-def require_free(path: Path, wanted_bytes: int, reserve: Share) -> None:
+def make_no_room(_needed_bytes: int) -> None:
+    """Leave all as it is."""
+
+
+def require_free(
+    path: Path, wanted_bytes: int, reserve: Share, make_room: MakeRoom = make_no_room
+) -> None:
     """Return where `wanted_bytes` more on the file system of `path` leave `reserve` of it free.
 
-    Blocks for one statvfs(2). With 0 bytes it tells whether anything new may begin at all. Call it
-    again as a download of unknown length goes on: it is no reservation.
+    With 0 bytes it tells whether anything new may begin at all. It is no reservation. Blocks for
+    one statvfs(2), and for `make_room` before it refuses.
 
     Raises:
         DiskReserveError: they would not; recoverable, as space may return.
         HostError: it cannot be found out.
     """
+    space = read_space(path)
+    if space.has_room(wanted_bytes, reserve):
+        return
+    try:
+        make_room(wanted_bytes + reserve.of(space.total_bytes))
+    except NodeError as exc:
+        # That the disk is full is what counts.
+        log.warning("no room made", extra={"path": str(path), "error": str(exc)})
     space = read_space(path)
     if space.has_room(wanted_bytes, reserve):
         return

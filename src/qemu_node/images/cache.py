@@ -15,6 +15,7 @@ from typing import Self
 
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import JobError, NodeError
+from qemu_node.host.diskspace import MakeRoom, make_no_room
 from qemu_node.host.tasks import TaskOwner
 from qemu_node.images import imagefile
 from qemu_node.images.address import AddressPolicy, parse_networks
@@ -22,7 +23,7 @@ from qemu_node.images.allowlist import AllowedSource, check_allowed, parse_allow
 from qemu_node.images.base import mark_used
 from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums, parse_checksum
 from qemu_node.images.credentials import CredentialStore
-from qemu_node.images.delivery import MakeRoom, PullLimits, make_no_room
+from qemu_node.images.delivery import PullLimits
 from qemu_node.images.errors import (
     ChecksumMismatchError,
     ImageDownloadError,
@@ -124,6 +125,7 @@ class ImageCache:
         self._image_paths = tuple(Path(path) for path in config.image_paths)
         self._max_bytes = config.max_size_bytes
         self._reserve = reserve
+        self._make_room = make_room
         self._allowed = _allowed_sources(config)
         self._credentials = CredentialStore(config.credentials)
         self._puller = Puller(
@@ -286,7 +288,7 @@ class ImageCache:
             # Other tasks could change its header between our look and QEMU's.
             try:
                 self._store.prepare()
-                copy = copy_private(fd, self._store.partials_dir, self._reserve)
+                copy = copy_private(fd, self._store.partials_dir, self._reserve, self._make_room)
             finally:
                 os.close(fd)
             fd = copy

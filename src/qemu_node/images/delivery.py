@@ -16,6 +16,7 @@ import msgspec
 
 from qemu_node.errors import MissingPartError
 from qemu_node.host.cancellation import finish
+from qemu_node.host.diskspace import MakeRoom
 from qemu_node.host.threads import to_the_end
 from qemu_node.images import imagefile
 from qemu_node.images.address import AddressPolicy
@@ -39,14 +40,6 @@ from qemu_node.images.store import ImageStore
 from qemu_node.units import Share
 
 log = logging.getLogger(__name__)
-
-
-MakeRoom = Callable[[int], None]
-"""Removes what others can do without, until so many bytes are free; blocks for that."""
-
-
-def make_no_room(_needed_bytes: int) -> None:
-    """Leave all as it is."""
 
 
 class PullStep(StrEnum):

@@ -36,6 +36,7 @@ from qemu_node.images.prefetch import prefetched_keys
 from qemu_node.images.qemuimg import check_image
 from qemu_node.images.sourcerecord import SourceRecord
 from qemu_node.images.store import Blob, ImageStore
+from qemu_node.units import Share
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,13 @@ class ImageKeeper:
         vm_data_dir: Path,
         config: ImagesConfig,
         *,
+        reserve: Share = Share(),  # noqa: B008 - frozen
         check: CheckImage = check_image,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Keep what is in `images_dir` for the VMs whose directories are below `vm_data_dir`.
+
+        No VM starts with less free space than `reserve`: that much is a low mark, too.
 
         Raises:
             ConfigError: `images.prefetch` names something that cannot be fetched.
@@ -64,6 +68,7 @@ class ImageKeeper:
         self._vm_data_dir = vm_data_dir
         self._config = config
         self._prefetched = prefetched_keys(config.prefetch, CredentialStore(config.credentials))
+        self._reserve = reserve
         self._check = check
         self._clock = clock
 
@@ -160,11 +165,13 @@ class ImageKeeper:
     def make_room(self, needed_bytes: int) -> None:
         """Remove what nobody uses until `needed_bytes` are free; nothing where that cannot be.
 
-        For a download, whose source's lock the caller may hold.
+        For a download, whose source's lock the caller may hold, or a VM.
 
         Raises:
             ImageStorageError, HostError: the host refused.
         """
+        if not self._store.blobs_dir.exists():
+            return
         with litter.idle_parts(self._store) as parts, self._store.exclusive():
             there = _Contents(self.images(), parts)
             free_bytes = read_space(self._store.root).free_bytes
@@ -211,7 +218,10 @@ class ImageKeeper:
         space = read_space(self._store.root)
         limits = Limits(
             unused_for_s=0.0 if everything else self._config.unused_for_s,
-            low_bytes=self._config.low_space_share.of(space.total_bytes),
+            low_bytes=max(
+                self._config.low_space_share.of(space.total_bytes),
+                self._reserve.of(space.total_bytes),
+            ),
             high_bytes=self._config.high_space_share.of(space.total_bytes),
         )
         return plan_eviction(there.blobs, space.free_bytes, limits, self._clock())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from qemu_node.errors import ImageError, JobError
 from qemu_node.host import files
-from qemu_node.host.diskspace import require_free
+from qemu_node.host.diskspace import MakeRoom, make_no_room, require_free
 from qemu_node.images.errors import ImageStorageError
 from qemu_node.images.source import PathSource
 from qemu_node.units import Share
@@ -66,7 +66,9 @@ def is_shared(path: Path, task_dir: Path) -> bool:
     return path.is_relative_to(task_dir.parent / _SHARED)
 
 
-def copy_private(fd: int, directory: Path, reserve: Share) -> int:
+def copy_private(
+    fd: int, directory: Path, reserve: Share, make_room: MakeRoom = make_no_room
+) -> int:
     """Return a read-only descriptor of a copy without a name, on the file system of `directory`.
 
     Holes stay holes. The kernel gives the space back when the last who has it open, the VM, ends.
@@ -77,7 +79,7 @@ def copy_private(fd: int, directory: Path, reserve: Share) -> int:
     """
     info = os.fstat(fd)
     size = info.st_size
-    require_free(directory, min(size, 512 * info.st_blocks), reserve)
+    require_free(directory, min(size, 512 * info.st_blocks), reserve, make_room)
     try:
         with tempfile.TemporaryFile(dir=directory) as copy:
             os.ftruncate(copy.fileno(), size)

@@ -14,12 +14,13 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.host import files
+from qemu_node.host.diskspace import MakeRoom, make_no_room
 from qemu_node.host.process import boot_id
 from qemu_node.images.checksum import Algorithm, Checksum
 from qemu_node.images.errors import ImageStorageError, storage_errors
@@ -46,7 +47,7 @@ class Room:
 
     reserve_bytes: int = 0
     """Free space that must remain."""
-    make: Callable[[int], None] = lambda _needed_bytes: None
+    make: MakeRoom = make_no_room
     """Called with how much has to be free where it is not; removes what others can do without."""
 
 

@@ -14,17 +14,11 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 
 from qemu_node.errors import ImageError
+from qemu_node.host.diskspace import MakeRoom, make_no_room
 from qemu_node.host.threads import to_the_end
 from qemu_node.images import imagefile
 from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums
-from qemu_node.images.delivery import (
-    Courier,
-    MakeRoom,
-    PullLimits,
-    PullStep,
-    announce,
-    make_no_room,
-)
+from qemu_node.images.delivery import Courier, PullLimits, PullStep, announce
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError, ImageStorageError
 from qemu_node.images.fetch import fetch_text
 from qemu_node.images.intake import Progress

@@ -195,7 +195,12 @@ class NodeHost:
         kvm_gid = _group_id(_KVM_GROUP) if is_root else None
         self._finder = HypervisorFinder(config.qemu, config.paths, is_root=is_root, kvm_gid=kvm_gid)
         self._network = Network(config.paths, config.network, manager)
-        keeper = ImageKeeper(config.paths.images_dir, config.paths.vm_data_dir, config.images)
+        keeper = ImageKeeper(
+            config.paths.images_dir,
+            config.paths.vm_data_dir,
+            config.images,
+            reserve=config.disk.reserved,
+        )
         images = ImageCache(
             config.paths.images_dir,
             config.images,

@@ -117,7 +117,9 @@ async def launch(
         firmware=request.firmware,
     )
     firmware = find_firmware(request.firmware, node.firmware_dirs)
-    await to_the_end(require_free, node.paths.vm_data_dir, 0, node.disk_reserve)
+    await to_the_end(
+        require_free, node.paths.vm_data_dir, 0, node.disk_reserve, node.keeper.make_room
+    )
     admission.check(request.nics)
     async with Undo() as undo, AsyncExitStack() as turn:
         start = _Start(request, node, tell, undo)

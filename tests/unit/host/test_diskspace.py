@@ -41,6 +41,34 @@ def test_what_would_take_of_the_reserve_is_refused_as_recoverable(
     assert "disk.reserve" in (refused.value.hint or "")
 
 
+def test_room_is_made_before_anything_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_bytes = 50 * GIB
+    asked: list[int] = []
+
+    def read(_path: Path) -> DiskSpace:
+        return DiskSpace(free_bytes=free_bytes, total_bytes=100 * GIB)
+
+    def make(needed_bytes: int) -> None:
+        nonlocal free_bytes
+        asked.append(needed_bytes)
+        free_bytes = needed_bytes
+
+    monkeypatch.setattr(diskspace, "read_space", read)
+    require_free(Path("/data"), 40 * GIB, parse_share("10%"), make)
+    assert asked == []
+    require_free(Path("/data"), 50 * GIB, parse_share("10%"), make)
+    assert asked == [60 * GIB]
+
+
+@pytest.mark.usefixtures("space")
+def test_room_that_cannot_be_made_hides_no_full_disk() -> None:
+    def fail(_needed_bytes: int) -> None:
+        raise HostError("disk on fire")
+
+    with pytest.raises(DiskReserveError):
+        require_free(Path("/data"), 51 * GIB, parse_share("5%"), fail)
+
+
 @given(st.integers(0, 1 << 50), st.integers(0, 1 << 50), st.floats(0, 100))
 def test_a_disk_with_nothing_on_it_has_room_for_what_is_not_reserved(
     total: int, wanted: int, pct: float

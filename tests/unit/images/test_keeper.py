@@ -24,6 +24,7 @@ from qemu_node.images.sidecar import sidecar_path
 from qemu_node.images.source import UrlSource, parse_source
 from qemu_node.images.sourcerecord import SourceRecord
 from qemu_node.images.store import Blob, ImageStore
+from qemu_node.units import Share
 
 NOW_S = float(int(time.time()))
 WEEK_S = 7 * 86400.0
@@ -57,12 +58,14 @@ def keeper(
     now_s: float = NOW_S,
     prefetch: tuple[str, ...] = (),
     check: CheckImage = check_image,
+    reserve: Share = Share(),  # noqa: B008 - frozen
 ) -> ImageKeeper:
     return ImageKeeper(
         store.root,
         store.root.parent / "vm",
         ImagesConfig(prefetch=prefetch),
         check=check,
+        reserve=reserve,
         clock=lambda: now_s,
     )
 
@@ -106,7 +109,10 @@ def test_image_is_shown_with_sources_and_vms(store: ImageStore) -> None:
 
 
 def test_cache_that_was_never_used_is_empty(tmp_path: Path) -> None:
-    assert ImageKeeper(tmp_path / "no", tmp_path, ImagesConfig()).images() == []
+    unused = ImageKeeper(tmp_path / "no", tmp_path, ImagesConfig())
+    assert (unused.images(), unused.plan()) == ([], [])
+    unused.make_room(1 << 60)
+    assert not (tmp_path / "no").exists()
 
 
 def test_republished_image_goes_with_its_last_vm(store: ImageStore) -> None:
@@ -158,6 +164,16 @@ def test_short_space_takes_the_least_recently_used(
     removed = swept(keeper(store))
     assert removed[0] == (records[0].sha256, Reason.SPACE)
     assert len(store.blobs()) == 3 - len(removed)
+
+
+def test_space_is_short_below_the_reserve_whatever_the_low_mark_is(
+    store: ImageStore, roomy: Callable[[int], None]
+) -> None:
+    record = put(store)
+    use(store, record, RECENT_S)
+    roomy(39)
+    assert swept(keeper(store)) == []
+    assert swept(keeper(store, reserve=Share(pct=40.0))) == [(record.sha256, Reason.SPACE)]
 
 
 def part(store: ImageStore, key: str, blocks: int, *, age_s: float) -> Path:
