@@ -69,6 +69,23 @@ async def test_every_limit_is_written_at_every_start(node: VMNode, scope: Path) 
     assert read(scope, "pids.max") == "500"
 
 
+async def test_the_oom_kills_of_earlier_starts_are_written_down_at_a_start(
+    node: VMNode, scope: Path
+) -> None:
+    vm = await start(node, scope)
+    before = vm.state.oom_kills
+    (scope / "memory.swap.max").write_text("0")
+    with contextlib.suppress(OSError):
+        (scope / "memory.max").write_text(str(4 * MIB))
+    async with asyncio.timeout(60):
+        await vm.wait()
+    await node.supervisor.destroy(vm)
+    vm = await start(node, scope)
+    assert vm.state.oom_kills is not None
+    assert before is not None
+    assert vm.state.oom_kills > before
+
+
 async def test_an_oom_kill_is_reported_as_one(node: VMNode, scope: Path) -> None:
     vm = await start(node, scope)
     (scope / "memory.swap.max").write_text("0")

@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from integration.vmnode import WAIT_S, VMNode
 
@@ -175,6 +176,45 @@ async def test_a_crash_while_no_driver_was_there_is_a_failure(node: VMNode) -> N
         await second.close()
     assert outcome.exit_code == 1
     assert "while the driver was away" in (outcome.reason or "")
+
+
+async def test_a_recovered_vm_that_is_killed_is_told_as_killed_and_not_as_missed(
+    node: VMNode,
+) -> None:
+    vm = await node.start(node.request())
+    second = await restarted(node)
+    try:
+        adopted = await second.supervisor.recover(vm.state)
+        process.send_signal(vm.process, signal.SIGKILL)
+        outcome = await second.ended(adopted)
+    finally:
+        await second.close()
+    assert outcome.exit_code == 1
+    assert (outcome.reason or "").startswith("QEMU crashed or was killed")
+
+
+@pytest.mark.parametrize(("kills", "is_oom"), [(4, True), (3, False)])
+async def test_an_oom_kill_while_no_driver_was_there_is_told_as_one(
+    node: VMNode, tmp_path: Path, kills: int, *, is_oom: bool
+) -> None:
+    # Files that look like Nomad's scope of the task, in which a VM was killed three times before.
+    scope = tmp_path / "vm.scope"
+    scope.mkdir()
+    for name in ("cgroup.controllers", "cgroup.procs"):
+        (scope / name).touch()
+    vm = await node.start(node.request())
+    assert vm.state.oom_kills == 0
+    state = msgspec.structs.replace(vm.state, scope=str(scope), oom_kills=3)
+    second = await restarted(node)
+    try:
+        (scope / "memory.events").write_text(f"oom 9\noom_kill {kills}\n")
+        process.send_signal(vm.process, signal.SIGKILL)
+        await process.wait_gone(vm.process)
+        outcome = await second.ended(await second.supervisor.recover(state))
+    finally:
+        await second.close()
+    assert outcome.oom_killed is is_oom
+    assert ("out of memory" in (outcome.reason or "")) is is_oom
 
 
 async def test_two_drivers_cannot_manage_one_vm(node: VMNode) -> None:

@@ -153,6 +153,7 @@ async def launch(
             args=args,
         )
         scope = start.limit()
+        oom_kills = 0 if scope is None else scope.oom_kills()
         child = await start.spawn(spec, hypervisor, listeners, ports, scope)
         # A QEMU that takes long to greet holds up no other start.
         await turn.aclose()
@@ -174,6 +175,7 @@ async def launch(
             record=record,
             uid=uid,
             scope=None if scope is None else str(scope.path),
+            oom_kills=oom_kills,
             health=request.health,
         )
         start.publish(state)

@@ -107,7 +107,9 @@ class VM:
         self._destroying = asyncio.Lock()
         self._settling: asyncio.Task[None] | None = None
         """Takes what the VM has left behind, once its end is told."""
-        self._oom_kills_before = self._oom_kills()
+        self._was_watched = False
+        """It ran when this process began to watch it."""
+        self._oom_kills_before = self._oom_kills() if state.oom_kills is None else state.oom_kills
 
     # Life
 
@@ -187,6 +189,7 @@ class VM:
 
     async def _watch(self) -> None:
         """Follow the VM to its end, whoever its parent is."""
+        self._was_watched = True
         # The guest's end and the process's are two: neither task waits for the other.
         control = self._tasks.start(self._follow_qmp(), name=f"qmp {self.directory.vm_id}")
         try:
@@ -360,6 +363,7 @@ class VM:
         outcome = judge_process_end(
             ProcessEnd(
                 exit_status=exit_status,
+                was_watched=self._was_watched,
                 is_stopping=self.phase is VMPhase.STOPPING,
                 oom_kills=self._oom_kills() - self._oom_kills_before,
                 last_words=await self._logs.last_words(),
@@ -376,6 +380,7 @@ class VM:
         await self._logs.finish(f"VM ended: {describe(outcome)}")
 
     def _oom_kills(self) -> int:
+        """Return how often the kernel has killed in the VM's cgroup, over all starts."""
         scope = Scope.find(self.state.scope) if self.state.scope else None
         return 0 if scope is None else scope.oom_kills()
 

@@ -47,6 +47,8 @@ class ProcessEnd:
 
     exit_status: int | None
     """Exit code, -N for death by signal N; None: it was not our child."""
+    was_watched: bool = True
+    """The driver was there when it ended."""
     is_stopping: bool
     """We were ending it on Nomad's order."""
     oom_kills: int
@@ -69,7 +71,12 @@ def judge_process_end(end: ProcessEnd) -> VMExit:
     if end.is_stopping:
         return FORCED_OFF
     if status is None:
-        return VMExit(exit_code=1, reason=f"QEMU ended while the driver was away{said}")
+        how = (
+            "QEMU crashed or was killed; how is not known, as an earlier driver had started it"
+            if end.was_watched
+            else "QEMU ended while the driver was away"
+        )
+        return VMExit(exit_code=1, reason=f"{how}{said}")
     if status < 0:
         name = signal_name(-status)
         return VMExit(

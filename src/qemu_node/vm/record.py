@@ -234,6 +234,9 @@ class VMState(StateHeader, frozen=True, kw_only=True):
     record: VMRecord
     scope: str | None
     """Nomad's cgroup v2 scope of the task."""
+    oom_kills: int | None = None
+    """OOM kills in `scope` before QEMU's start: what it had since then is this VM's end. None: not
+    written down, as by drivers before 0.1.0."""
     health: HealthEndpoint | None
 
     def encode(self) -> bytes:

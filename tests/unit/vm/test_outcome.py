@@ -44,6 +44,17 @@ def test_every_end_that_nobody_asked_for_is_a_failure_with_a_reason(status: int 
     assert "boom" in outcome.reason
 
 
+def test_an_end_that_was_watched_is_not_told_as_one_that_nobody_saw() -> None:
+    watched = judge_process_end(end(None))
+    missed = judge_process_end(
+        ProcessEnd(
+            exit_status=None, was_watched=False, is_stopping=False, oom_kills=0, last_words=""
+        )
+    )
+    assert "driver was away" not in (watched.reason or "")
+    assert missed.reason == "QEMU ended while the driver was away"
+
+
 def test_a_crash_names_its_signal() -> None:
     outcome = judge_process_end(end(-11))
     assert (outcome.exit_code, outcome.signal) == (139, 11)
