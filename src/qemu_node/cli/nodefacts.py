@@ -109,7 +109,9 @@ def check_host(qemu: QemuConfig, *, is_root: bool) -> list[Check]:
 
 def look_at_open_files(paths: Paths) -> Check:
     """Look at the limit of the driver that runs here, else at what one started by us would get."""
-    limits = [openfiles.read_limit(pid) for pid in _driver_pids(paths.run_dir)]
+    # A driver makes its socket before its agent has told it of node.toml.
+    run_dirs = {paths.run_dir, node_config.default_paths().run_dir}
+    limits = [openfiles.read_limit(pid) for path in run_dirs for pid in _driver_pids(path)]
     known = [limit for limit in limits if limit is not None]
     if known:
         return checks.check_open_files(min(known), is_driver=True)

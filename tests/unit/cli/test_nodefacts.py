@@ -70,7 +70,10 @@ def test_a_group_that_is_missing_is_no_error() -> None:
     assert nodefacts.group_id("root") == 0
 
 
-def test_the_limit_of_open_files_is_that_of_the_driver_which_lives(paths: Paths) -> None:
+def test_the_limit_of_open_files_is_that_of_the_driver_which_lives(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qemu_node.cli.nodefacts.node_config.default_paths", lambda: paths)
     root = plugins_dir(paths.run_dir)
     living, killed = root / str(os.getpid()), root / "1"
     for plugin in (living, killed):
