@@ -1,10 +1,10 @@
-"""How this process's allocator treats buffers. Owns glibc's two thresholds, nothing else."""
+"""How this process's allocator keeps memory: glibc's knobs (man 3 mallopt), nothing else."""
 
 import functools
 
 from qemu_node.units import MIB
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _LARGEST_BYTES = 4 * MIB
 _KEPT_BYTES = 8 * MIB
 
@@ -24,3 +24,29 @@ def reuse_large_buffers() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def keep_one_arena() -> None:
+    """Let all threads allocate from one heap; to be called before there are any.
+
+    As it is, glibc gives each of a program's threads a heap of its own, up to eight for each CPU,
+    and what one has freed is no use to another. On another C library this does nothing.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back_free_memory() -> None:
+    """Return whole free pages to the kernel, wherever in the heap they are. Blocks for some ms.
+
+    By itself glibc returns what lies at the end of the heap alone. On another C library this does
+    nothing.
+    """
+    import ctypes
+
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from qemu_node.config.node import default_paths, load
+from qemu_node.host.allocator import keep_one_arena
 from qemu_node.host.openfiles import raise_limit
 from qemu_node.nomad import log as plugin_log
 from qemu_node.nomad.driver import VMDriver
@@ -39,6 +40,7 @@ def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     level = logging.getLevelNamesMapping().get(os.environ.get(LOG_LEVEL_ENV, "INFO").upper())
     plugin_log.configure(logging.INFO if level is None else level)
+    keep_one_arena()
     raise_limit()
     asyncio.run(_run(config_path, stop_with_parent=stop_with_parent))
 

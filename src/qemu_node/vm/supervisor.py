@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qemu_node.errors import HostError, NodeError
+from qemu_node.host.allocator import give_back_free_memory
 from qemu_node.host.cancellation import Undo
 from qemu_node.host.loops import Troubles, attempt, repeat
 from qemu_node.host.threads import Worker, to_the_end
@@ -237,6 +238,7 @@ class Supervisor:
         )
         await self._attempt(self._node.network.reconcile, "reconciling the network")
         await self._attempt(lambda: to_the_end(self._node.keeper.sweep), "removing unused images")
+        await to_the_end(give_back_free_memory)
         return removed or []
 
     async def _attempt(self, work: Callable[[], Awaitable[T]], name: str) -> T | None:
