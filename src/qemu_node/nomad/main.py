@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qemu_node.config.node import default_paths, load
 from qemu_node.host.allocator import keep_one_arena
+from qemu_node.host.looptime import timed_loop
 from qemu_node.host.openfiles import raise_limit
 from qemu_node.nomad import log as plugin_log
 from qemu_node.nomad.driver import VMDriver
@@ -42,7 +43,8 @@ def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
     plugin_log.configure(logging.INFO if level is None else level)
     keep_one_arena()
     raise_limit()
-    asyncio.run(_run(config_path, stop_with_parent=stop_with_parent))
+    with asyncio.Runner(loop_factory=timed_loop) as runner:
+        runner.run(_run(config_path, stop_with_parent=stop_with_parent))
 
 
 async def _run(config_path: Path | None, *, stop_with_parent: bool) -> None:

@@ -1,0 +1,42 @@
+"""How long the event loop is busy: each time that others wait for it too long is logged.
+
+Owns the measure. It costs two readings of the clock for each turn of the loop and wakes nobody.
+What kept the loop busy is told by asyncio's debug mode (`PYTHONASYNCIODEBUG=1`).
+"""
+
+import asyncio
+import logging
+import selectors
+import time
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+BUSY_S = 0.1
+"""What one turn of the loop may take before it is logged."""
+
+BUSY_EVENT = "event loop was busy"
+
+
+class TimedSelector(selectors.DefaultSelector):
+    """Waits for descriptors, and knows how long nobody has waited for them."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._turn_began: float | None = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Do what every selector does."""
+        if self._turn_began is not None:
+            busy_s = self._clock() - self._turn_began
+            if busy_s > BUSY_S:
+                log.warning(BUSY_EVENT, extra={"ms": round(busy_s * 1000)})
+        ready = super().select(timeout)
+        self._turn_began = self._clock()
+        return ready
+
+
+def timed_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop whose long turns are logged."""
+    return asyncio.SelectorEventLoop(TimedSelector())
