@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _WAIT_S = 120.0
 _POLL_S = 0.1
+AGENT_LOG = "agent.log"
 
 _CONFIG = """
 data_dir = "{data_dir}"
@@ -55,8 +56,8 @@ client {{
   enabled             = true
   servers             = ["127.0.0.1:{rpc}"]
   network_interface   = "lo"
-  cpu_total_compute   = 16000
-  memory_total_mb     = 65536
+  cpu_total_compute   = 64000
+  memory_total_mb     = 131072
   options = {{
     "driver.allowlist"     = "{driver}"
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault"
@@ -78,6 +79,15 @@ class Agent:
         self._nomad = nomad
         self._address = address
         self._directory = directory
+        self._log = (directory / AGENT_LOG).open(errors="replace")
+
+    def take_log(self) -> list[str]:
+        """Return what the agent, and its plugins, have logged since the last call."""
+        return self._log.read().splitlines()
+
+    def close(self) -> None:
+        """Let go of its log."""
+        self._log.close()
 
     async def run_job(self, job_file: Path) -> float:
         """Run `nomad job run` and return the Unix time at which it was started.
@@ -159,7 +169,7 @@ async def nomad_agent(
             http=http, rpc=rpc, serf=serf,
         )
     )  # fmt: skip
-    log = directory / "agent.log"
+    log = directory / AGENT_LOG
     log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
         child = process.spawn(
@@ -180,6 +190,7 @@ async def nomad_agent(
         process.send_signal(child.process, signal.SIGTERM)
         await process.wait_gone(child.process)
         child.exit_status()
+        agent.close()
 
 
 async def until(probe: Callable[[], Awaitable[T]], accept: Callable[[T], bool], what: str) -> T:

@@ -16,54 +16,18 @@ import time
 from pathlib import Path
 
 from bench import procs
-from bench.agent import Agent, TimedJob, nomad_agent, time_job
+from bench.agent import Agent, TimedJob, time_job
 from bench.byhand import by_hand
-from bench.node import DRIVER_ARGV, TASK_MEMORY_MIB, TASK_NAME, BenchNode, bench_driver, bench_node
+from bench.node import BenchNode, bench_driver, bench_node
 from bench.setting import Setting
 from bench.table import Figure, Goal
-from qemu_node.host.process import command_line
+from bench.vmjob import plugins, vm_agent, write_job
 
 NAME = "job"
 
 _VMS = 8
 _ROUNDS = 3
 _LAST_TO_FIRST_MAX = 1.3
-
-_PLUGIN_CONFIG = """
-plugin "vm" {{
-  config {{
-    config = "{node_toml}"
-  }}
-}}
-"""
-
-_JOB = """
-job "{name}" {{
-  group "g" {{
-    count = {count}
-    restart {{
-      attempts = 0
-      mode     = "fail"
-    }}
-    reschedule {{
-      attempts  = 0
-      unlimited = false
-    }}
-    task "{task}" {{
-      driver       = "vm"
-      kill_timeout = "1s"
-      config {{
-        image    = "{image}"
-        firmware = "bios"
-      }}
-      resources {{
-        cpu    = 100
-        memory = {memory_mib}
-      }}
-    }}
-  }}
-}}
-"""
 
 
 async def measure(setting: Setting) -> list[Figure]:
@@ -74,15 +38,8 @@ async def measure(setting: Setting) -> list[Figure]:
     """
     nomad = setting.require_nomad()
     with bench_node(is_paused=True) as node:
-        plugin = node.root / "plugins" / "vm"
-        plugin.parent.mkdir()
-        plugin.write_text(f'#!/bin/sh\nexec {" ".join(DRIVER_ARGV)} "$@"\n')
-        plugin.chmod(0o755)
-        extra = _PLUGIN_CONFIG.format(node_toml=node.node_toml)
         helpers: list[float] = []
-        async with nomad_agent(
-            nomad, node.root, driver="vm", data_dir=node.root / "nomad", extra=extra
-        ) as agent:
+        async with vm_agent(nomad, node) as agent:
             runs = [
                 await _run(agent, node, f"bench-{number}", helpers) for number in range(_ROUNDS)
             ]
@@ -152,23 +109,9 @@ async def _spreads_by_hand() -> list[float]:
 
 
 async def _run(agent: Agent, node: BenchNode, name: str, helpers: list[float]) -> TimedJob:
-    job_file = node.root / f"{name}.nomad.hcl"
-    job_file.write_text(
-        _JOB.format(
-            name=name,
-            count=_VMS,
-            task=TASK_NAME,
-            image=node.image,
-            memory_mib=TASK_MEMORY_MIB,
-        )
-    )
-    published = node.run_dir / "vm"
-
-    def made_at() -> list[float]:
-        return [path.stat().st_mtime for path in published.glob("*/vm.json")]
-
+    job_file = write_job(node, name, count=_VMS)
     try:
-        timed = await time_job(agent, job_file, name, made_at, _VMS)
+        timed = await time_job(agent, job_file, name, node.published_at, _VMS)
         helpers.append(_helpers(agent, node) / _VMS)
     finally:
         await agent.stop_job(name)
@@ -178,10 +121,5 @@ async def _run(agent: Agent, node: BenchNode, name: str, helpers: list[float]) -
 def _helpers(agent: Agent, node: BenchNode) -> int:
     """Return how many processes there are below the agent but the plugin and the QEMUs."""
     vms = {node.record(path.name).pid for path in (node.run_dir / "vm").iterdir()}
-    others = set(procs.descendants(agent.child.process.pid)) - vms
-    return sum(1 for pid in others if not _is_plugin(pid))
-
-
-def _is_plugin(pid: int) -> bool:
-    argv = command_line(pid)
-    return [Path(word).name for word in argv[:4]][1:] == ["-m", "qemu_node", "driver"]
+    ours = vms | {plugin.pid for plugin in plugins(agent)}
+    return len(set(procs.descendants(agent.child.process.pid)) - ours)

@@ -77,6 +77,10 @@ class BenchNode:
         path = self.run_dir / "vm" / vm_id / "vm.json"
         return msgspec.json.decode(path.read_bytes(), type=VMRecord)
 
+    def published_at(self) -> list[float]:
+        """Return the Unix times at which the VMs that there are were published."""
+        return [path.stat().st_mtime for path in (self.run_dir / "vm").glob("*/vm.json")]
+
 
 @contextmanager
 def bench_node(*, is_paused: bool) -> Generator[BenchNode]:

@@ -1,0 +1,93 @@
+"""Jobs of VMs under a Nomad agent that has the driver.
+
+Owns the agent's plugin and the text of a job. Does not own what is measured of it.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from bench import procs
+from bench.agent import Agent, nomad_agent
+from bench.node import DRIVER_ARGV, TASK_MEMORY_MIB, TASK_NAME, BenchNode
+from qemu_node.host.process import ProcessId, command_line, identify
+
+_PLUGIN_CONFIG = """
+plugin "vm" {{
+  config {{
+    config = "{node_toml}"
+  }}
+}}
+"""
+
+_JOB = """
+job "{name}" {{
+  group "g" {{
+    count = {count}
+    restart {{
+      attempts = 0
+      mode     = "fail"
+    }}
+    reschedule {{
+      attempts  = 0
+      unlimited = false
+    }}
+    task "{task}" {{
+      driver       = "vm"
+      kill_timeout = "1s"
+      config {{
+        image    = "{image}"
+        firmware = "bios"
+      }}
+      resources {{
+        cpu    = 100
+        memory = {memory_mib}
+      }}
+    }}
+  }}
+}}
+"""
+
+
+@asynccontextmanager
+async def vm_agent(nomad: Path, node: BenchNode) -> AsyncGenerator[Agent]:
+    """Give an agent that runs the driver on `node`; in the end it is gone.
+
+    Raises:
+        TimeoutError: it does not come up, or its driver is not healthy.
+    """
+    plugin = node.root / "plugins" / "vm"
+    plugin.parent.mkdir()
+    plugin.write_text(f'#!/bin/sh\nexec {" ".join(DRIVER_ARGV)} "$@"\n')
+    plugin.chmod(0o755)
+    extra = _PLUGIN_CONFIG.format(node_toml=node.node_toml)
+    async with nomad_agent(
+        nomad, node.root, driver="vm", data_dir=node.root / "nomad", extra=extra
+    ) as agent:
+        yield agent
+
+
+def write_job(node: BenchNode, name: str, *, count: int) -> Path:
+    """Write a job of `count` VMs that stay, and return its file."""
+    job_file = node.root / f"{name}.nomad.hcl"
+    job_file.write_text(
+        _JOB.format(
+            name=name,
+            count=count,
+            task=TASK_NAME,
+            image=node.image,
+            memory_mib=TASK_MEMORY_MIB,
+        )
+    )
+    return job_file
+
+
+def plugins(agent: Agent) -> list[ProcessId]:
+    """Return the plugin processes of an agent: one, but for the moments when it starts another."""
+    found = []
+    for pid in procs.descendants(agent.child.process.pid):
+        process = identify(pid)
+        argv = [Path(word).name for word in command_line(pid)[:4]]
+        if process is not None and argv[1:] == ["-m", "qemu_node", "driver"]:
+            found.append(process)
+    return found
