@@ -27,6 +27,9 @@ _PUNCH_BYTES = 1 * MIB
 """Consumed bytes that may stay on disk. Punching writes dirty pages of its range back first (ext4
 before Linux 6.13), so it is done rarely and not for each line."""
 
+_ERASE_MAX_BYTES = 16 * MIB
+"""What is overwritten at most in one go."""
+
 _SCAN_BYTES = 256 * KIB
 _SCAN_MAX_BYTES = 16 * MIB
 """How much of a run of NULs one call looks at: other logs are waiting."""
@@ -38,7 +41,8 @@ class SerialLog:
     Keeps at most 1 MiB of consumed bytes on disk. The file's apparent size goes on growing. Where
     holes cannot be punched (a file system other than ext4, XFS, Btrfs, tmpfs), the file is emptied
     when all of it has been consumed; what QEMU appends in the microseconds between check and cut is
-    lost there.
+    lost there. So is what waits in it when more than 16 MiB are passed over at once, which a guest
+    that has taken over its QEMU can make a terabyte of.
 
     Nothing stays open between two calls: a node has two logs for each of its VMs, and most are
     silent.
@@ -124,9 +128,13 @@ class SerialLog:
         begin, self._position = self._position, self._position + count
         try:
             with self._open() as fd:
-                if not self._punch(fd):
-                    self._overwrite(fd, begin, self._position)
-                    self._cut(fd)
+                if self._punch(fd):
+                    return
+                if count > _ERASE_MAX_BYTES:
+                    self._empty(fd)
+                    return
+                self._overwrite(fd, begin, self._position)
+                self._cut(fd)
         except OSError as exc:
             log.warning(
                 "consumed serial output could not be erased",
@@ -147,6 +155,15 @@ class SerialLog:
                 extra={"path": str(self.path)},
             )
         return self._can_punch
+
+    def _empty(self, fd: int) -> None:
+        """Drop the whole file, where erasing a part of it would write for minutes."""
+        log.warning(
+            "no holes on this file system; the serial log was emptied, with what waited in it",
+            extra={"path": str(self.path), "bytes": os.fstat(fd).st_size - self._position},
+        )
+        os.ftruncate(fd, 0)
+        self._position = 0
 
     def _overwrite(self, fd: int, begin: int, end: int) -> None:
         while begin < end:

@@ -163,6 +163,26 @@ def test_where_no_hole_can_be_punched_the_file_is_emptied_when_it_is_read_up(
     assert read_all(log) == b"on"
 
 
+def test_a_terabyte_that_cannot_be_punched_out_is_dropped_without_writing_it(
+    guest: Guest, log: SerialLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def pwrite(_fd: int, data: bytes, _offset: int) -> int:
+        written.append(len(data))
+        return len(data)
+
+    monkeypatch.setattr(serial, "punch_hole", lambda *_: False)
+    monkeypatch.setattr("qemu_node.vm.serial.os.pwrite", pwrite)
+    guest.print(b"begin\n")
+    os.truncate(guest.path, 1 << 40)
+    log.consume(log.pending_bytes() - 100)
+    assert written == []
+    assert guest.path.stat().st_size == 0
+    guest.print(b"on")
+    assert read_all(log) == b"on"
+
+
 def test_bytes_that_cannot_be_erased_are_logged_and_passed(
     guest: Guest,
     log: SerialLog,
