@@ -144,7 +144,10 @@ class Reconciler:
         try:
             since = self._unmanaged_since.setdefault(vm_id, time.monotonic())
             unmanaged_s = time.monotonic() - since
-            found = examine(directory, is_running=is_running, unmanaged_s=unmanaged_s)
+            # In a thread: while a new driver takes up its VMs it finds all of them unmanaged here.
+            found = await to_the_end(
+                examine, directory, is_running=is_running, unmanaged_s=unmanaged_s
+            )
             if judge(found) is Verdict.KEEP:
                 self._note(vm_id, found)
                 return False

@@ -1,3 +1,5 @@
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,10 @@ from fakes.published import VM_ID, make_record, publish
 
 from qemu_node.config.node import Paths
 from qemu_node.vm import reconcile
+from qemu_node.vm.directory import DirectoryLock
 from qemu_node.vm.reconcile import EVIDENCE_GRACE_S, FoundVM, Reconciler, Verdict, judge, some
+
+WAIT_S = 60.0
 
 
 def found(
@@ -95,3 +100,44 @@ async def test_a_vm_that_nobody_takes_up_is_told_of_once_nomad_has_had_time_to(
 def test_many_vms_are_counted_and_a_few_named() -> None:
     assert some(["a"]) == "a"
     assert some([f"vm-{n}" for n in range(9)]) == "vm-0, vm-1, vm-2 and 6 more"
+
+
+async def test_others_run_while_vms_are_looked_at(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others_ran = threading.Event()
+    waited: list[bool] = []
+
+    def slow_examine(*_: object, **__: object) -> FoundVM:
+        waited.append(others_ran.wait(WAIT_S))
+        return found(running=True)
+
+    monkeypatch.setattr(reconcile, "examine", slow_examine)
+    publish(paths, make_record(paths))
+    looking = asyncio.ensure_future(Reconciler(paths).run())
+    await asyncio.sleep(0)
+    others_ran.set()
+    assert await looking == []
+    assert waited == [True]
+
+
+async def test_a_look_that_is_cancelled_keeps_no_lock(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow_examine(*_: object, **__: object) -> FoundVM:
+        begun.set()
+        may_end.wait(WAIT_S)
+        return found(running=True)
+
+    monkeypatch.setattr(reconcile, "examine", slow_examine)
+    directory = publish(paths, make_record(paths))
+    looking = asyncio.ensure_future(Reconciler(paths).run())
+    assert await asyncio.to_thread(begun.wait, WAIT_S)
+    looking.cancel()
+    may_end.set()
+    await asyncio.wait({looking})
+    lock = DirectoryLock.try_acquire(directory.data)
+    assert lock is not None
+    lock.release()
