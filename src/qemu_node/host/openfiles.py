@@ -28,6 +28,8 @@ class OpenFiles:
         return self.limit - self.used
 
 
+_FDS = Path("/proc/self/fd")
+
 _before_raise: int | None = None
 
 
@@ -52,13 +54,16 @@ def limit_before_raise() -> int | None:
 
 
 def read_own() -> OpenFiles:
-    """Return what this process has open; 0.1 ms for each 300 files.
+    """Return what this process has open; before Linux 6.2 0.3 ms for each 1000 files.
 
     Raises:
         OSError: not one file more can be opened.
     """
-    # The descriptor that lists them is among them.
-    used = len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - names alone, no paths
+    # The directory's size is the number of descriptors since Linux 6.2 (fs/proc/fd.c), and was 0.
+    used = _FDS.stat().st_size
+    if used == 0:
+        # The descriptor that lists them is among them.
+        used = len(os.listdir(_FDS)) - 1  # noqa: PTH208 - names alone, no paths
     return OpenFiles(used=used, limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 

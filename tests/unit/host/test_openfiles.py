@@ -1,6 +1,7 @@
 import os
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,23 @@ def test_what_is_open_is_counted() -> None:
         os.close(fd)
     assert after.used == before.used + 1
     assert after.free == before.free - 1
+
+
+def test_what_is_open_is_counted_by_an_older_kernel_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = openfiles.read_own().used
+    listed = len(list(Path("/proc/self/fd").iterdir())) - 1
+    assert expected == listed
+    monkeypatch.setattr(openfiles, "_FDS", SizelessPath("/proc/self/fd"))
+    assert openfiles.read_own().used == expected
+
+
+class SizelessPath(type(Path())):  # type: ignore[misc]
+    """A path of a directory whose size is 0."""
+
+    def stat(self, **_: object) -> os.stat_result:
+        return os.stat_result((0,) * 10)
 
 
 def test_the_soft_limit_is_raised_to_the_hard_one_and_the_old_one_is_kept_for_children(
