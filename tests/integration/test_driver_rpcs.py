@@ -29,7 +29,7 @@ from qemu_node.nomad.plugin import VMPlugin
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.rpc import CHANNEL_OPTIONS, grpc, unix_target
 from qemu_node.nomad.server import PluginServer
-from qemu_node.nomad.status import PluginError, TaskNotFoundError
+from qemu_node.nomad.status import PluginError, TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.task import NotRunningError, StartLostError
 from qemu_node.nomad.task_exec import ExecError
 from qemu_node.qemu.accelerator import AcceleratorChoice
@@ -441,6 +441,29 @@ async def test_nomad_learns_nothing_of_a_start_that_ends_with_the_driver(
 
 
 @real_qemu
+async def test_a_job_without_logs_has_none_after_a_recovery_either(nomad: NomadNode) -> None:
+    config = nomad.task()
+    config.stdout_path = config.stderr_path = "/dev/null"
+    async with driver_on(nomad, keep=True) as driver:
+        handle = await start(driver, config)
+    async with driver_on(nomad) as driver:
+        await recover(driver, handle)
+        await stop(driver, 0)
+        await wait(driver)
+        await destroy(driver)
+    assert list(nomad.logs.iterdir()) == []
+
+
+@real_qemu
+async def test_a_signal_is_refused_with_what_to_do_about_it(
+    driver: VMDriver, nomad: NomadNode
+) -> None:
+    await start(driver, nomad.task())
+    with pytest.raises(UnsupportedError, match="a VM takes no SIGHUP"):
+        await driver.signal_task(driver_pb2.SignalTaskRequest(task_id=TASK_ID, signal="SIGHUP"))
+
+
+@real_qemu
 async def test_a_task_is_destroyed_while_it_runs(driver: VMDriver, nomad: NomadNode) -> None:
     state = state_of(await start(driver, nomad.task()))
     waiting = asyncio.ensure_future(wait(driver))
@@ -672,7 +695,9 @@ async def test_a_second_start_of_one_id_is_refused_and_the_first_goes_on(
     async with driver_on(nomad) as driver:
         without_users(driver)
         first = asyncio.ensure_future(start(driver, nomad.task()))
-        await until(nomad.vms().running, bool, "QEMU", 60)
+        # As root a process is known by its VM's user, which this one does not have.
+        logs = (nomad.root / "d" / "vm").glob
+        await until(lambda: list(logs("*/qemu.log")), bool, "QEMU", 60)
         with pytest.raises(TaskBusyError):
             await start(driver, nomad.task())
         state = state_of(await first)

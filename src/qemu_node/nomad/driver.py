@@ -23,7 +23,7 @@ from qemu_node.nomad.options import parse_options, task_schema
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.service import DriverService
 from qemu_node.nomad.stats import build_stats
-from qemu_node.nomad.status import TaskNotFoundError
+from qemu_node.nomad.status import TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.task import PendingState, Task, decode_state, named_vm
 from qemu_node.nomad.task_request import build_request
 from qemu_node.vm.machine import VM
@@ -317,6 +317,14 @@ class VMDriver(DriverService):
         vm = self._find(request.task_id).vm
         timeout_s = request.timeout.ToNanoseconds() / 1e9
         return await task_exec.run_once(vm, list(request.command), timeout_s)
+
+    async def signal_task(
+        self, request: driver_pb2.SignalTaskRequest
+    ) -> driver_pb2.SignalTaskResponse:
+        """Refuse: the client asks whatever the capabilities say, and shows the reason."""
+        raise UnsupportedError(
+            f"a VM takes no {request.signal}", hint='change_mode of its templates: use "noop"'
+        )
 
     def exec_task_streaming(
         self, requests: AsyncIterator[driver_pb2.ExecTaskStreamingRequest]

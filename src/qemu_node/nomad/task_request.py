@@ -3,6 +3,7 @@
 Owns what the options mean in Nomad's terms: port labels, cores, memory, the task's directories.
 """
 
+import os
 from pathlib import Path
 
 from qemu_node.config.network import NetworkConfig
@@ -28,10 +29,17 @@ def build_request(
 ) -> VMRequest:
     """Return what `task` asks for, as far as `network`, the node's own, allows it.
 
+    A job with `logs { disabled = true }` is known by its stdout_path (Nomad's logmon_hook.go).
+
     Raises:
         JobError: an option contradicts the job's resources or ports, or another one, or asks for a
             network that the operator does not give; it is named.
     """
+    if task.user:
+        raise JobError(
+            f"the task's user is {task.user!r}, and a VM cannot be given one",
+            hint="remove `user` from the task: each VM's QEMU runs as a user of its own",
+        )
     resources = task.resources.allocated_resources
     linux = task.resources.linux_resources
     memory_bytes = resources.memory.memory_mb * MIB
@@ -68,6 +76,7 @@ def build_request(
             cpuset_cpus=linux.cpuset_cpus,
             pids_max=_PIDS_MAX,
         ),
+        has_log=task.stdout_path != os.devnull,
     )
 
 

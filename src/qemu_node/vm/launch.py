@@ -177,6 +177,7 @@ async def launch(
             scope=None if scope is None else str(scope.path),
             oom_kills=oom_kills,
             health=request.health,
+            has_log=request.has_log,
         )
         start.publish(state)
         # QEMU has its own copy of the descriptor.

@@ -39,7 +39,7 @@ def _discard(_data: bytes) -> None:
 
 
 NO_LOGS = TaskLogs(stdout=_discard, stderr=_discard, close=lambda: None)
-"""For a VM whose allocation's directory is gone."""
+"""For a VM whose job wants none, or whose allocation's directory is gone."""
 
 
 class VMLogs:

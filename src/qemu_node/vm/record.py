@@ -238,6 +238,8 @@ class VMState(StateHeader, frozen=True, kw_only=True):
     """OOM kills in `scope` before QEMU's start: what it had since then is this VM's end. None: not
     written down, as by drivers before 0.1.0."""
     health: HealthEndpoint | None
+    has_log: bool = True
+    """Whether what it prints goes into the task's log."""
 
     def encode(self) -> bytes:
         """Return this as JSON."""

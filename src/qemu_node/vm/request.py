@@ -79,3 +79,5 @@ class VMRequest:
     scope: str
     """Nomad's `cpuset_cgroup`; empty or not of cgroup v2: no limits are set."""
     limits: ScopeLimits
+    has_log: bool = True
+    """Whether what it prints goes into the task's log."""

@@ -124,7 +124,9 @@ class Supervisor:
         if vm_id in self._managed:
             # A restart in place comes after DestroyTask; whatever is here is a left-over of ours.
             await self.destroy(self._managed[vm_id].vm)
-        logs = await to_the_end(self._open_logs, request.alloc_dir, request.identity.task)
+        logs = NO_LOGS
+        if request.has_log:
+            logs = await to_the_end(self._open_logs, request.alloc_dir, request.identity.task)
         try:
             launched = await launch(
                 request,
@@ -164,14 +166,15 @@ class Supervisor:
             return known.vm
         directory = VMDirectory.of_state(state, self._node.paths)
         lock = await _lock_for_recovery(directory)
+        logs = NO_LOGS
         try:
-            logs = await to_the_end(
-                self._open_logs, Path(state.record.alloc_dir), state.record.task
-            )
+            if state.has_log:
+                logs = await to_the_end(
+                    self._open_logs, Path(state.record.alloc_dir), state.record.task
+                )
         except HostError as exc:
             # An error would make Nomad start a second VM; this one goes on without its log.
             log.warning("recovered VM is not logged", extra={"error": str(exc)})
-            logs = NO_LOGS
         self._node.network.adopt(state.record)
         vm = self._take(state, directory, lock, logs, tell)
         vm.adopt()

@@ -106,3 +106,24 @@ def test_a_health_port_is_served_by_the_driver() -> None:
 def test_an_unknown_port_label_is_refused_with_those_there_are(changes: dict[str, object]) -> None:
     with pytest.raises(JobError, match="no port 'http'; it has: health, ssh"):
         build_request(task(), options(**changes), merge_default=True, network=NetworkConfig())
+
+
+def test_a_user_of_the_job_is_refused_because_no_vm_could_have_it() -> None:
+    config = task()
+    config.user = "nobody"
+    with pytest.raises(JobError, match="the task's user is 'nobody'") as caught:
+        build_request(config, options(), merge_default=True, network=NetworkConfig())
+    assert "remove `user`" in caught.value.explain()
+
+
+@pytest.mark.parametrize(
+    ("stdout_path", "has_log"),
+    [("/nomad/alloc/alloc/logs/.web.stdout.fifo", True), ("/dev/null", False), ("", True)],
+)
+def test_a_job_without_logs_is_known_by_the_path_nomad_sends(
+    stdout_path: str, *, has_log: bool
+) -> None:
+    config = task()
+    config.stdout_path = stdout_path
+    request = build_request(config, options(), merge_default=True, network=NetworkConfig())
+    assert request.has_log is has_log
