@@ -23,7 +23,7 @@ from integration.vmnode import VMNode, release, until
 from qemu_node.errors import JobError, MissingPartError, NodeError
 from qemu_node.host import openfiles, process
 from qemu_node.nomad.calls import DriverCalls
-from qemu_node.nomad.driver import TaskBusyError, TaskStoppedError, VMDriver
+from qemu_node.nomad.driver import TaskBusyError, TaskRunningError, TaskStoppedError, VMDriver
 from qemu_node.nomad.nodehost import NodeHost
 from qemu_node.nomad.plugin import VMPlugin
 from qemu_node.nomad.proto import driver_pb2
@@ -472,6 +472,21 @@ async def test_a_task_is_destroyed_while_it_runs(driver: VMDriver, nomad: NomadN
     assert not process.is_alive(state.record.process)
     assert nomad.vms().leftovers() == []
     assert (await waiting).result.exit_code == 137
+
+
+@real_qemu
+async def test_a_task_that_runs_is_destroyed_by_force_only(
+    driver: VMDriver, nomad: NomadNode
+) -> None:
+    state = state_of(await start(driver, nomad.task()))
+    unforced = driver_pb2.DestroyTaskRequest(task_id=TASK_ID, force=False)
+    with pytest.raises(TaskRunningError, match=TASK_ID):
+        await driver.destroy_task(unforced)
+    assert process.is_alive(state.record.process)
+    assert (await inspect(driver)).task.state == driver_pb2.TaskState.RUNNING
+    await stop(driver, 0.0)
+    await driver.destroy_task(unforced)
+    assert nomad.vms().leftovers() == []
 
 
 @real_qemu

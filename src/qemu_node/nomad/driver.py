@@ -41,6 +41,10 @@ class TaskBusyError(NodeError):
     """The task is being started already; that start goes on."""
 
 
+class TaskRunningError(NodeError):
+    """The task's VM runs, and nobody has asked to end it; it goes on."""
+
+
 class TaskStoppedError(NodeError):
     """The task was stopped while it was being started; nothing is left of it."""
 
@@ -254,9 +258,11 @@ class VMDriver(DriverService):
     async def destroy_task(
         self, request: driver_pb2.DestroyTaskRequest
     ) -> driver_pb2.DestroyTaskResponse:
-        """Remove the VM and all of its files."""
+        """Remove the VM and all of its files; one that runs only by force."""
         task = self._tasks.get(request.task_id)
         if task is not None:
+            if task.exit is None and not request.force:
+                raise TaskRunningError(f"task {request.task_id} runs: only force destroys it")
             await task.cancel()
             if task.has_vm:
                 await self._host.vms.destroy(task.vm)
