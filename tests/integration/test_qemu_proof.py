@@ -1,14 +1,20 @@
 """The proof that an accelerator runs guests, with the QEMU and the /dev/kvm of this machine."""
 
+import asyncio
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from fakes.fake_qemu import fake_qemu
 from fakes.real_vm import UNPRIVILEGED_UID, make_vm_directory
+from integration.vmnode import until
 
 from qemu_node.config.node import QemuConfig
+from qemu_node.host import process
 from qemu_node.qemu import proof
 from qemu_node.qemu.accelerator import ProofMemory, choose_accelerator
 from qemu_node.qemu.firmware import find_firmware
@@ -73,6 +79,49 @@ async def test_kvm_that_is_there_and_runs_no_guest_is_reported_in_qemus_words(
     choice = await choose_accelerator("auto", guest, ProofMemory(directory / "proofs.json"))
     assert choice.accelerator is Accelerator.TCG
     assert choice.kvm_problem == answer.problem
+
+
+_PROVER = """
+import asyncio, sys
+from pathlib import Path
+from qemu_node.qemu.probe import find_qemu
+from qemu_node.qemu.proof import ProofGuest, prove
+from qemu_node.qemu.spec import Accelerator
+
+async def main():
+    uid = int(sys.argv[3]) if sys.argv[3] else None
+    guest = ProofGuest(qemu=await find_qemu(sys.argv[1]), firmware=None,
+        work_dir=Path(sys.argv[2]), uid=uid, kvm_gid=None)
+    await prove(Accelerator.TCG, guest)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("uid", [None, UNPRIVILEGED_UID])
+async def test_the_guest_of_a_proof_does_not_outlive_a_killed_plugin(
+    short_tmp_path: Path, uid: int | None
+) -> None:
+    told = short_tmp_path / "told"
+    told.touch()
+    told.chmod(0o666)
+    program = fake_qemu(short_tmp_path, f"echo $$ >{told}; exec sleep 600")
+    source = Path(process.__file__).parents[2]
+    plugin = process.spawn(
+        [sys.executable, "-c", _PROVER, program, str(short_tmp_path), str(uid or "")],
+        stderr_fd=2,
+        env={**process.SAFE_ENV, "PYTHONPATH": str(source)},
+    )
+    try:
+        pid = await until(told.read_text, lambda text: text.endswith("\n"), "guest", 60)
+        guest = process.identify(int(pid))
+        assert guest is not None
+    finally:
+        plugin.kill_group()
+    async with asyncio.timeout(60):
+        await process.wait_gone(guest)
+        await process.wait_gone(plugin.process)
+    assert plugin.exit_status() == -signal.SIGKILL
 
 
 @pytest.mark.needs_kvm

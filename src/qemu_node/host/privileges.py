@@ -35,6 +35,9 @@ shift 3
 exec "$@"
 """
 
+# $1 is the process with whom it is to end: that may have ended before setpriv asked for the signal.
+_TIED = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
+
 
 def launcher_argv(
     argv: Sequence[str],
@@ -45,6 +48,7 @@ def launcher_argv(
     cgroup_procs: Path | None = None,
     umask: int = 0o077,
     open_files: int | None = None,
+    ends_with: int | None = None,
 ) -> list[str]:
     """Return the command line that becomes `argv` with the fewest rights.
 
@@ -61,6 +65,8 @@ def launcher_argv(
         cgroup_procs: `cgroup.procs` of the cgroup it joins.
         umask: Of the files that it makes.
         open_files: Its soft limit of open files; ours by default.
+        ends_with: Our pid, for a process that is not to outlive us: the kernel kills it when the
+            thread that started it ends (PR_SET_PDEATHSIG, man 2 prctl).
 
     Raises:
         ValueError: `uid` without `gid`, or `groups` without `uid`: a fault of the caller.
@@ -75,7 +81,11 @@ def launcher_argv(
     procs = "" if cgroup_procs is None else str(cgroup_procs)
     limit = "" if open_files is None else str(open_files)
     steps = ["/bin/sh", "-c", _SCRIPT, "launch", procs, f"{umask:04o}", limit]
-    return [*steps, *setpriv, "--", *argv]
+    if ends_with is None:
+        return [*steps, *setpriv, "--", *argv]
+    # setpriv asks for it last: a change of user would take it back.
+    tied = ["--pdeathsig", "KILL", "--", "/bin/sh", "-c", _TIED, "tied", str(ends_with)]
+    return [*steps, *setpriv, *tied, *argv]
 
 
 _SETPRIV = ("setpriv", "--no-new-privs", "--inh-caps=-all")

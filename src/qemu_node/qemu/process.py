@@ -30,6 +30,7 @@ async def start_qemu(
     cgroup_procs: Path | None = None,
     stderr_path: Path,
     pass_fds: Sequence[int] = (),
+    is_tied: bool = False,
 ) -> Child:
     """Start QEMU with the fewest rights and return at once; its pid is that of the result.
 
@@ -43,6 +44,7 @@ async def start_qemu(
         cgroup_procs: `cgroup.procs` of its cgroup.
         stderr_path: QEMU's words are appended to this file.
         pass_fds: Descriptors that QEMU inherits under the same numbers.
+        is_tied: It ends with us, however we end.
 
     Raises:
         HostError: the log or the process could not be made; nothing was started.
@@ -61,6 +63,7 @@ async def start_qemu(
             cgroup_procs=cgroup_procs,
             umask=_UMASK,
             open_files=limit_before_raise(),
+            ends_with=os.getpid() if is_tied else None,
         )
         return spawn(launcher, env=_ENV, stderr_fd=stderr_fd, pass_fds=pass_fds)
     finally:

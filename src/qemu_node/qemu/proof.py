@@ -140,6 +140,7 @@ async def _run(accelerator: Accelerator, guest: ProofGuest, uid: int | None) -> 
                 groups=() if guest.kvm_gid is None else (guest.kvm_gid,),
                 stderr_path=stderr_path,
                 pass_fds=_fds(spec.sockets),
+                is_tied=True,
             )
         try:
             return await _watch(child, serial_log, stderr_path, _TIMEOUT_S[accelerator])

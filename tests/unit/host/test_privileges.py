@@ -49,6 +49,14 @@ def test_without_root_only_what_needs_no_right_is_done() -> None:
     # fmt: on
 
 
+def test_a_process_that_ends_with_us_is_tied_last() -> None:
+    argv = launcher_argv(["qemu", "-S"], uid=1, gid=1, ends_with=4242)
+    at = argv.index("--pdeathsig")
+    assert argv.index("--reuid") < at
+    assert argv[at : at + 5] == ["--pdeathsig", "KILL", "--", "/bin/sh", "-c"]
+    assert argv[at + 6 :] == ["tied", "4242", "qemu", "-S"]
+
+
 def test_the_script_is_the_same_whatever_the_values() -> None:
     hostile = "$(reboot)'\";\n"
     one = launcher_argv([hostile], uid=None, cgroup_procs=Path(hostile))
