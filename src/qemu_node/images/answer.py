@@ -139,7 +139,9 @@ def is_recoded(content_encoding: str, media_type: str, names: Iterable[str]) -> 
 
 
 _REGION_NAME = r"[a-z0-9-]{1,40}"
-_REGION_ELEMENT = re.compile(rf"<Region>({_REGION_NAME})</Region>".encode())
+_REGION_ELEMENT = re.compile(
+    rf"<Region>({_REGION_NAME})</Region>|<Endpoint>[^<]{{0,200}}s3[.-]({_REGION_NAME})\.amazonaws\.".encode()
+)
 
 
 def bucket_region(headers: Mapping[str, str], body: bytes) -> str | None:
@@ -148,4 +150,4 @@ def bucket_region(headers: Mapping[str, str], body: bytes) -> str | None:
     if re.fullmatch(_REGION_NAME, header):
         return header
     match = _REGION_ELEMENT.search(body)
-    return None if match is None else match[1].decode()
+    return None if match is None else (match[1] or match[2]).decode()

@@ -44,8 +44,11 @@ _DIGEST = (
     r"[0-9A-Fa-f]{2}|[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{43}=)"
 )
 # `sha256sum`, `cksum --untagged`, `openssl dgst -r`, BSD's `sha256 -r`: a blank and then another
-# one for text or "*" for binary, or one blank alone. The name may be missing.
-_UNTAGGED_LINE = re.compile(rf"{_DIGEST}(?:[ \t][ *]?(?P<name>.+))?")
+# one for text or "*" for binary, or one blank alone. PowerShell's Get-FileHash puts the algorithm
+# before, or "Hash :" and the name on another line. The name may be missing.
+_UNTAGGED_LINE = re.compile(
+    rf"(?:SHA(?:256|512)[ \t]+|Hash[ \t]*:[ \t]*)?{_DIGEST}(?:[ \t]+\*?(?P<name>[^ \t].*))?"
+)
 # `sha256sum --tag`, BSD's `sha256`, `cksum`, Fedora's CHECKSUM files, `openssl dgst`, which writes
 # SHA2-256 from version 3 on. Not SHA3-256, SHA512/256, HMAC-SHA256.
 _TAGGED_LINE = re.compile(

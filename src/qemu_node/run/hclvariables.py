@@ -4,6 +4,7 @@ Owns precedence and conversion. Order as in Nomad, the last wins: default, NOMAD
 environment, -var-file in order, -var. Source: Nomad's jobspec2/types.variables.go.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,8 @@ def _from_text(text: str, variable: _Declared, origin: str) -> Value:
 
 def _from_file(path: Path, declared: Mapping[str, _Declared]) -> dict[str, Value]:
     source = read_source(path)
+    if source.text.lstrip().startswith("{"):
+        return _from_json(source, declared)
     body = parse_body(source)
     for block in body.blocks:
         raise block.error("a variable file holds `name = value` lines only")
@@ -138,6 +141,18 @@ def _from_file(path: Path, declared: Mapping[str, _Declared]) -> dict[str, Value
             value = _constant(attribute.expression, source)
             values[name] = _convert_to_declared(value, declared[name])
     return values
+
+
+def _from_json(source: Source, declared: Mapping[str, _Declared]) -> dict[str, Value]:
+    try:
+        values = json.loads(source.text)
+    except (ValueError, RecursionError) as exc:
+        raise JobError(f"{source.origin} is neither HCL nor JSON: {exc}") from exc
+    return {
+        name: _convert_to_declared(values[name], variable)
+        for name, variable in declared.items()
+        if name in values
+    }
 
 
 def _convert_to_declared(value: Value, variable: _Declared) -> Value:

@@ -147,6 +147,8 @@ def test_a_coding_beyond_the_label_is_one(coding: str, name: str) -> None:
     [
         ({"x-amz-bucket-region": "eu-central-1"}, b"", "eu-central-1"),
         ({}, b"<Error><Region>us-west-2</Region></Error>", "us-west-2"),
+        ({}, b"<Endpoint>b.s3-eu-west-1.amazonaws.com</Endpoint>", "eu-west-1"),
+        ({}, b"<Endpoint>b.s3.amazonaws.com</Endpoint>", None),
         ({"x-amz-bucket-region": 'x" evil'}, b"<Region>\x1b[2J</Region>", None),
         ({}, b"", None),
     ],

@@ -87,6 +87,8 @@ def test_other_checksum_is_refused(text: str) -> None:
         f"{A256} *stdin\n",
         f"SHA2-256(stdin)= {A256}\n",
         f"# for {NAME}\n\n{A256}\n",
+        f"Algorithm  Hash  Path\r\n---  ---  ---\r\nSHA256  {A256.upper()}  C:\\x\\{NAME}\r\n",
+        f"Algorithm : SHA256\r\nHash      : {A256.upper()}\r\nPath      : C:\\{NAME}\r\n",
         f"{A256} *C:\\images\\{NAME}\r\n",
         f"{SIGNED}SHA256 ({NAME}) = {A256}\n{SIGNATURE}",
         f"{SIGNED}{A256}\n{SIGNATURE}",

@@ -165,6 +165,17 @@ def test_numbers_and_truth_values_are_converted_as_nomad_does(tmp_path: Path) ->
     assert task.templates[0].perms == 0o755
 
 
+def test_a_file_of_variables_may_be_json(tmp_path: Path) -> None:
+    values = tmp_path / "v.json"
+    values.write_text('{"image": "file", "keys": ["k"], "count": "1", "unknown": 1}')
+    path = write_job(tmp_path, "a = var.image\nb = var.keys")
+    job = job_from_api(parse_hcl_job(path, env={}, var_files=[values]), "x")
+    assert only_task(job).config == {"a": "file", "b": ["k"]}
+    values.write_text("{")
+    with pytest.raises(JobError, match="neither HCL nor JSON"):
+        parse_hcl_job(path, env={}, var_files=[values])
+
+
 def test_a_variables_block_declares_each_of_its_arguments(tmp_path: Path) -> None:
     text = 'variables {\n  memory = "768"\n}\n' + JOB.replace("memory = 512", "memory = var.memory")
     path = write_job(tmp_path, text=text)
