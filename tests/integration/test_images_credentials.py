@@ -1,5 +1,6 @@
 """The image cache with sources that ask who is there: whose images are whose."""
 
+import hashlib
 import os
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -127,6 +128,17 @@ async def test_an_image_by_digest_is_asked_for_once(
     asked = len(registry.requests)
     assert await got(make_cache(login(registry.host, secret_file)), source) == V1
     assert len(registry.requests) == asked
+
+
+async def test_a_tag_that_moved_on_from_a_checksum_is_not_downloaded(
+    make_cache: MakeCache, registry: Registry, secret_file: Path
+) -> None:
+    registry.push("team/image:1", V2)
+    cache = make_cache(login(registry.host, secret_file))
+    source, wanted = f"oci://{registry.host}/team/image:1", hashlib.sha256(V1).hexdigest()
+    with pytest.raises(ChecksumMismatchError, match=wanted):
+        await cache.get(source, checksum=f"sha256:{wanted}", task_dir=Path("/nonexistent"))
+    assert blob_requests(registry) == 0
 
 
 async def test_a_layer_that_is_not_what_its_digest_says_is_refused(

@@ -119,6 +119,7 @@ class Courier:
             return await self._confirmed(remote, known)
         if located.version is not None:
             known = None
+        _compare(remote, wanted, located.checksum)
         asked = tuple(checksum for checksum in (wanted, located.checksum) if checksum is not None)
         errand = _Errand(remote, located, known, asked, progress)
         slot = _Slot(self._slots)
@@ -208,10 +209,7 @@ class Courier:
         """Return the record of a complete download, if it is the right one and safe to open."""
         for wanted in errand.asked:
             if (actual := partial.checksum(wanted.algorithm)) != wanted:
-                raise ChecksumMismatchError(
-                    f"{errand.remote} is not the image that its checksum names: got {actual}, "
-                    f"expected {wanted}",
-                )
+                raise _mismatch(errand.remote, actual, wanted)
         info = imagefile.inspect(partial.fileno(), max_virtual_size_bytes=self._limits.max_bytes)
         content = partial.content_checksum().digest
         is_packed = partial.packing is not None
@@ -301,6 +299,20 @@ class _Slot:
         if self._is_held:
             self._is_held = False
             self._slots.release()
+
+
+def _compare(remote: Remote, wanted: Checksum | None, offered: Checksum | None) -> None:
+    """Raise where a registry names another file than is wanted, before that is downloaded."""
+    if wanted is None or offered is None or wanted.algorithm is not offered.algorithm:
+        return
+    if wanted != offered:
+        raise _mismatch(remote, offered, wanted)
+
+
+def _mismatch(remote: Remote, actual: Checksum, wanted: Checksum) -> ChecksumMismatchError:
+    return ChecksumMismatchError(
+        f"{remote} is not the image that its checksum names: got {actual}, expected {wanted}"
+    )
 
 
 async def _ask_qemu_img(partial: PartialFile, image_format: ImageFormat) -> None:

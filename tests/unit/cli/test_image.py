@@ -31,7 +31,7 @@ def root(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # No share of a disk is 0: what this machine's has free plays no part.
     config.write_text(
         f'[paths]\nrun = "{short_tmp_path}/r"\ndata = "{short_tmp_path}/d"\n'
-        '[images]\nlow_space = "0%"\n'
+        '[images]\nlow_space = "0%"\n[disk]\nreserve = "0"\n'
     )
     monkeypatch.setenv("QEMU_NODE_CONFIG", str(config))
     return short_tmp_path / "d"
@@ -97,6 +97,22 @@ def test_outdated_image_is_listed_as_long_as_a_vm_uses_it(
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.split() == [old.sha256[:12], old.sha256[:12], "raw", "2K", "-", "1", "now",
                             "outdated", "-"]  # fmt: skip
+
+
+def test_image_that_a_checksum_names_is_listed_as_an_earlier_one(
+    store: ImageStore, capsys: Output
+) -> None:
+    old = fill(store)
+    [key] = store.known_sources()
+    store.update(key, lambda record: record.with_version(old.sha256, by_digest=True))
+    fill(store, content=b"new" * 1024)
+    assert main(["image", "list"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1].split()
+    assert (last[0], last[1], last[-2:]) == ("debian.raw", old.sha256[:12], ["earlier", URL])
+    assert main(["image", "show", old.sha256[:12]]) == 0
+    assert f"earlier of  {URL}" in capsys.readouterr().out
+    assert main(["image", "list", "--json"]) == 0
+    assert [image["earlier_of"] for image in said(capsys)] == [[], [URL]]
 
 
 def test_empty_cache_says_so_and_is_empty_json(root: Path, capsys: Output) -> None:

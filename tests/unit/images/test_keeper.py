@@ -5,7 +5,6 @@ from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 from fakes.stored_images import KEY, put
 
@@ -17,7 +16,6 @@ from qemu_node.images.errors import ImageInUseError, ImageStorageError, UnsafeIm
 from qemu_node.images.eviction import RECENT_S, Reason
 from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.keeper import CheckImage, ImageKeeper
-from qemu_node.images.keptimage import KeptImage, find_image
 from qemu_node.images.partial import PartialFile
 from qemu_node.images.qemuimg import check_image
 from qemu_node.images.sidecar import sidecar_path
@@ -396,40 +394,3 @@ def test_prefetch_of_what_cannot_be_fetched_is_a_setting_s_error(
 ) -> None:
     with pytest.raises(ConfigError, match=r"images\.prefetch"):
         keeper(store, prefetch=(source,))
-
-
-@pytest.fixture
-def three(store: ImageStore) -> list[KeptImage]:
-    put(store, "1", b"1" * 512, url="https://a.example/debian.qcow2?…")
-    put(store, "2", b"2" * 512, url="https://b.example/other/debian.qcow2")
-    put(store, "3", b"3" * 512, url="https://a.example/win.qcow2")
-    return keeper(store).images()
-
-
-def test_image_is_named_by_origin_file_name_or_digest(three: list[KeptImage]) -> None:
-    debian, windows, other = three
-    assert find_image(three, "https://a.example/debian.qcow2?…") == debian
-    assert find_image(three, "win.qcow2") == windows
-    assert find_image(three, other.digest[:20].upper().replace("SHA256", "sha256")) == other
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("debian.qcow2", "more than one"), ("abc", "no image"), ("absent", "no image")],
-)
-def test_name_that_is_not_one_image_is_refused(
-    three: list[KeptImage], name: str, said: str
-) -> None:
-    with pytest.raises(ImageError, match=said):
-        find_image(three, name)
-
-
-def test_record_of_an_older_driver_is_not_pinned() -> None:
-    record = msgspec.convert(
-        {
-            "url": "u", "sha256": "0", "format": "raw", "size_bytes": 1,
-            "virtual_size_bytes": 1, "fetched_at": 1, "checked_at": 1,
-        },
-        SourceRecord,
-    )  # fmt: skip
-    assert not record.pinned
