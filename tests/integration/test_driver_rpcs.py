@@ -463,6 +463,33 @@ async def test_a_signal_is_refused_with_what_to_do_about_it(
         await driver.signal_task(driver_pb2.SignalTaskRequest(task_id=TASK_ID, signal="SIGHUP"))
 
 
+# Starts the watchdog without a driver: a fast clock, then the bit that enables it (hw/watchdog,
+# wdt_i6300esb.c; registers ESB_CONFIG and ESB_LOCK).
+_HALT_UNDER_WATCHDOG = """#!/bin/sh
+config=/sys/bus/pci/devices/0000:00:08.0/config
+printf '\\004\\000' | dd of=$config bs=2 seek=48 conv=notrunc
+printf '\\002' | dd of=$config bs=1 seek=104 conv=notrunc
+halt -f
+"""
+
+
+@real_qemu
+async def test_a_guest_that_halts_is_ended_by_the_watchdog_of_its_job(
+    driver: VMDriver, nomad: NomadNode, small_guest_image: Path
+) -> None:
+    image = shutil.copy(small_guest_image, nomad.image.with_name("small.qcow2"))
+    # Under Secure Boot the kernel lets nobody write to a device's registers.
+    config = nomad.task(image=str(image), firmware="uefi", watchdog=True)
+    latest = nomad.alloc_dir / "vm" / "local" / "config-drive" / "openstack" / "latest"
+    latest.mkdir(parents=True)
+    (latest / "user_data").write_text(_HALT_UNDER_WATCHDOG)
+    await start(driver, config)
+    async with asyncio.timeout(200):
+        outcome = await driver.wait_task(driver_pb2.WaitTaskRequest(task_id=TASK_ID))
+    assert outcome.result.exit_code == 1
+    assert outcome.err == "the guest hung or halted: it no longer fed its watchdog"
+
+
 @real_qemu
 async def test_a_task_is_destroyed_while_it_runs(driver: VMDriver, nomad: NomadNode) -> None:
     state = state_of(await start(driver, nomad.task()))

@@ -150,6 +150,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     guest_agent: Annotated[GuestAgentOptions, _block(GuestAgentOptions, "one block")] = (
         GuestAgentOptions()
     )
+    watchdog: Annotated[bool, _attr("bool", "true or false")] = False
+    """The guest has a watchdog, and a VM whose guest no longer feeds it ends."""
     merge: Annotated[bool | None, _attr("bool", "true or false")] = None
     """None: the node's setting."""
     args: Annotated[

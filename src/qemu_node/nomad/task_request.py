@@ -66,6 +66,7 @@ def build_request(
         forwards=_forwards(options, ports),
         advertise=plan_advertise(options, nics),
         merge=merge_default if options.merge is None else options.merge,
+        watchdog=options.watchdog,
         args=options.args,
         allow_exec=options.allow_exec,
         health=_health(options, ports),

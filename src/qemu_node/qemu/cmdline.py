@@ -90,12 +90,15 @@ def _machine(spec: VMSpec) -> list[str]:
         "merge": spec.merge,
         "dump": False,
     }
+    action = "shutdown=pause,panic=pause,reboot=reset"
+    if spec.watchdog:
+        action += ",watchdog=pause"
     # fmt: off
     argv = [
         "-machine", ",".join(properties),
         "-m", f"{spec.memory_bytes // MIB}M",
         "-object", devices.to_json(ram),
-        "-action", "shutdown=pause,panic=pause,reboot=reset",
+        "-action", action,
         "-boot", "strict=on",
         # OVMF does not survive S3 with Secure Boot, and a hibernated guest would lose its state
         # with its disk: neither is offered.

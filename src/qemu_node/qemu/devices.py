@@ -33,6 +33,7 @@ _SLOT_BALLOON = 0x04
 _SLOT_RNG = 0x05
 _SLOT_PVPANIC = 0x06
 _SLOT_POINTER = 0x07
+_SLOT_WATCHDOG = 0x08
 _SLOT_FIRST_NIC = 0x10  # to 0x17; 0x1f is the chipset's
 
 _BASE_FDSET = 1
@@ -147,6 +148,10 @@ def platform(spec: VMSpec) -> list[str]:
         "-device", to_json({"driver": "vmgenid", "id": "vmgenid0", "guid": "auto"}),
     ]
     # fmt: on
+    if spec.watchdog:
+        # It does nothing until a guest's driver starts it. The chipset's own (iTCO) is there in any
+        # case, but resets nothing in machine types before pc-q35-8.0.
+        argv += _pci("i6300esb", "watchdog0", _SLOT_WATCHDOG)
     if spec.os is OsFamily.LINUX:
         # Gives pages that the guest frees back to the host. Windows' driver cannot.
         report = {"free-page-reporting": True, "deflate-on-oom": True}

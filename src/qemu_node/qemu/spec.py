@@ -149,5 +149,7 @@ class VMSpec:
     """QEMU appends everything that the guest prints on its serial port."""
     aio: DiskAio = DiskAio.THREADS
     """`io_uring` only where the host is known to allow it (`probe.choose_aio`)."""
+    watchdog: bool = False
+    """A watchdog that pauses a guest which no longer feeds it."""
     args: tuple[str, ...] = ()
     """Raw options, already checked against the operator's list."""

@@ -123,17 +123,25 @@ class BlockIoError(msgspec.Struct, frozen=True, rename="kebab"):
     reason: Word = ""
 
 
+class Watchdog(msgspec.Struct, frozen=True):
+    """WATCHDOG: the guest did not feed its watchdog in time."""
+
+    action: Word
+    """QAPI WatchdogAction: what QEMU does about it."""
+
+
 class Stop(msgspec.Struct, frozen=True):
     """STOP: the vCPUs no longer execute."""
 
 
-TypedEvent = Shutdown | Reset | GuestPanicked | BlockIoError | Stop
+TypedEvent = Shutdown | Reset | GuestPanicked | BlockIoError | Watchdog | Stop
 
 _TYPES: dict[str, type[TypedEvent]] = {
     "SHUTDOWN": Shutdown,
     "RESET": Reset,
     "GUEST_PANICKED": GuestPanicked,
     "BLOCK_IO_ERROR": BlockIoError,
+    "WATCHDOG": Watchdog,
     "STOP": Stop,
 }
 
@@ -182,6 +190,7 @@ class GuestEndKind(StrEnum):
     POWERED_OFF = "powered-off"
     PANICKED = "panicked"
     INTERNAL_ERROR = "internal-error"
+    WATCHDOG = "watchdog"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +211,10 @@ class GuestEnd:
 
 
 _POWERED_OFF = GuestEnd(kind=GuestEndKind.POWERED_OFF, reason="the guest powered off")
+_HUNG = GuestEnd(
+    kind=GuestEndKind.WATCHDOG,
+    reason="the guest hung or halted: it no longer fed its watchdog",
+)
 
 
 def guest_end_of_status(status: StatusInfo) -> GuestEnd | None:
@@ -219,6 +232,8 @@ def guest_end_of_status(status: StatusInfo) -> GuestEnd | None:
                 kind=GuestEndKind.INTERNAL_ERROR,
                 reason="QEMU stopped the guest: internal error of the accelerator",
             )
+        case RunState.WATCHDOG:
+            return _HUNG
         case _:
             return None
 
@@ -236,6 +251,8 @@ def guest_end_of_event(event: QmpEvent) -> GuestEnd | None:
             return GuestEnd(kind=GuestEndKind.PANICKED, reason=_describe_panic(None))
         case Shutdown(guest=True):
             return _POWERED_OFF
+        case Watchdog(action="pause"):
+            return _HUNG
         case _:
             return None
 

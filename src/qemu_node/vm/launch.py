@@ -150,6 +150,7 @@ async def launch(
             vnc_socket=start.directory.run / "vnc.sock",
             serial_log=start.directory.serial_log,
             aio=hypervisor.aio,
+            watchdog=request.watchdog,
             args=args,
         )
         scope = start.limit()

@@ -79,5 +79,7 @@ class VMRequest:
     scope: str
     """Nomad's `cpuset_cgroup`; empty or not of cgroup v2: no limits are set."""
     limits: ScopeLimits
+    watchdog: bool = False
+    """It has a watchdog, and ends when its guest no longer feeds it."""
     has_log: bool = True
     """Whether what it prints goes into the task's log."""

@@ -200,3 +200,9 @@ def test_no_string_can_start_another_option(text: str) -> None:
     overlay = _json(argv, "-blockdev", "node-name", "disk0")
     assert isinstance(overlay["file"], dict)
     assert overlay["file"]["filename"] == str(path)
+
+
+def test_a_watchdog_pauses_a_guest_that_no_longer_feeds_it() -> None:
+    argv = build_argv(make_spec(watchdog=True), _BINARY, QEMU_10_0)
+    assert _values(argv, "-action") == ["shutdown=pause,panic=pause,reboot=reset,watchdog=pause"]
+    assert any("i6300esb" in value for value in _values(argv, "-device"))

@@ -108,6 +108,11 @@ def test_event_is_read_or_counts_as_not_said(given_event: QmpEvent, expected: ob
             GuestEndKind.PANICKED,
             "the guest's kernel panicked (tdx): bad?",
         ),
+        (
+            event("WATCHDOG", action="pause"),
+            GuestEndKind.WATCHDOG,
+            "the guest hung or halted: it no longer fed its watchdog",
+        ),
     ],
 )
 def test_guests_own_end_is_told_with_its_reason(
@@ -126,6 +131,7 @@ def test_guests_own_end_is_told_with_its_reason(
         event("SHUTDOWN", guest=False, reason="host-signal"),
         event("RESET", guest=True, reason="guest-reset"),
         event("POWERDOWN"),
+        event("WATCHDOG", action="reset"),
         event("STOP"),
     ],
 )
@@ -145,6 +151,7 @@ def test_every_run_state_is_an_end_or_not() -> None:
         RunState.SHUTDOWN: GuestEndKind.POWERED_OFF,
         RunState.GUEST_PANICKED: GuestEndKind.PANICKED,
         RunState.INTERNAL_ERROR: GuestEndKind.INTERNAL_ERROR,
+        RunState.WATCHDOG: GuestEndKind.WATCHDOG,
     }
 
 
