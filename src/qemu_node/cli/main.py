@@ -175,7 +175,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def show_error(exc: NodeError) -> None:
     """Write an error as people read it: one line, and one for what to do about it."""
-    message = " ".join(str(exc).split())
+    from qemu_node.cli.output import clean
+
+    message = clean(" ".join(str(exc).split()))
     click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
     if exc.hint:
-        click.echo(f"{click.style(' hint:', fg='cyan')} {exc.hint}", err=True)
+        click.echo(f"{click.style(' hint:', fg='cyan')} {clean(exc.hint)}", err=True)

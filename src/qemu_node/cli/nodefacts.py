@@ -27,6 +27,7 @@ from qemu_node.host import openfiles
 from qemu_node.host.diskspace import DiskSpace, read_space
 from qemu_node.host.passage import closed_directory
 from qemu_node.host.process import SAFE_ENV, run
+from qemu_node.host.users import claimed_users
 from qemu_node.images.cache import check_settings
 from qemu_node.images.credentials import secret_problems
 from qemu_node.nomad.handshake import lock_path, plugins_dir
@@ -62,7 +63,7 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
     dirs = [Path(directory) for directory in config.qemu.firmware_dirs]
     for mode in FirmwareMode:
         yield checks.check_firmware(mode, look_for_firmware(mode, dirs), dirs)
-    for check in check_host(config.qemu, is_root=is_root):
+    for check in check_host(config.qemu, config.paths, is_root=is_root):
         yield check
     yield look_at_open_files(config.paths)
     network = await asyncio.to_thread(read_network, config.network)
@@ -96,14 +97,19 @@ def check_directories(config: NodeConfig) -> list[Check]:
     ]
 
 
-def check_host(qemu: QemuConfig, *, is_root: bool) -> list[Check]:
+def check_host(qemu: QemuConfig, paths: Paths, *, is_root: bool) -> list[Check]:
     """Look at what kernel and distribution give."""
     return [
         checks.check_setpriv(shutil.which("setpriv", path=SAFE_ENV["PATH"])),
         checks.check_cgroup(read_controllers(), is_root=is_root),
         checks.check_ksm(read_ksm(), is_wanted=qemu.merge),
         checks.check_group(group_id("qemu-node"), is_root=is_root),
-        checks.check_uids(qemu.first_uid, qemu.uid_count, taken_uids(), is_root=is_root),
+        checks.check_uids(
+            qemu.first_uid,
+            qemu.uid_count,
+            taken_uids() + uids_of_others(paths.vm_data_dir),
+            is_root=is_root,
+        ),
     ]
 
 
@@ -198,6 +204,15 @@ def parse_subuid(text: str) -> list[UidRange]:
         UidRange(owner=f"{owner} in /etc/subuid", first=int(first), count=int(count))
         for owner, first, count in (parts for parts in fields if len(parts) == 3)
         if first.isdigit() and count.strip().isdigit()
+    ]
+
+
+def uids_of_others(vm_data_dir: Path) -> list[UidRange]:
+    """Return the user ids that VMs of other nodes on this machine have, with whose they are."""
+    return [
+        UidRange(owner=f"VM {holder}", first=uid)
+        for uid, holder in claimed_users().items()
+        if holder.parent != vm_data_dir
     ]
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qemu_node.cli.main import App, pass_app
+from qemu_node.cli.output import clean
 from qemu_node.cli.terminal import Duration, print_fields, print_json, print_table, waiting
 from qemu_node.errors import ConfigError, JobError, MissingPartError, NodeError, VMNotFoundError
 from qemu_node.vm.record import VMRecord
@@ -44,7 +45,7 @@ def _complete_name(
     app = ctx.find_object(App) or App(config_path=None)
     with contextlib.suppress(NodeError):
         return [
-            CompletionItem(vm.record.vm_id, help=vm.record.display_name)
+            CompletionItem(vm.record.vm_id, help=clean(vm.record.display_name))
             for vm in list_vms(app.load_config().paths)
             if vm.record.vm_id.startswith(incomplete)
         ]
@@ -158,7 +159,9 @@ def console(app: App, name: str, no_input: bool) -> None:
             hint="one client at a time; what it prints is in the task's log",
         )
     leave = "Ctrl-C" if no_input else "Ctrl-]"
-    click.echo(f"console of {record.display_name}; {leave} leaves, Enter wakes a login", err=True)
+    click.echo(
+        f"console of {clean(record.display_name)}; {leave} leaves, Enter wakes a login", err=True
+    )
     input_fd = None if no_input else sys.stdin.fileno()
     path = Path(record.sockets.serial)
     has_left = asyncio.run(attach(path, input_fd=input_fd, output_fd=sys.stdout.fileno()))

@@ -84,6 +84,18 @@ def holder_of(uid: int) -> Path | None:
     return None
 
 
+def claimed_users() -> dict[int, Path]:
+    """Return the users that are claimed now, by whom; none for who may not see them."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(CLAIMS_DIR):
+            if entry.name.isdigit() and is_claimed(uid := int(entry.name)):
+                holder = holder_of(uid)
+                if holder is not None:
+                    found[uid] = holder
+    return found
+
+
 def is_claimed(uid: int) -> bool:
     """Tell whether something holds the claim on `uid`: a process that runs or will run as it."""
     with contextlib.suppress(OSError):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from qemu_node.cli.checks import UidRange
+from qemu_node.cli.nodefacts import uids_of_others
 from qemu_node.errors import HostError
 from qemu_node.host import users
 from qemu_node.host.process import identify
@@ -63,6 +65,14 @@ def test_two_nodes_with_the_same_range_never_have_one_user_at_once(tmp_path: Pat
     with pytest.raises(HostError, match="all 2 user ids") as caught:
         lease_uid(other, VM_B, FIRST, 2)
     assert "qemu.first_uid" in (caught.value.hint or "")
+
+
+def test_users_of_vms_of_another_node_are_told_of(tmp_path: Path) -> None:
+    one, other = _vms(tmp_path / "one"), _vms(tmp_path / "two")
+    mine, theirs = lease_uid(one, VM_A, FIRST, 9), lease_uid(other, VM_B, FIRST, 9)
+    lease_uid(other, vm_id("ended", "web"), FIRST, 9).close()
+    assert users.claimed_users() == {mine.uid: one / VM_A, theirs.uid: other / VM_B}
+    assert uids_of_others(one) == [UidRange(owner=f"VM {other / VM_B}", first=theirs.uid)]
 
 
 def test_a_user_whose_files_another_node_still_has_is_not_taken(tmp_path: Path) -> None:
