@@ -13,7 +13,7 @@ from qemu_node.run.hcltemplate import TemplateSyntaxError, expression_end, strin
 
 _TOKEN = re.compile(
     r"""(?P<comment>\#[^\n]*|//[^\n]*|/\*.*?\*/)
-      | <<-?(?P<marker>[^\W\d][\w-]*)\r?\n
+      | <<(?:-?(?P<marker>[^\W\d][\w-]*)\r?\n)?
       | (?P<quote>")
       | (?P<letters>(?:(?![\x00-\x7f])\w)+)""",
     re.DOTALL | re.VERBOSE,
@@ -37,6 +37,8 @@ def structure_of(text: str) -> str:
         if match["comment"] is not None:
             position = match.end()
             parts.append(" " * (position - start))
+        elif match[0] == "<<":
+            raise TemplateSyntaxError("behind `<<` stands the heredoc's marker, a name", start)
         elif match["letters"] is not None:
             position = match.end()
             parts.append("x" * (position - start))

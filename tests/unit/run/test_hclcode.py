@@ -25,6 +25,12 @@ def test_strings_heredocs_and_comments_are_blanked_in_their_place(
     assert structure_of(text) == structure
 
 
+@pytest.mark.parametrize("text", ["<<", "<<E.1\nE.1\n", '<<"E"\nE\n', "<<E \nE\n", "1 << 2"])
+def test_what_is_no_marker_begins_no_heredoc(text: str) -> None:
+    with pytest.raises(TemplateSyntaxError, match="marker"):
+        structure_of(text)
+
+
 @pytest.mark.parametrize("text", ['"', "<<E\n", "<<E\nEE\n", '<<E\n${"\nE\n', '"${'])
 def test_what_has_no_end_is_refused(text: str) -> None:
     with pytest.raises(TemplateSyntaxError):
