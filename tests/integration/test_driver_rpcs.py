@@ -30,7 +30,7 @@ from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.rpc import CHANNEL_OPTIONS, grpc, unix_target
 from qemu_node.nomad.server import PluginServer
 from qemu_node.nomad.status import PluginError, TaskNotFoundError, UnsupportedError
-from qemu_node.nomad.task import NotRunningError, StartLostError
+from qemu_node.nomad.task import NotRunningError, StartLostError, Task
 from qemu_node.nomad.task_exec import ExecError
 from qemu_node.qemu.accelerator import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
@@ -333,6 +333,24 @@ async def test_exec_is_refused_where_the_job_does_not_allow_it(
     words, end = [message async for message in driver.exec_task_streaming(requests())]
     assert b"not allowed by this job" in words.stderr.data
     assert (end.exited, end.result.exit_code) == (True, 126)
+
+
+@real_qemu
+async def test_a_vm_that_comes_up_as_its_caller_goes_away_is_removed(
+    nomad: NomadNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = Task.started
+
+    async def cancelled(task: Task, is_late: asyncio.Event) -> bool:
+        assert await started(task, is_late)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Task, "started", cancelled)
+    async with driver_on(nomad) as driver:
+        with pytest.raises(TaskStoppedError):
+            await start(driver, nomad.task())
+        assert nomad.vms().running() == set()
+        assert nomad.vms().leftovers() == []
 
 
 @pytest.fixture

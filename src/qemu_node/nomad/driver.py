@@ -147,11 +147,12 @@ class VMDriver(DriverService):
             self._host.tasks,
         )
         try:
-            is_running = await task.started(is_late)
-        except BaseException as exc:
-            del self._tasks[config.id]
+            async with Undo() as undo:
+                undo.push_async_callback(self._abandon, task)
+                is_running = await task.started(is_late)
+        except asyncio.CancelledError:
             current = asyncio.current_task()
-            if not isinstance(exc, asyncio.CancelledError) or (current and current.cancelling()):
+            if current is not None and current.cancelling():
                 raise
             # The caller still waits, and gRPC answers nothing for a call that ends cancelled.
             raise TaskStoppedError(
@@ -171,6 +172,13 @@ class VMDriver(DriverService):
             ),
             network_override=override if override.addr else None,
         )
+
+    async def _abandon(self, task: Task) -> None:
+        """End a start whose caller learns of no VM, and the VM if it has just come up."""
+        await task.cancel()
+        if task.has_vm:
+            await self._host.vms.destroy(task.vm)
+        self._tasks.pop(task.config.id, None)
 
     async def _start(
         self,

@@ -93,18 +93,14 @@ class Task:
     async def started(self, is_late: asyncio.Event) -> bool:
         """Return true once the VM runs, or false once `is_late` is set before.
 
-        Cancelling this ends the start, and waits for its undo.
+        Cancelling this leaves the start alone.
 
         Raises:
             NodeError: the start failed.
             CancelledError: it was cancelled by `cancel`.
         """
         assert self._start is not None
-        try:
-            await race(self._settled(), is_late.wait())
-        except BaseException:
-            await self.cancel()
-            raise
+        await race(self._settled(), is_late.wait())
         if not self._start.done():
             return False
         outcome = self._start.result()
