@@ -1,13 +1,16 @@
 """Finding the QEMU that runs VMs here, and the accelerator it was seen to run a guest under."""
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Generator
 from pathlib import Path
 
 from qemu_node.config.node import Paths, QemuConfig
-from qemu_node.errors import MissingPartError
+from qemu_node.errors import HostError, MissingPartError
 from qemu_node.host.directories import make_directory, open_directory
 from qemu_node.host.passage import require_passage
+from qemu_node.host.users import UserClaim, drop_claim
 from qemu_node.qemu.accelerator import AcceleratorChoice, ProofMemory, choose_accelerator
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.probe import QemuBinary, choose_aio, find_qemu
@@ -65,19 +68,46 @@ class HypervisorFinder:
         binary = await find_qemu(self._config.binary)
         work_dir = self._make_work_dir()
         self._require_passage()
-        choice = await choose_accelerator(
-            self._config.accelerator,
-            ProofGuest(
-                qemu=binary,
-                firmware=self._default_firmware(),
-                work_dir=work_dir,
-                # The first id after those of VMs: no VM shares it.
-                uid=self._config.first_uid + self._config.uid_count if self._is_root else None,
-                kvm_gid=self._kvm_gid,
-            ),
-            self._memory,
-        )
+        with self._proof_user(work_dir) as uid:
+            choice = await choose_accelerator(
+                self._config.accelerator,
+                ProofGuest(
+                    qemu=binary,
+                    firmware=self._default_firmware(),
+                    work_dir=work_dir,
+                    uid=uid,
+                    kvm_gid=self._kvm_gid,
+                ),
+                self._memory,
+            )
         return _hypervisor(binary, choice)
+
+    @contextlib.contextmanager
+    def _proof_user(self, work_dir: Path) -> Generator[int | None]:
+        """Give a user that nothing else on this host runs as meanwhile; None without root.
+
+        Raises:
+            HostError: there is none.
+        """
+        if not self._is_root:
+            yield None
+            return
+        first = self._config.first_uid
+        # The one after those of VMs may be the first of another node's.
+        for uid in range(first + self._config.uid_count, first - 1, -1):
+            claim = UserClaim.take(uid, work_dir)
+            if claim is not None:
+                break
+        else:
+            raise HostError(
+                "all user ids for VMs are taken", hint="raise qemu.uid_count in node.toml"
+            )
+        try:
+            yield claim.uid
+        finally:
+            claim.close()
+            with contextlib.suppress(OSError):
+                drop_claim(claim.uid, work_dir, lambda: None)
 
     def _require_passage(self) -> None:
         if self._is_root:
