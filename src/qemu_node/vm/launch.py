@@ -7,6 +7,7 @@ user id. A driver killed in the middle leaves what `reconcile` and the next star
 remove.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -21,7 +22,7 @@ import msgspec
 
 from qemu_node.errors import HostError
 from qemu_node.host import files
-from qemu_node.host.cancellation import Undo
+from qemu_node.host.cancellation import Undo, finish
 from qemu_node.host.cgroup import Scope
 from qemu_node.host.diskspace import require_free
 from qemu_node.host.process import Child, ProcessId, boot_id
@@ -55,7 +56,7 @@ from qemu_node.vm.network import VMPorts
 from qemu_node.vm.nics import nic_records, ports_of, qemu_nics
 from qemu_node.vm.node import Hypervisor, Node, Tell
 from qemu_node.vm.record import StateError, StateHeader, VMRecord, VMState
-from qemu_node.vm.removal import claim, kill
+from qemu_node.vm.removal import claim, kill, remove_files
 from qemu_node.vm.request import VMRequest
 
 log = logging.getLogger(__name__)
@@ -127,9 +128,9 @@ async def launch(
         image, base = await start.take_image(on_long_wait)
         # After the image: nobody waits for another VM's download.
         await turn.enter_async_context(admission.turn(request.nics))
-        uid = start.lease_user()
-        start.write_overlay(image, base)
-        pflash = start.copy_varstore(firmware)
+        uid = await start.lease_user()
+        await start.write_overlay(image, base)
+        pflash = await start.copy_varstore(firmware)
         drive = await start.write_config_drive()
         listeners = start.listen()
         ports = await start.attach()
@@ -180,7 +181,7 @@ async def launch(
             health=request.health,
             has_log=request.has_log,
         )
-        start.publish(state)
+        await start.publish(state)
         # QEMU has its own copy of the descriptor.
         image.close()
     return Launched(state=state, directory=start.directory, lock=lock, child=child, qmp=qmp)
@@ -206,19 +207,19 @@ class _Start:
     def _announce(self, step: StartStep) -> None:
         log.debug("start step", extra={"step": step.value, "vm_id": self.directory.vm_id})
 
-    def _remove(self) -> None:
-        self.directory.remove(self._uid)
+    async def _remove(self) -> None:
+        await remove_files(self.directory, self._uid)
 
     async def claim(self) -> DirectoryLock:
         self._announce(StartStep.CLAIM)
         left_over: StateHeader | None
         try:
-            left_over = self.directory.read_state()
+            left_over = await to_the_end(self.directory.read_state)
         except StateError as exc:
             left_over = exc.header
         lock = await claim(self.directory)
         self._undo.callback(lock.release)
-        self._undo.callback(self._remove)
+        self._undo.push_async_callback(self._remove)
         if left_over is not None:
             # Nobody has given up its ports, which may have been other than those to come.
             await self._node.network.detach(left_over.record.ports)
@@ -241,39 +242,44 @@ class _Start:
         self._announce(StartStep.IMAGE)
         image = await fetch_image(self._request, self._node, self._tell, on_long_wait)
         try:
-            base = self._base_of(image)
+            base = await self._base_of(image)
         except BaseException:
             image.close()
             raise
         self._undo.callback(image.close)
         return image, base
 
-    def _base_of(self, image: CachedImage) -> BaseImage:
+    async def _base_of(self, image: CachedImage) -> BaseImage:
         self._announce(StartStep.BASE)
         image_format = DiskFormat(image.format.value)
         if image.digest is None:
             # Used in place. Whoever may write to the task's directory may replace what the path
             # names; the descriptor is the file that was checked.
             return BaseImage(path=image.path, format=image_format, fd=image.fd)
-        link_base(image.path, image.fd, self.directory.base)
+        await to_the_end(link_base, image.path, image.fd, self.directory.base)
         return BaseImage(path=self.directory.base, format=image_format)
 
-    def lease_user(self) -> int | None:
+    async def lease_user(self) -> int | None:
         self._announce(StartStep.USER)
         if self._node.is_root:
-            user = lease_uid(
+            leasing = asyncio.get_running_loop().run_in_executor(
+                None,
+                lease_uid,
                 self._node.paths.vm_data_dir,
                 self.directory.vm_id,
                 self._node.qemu.first_uid,
                 self._node.qemu.uid_count,
             )
+            # The lease itself goes with the directory, whoever has it.
+            user = await finish(leasing, discard=UserClaim.close)
             self._undo.callback(user.close)
             self._user, self._uid = user, user.uid
         return self._uid
 
-    def write_overlay(self, image: CachedImage, base: BaseImage) -> None:
+    async def write_overlay(self, image: CachedImage, base: BaseImage) -> None:
         self._announce(StartStep.OVERLAY)
-        write_overlay(
+        await to_the_end(
+            write_overlay,
             self.directory.overlay,
             base=base.path,
             base_fd=image.fd,
@@ -282,11 +288,13 @@ class _Start:
             owner=self._owner,
         )
 
-    def copy_varstore(self, firmware: Firmware | None) -> PflashFirmware | None:
+    async def copy_varstore(self, firmware: Firmware | None) -> PflashFirmware | None:
         self._announce(StartStep.VARSTORE)
         if firmware is None:
             return None
-        ensure_varstore(firmware.varstore_template, self.directory.varstore, self._owner)
+        await to_the_end(
+            ensure_varstore, firmware.varstore_template, self.directory.varstore, self._owner
+        )
         return PflashFirmware(
             code=firmware.code, varstore=self.directory.varstore, is_secure=firmware.is_secure
         )
@@ -371,9 +379,9 @@ class _Start:
         _open_vnc_to_group(self.directory.run / "vnc.sock", self._node)
         return qmp
 
-    def publish(self, state: VMState) -> None:
+    async def publish(self, state: VMState) -> None:
         self._announce(StartStep.PUBLISH)
-        publish(self.directory, state)
+        await to_the_end(publish, self.directory, state)
 
 
 def publish(directory: VMDirectory, state: VMState) -> None:

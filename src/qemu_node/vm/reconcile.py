@@ -123,13 +123,23 @@ class Reconciler:
         for vm_id in sorted(candidates):
             if vm_id in managed:
                 self._unmanaged_since.pop(vm_id, None)
-            elif await self._look_at(vm_id, is_running=vm_id in running):
+            elif await self._try(vm_id, is_running=vm_id in running):
                 removed.append(vm_id)
         self._unmanaged_since = {
             vm_id: since for vm_id, since in self._unmanaged_since.items() if vm_id in candidates
         }
         await to_the_end(release_stale, self._paths.vm_data_dir)
         return removed
+
+    async def _try(self, vm_id: str, *, is_running: bool) -> bool:
+        """Do `_look_at`; whatever is wrong with one VM keeps none of the others from its turn."""
+        try:
+            return await self._look_at(vm_id, is_running=is_running)
+        except (HostError, OSError) as exc:
+            log.warning("left-over VM not removed", extra={"vm_id": vm_id, "error": str(exc)})
+        except Exception:
+            log.exception("left-over VM not judged", extra={"vm_id": vm_id})
+        return False
 
     async def _look_at(self, vm_id: str, *, is_running: bool) -> bool:
         """Judge one VM and act on it; True if it was removed."""
@@ -153,13 +163,9 @@ class Reconciler:
                 return False
             log.info("removing what is left of a VM", extra={"vm_id": vm_id})
             await remove_vm(directory)
-        except HostError as exc:
-            log.warning("left-over VM not removed", extra={"vm_id": vm_id, "error": str(exc)})
-            return False
-        else:
-            return True
         finally:
             lock.release()
+        return True
 
     def _note(self, vm_id: str, found: FoundVM) -> None:
         """Remember a VM that runs without a manager, for `problems`."""

@@ -7,7 +7,8 @@ from fakes.published import VM_ID, make_record, publish
 
 from qemu_node.config.node import Paths
 from qemu_node.vm import reconcile
-from qemu_node.vm.directory import DirectoryLock
+from qemu_node.vm.directory import DirectoryLock, VMDirectory
+from qemu_node.vm.names import vm_id
 from qemu_node.vm.reconcile import EVIDENCE_GRACE_S, FoundVM, Reconciler, Verdict, judge, some
 
 WAIT_S = 60.0
@@ -141,3 +142,22 @@ async def test_a_look_that_is_cancelled_keeps_no_lock(
     lock = DirectoryLock.try_acquire(directory.data)
     assert lock is not None
     lock.release()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault of ours"), PermissionError(1, "no")])
+async def test_what_is_wrong_with_one_left_over_keeps_no_other_from_its_turn(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    seen: list[str] = []
+
+    async def remove(directory: VMDirectory) -> None:
+        seen.append(directory.vm_id)
+        if len(seen) == 1:
+            raise error
+
+    monkeypatch.setattr(reconcile, "remove_vm", remove)
+    left_over = [vm_id(f"alloc-{n}", "web") for n in range(3)]
+    for name in left_over:
+        VMDirectory.of(paths, name).create_data()
+    assert await Reconciler(paths).run() == sorted(left_over)[1:]
+    assert seen == sorted(left_over)
