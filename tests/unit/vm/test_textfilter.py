@@ -172,4 +172,5 @@ def calls_to_filter(data: bytes) -> int:
 
 @pytest.mark.parametrize("data", _COSTLY)
 def test_the_number_of_steps_does_not_grow_with_what_a_guest_prints(data: bytes) -> None:
-    assert calls_to_filter(data * 20) == calls_to_filter(data * 200)
+    # A few more may be the interpreter's own, such as those that a garbage collection makes.
+    assert calls_to_filter(data * 200) < calls_to_filter(b"") + 100
