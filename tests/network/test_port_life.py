@@ -19,7 +19,7 @@ from network.namespaces import bridge, ip
 
 from qemu_node.config.network import NetworkPolicy
 from qemu_node.host.process import run_blocking
-from qemu_node.net import ports
+from qemu_node.net import ports, repair
 from qemu_node.net.errors import BridgeUnfitError, NetworkError, TapBusyError
 from qemu_node.net.ports import PortManager
 from qemu_node.net.tap import open_tap
@@ -172,6 +172,22 @@ def test_what_others_remove_comes_back_at_the_next_reconcile(lab: Lab) -> None:
     assert vlans_of(spec.ifname) == {30}
     assert lab.follow("kept", frames.plain(spec.mac)) == {"uplink": [(30,)]}
     assert lab.follow("kept", frames.plain("02:00:00:00:00:99")) == {}
+
+
+def test_a_guest_that_ends_while_its_port_is_put_right_is_no_failure(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = port_spec("short", 1, vlan=30, strict=True)
+    guest = lab.attach(spec)
+    ip(f"link set {spec.ifname} down")
+
+    def end(*_: object, **__: object) -> None:
+        guest.close()
+        wait_until(lambda: taps() == [], "the TAP to go")
+        raise NetworkError("no such device")
+
+    monkeypatch.setattr(repair, "join_bridge", end)
+    lab.run(lab.manager.reconcile([spec]))
 
 
 def test_a_foreign_flush_of_all_rules_does_not_open_the_node(lab: Lab) -> None:

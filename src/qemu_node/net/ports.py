@@ -22,7 +22,7 @@ from qemu_node.errors import NodeError
 from qemu_node.host.threads import Worker, to_the_end
 from qemu_node.net.announce import announce
 from qemu_node.net.bridge import bridge_problems, check_bridge
-from qemu_node.net.checksums import ensure_device, is_redirected
+from qemu_node.net.checksums import ensure_device
 from qemu_node.net.elements import elements
 from qemu_node.net.errors import (
     BridgeUnfitError,
@@ -30,15 +30,14 @@ from qemu_node.net.errors import (
     NftMissingError,
     TapBusyError,
 )
-from qemu_node.net.facts import LinkFacts
 from qemu_node.net.guard import UserGuard
 from qemu_node.net.nft import Nft
 from qemu_node.net.notices import Watched
 from qemu_node.net.owner import NetworkOwner
 from qemu_node.net.port import join_bridge, open_port
 from qemu_node.net.rate import limit_rate
-from qemu_node.net.reconcile import plan_elements, plan_ports
-from qemu_node.net.request import delete_link
+from qemu_node.net.reconcile import plan_elements
+from qemu_node.net.repair import repair_ports
 from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.ruleset import FAMILY, TABLE
 from qemu_node.net.spec import PortSpec
@@ -334,34 +333,7 @@ class PortManager:
         self._uplink.restore(self._route, {port.ifname: port.vids for port in wanted})
 
     def _reconcile_ports(self, wanted: Iterable[PortSpec]) -> None:
-        route = self._route
-        bridge = check_bridge(route, self._config.bridge)
-        links = route.read_links()
-        checksums, bypassing = self._find_bypassing(links, wanted)
-        changes = plan_ports(links, route.read_vlans(), wanted, bridge.ifindex, bypassing)
-        for port, ifindex in changes.repair:
-            log.warning("port put right", extra={"ifname": port.ifname, "vm_id": port.vm_id})
-            join_bridge(route, port, ifindex, bridge, is_new=False, checksums=checksums)
-            open_port(route, port, ifindex)
-        for link in changes.stray:
-            log.warning("TAP of no VM removed", extra={"ifname": link.ifname})
-            route.do(delete_link(link.ifindex))
-
-    def _find_bypassing(
-        self, links: Iterable[LinkFacts], wanted: Iterable[PortSpec]
-    ) -> tuple[int, frozenset[int]]:
-        """Return the device that finishes checksums, and the strict ports that do not lead there.
-
-        Without strict ports there is no need for one: 0.
-        """
-        strict = {port.ifname for port in wanted if port.strict}
-        if not strict:
-            return 0, frozenset()
-        device = ensure_device(self._route)
-        ports = [link.ifindex for link in links if link.ifname in strict]
-        return device, frozenset(
-            port for port in ports if not is_redirected(self._route, port, device)
-        )
+        repair_ports(self._route, check_bridge(self._route, self._config.bridge), wanted)
 
     async def announce(self) -> None:
         """Tell the switches that VMs are behind the NIC that the uplink uses now.
