@@ -4,16 +4,15 @@ Owns namespaces and running iproute2 in them. Does not own what is built there (
 """
 
 import ctypes
-import errno
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from qemu_node.host.process import run_blocking
 
-_CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000  # include/uapi/linux/sched.h
+# include/uapi/linux/sched.h
+_CLONE_FS, _CLONE_NEWNS, _CLONE_NEWNET = 0x00000200, 0x00020000, 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -26,17 +25,11 @@ def _call(name: str, *args: int) -> None:
 def _return_to(descriptor: int) -> None:
     """Go back to a namespace that this thread came from.
 
-    A thread that has been joined is gone for its program a moment before it is for the kernel,
-    which changes no mount namespace of a thread that shares its working directory (EINVAL).
+    The kernel changes no mount namespace of a thread that shares its working directory (EINVAL), as
+    it does with all threads that were started inside, such as those of a pool.
     """
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return _call("setns", descriptor, 0)
-        except OSError as exc:
-            if exc.errno != errno.EINVAL or time.monotonic() > deadline:
-                raise
-        time.sleep(0.001)
+    _call("unshare", _CLONE_FS)
+    _call("setns", descriptor, 0)
 
 
 @contextmanager
