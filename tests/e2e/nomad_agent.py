@@ -115,8 +115,12 @@ class NomadAgent:
         )
         self._child: process.Child | None = None
 
-    async def start(self) -> None:
-        """Start the agent and wait until its node is ready with a healthy driver."""
+    async def start(self, *, is_healthy: bool = True) -> Any:
+        """Start the agent; return what its node says of the driver once it is as expected.
+
+        Args:
+            is_healthy: The driver will be healthy; else, the node being ready, that it is not.
+        """
         log_fd = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             self._child = process.spawn(
@@ -127,23 +131,27 @@ class NomadAgent:
         finally:
             os.close(log_fd)
         try:
-            await self.until(
-                self._driver_health,
-                lambda health: health[0],
-                "a healthy driver",
-                timeout_s=HEALTHY_TIMEOUT_S,
-            )
+            return await self.until_healthy(is_healthy=is_healthy)
         except AssertionError as exc:
             log = self.log.read_text(errors="replace")[-_LOG_TAIL_CHARS:]
             raise AssertionError(f"{exc}\n{log}") from exc
 
-    async def _driver_health(self) -> tuple[bool, object]:
+    async def until_healthy(self, *, is_healthy: bool = True) -> Any:
+        """Return what the node says of the driver once that is healthy, or is not."""
+        return await self.until(
+            self._driver,
+            lambda driver: driver.get("Detected") and driver["Healthy"] is is_healthy,
+            f"a driver that is {'' if is_healthy else 'not '}healthy",
+            timeout_s=HEALTHY_TIMEOUT_S,
+        )
+
+    async def _driver(self) -> Any:
+        """Return what the node says of the driver; empty while it is not ready."""
         nodes = await self.get("/v1/nodes")
         if not nodes:
-            return False, nodes
+            return {}
         node = await self.get(f"/v1/node/{nodes[0]['ID']}")
-        driver = (node["Drivers"] or {}).get("vm") or {}
-        return node["Status"] == "ready" and bool(driver.get("Healthy")), driver
+        return (node["Drivers"] or {}).get("vm") or {} if node["Status"] == "ready" else {}
 
     async def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:
         """End the agent; its plugin and the VMs are not touched by us."""

@@ -171,12 +171,7 @@ async def test_a_vm_lives_through_agent_and_plugin_restarts_and_leaves_nothing(
     plugin = nomad.plugin()
     process.send_signal(plugin, signal.SIGKILL)
     await process.wait_gone(plugin)
-    # The exec can only be answered by a new plugin that has recovered the task.
-    await nomad.until(
-        lambda: nomad.command("alloc", "exec", "-t=false", "-i=false", alloc_id, "true"),
-        lambda finished: finished.returncode == 0,
-        "a recovered task",
-    )
+    await until_recovered(nomad, alloc_id)
     assert node.records()[0].process == record.process
 
     task_states = (await nomad.get(f"/v1/allocation/{alloc_id}"))["TaskStates"]["vm"]
@@ -188,6 +183,41 @@ async def test_a_vm_lives_through_agent_and_plugin_restarts_and_leaves_nothing(
         return node.leftovers()
 
     await nomad.until(leftovers, lambda left: left == [], "clean node")
+
+
+async def until_recovered(nomad: NomadAgent, alloc_id: str) -> None:
+    """Return once a driver has taken up the task: only such a one can answer."""
+    await nomad.until(
+        lambda: nomad.command("alloc", "exec", "-t=false", "-i=false", alloc_id, "true"),
+        lambda done: done.returncode == 0,
+        "a recovered task",
+    )
+
+
+async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
+    nomad: NomadAgent, node: Node, small_guest_image: Path
+) -> None:
+    job = await nomad.run_job(job_text(small_guest_image, "typo"))
+    (allocation,) = await nomad.running_allocations(job)
+    (record,) = node.records()
+    await until_recovered(nomad, allocation["ID"])
+
+    await nomad.stop()
+    right = node.node_toml.read_text()
+    node.node_toml.write_text("[metwork]\n")
+    driver = await nomad.start(is_healthy=False)
+    assert "metwork" in driver["HealthDescription"]
+    await until_recovered(nomad, allocation["ID"])
+    assert [found.process for found in node.records()] == [record.process]
+    assert process.is_alive(record.process)
+
+    node.node_toml.write_text(right)
+    await nomad.until_healthy()
+    (same,) = await nomad.running_allocations(job)
+    assert same["ID"] == allocation["ID"]
+    assert same["TaskStates"]["vm"]["Restarts"] == 0
+    await nomad.stop_job(job)
+    assert not process.is_alive(record.process)
 
 
 async def test_exec_tells_in_words_why_not_and_ends_with_who_asked(
