@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.errors import HostError, MissingPartError
+from qemu_node.host.cancellation import finish
 from qemu_node.host.directories import make_directory, open_directory
 from qemu_node.host.passage import require_passage
+from qemu_node.host.threads import to_the_end
 from qemu_node.host.users import UserClaim, drop_claim
 from qemu_node.qemu.accelerator import AcceleratorChoice, ProofMemory, choose_accelerator
 from qemu_node.qemu.firmware import Firmware, find_firmware
@@ -68,7 +70,7 @@ class HypervisorFinder:
         binary = await find_qemu(self._config.binary)
         work_dir = self._make_work_dir()
         self._require_passage()
-        with self._proof_user(work_dir) as uid:
+        async with self._proof_user(work_dir) as uid:
             choice = await choose_accelerator(
                 self._config.accelerator,
                 ProofGuest(
@@ -82,8 +84,8 @@ class HypervisorFinder:
             )
         return _hypervisor(binary, choice)
 
-    @contextlib.contextmanager
-    def _proof_user(self, work_dir: Path) -> Generator[int | None]:
+    @contextlib.asynccontextmanager
+    async def _proof_user(self, work_dir: Path) -> AsyncGenerator[int | None]:
         """Give a user that nothing else on this host runs as meanwhile; None without root.
 
         Raises:
@@ -92,22 +94,21 @@ class HypervisorFinder:
         if not self._is_root:
             yield None
             return
+        taking = asyncio.get_running_loop().run_in_executor(None, self._claim_user, work_dir)
+        claim = await finish(taking, discard=UserClaim.close)
+        try:
+            yield claim.uid
+        finally:
+            await to_the_end(_give_up, claim, work_dir)
+
+    def _claim_user(self, work_dir: Path) -> UserClaim:
         first = self._config.first_uid
         # The one after those of VMs may be the first of another node's.
         for uid in range(first + self._config.uid_count, first - 1, -1):
             claim = UserClaim.take(uid, work_dir)
             if claim is not None:
-                break
-        else:
-            raise HostError(
-                "all user ids for VMs are taken", hint="raise qemu.uid_count in node.toml"
-            )
-        try:
-            yield claim.uid
-        finally:
-            claim.close()
-            with contextlib.suppress(OSError):
-                drop_claim(claim.uid, work_dir, lambda: None)
+                return claim
+        raise HostError("all user ids for VMs are taken", hint="raise qemu.uid_count in node.toml")
 
     def _require_passage(self) -> None:
         if self._is_root:
@@ -129,6 +130,12 @@ class HypervisorFinder:
         open_directory(self._paths.proofs.parent, 0o711)
         make_directory(work_dir, 0o711)
         return work_dir
+
+
+def _give_up(claim: UserClaim, work_dir: Path) -> None:
+    claim.close()
+    with contextlib.suppress(OSError):
+        drop_claim(claim.uid, work_dir, lambda: None)
 
 
 def _hypervisor(binary: QemuBinary, choice: AcceleratorChoice) -> Hypervisor:

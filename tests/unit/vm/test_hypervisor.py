@@ -11,7 +11,7 @@ from qemu_node.vm.hypervisor import HypervisorFinder
 FIRST = 4_000_000
 
 
-def test_the_proof_has_a_user_that_no_vm_of_this_or_another_node_has(
+async def test_the_proof_has_a_user_that_no_vm_of_this_or_another_node_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(users, "CLAIMS_DIR", tmp_path / "claims")
@@ -21,13 +21,14 @@ def test_the_proof_has_a_user_that_no_vm_of_this_or_another_node_has(
         is_root=True,
         kvm_gid=None,
     )
-    with finder._proof_user(tmp_path) as uid:
+    async with finder._proof_user(tmp_path) as uid:
         assert uid == FIRST + 1
         assert UserClaim.take(FIRST + 1, tmp_path / "other") is None
     # Another node's range begins there.
     assert UserClaim.take(FIRST + 1, tmp_path / "other") is not None
-    with finder._proof_user(tmp_path) as uid:
+    async with finder._proof_user(tmp_path) as uid:
         assert uid == FIRST
     assert UserClaim.take(FIRST, tmp_path / "other") is not None
-    with pytest.raises(HostError, match="all user ids"), finder._proof_user(tmp_path):
-        pass
+    with pytest.raises(HostError, match="all user ids"):
+        async with finder._proof_user(tmp_path):
+            pass
