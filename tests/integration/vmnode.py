@@ -26,7 +26,7 @@ from qemu_node.vm.names import vm_id
 from qemu_node.vm.network import Network
 from qemu_node.vm.node import Hypervisor, Node
 from qemu_node.vm.outcome import VMExit
-from qemu_node.vm.processes import running_vm_ids
+from qemu_node.vm.processes import _own_processes, running_vm_ids
 from qemu_node.vm.request import TaskIdentity, VMRequest
 from qemu_node.vm.supervisor import Supervisor
 
@@ -221,7 +221,10 @@ class VMNode:
 
     def running(self) -> set[str]:
         """Return the ids of the VMs that have a process."""
-        return running_vm_ids(self.paths.vm_data_dir)
+        if self.node.is_root:
+            return running_vm_ids(self.paths.vm_data_dir)
+        # Where root plays a user without a user per VM.
+        return {vm_id for vm_id, _ in _own_processes(self.paths.vm_data_dir)}
 
     def leftovers(self) -> list[str]:
         """Return what a node without VMs should not have."""
