@@ -27,6 +27,8 @@ NOBODY = 65_534
 # Per test run: others may run these tests on this machine at the same time.
 UIDS = range(3_000_000 + 100 * (os.getpid() % 10_000), 3_000_100 + 100 * (os.getpid() % 10_000))
 
+SLEEPER = "import time; time.sleep(600)"
+
 # Becomes the user when its stdin ends.
 LAUNCHER = """
 import os, sys, time
@@ -37,12 +39,21 @@ os.setresuid(*3 * [int(sys.argv[1])])
 time.sleep(600)
 """
 
+# Only its first thread ends (exit(2), not exit_group(2)): /proc calls the process a zombie.
+HEADLESS = """
+import ctypes, sys, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+
 
 @contextmanager
-def running(*argv: str, uid: int | None = None, **more: object) -> Iterator[Child]:
+def running(
+    *argv: str, uid: int | None = None, program: str = SLEEPER, **more: object
+) -> Iterator[Child]:
     """Have a process, whatever its command line says, until the end of the block."""
     null = os.open(os.devnull, os.O_RDWR)
-    words = [sys.executable, "-c", "import time; time.sleep(600)", *argv]
+    words = [sys.executable, "-c", program, *argv]
     if uid is not None:
         words = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *words]
     child = spawn(words, stderr_fd=null, **more)  # type: ignore[arg-type]
@@ -203,6 +214,26 @@ async def test_a_process_that_gave_up_its_claim_is_still_found_by_its_user(node:
             VMDirectory.of(node.paths, VM_ID).remove()
         assert await node.supervisor.reconcile() == [VM_ID]
         assert not is_alive(child.process)
+    assert node.leftovers() == []
+
+
+@pytest.mark.needs_root
+async def test_a_process_that_poses_as_a_zombie_is_still_found_and_ended(node: VMNode) -> None:
+    VMDirectory.of(node.paths, VM_ID).create_data()
+    user = lease_uid(node.paths.vm_data_dir, VM_ID, UIDS.start, 1)
+    with running(uid=user.uid, program=HEADLESS) as child:
+        user.close()
+        stat = Path(f"/proc/{child.process.pid}/stat")
+        await until(stat.read_text, lambda text: ") Z " in text, "the first thread's end")
+        assert child.exit_status() is None
+        assert is_alive(child.process)
+        with pytest.raises(HostError, match="still runs"):
+            VMDirectory.of(node.paths, VM_ID).remove()
+        with pytest.raises(UserTakenError):
+            UserClaim.take(user.uid, VMDirectory.of(node.paths, VM_ID).data)
+        assert await node.supervisor.reconcile() == [VM_ID]
+        assert not is_alive(child.process)
+        await until(child.exit_status, lambda status: status is not None, "its end")
     assert node.leftovers() == []
 
 

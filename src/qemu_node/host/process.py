@@ -106,6 +106,15 @@ def _read_stat(pid: int) -> list[str] | None:
     return text[text.rindex(")") + 2 :].split()
 
 
+def _is_over(fields: list[str]) -> bool:
+    """Tell whether no thread of a process runs any more.
+
+    Its state is that of its first thread, and that one may have ended alone: field 20 counts it
+    and the others.
+    """
+    return fields[0] in ("Z", "X") and int(fields[17]) <= 1
+
+
 @functools.cache
 def boot_id() -> str:
     """Return the kernel's name for this boot (man 4 random), from which start times count."""
@@ -115,7 +124,7 @@ def boot_id() -> str:
 def identify(pid: int) -> ProcessId | None:
     """Return the identity of the live process `pid`, or None where there is none (or a zombie)."""
     fields = _read_stat(pid)
-    if fields is None or fields[0] in ("Z", "X"):
+    if fields is None or _is_over(fields):
         return None
     return ProcessId(pid=pid, start_time=int(fields[19]))
 
@@ -171,7 +180,7 @@ def command_line(pid: int, wait_s: float = EXEC_MAX_S) -> list[str]:
 def _is_in_exec(pid: int) -> bool:
     """Tell whether a process without an argv will have one: neither a kernel's nor dying."""
     fields = _read_stat(pid)
-    if fields is None or fields[0] in ("Z", "X"):
+    if fields is None or _is_over(fields):
         return False
     # Where its arguments end, field 49, is set last in an exec; PR_SET_MM_MAP (man 2 prctl) takes
     # no address as low as 0 for it. Of a process that we may not trace we see 0 always.
