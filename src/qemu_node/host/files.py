@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator
@@ -387,7 +386,7 @@ def remove_tree(path: Path) -> None:
     for attempts_left in (2, 1, 0):
         try:
             if stat.S_ISDIR(path.lstat().st_mode):
-                shutil.rmtree(path)
+                _remove_directory(path)
             else:
                 path.unlink()
         except (FileNotFoundError, NotADirectoryError):
@@ -399,6 +398,53 @@ def remove_tree(path: Path) -> None:
         return
     if os.path.lexists(path):
         raise HostError(f"cannot remove {path}: others keep changing it")
+
+
+def _remove_directory(path: Path) -> None:
+    """Remove a directory and all below it, with two files open however deep that is.
+
+    A directory gives those that it holds to `path`: whoever made the tree may have nested it deeper
+    than a walk down can go (shutil.rmtree keeps a file open for each level).
+    """
+    top = _open_in(None, path)
+    try:
+        names = os.listdir(top)  # noqa: PTH208 - of a descriptor
+        while names:
+            name = names.pop()
+            if not _is_unlinked(top, name):
+                names += _empty_into(top, name)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    path.rmdir()
+
+
+def _empty_into(top: int, name: str) -> list[str]:
+    """Remove the files of directory `name`; return the names that its directories have got."""
+    moved = []
+    directory = _open_in(top, name)
+    try:
+        for inner in os.listdir(directory):  # noqa: PTH208 - of a descriptor
+            if not _is_unlinked(directory, inner):
+                moved.append(f"{TEMP_PREFIX}{secrets.token_hex(8)}")
+                os.rename(inner, moved[-1], src_dir_fd=directory, dst_dir_fd=top)
+    finally:
+        os.close(directory)
+    return moved
+
+
+def _open_in(parent: int | None, name: Path | str) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, dir_fd=parent)
+
+
+def _is_unlinked(directory: int, name: str) -> bool:
+    """Remove `name` from `directory` and return True; False where it is a directory."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except IsADirectoryError:
+        return False
+    return True
 
 
 def free_bytes(path: Path) -> int:

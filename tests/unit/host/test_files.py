@@ -1,7 +1,9 @@
 import asyncio
 import errno
 import os
+import resource
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -314,6 +316,27 @@ def test_remove_tree_of_nothing_or_of_a_file_is_fine(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     files.remove_tree(tmp_path / "file")
     assert not list(tmp_path.iterdir())
+
+
+def test_remove_tree_of_any_depth_needs_no_more_files_open(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    directory = os.open(tree, os.O_RDONLY)
+    for _ in range(sys.getrecursionlimit() + 500):
+        os.mkdir("down", dir_fd=directory)
+        os.close(os.open("file", os.O_CREAT, dir_fd=directory))
+        below = os.open("down", os.O_RDONLY, dir_fd=directory)
+        os.close(directory)
+        directory = below
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The next one that is opened has the lowest free number.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (directory + 20, limits[1]))
+    try:
+        files.remove_tree(tree)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(directory)
+    assert not tree.exists()
 
 
 def test_remove_tree_goes_on_when_somebody_else_removes_a_part(
