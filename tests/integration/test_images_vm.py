@@ -77,6 +77,18 @@ async def test_vm_outlives_the_loss_of_the_whole_cache(node: VMNode, server: Ima
     assert again.exit is None
 
 
+async def test_no_secret_of_an_image_is_written_down_about_its_vm(
+    node: VMNode, server: ImageServer, short_tmp_path: Path
+) -> None:
+    url = server.publish("/disk.raw", V1).replace("://", "://me:hunter2@") + "?token=hunter3"
+    server.resources["/disk.raw?token=hunter3"] = server.resources["/disk.raw"]
+    vm = await start(node, url, "vm")
+    written = [path.read_bytes() for path in short_tmp_path.rglob("*") if path.is_file()]
+    written += [vm.state.encode(), Path(f"/proc/{vm.process.pid}/cmdline").read_bytes()]
+    assert any(vm.record.vm_id.encode() in text for text in written)
+    assert not [text for text in written if b"hunter" in text]
+
+
 async def test_image_of_this_host_is_used_in_place(node: VMNode, short_tmp_path: Path) -> None:
     image = short_tmp_path / "images" / "empty.raw"
     image.parent.mkdir()

@@ -17,7 +17,7 @@ from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.client import QmpConnection
 from qemu_node.qmp.events import guest_end_of_status
-from qemu_node.vm.directory import VMBusyError
+from qemu_node.vm.directory import VMBusyError, VMDirectory
 from qemu_node.vm.machine import VM
 from qemu_node.vm.outcome import POWERED_OFF
 
@@ -322,3 +322,27 @@ async def test_every_vm_runs_as_a_user_of_its_own_without_privileges(node: VMNod
         assert os.getsid(vm.process.pid) == vm.process.pid
     assert len(uids) == 2
     assert "0" not in uids
+
+
+@pytest.mark.needs_root
+async def test_a_vms_user_has_its_own_files_and_reads_none_of_another_vm(node: VMNode) -> None:
+    requests = [node.request(task=task, firmware=FirmwareMode.UEFI) for task in ("one", "two")]
+    vm, other = [await node.start(request) for request in requests]
+    own = vm.directory
+    files = {own.overlay, own.varstore, own.serial_log, own.run / "vnc.sock"}
+    assert await accessible(vm, own, "-w") == files | {own.run}
+    assert await accessible(vm, own, "-O") == files | {own.config_drive}
+    published = {other.directory.base, other.directory.vm_json, other.directory.usage_json}
+    readable = await accessible(vm, other.directory, "-r")
+    assert {path for path in readable if path.is_file()} <= published
+
+
+async def accessible(vm: VM, directory: VMDirectory, access: str) -> set[Path]:
+    """Return what the user of `vm` may use in `directory`; `access` as test(1) has it."""
+    paths = [directory.data, directory.run, *directory.data.iterdir(), *directory.run.iterdir()]
+    script = f'for path; do if [ {access} "$path" ]; then echo "$path"; fi; done'
+    done = await process.run(
+        ["setpriv", f"--reuid={vm.state.uid}", f"--regid={vm.state.uid}", "--clear-groups",
+         "sh", "-c", script, "sh", *map(str, paths)]
+    )  # fmt: skip
+    return {Path(line) for line in done.stdout.decode().splitlines()}

@@ -1,6 +1,7 @@
 """The pages say what the code does: names, defaults, figures, commands, error texts, links."""
 
 import ast
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from qemu_node.cli.main import cli
 from qemu_node.config import images as images_config
 from qemu_node.config import network as network_config
 from qemu_node.config import node as node_config
+from qemu_node.host.sandbox import SANDBOX_UID
+from qemu_node.images import qemuimg
 from qemu_node.nomad.encoding import encode_config
 from qemu_node.nomad.fingerprint import HostFacts, build_fingerprint
 from qemu_node.nomad.options import (
@@ -29,7 +32,7 @@ from qemu_node.nomad.options import (
 from qemu_node.qemu.overhead import guest_memory_bytes
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.run.jobfile import JobSource, Parser, load_job
-from qemu_node.units import MIB
+from qemu_node.units import GIB, MIB
 from qemu_node.vm.stop import plan_stop
 
 _ROOT = Path(__file__).parents[2]
@@ -180,6 +183,30 @@ def test_the_stop_ladder_is_what_the_page_says() -> None:
         shown = [float(cell.removesuffix(" s")) for cell in cells[1:]]
         planned = [step.at_s for step in plan_stop(timeout_s, has_agent=True)]
         assert shown == pytest.approx(planned, abs=0.06)
+
+
+def test_every_claim_about_security_names_tests_that_exist() -> None:
+    _, _, section = _page("docs/security.md").partition("## What shows it")
+    claims = {cells[0]: cells[1] for cells in _rows(section) if cells[1].startswith("`")}
+    assert len(claims) > 40
+    tests = [re.findall(r"`([^`]+)::([^`]+)`", cell) for cell in claims.values()]
+    assert all(tests)
+    missing = [
+        f"{path}::{name}"
+        for path, name in itertools.chain.from_iterable(tests)
+        if f"def {name}(" not in _page(f"tests/{path}")
+    ]
+    assert missing == []
+
+
+def test_the_limits_of_the_sandbox_are_what_the_page_says() -> None:
+    page = " ".join(_page("docs/security.md").split())
+    limits = qemuimg.LIMITS
+    assert f"a user that is nobody's ({SANDBOX_UID})" in page
+    assert (
+        f"{limits.cpu_s} s of CPU, at {limits.memory_bytes // GIB} GiB of memory and "
+        f"{limits.file_bytes // MIB} MiB of output"
+    ) in page
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
