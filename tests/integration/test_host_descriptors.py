@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.host import process
+from qemu_node.host import descriptors, process
 from qemu_node.host.descriptors import close_descriptors, copy_descriptors
 from qemu_node.host.process import Child
 
@@ -33,26 +33,41 @@ def end(child: Child) -> None:
 
 
 def test_what_a_process_has_open_of_a_device_is_copied(child: Child) -> None:
-    copies = copy_descriptors(child.process, ZERO)
+    copies = copy_descriptors(child.process, ZERO, 9)
     try:
         (copy,) = copies
         assert os.read(copy, 4) == b"\0" * 4
         assert not os.get_inheritable(copy)
     finally:
         close_descriptors(copies)
-    three = copy_descriptors(child.process, NULL)
+    three = copy_descriptors(child.process, NULL, 9)
     assert len(three) == 3
     close_descriptors(three)
 
 
+def test_no_more_is_copied_than_was_asked_for(child: Child) -> None:
+    two = copy_descriptors(child.process, NULL, 2)
+    assert len(two) == 2
+    close_descriptors(two)
+
+
+def test_a_process_with_very_many_descriptors_is_not_looked_through(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptors, "_LOOKED_AT_MAX", 2)
+    two = copy_descriptors(child.process, NULL, 9)
+    assert len(two) == 2
+    close_descriptors(two)
+
+
 def test_a_device_that_it_has_not_open_gives_none(child: Child) -> None:
-    assert copy_descriptors(child.process, Path("/dev/full")) == []
-    assert copy_descriptors(child.process, Path("/dev/no-such-device")) == []
+    assert copy_descriptors(child.process, Path("/dev/full"), 9) == []
+    assert copy_descriptors(child.process, Path("/dev/no-such-device"), 9) == []
 
 
 def test_a_process_that_has_ended_gives_none(child: Child) -> None:
     process.send_signal(child.process, signal.SIGKILL)
     os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
-    assert copy_descriptors(child.process, ZERO) == []
+    assert copy_descriptors(child.process, ZERO, 9) == []
     child.exit_status()
-    assert copy_descriptors(child.process, ZERO) == []
+    assert copy_descriptors(child.process, ZERO, 9) == []

@@ -1,4 +1,4 @@
-"""Descriptors of another process: copies of them, had through its pidfd.
+"""Descriptors of another process: copies of them, taken through its pidfd.
 
 Owns that system call, which Python's library does not have. Does not own what a copy is for.
 """
@@ -7,15 +7,21 @@ import ctypes
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from qemu_node.host.process import ProcessId, open_pidfd
 
 _PIDFD_GETFD = 438  # the same for all architectures: include/uapi/asm-generic/unistd.h, Linux 5.6
 
+_LOOKED_AT_MAX = 1024
 
-def copy_descriptors(process: ProcessId, device: Path) -> list[int]:
+
+def copy_descriptors(process: ProcessId, device: Path, most: int) -> list[int]:
     """Return copies of the descriptors that `process` has of a device; they are close-on-exec.
+
+    Of the first `most` of them, among the process's first 1024 descriptors: it may have made
+    hundreds of thousands, to use up our time and the files that we may open.
 
     None where the process is gone, and none where we may not look into it: that takes root, or its
     user, and a ptrace scope that allows it (man 2 pidfd_getfd).
@@ -26,10 +32,11 @@ def copy_descriptors(process: ProcessId, device: Path) -> list[int]:
     copies: list[int] = []
     try:
         wanted = device.stat().st_rdev
-        for link in Path(f"/proc/{process.pid}/fd").iterdir():
-            # By name first: asking a file itself may wait for its server.
-            if _target(link) == str(device):
-                copies += _copy(pidfd, int(link.name), wanted)
+        with os.scandir(f"/proc/{process.pid}/fd") as links:
+            for link in islice(links, _LOOKED_AT_MAX):
+                # By name first: asking a file itself may wait for its server.
+                if len(copies) < most and _target(link) == str(device):
+                    copies += _copy(pidfd, int(link.name), wanted)
     except OSError:
         pass  # It has ended meanwhile, or is none of ours to look at.
     finally:
@@ -43,9 +50,9 @@ def close_descriptors(descriptors: Iterable[int]) -> None:
         os.close(descriptor)
 
 
-def _target(link: Path) -> str:
+def _target(link: "os.DirEntry[str]") -> str:
     with suppress(OSError):
-        return str(link.readlink())
+        return str(Path(link).readlink())
     return ""
 
 

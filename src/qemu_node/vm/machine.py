@@ -309,9 +309,10 @@ class VM:
         Whoever closes a TAP last waits until the kernel has destroyed it, 16 ms and more for each:
         nobody is to wait for a VM's end so much longer.
         """
-        if self.record.ports and not self._taps:
+        queues = sum(port.queues for port in self.record.ports)
+        if queues and not self._taps:
             try:
-                self._taps = copy_descriptors(self.process, TUN)
+                self._taps = copy_descriptors(self.process, TUN, queues)
             except OSError as exc:
                 # QEMU's end waits for the kernel then.
                 log.info("TAPs are not taken over", extra=self._fields(exc))
