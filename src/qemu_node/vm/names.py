@@ -50,14 +50,17 @@ def vm_uuid(alloc_id: str, task_name: str) -> str:
 def default_hostname(job_name: str, group: str, task: str, index: int | None) -> str:
     """Return the host name of a guest whose job names none: a label such as `web-api-3`.
 
-    A task named like its group is not repeated. Where the name is too long, or a group or task
-    holds what no host name can, a hash of all of it keeps the VMs of one job apart.
+    Group and task of one name stand there once, and not at all where the job has it as well. Two
+    VMs of one job never have the same: where a name could mean two pairs of group and task (which
+    of its hyphens parts them?), is too long, or holds what no host name can, it gets a hash of all.
     """
     parts = [job_name, group, task]
-    distinct = [part for n, part in enumerate(parts) if part and part not in parts[:n]]
-    label = host_label("-".join(distinct))
+    own = [group] if group == task else [group, task]
+    label = host_label("-".join([job_name, *(own if own != [job_name] else [])]))
     tail = "" if index is None else f"-{index}"
-    is_whole = all(part == host_label(part) for part in (group, task))
+    # The last hyphen but the index's is the one between them.
+    is_plain = all(part == host_label(part) for part in own) and "-" not in own[-1]
+    is_whole = is_plain or (own == [job_name] and label != "")
     if not is_whole or len(label + tail) > HOSTNAME_MAX_CHARS:
         digest = hashlib.sha256("/".join(parts).encode()).hexdigest()
         tail = f"-{digest[:8]}{tail}"

@@ -42,6 +42,8 @@ def test_the_uuid_is_a_uuid_of_the_task() -> None:
         (("ci", "runner", "runner", 3), "ci-runner-3"),
         (("web", "web", "web", 0), "web-0"),
         (("a", "b", "c", None), "a-b-c"),
+        (("web-api", "web-api", "web-api", 0), "web-api-0"),
+        (("shop", "web-api", "vm", 2), "shop-web-api-vm-2"),
     ],
 )
 def test_host_names_repeat_nothing(parts: tuple[str, str, str, int | None], hostname: str) -> None:
@@ -69,6 +71,15 @@ def test_host_names_of_a_jobs_vms_differ_after_cutting(
     first: tuple[str, str, str, int | None], second: tuple[str, str, str, int | None]
 ) -> None:
     assert default_hostname(*first) != default_hostname(*second)
+
+
+@pytest.mark.parametrize("job", ["job", "g", "g-t", "网站"])
+def test_host_names_of_a_job_tell_every_group_and_task_apart(job: str) -> None:
+    words = ["g", "t", "0", "vm", "A", "网站"]
+    names = [*words, *(f"{a}-{b}" for a in words for b in words), "g-t-0", "g_t", job]
+    vms = {(group, task, index) for group in names for task in names for index in (0, 10)}
+    hosts = {default_hostname(job, group, task, index) for group, task, index in vms}
+    assert len(hosts) == len(vms)
 
 
 @pytest.mark.parametrize("name", ["网站", "7", "0x1f", "", "-"])
