@@ -177,16 +177,19 @@ async def test_redirect_to_a_name_with_blanks_is_followed(server: ImageServer) -
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
+@pytest.mark.parametrize("times", [1, 3])
 async def test_redirector_is_asked_again_where_a_mirror_lacks_the_file(
-    server: ImageServer, status: int
+    server: ImageServer, status: int, times: int
 ) -> None:
     stale = server.put("/stale", Resource(status=status))
-    good = Resource(redirect_to=server.publish("/good", BODY))
-    _, sink = await fetched(server.put("/x", Resource(redirect_to=stale, then=good)))
+    redirect = Resource(redirect_to=server.publish("/good", BODY))
+    for _ in range(times):
+        redirect = Resource(redirect_to=stale, then=redirect)
+    _, sink = await fetched(server.put("/x", redirect))
     assert sink.content == BODY
 
 
-async def test_mirrors_are_tried_a_few_times_and_none_twice(server: ImageServer) -> None:
+async def test_mirrors_are_tried_a_few_times(server: ImageServer) -> None:
     redirect = Resource(redirect_to="/gone-0")
     for number in range(1, 9):
         redirect = Resource(redirect_to=f"/gone-{number}", then=redirect)
@@ -195,7 +198,7 @@ async def test_mirrors_are_tried_a_few_times_and_none_twice(server: ImageServer)
     assert len(server.gets("/x")) == ONCE.mirrors
     with pytest.raises(ImageRefusedError, match="HTTP 404"):
         await fetched(server.put("/y", Resource(redirect_to="/gone")))
-    assert len(server.gets("/y")) == 2
+    assert len(server.gets("/y")) == ONCE.mirrors
 
 
 @pytest.mark.parametrize(("status", "has_header"), [(301, True), (400, True), (400, False)])

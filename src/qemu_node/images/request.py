@@ -57,7 +57,7 @@ class FetchLimits:
     """What one download may take with all its attempts."""
     redirects: int = 5
     mirrors: int = 4
-    """Places to which a redirector may send us before we believe that none of them has the file."""
+    """How often a redirector is asked for a mirror before we believe that none has the file."""
     retries: int = 4
     """Attempts after one that brought nothing new."""
     backoff_s: float = 1.0
@@ -147,18 +147,17 @@ async def _ask(
 ) -> Answer:
     """Return the answer of a mirror that has the file, if the redirector names one.
 
-    Redirectors send each request elsewhere, also to mirrors that do not have the file yet.
+    Redirectors choose one at random, also of those that do not have the file yet, and so may send
+    us to the same twice.
     """
-    lacking: set[str] = set()
-    while True:
+    for _ in range(limits.mirrors - 1):
         answer = await _follow(session, file, headers, limits)
-        where = str(answer.url)
-        is_lacking = answer.is_redirected and answer.status in _LACKING and where not in lacking
-        if not is_lacking or len(lacking) + 1 >= limits.mirrors:
+        if not answer.is_redirected or answer.status not in _LACKING:
             return answer
-        log.info("mirror lacks the file", extra={"url": file.shown, "mirror": redact(where)})
-        lacking.add(where)
+        mirror = redact(str(answer.url))
+        log.info("mirror lacks the file", extra={"url": file.shown, "mirror": mirror})
         answer.response.close()
+    return await _follow(session, file, headers, limits)
 
 
 async def _follow(
