@@ -50,9 +50,11 @@ _UNTAGGED_LINE = re.compile(
     rf"(?:SHA(?:256|512)[ \t]+|Hash[ \t]*:[ \t]*)?{_DIGEST}(?:[ \t]+\*?(?P<name>[^ \t].*))?"
 )
 # `sha256sum --tag`, BSD's `sha256`, `cksum`, Fedora's CHECKSUM files, `openssl dgst`, which writes
-# SHA2-256 from version 3 on. Not SHA3-256, SHA512/256, HMAC-SHA256.
+# SHA2-256 from version 3 on and, of standard input, none before. Not SHA3-256, SHA512/256,
+# HMAC-SHA256. Any blanks may be around the "=" (coreutils' digest.c, `bsd_split_3`).
 _TAGGED_LINE = re.compile(
-    rf"SHA(?:2-|-)?(?P<bits>256|512) ?\((?P<name>.+)\) ?= ?{_DIGEST}", re.IGNORECASE
+    rf"(?:SHA(?:2-|-)?(?P<bits>256|512) ?|(?=\(stdin\)))\((?P<name>.+)\)[ \t]*=[ \t]*{_DIGEST}",
+    re.IGNORECASE,
 )
 # What stands for standard input.
 _NO_NAMES = frozenset({None, "-", "stdin"})
@@ -120,8 +122,10 @@ def find_in_sums(text: str, file_name: str, origin: str) -> Checksum:
 def _entries(text: str) -> Iterator[tuple[str | None, Checksum]]:
     """Yield what the lines of a SUMS file say: a name, None where there is none, and its digest."""
     end_of_armor: str | None = None
-    # Lines end with CR, LF or both, or with NUL (`sha256sum --zero`).
-    for line in map(str.strip, re.split(r"\r\n|[\r\n\0]", text)):
+    # Lines end with CR, LF or both, or with NUL (`sha256sum --zero`). A byte order mark may be
+    # in the middle, where files were put together.
+    for line in re.split(r"\r\n|[\r\n\0]", text):
+        line = line.removeprefix("\ufeff").strip()
         if end_of_armor is not None:
             end_of_armor = None if line == end_of_armor else end_of_armor
             continue
@@ -133,7 +137,8 @@ def _entries(text: str) -> Iterator[tuple[str | None, Checksum]]:
             continue
         digest = _hex_of(match["digest"])
         algorithm = _BY_HEX_CHARS[len(digest)]
-        if match.re is _TAGGED_LINE and match["bits"] != algorithm.value.removeprefix("sha"):
+        bits = match["bits"] if match.re is _TAGGED_LINE else None
+        if bits is not None and bits != algorithm.value.removeprefix("sha"):
             continue
         name = match["name"]
         if is_escaped and name is not None:

@@ -31,6 +31,8 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+# Without a mark: which of the first two bytes is the NUL that ASCII has in UTF-16.
+_ENCODINGS_BY_NUL = {(False, True): "utf-16-le", (True, False): "utf-16-be"}
 
 _OK = 200
 _PARTIAL = 206
@@ -137,7 +139,8 @@ async def _fetch_small(
 async def fetch_text(file: HttpFile, *, limits: FetchLimits, addresses: AddressPolicy) -> str:
     """Return the small text file `file`, at most 1 MiB, without its byte order mark.
 
-    It is UTF-8, what is not is replaced, or UTF-16 or UTF-32, as PowerShell writes files.
+    It is UTF-8, or UTF-16 or UTF-32, as PowerShell writes files, or else Windows-1252, which has
+    Latin-1's letters; what it is not is replaced.
 
     Raises:
         ImageDownloadError: it did not arrive whole.
@@ -153,7 +156,15 @@ async def fetch_text(file: HttpFile, *, limits: FetchLimits, addresses: AddressP
 
 def _text_of(body: bytes) -> str:
     encodings = (encoding for mark, encoding in _BYTE_ORDER_MARKS if body.startswith(mark))
-    return body.decode(next(encodings, "utf-8"), errors="replace").removeprefix("\ufeff")
+    encoding = next(encodings, None) or _ENCODINGS_BY_NUL.get(
+        (body[:1] == b"\0", body[1:2] == b"\0")
+    )
+    if encoding is None:
+        try:
+            return body.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            encoding = "cp1252"
+    return body.decode(encoding, errors="replace").removeprefix("\ufeff")
 
 
 def problem_of_part(

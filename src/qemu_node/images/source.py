@@ -188,8 +188,16 @@ def url_source(text: str, option: str) -> UrlSource:
         url=f"{url.scheme}://{rest}",
         shown=redact(text),
         host=url.host_port,
-        file_name=PurePosixPath(unquote(url.target.partition("?")[0])).name,
+        file_name=PurePosixPath(_decoded(url.path)).name,
     )
+
+
+def _decoded(path: str) -> str:
+    """Return a URL's path in characters: those of UTF-8, or of Windows-1252 as old servers have."""
+    try:
+        return unquote(path, errors="strict")
+    except UnicodeDecodeError:
+        return unquote(path, encoding="cp1252", errors="replace")
 
 
 def redact(url: str) -> str:

@@ -86,6 +86,9 @@ def test_other_checksum_is_refused(text: str) -> None:
         f"{A256}  -\n",
         f"{A256} *stdin\n",
         f"SHA2-256(stdin)= {A256}\n",
+        f"(stdin)= {A256}\n",
+        f"SHA256 ({NAME})\t=  {A256}\n",
+        f"{B256}  other\r\n\ufeff{A256}  {NAME}\r\n",
         f"# for {NAME}\n\n{A256}\n",
         f"Algorithm  Hash  Path\r\n---  ---  ---\r\nSHA256  {A256.upper()}  C:\\x\\{NAME}\r\n",
         f"Algorithm : SHA256\r\nHash      : {A256.upper()}\r\nPath      : C:\\{NAME}\r\n",
@@ -119,6 +122,7 @@ def test_sha512_is_found_where_it_is_the_only_one() -> None:
         f"{A256}0  {NAME}\n",
         f"{A256}{NAME}\n",
         f"SHA256 ({NAME}) = {A256}  x\n",
+        f"({NAME})= {A256}\n",
     ],
 )
 def test_file_that_is_not_listed_is_an_error_naming_it(sums: str) -> None:

@@ -29,6 +29,8 @@ def url(text: str) -> UrlSource:
         ("http://Example.org:8080/a/b%20c.raw?x=1#top", "example.org:8080", "b c.raw"),
         ("HTTPS://[::1]/x", "[::1]", "x"),
         ("http://example.org", "example.org", ""),
+        ("http://example.org/gr%C3%BCn.img", "example.org", "grün.img"),
+        ("http://example.org/gr%FCn.img", "example.org", "grün.img"),
         ("https://user:pw@example.org:1/x", "example.org:1", "x"),
     ],
 )
