@@ -76,6 +76,12 @@ class _Client(QMPClient):
         self._on_event(message)
         return False
 
+    async def _readline(self) -> bytes:
+        # Reading does not suspend while lines are buffered, up to 2 MiB of them: a QEMU that sends
+        # as fast as we read would keep every other task waiting for so long.
+        await asyncio.sleep(0)
+        return await super()._readline()
+
     # Hooks for subclasses. The library's own pretty-print each message, to be logged or not.
 
     def _cb_inbound(self, msg: Message) -> Message:

@@ -339,6 +339,22 @@ async def test_events_arrive_in_order_and_are_not_kept(path: Path) -> None:
         assert connection._client.events.empty()
 
 
+async def test_others_have_their_turn_between_two_events(path: Path) -> None:
+    turns = list[int]()
+    missed = list[int]()
+
+    def take(event: QmpEvent) -> None:
+        number = event.data["offset"]
+        missed.extend(range(len(turns), number))
+        asyncio.get_running_loop().call_soon(turns.append, number)
+
+    async with FakeQmp(path) as qemu, await connected(path, on_event=take):
+        for number in range(500):
+            qemu.emit("RTC_CHANGE", {"offset": number})
+        await until(lambda: len(turns) == 500)
+    assert missed == []
+
+
 async def test_failing_event_handler_ends_nothing(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
