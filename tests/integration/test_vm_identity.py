@@ -11,7 +11,7 @@ import pytest
 from fakes.specs import QEMU_10_0, make_spec
 from integration.vmnode import VMNode, until
 
-from qemu_node.config.node import QemuConfig
+from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.errors import HostError
 from qemu_node.host.process import Child, is_alive, spawn
 from qemu_node.host.users import UserClaim, UserTakenError, is_claimed
@@ -19,6 +19,7 @@ from qemu_node.qemu.cmdline import build_argv
 from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.leases import lease_uid, uid_leases
 from qemu_node.vm.processes import find_vm_processes
+from qemu_node.vm.reconcile import Reconciler
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -150,6 +151,17 @@ async def test_a_node_leaves_the_vms_of_another_alone_whose_paths_end_alike(
         assert await other.supervisor.reconcile() == [VM_ID]
         assert not is_alive(child.process)
     assert not directory.data.exists()
+
+
+@pytest.mark.needs_root
+async def test_a_node_leaves_the_vms_of_another_alone_that_has_the_same_run_directory(
+    node: VMNode, other: VMNode
+) -> None:
+    vm = await node.start(node.request())
+    shared = Paths(run=node.paths.run, data=other.paths.data)
+    assert await Reconciler(shared).run() == []
+    assert vm.directory.vm_json.exists()
+    assert vm.exit is None
 
 
 @pytest.mark.needs_root

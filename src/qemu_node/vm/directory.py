@@ -279,8 +279,12 @@ class DirectoryLock:
 
 
 def known_vm_ids(paths: Paths) -> set[str]:
-    """Return the VMs of which a directory exists, live or not; for who may list both."""
-    return _vm_ids_in(paths.vm_data_dir) | _vm_ids_in(paths.vm_run_dir)
+    """Return the VMs of this node, live or not; for who may list its data directory.
+
+    That is the one made first and removed last. A run directory alone is another node's, which has
+    the same `paths.run`.
+    """
+    return _vm_ids_in(paths.vm_data_dir)
 
 
 def visible_vm_ids(paths: Paths) -> set[str]:
@@ -294,7 +298,7 @@ def visible_vm_ids(paths: Paths) -> set[str]:
     except OSError as exc:
         raise files.host_error("list the VMs in", paths.vm_run_dir, exc) from exc
     with contextlib.suppress(PermissionError):
-        return published | _vm_ids_in(paths.vm_data_dir)
+        return published | known_vm_ids(paths)
     return published
 
 

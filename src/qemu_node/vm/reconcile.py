@@ -145,7 +145,7 @@ class Reconciler:
         """Judge one VM and act on it; True if it was removed."""
         directory = VMDirectory.of(self._paths, vm_id)
         with contextlib.suppress(HostError):
-            # A VM whose data directory was lost, but not its process or sockets, needs one to lock.
+            # A VM whose data directory was lost, but not its process, needs one to lock.
             directory.create_data()
         lock = DirectoryLock.try_acquire(directory.data)
         if lock is None:

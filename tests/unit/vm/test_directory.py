@@ -16,6 +16,7 @@ from qemu_node.vm.directory import (
     DirectoryLock,
     VMDirectory,
     known_vm_ids,
+    visible_vm_ids,
 )
 from qemu_node.vm.leases import UserBusyError, lease_uid, uid_leases
 from qemu_node.vm.names import VMIdError, vm_id
@@ -174,11 +175,12 @@ def test_a_user_that_another_vm_has_by_now_is_not_given_back(paths: Paths) -> No
     assert uid_leases(paths.vm_data_dir) == {uid: VM_B}
 
 
-def test_what_is_no_vm_is_not_listed(paths: Paths) -> None:
+def test_what_is_no_vm_of_this_node_is_not_listed(paths: Paths) -> None:
     VMDirectory.of(paths, VM_A).create_data()
     (paths.vm_data_dir / "lost+found").mkdir()
     (paths.vm_run_dir / VM_B).mkdir(parents=True)
-    assert known_vm_ids(paths) == {VM_A, VM_B}
+    assert known_vm_ids(paths) == {VM_A}
+    assert visible_vm_ids(paths) == {VM_A, VM_B}
 
 
 def test_a_damaged_exit_reads_as_none(paths: Paths) -> None:
