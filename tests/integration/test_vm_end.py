@@ -164,3 +164,17 @@ async def test_a_vm_that_is_destroyed_twice_at_once_is_removed_once(node: VMNode
     removals = await asyncio.gather(*(vm.destroy() for _ in range(3)))
     assert removals == [None] * 3
     assert vm.phase is VMPhase.DESTROYED
+
+
+async def test_a_vm_whose_usage_cannot_be_written_does_not_slow_the_measuring(
+    node: VMNode,
+) -> None:
+    vm = await node.start(node.request())
+    vm.directory.usage_json.mkdir()
+    # What it raised would make the loop wait longer each time, for all VMs.
+    await node.supervisor._measure()
+    [problem] = node.supervisor.problems
+    assert "usage.json" in problem
+    vm.directory.usage_json.rmdir()
+    await node.supervisor._measure()
+    assert node.supervisor.problems == []

@@ -290,7 +290,10 @@ class Supervisor:
         self._managed[vm.record.vm_id].health = server
 
     async def _measure(self) -> None:
-        """Write the usage of every VM; raise the last failure when all have had their turn."""
+        """Write the usage of every VM; one that cannot be written is no reason to wait longer.
+
+        A QEMU that its guest has taken over can have a directory in the file's place.
+        """
         drops = await self._drops()
         failure: Exception | None = None
         for managed in list(self._managed.values()):
@@ -300,8 +303,7 @@ class Supervisor:
                     await to_the_end(managed.meter.publish, managed.vm.directory.usage_json)
                 except (HostError, OSError) as exc:
                     failure = exc
-        if failure is not None:
-            raise failure
+        self._troubles.note("writing down what a VM uses", failure)
 
     async def _drops(self) -> Mapping[str, Mapping[str, int]]:
         try:
