@@ -1,6 +1,7 @@
 """A start that is cancelled, or fails, wherever that may happen: nothing of it is left."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from integration.vmnode import VMNode
 
 from qemu_node.errors import HostError
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.vm import launch
+from qemu_node.vm import launch, supervisor
 from qemu_node.vm.launch import StartStep
 from qemu_node.vm.machine import VM
 
@@ -94,3 +95,23 @@ async def test_a_start_that_is_cancelled_at_any_await_leaves_nothing(
         await start_or_nothing(node, asyncio.ensure_future(steps))
         if steps.awaits < at:
             break
+
+
+@pytest.mark.parametrize("moment", Moment)
+async def test_a_recovery_that_is_cancelled_at_any_await_can_be_done_again(
+    node: VMNode, moment: Moment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As long as it takes where nobody holds the lock.
+    monkeypatch.setattr(supervisor, "_RECOVER_LOCK_TIMEOUT_S", 0.0)
+    state = (await node.start(node.request())).state
+    for at in itertools.count(1):
+        await node.crash()
+        node = VMNode(node.root, node.image)
+        steps = CancelledAt(node.supervisor.recover(state), (at, at + 1), moment)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.ensure_future(steps)
+        vm = await node.supervisor.recover(state)
+        assert vm.exit is None
+        if steps.awaits < at:
+            break
+    await node.close()

@@ -166,20 +166,25 @@ class Supervisor:
             return known.vm
         directory = VMDirectory.of_state(state, self._node.paths)
         lock = await _lock_for_recovery(directory)
-        logs = NO_LOGS
-        try:
-            if state.has_log:
-                logs = await to_the_end(
-                    self._open_logs, Path(state.record.alloc_dir), state.record.task
-                )
-        except HostError as exc:
-            # An error would make Nomad start a second VM; this one goes on without its log.
-            log.warning("recovered VM is not logged", extra={"error": str(exc)})
-        self._node.network.adopt(state.record)
-        vm = self._take(state, directory, lock, logs, tell)
+        async with Undo() as undo:
+            if lock is not None:
+                undo.callback(lock.release)
+            logs = await self._logs_for_recovery(state)
+            self._node.network.adopt(state.record)
+            vm = self._take(state, directory, lock, logs, tell)
         vm.adopt()
         await self._serve_health(vm)
         return vm
+
+    async def _logs_for_recovery(self, state: VMState) -> TaskLogs:
+        if state.has_log:
+            record = state.record
+            try:
+                return await to_the_end(self._open_logs, Path(record.alloc_dir), record.task)
+            except HostError as exc:
+                # An error would make Nomad start a second VM; this one goes on without its log.
+                log.warning("recovered VM is not logged", extra={"error": str(exc)})
+        return NO_LOGS
 
     async def destroy(self, vm: VM) -> None:
         """End a VM, remove its files and forget it. Idempotent.
