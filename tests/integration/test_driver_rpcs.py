@@ -20,8 +20,8 @@ from fakes.fake_qemu import fake_qemu, fake_qemu_with_qmp
 from fakes.image_server import ImageServer, Resource
 from integration.vmnode import VMNode, release, until
 
-from qemu_node.errors import JobError, MissingPartError, NodeError
-from qemu_node.host import openfiles, process
+from qemu_node.errors import HostError, JobError, MissingPartError, NodeError
+from qemu_node.host import files, openfiles, process
 from qemu_node.nomad.calls import DriverCalls
 from qemu_node.nomad.driver import TaskBusyError, TaskRunningError, TaskStoppedError, VMDriver
 from qemu_node.nomad.nodehost import NodeHost
@@ -517,6 +517,26 @@ async def test_a_task_is_destroyed_while_it_runs(driver: VMDriver, nomad: NomadN
     assert not process.is_alive(state.record.process)
     assert nomad.vms().leftovers() == []
     assert (await waiting).result.exit_code == 137
+
+
+@real_qemu
+async def test_a_task_whose_files_cannot_be_removed_is_started_anew(
+    driver: VMDriver, nomad: NomadNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = state_of(await start(driver, nomad.task()))
+
+    def fail(path: Path) -> None:
+        raise HostError(f"cannot remove {path}: Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "remove_tree", fail)
+        with pytest.raises(HostError):
+            await destroy(driver)
+        with pytest.raises(HostError, match="Input/output error"):
+            await start(driver, nomad.task())
+    new = state_of(await start(driver, nomad.task()))
+    assert not process.is_alive(old.record.process)
+    assert process.is_alive(new.record.process)
 
 
 @real_qemu

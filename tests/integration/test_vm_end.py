@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from integration.vmnode import WAIT_S, VMNode
 
-from qemu_node.host import process
+from qemu_node.errors import HostError
+from qemu_node.host import files, process
 from qemu_node.qmp.events import RunState, StatusInfo
 from qemu_node.vm.machine import VM, VMPhase
 from qemu_node.vm.outcome import FORCED_OFF, POWERED_OFF
@@ -178,3 +180,22 @@ async def test_a_vm_whose_usage_cannot_be_written_does_not_slow_the_measuring(
     vm.directory.usage_json.rmdir()
     await node.supervisor._measure()
     assert node.supervisor.problems == []
+
+
+async def test_a_vm_that_could_not_be_removed_is_removed_later(
+    node: VMNode, vm: VM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise HostError(f"cannot remove {path}: Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "remove_tree", fail)
+        with pytest.raises(HostError):
+            await node.supervisor.destroy(vm)
+        await node.supervisor.reconcile()
+        [problem] = node.supervisor.problems
+        assert "Input/output error" in problem
+    await node.supervisor.reconcile()
+    assert node.supervisor.vms == []
+    assert node.supervisor.problems == []
+    assert node.leftovers() == []

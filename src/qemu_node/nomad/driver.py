@@ -176,9 +176,19 @@ class VMDriver(DriverService):
     async def _abandon(self, task: Task) -> None:
         """End a start whose caller learns of no VM, and the VM if it has just come up."""
         await task.cancel()
-        if task.has_vm:
-            await self._host.vms.destroy(task.vm)
-        self._tasks.pop(task.config.id, None)
+        await self._destroy(task)
+
+    async def _destroy(self, task: Task) -> None:
+        """Remove the VM of a task, if it has one, and forget the task.
+
+        Also where that fails: Nomad's client passes over an error, asks no more of the task, and
+        may start it anew. What is left of the VM is the supervisor's.
+        """
+        try:
+            if task.has_vm:
+                await self._host.vms.destroy(task.vm)
+        finally:
+            self._tasks.pop(task.config.id, None)
 
     async def _start(
         self,
@@ -272,9 +282,7 @@ class VMDriver(DriverService):
             if task.exit is None and not request.force:
                 raise TaskRunningError(f"task {request.task_id} runs: only force destroys it")
             await task.cancel()
-            if task.has_vm:
-                await self._host.vms.destroy(task.vm)
-            self._tasks.pop(request.task_id, None)
+            await self._destroy(task)
         elif request.force and (handle := self._unrecovered.get(request.task_id)) is not None:
             await self._host.vms.destroy_named(named_vm(handle))
             self._unrecovered.pop(request.task_id, None)

@@ -61,6 +61,8 @@ class _Managed:
     detaching: "asyncio.Task[None]"
     """Gives up the VM's ports once it has ended; a stop does not wait for it."""
     health: HealthServer | None = None
+    is_unwanted: bool = False
+    """Its removal has failed, and is tried again: Nomad asks for it once."""
 
 
 class Supervisor:
@@ -190,13 +192,19 @@ class Supervisor:
         """End a VM, remove its files and forget it. Idempotent.
 
         Raises:
-            HostError: it does not die or its files cannot be removed; it is still managed.
+            HostError: it does not die or its files cannot be removed; it is still managed, and
+                reconcile tries again.
         """
-        await vm.destroy()
         vm_id = vm.record.vm_id
         managed = self._managed.get(vm_id)
         if managed is None or managed.vm is not vm:
+            await vm.destroy()
             return
+        try:
+            await vm.destroy()
+        except BaseException:
+            managed.is_unwanted = True
+            raise
         # Its ports may be attached again as soon as this returns, by a restart in place.
         await asyncio.wait({managed.detaching})
         if self._managed.get(vm_id) is not managed:
@@ -241,6 +249,7 @@ class Supervisor:
         Images come last: one that a removed VM was the last to use goes with it.
         """
         # One that fails keeps none of the others from its turn.
+        await self._attempt(self._destroy_unwanted, "removing VMs that have ended")
         removed = await self._attempt(
             lambda: self._reconciler.run(self._managed), "removing what is left of VMs"
         )
@@ -248,6 +257,15 @@ class Supervisor:
         await self._attempt(lambda: to_the_end(self._node.keeper.sweep), "removing unused images")
         await to_the_end(give_back_free_memory)
         return removed or []
+
+    async def _destroy_unwanted(self) -> None:
+        unwanted = [managed.vm for managed in self._managed.values() if managed.is_unwanted]
+        results = await asyncio.gather(
+            *(self.destroy(vm) for vm in unwanted), return_exceptions=True
+        )
+        for failure in results:
+            if failure is not None:
+                raise failure
 
     async def _attempt(self, work: Callable[[], Awaitable[T]], name: str) -> T | None:
         return await attempt(work, name=name, troubles=self._troubles)
