@@ -29,6 +29,7 @@ from qemu_node.images.errors import ImageStorageError
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.keptimage import file_name
 from qemu_node.images.store import ImageStore, SwapStep
+from qemu_node.units import Share
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -267,9 +268,8 @@ async def test_disk_that_fills_up_is_worth_a_retry_and_leaves_room_again(
 @pytest.mark.needs_root
 @pytest.mark.parametrize("has_length", [True, False])
 async def test_room_for_a_larger_image_is_made_of_images_that_nobody_uses(
-    tmp_path: Path, server: ImageServer, has_length: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: ImageServer, has_length: bool
 ) -> None:
-    monkeypatch.setattr("qemu_node.images.partial._ROOM_CHECK_BYTES", 1 << 20)
     async with small_disk(tmp_path, "16m") as disk, TaskOwner() as tasks:
         config = ImagesConfig(allow_networks=("127.0.0.0/8",))
         keeper = ImageKeeper(disk / "images", disk / "vm", config)
@@ -285,6 +285,34 @@ async def test_room_for_a_larger_image_is_made_of_images_that_nobody_uses(
         url = server.put("/large", Resource(body=large, has_length=has_length))
         assert await digest_of(cache, url) == sha256(large)
         assert {file_name(image.label) for image in keeper.images()} == {"1", "large"}
+
+
+@pytest.mark.needs_root
+async def test_room_that_two_downloads_were_promised_is_made_for_both(
+    tmp_path: Path, server: ImageServer
+) -> None:
+    async with small_disk(tmp_path, "24m") as disk, TaskOwner() as tasks:
+        config = ImagesConfig(allow_networks=("127.0.0.0/8",))
+        keeper = ImageKeeper(disk / "images", disk / "vm", config)
+        cache = ImageCache(
+            disk / "images", config, tasks, reserve=Share(pct=20.0), make_room=keeper.make_room
+        )
+        for number in range(2):
+            url = server.publish(f"/{number}", bytes([number]) + IMAGE[1:])
+            with await cache.get(url, task_dir=Path("/nonexistent")) as image:
+                os.utime(image.path, (number, number))
+        # Room for either is there beside the reserve, not for both, which take 16 MiB.
+        bodies = [IMAGE + PACKED[: len(PACKED) // 512 * 512], PACKED]
+        resources = [Resource(body=body, pause_at=1 << 20) for body in bodies]
+        async with asyncio.TaskGroup() as group:
+            starts = [
+                group.create_task(digest_of(cache, server.put(f"/new-{number}", resource)))
+                for number, resource in enumerate(resources)
+            ]
+            await until(lambda: len(left_in(disk / "images", "partial")) == 5)
+            for resource in resources:
+                resource.resume.set()
+        assert [start.result() for start in starts] == [sha256(bodies[0]), sha256(IMAGE)]
 
 
 @pytest.mark.needs_root

@@ -425,10 +425,8 @@ async def test_image_whose_tables_are_corrupt_is_refused(
 @pytest.mark.parametrize("body", [BIG, gzip.compress(BIG)], ids=["plain", "packed"])
 @pytest.mark.parametrize("has_length", [True, False])
 async def test_reserve_of_the_disk_is_not_touched(
-    make_cache: MakeCache, server: ImageServer, body: bytes, has_length: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr("qemu_node.images.partial._ROOM_CHECK_BYTES", 1 << 20)
+    make_cache: MakeCache, server: ImageServer, body: bytes, has_length: bool
+) -> None:
     url = server.put("/x", Resource(body=body, has_length=has_length))
     with pytest.raises(ImageStorageError, match="has room for 0") as error:
         await got(make_cache(reserve=Share(pct=100.0)), url)

@@ -34,7 +34,6 @@ IMAGE_MODE = 0o444
 
 _NO_LIMIT = 1 << 62
 _REREAD_BYTES = MIB
-_ROOM_CHECK_BYTES = 64 * MIB
 
 
 class Aborted(Exception):
@@ -134,7 +133,6 @@ class PartialFile:
         self._head: bytes | None = b""
         self._max_bytes = max_bytes
         self._room = room
-        self._unchecked_bytes = 0
         self._is_stopped = False
 
     @property
@@ -181,6 +179,9 @@ class PartialFile:
     def expect(self, more_bytes: int) -> None:
         """Check that `more_bytes` more would fit; make room for them where they would not.
 
+        Asked again for each piece: other downloads take of the same room, and what a compressed
+        file unpacks to is not known before.
+
         Raises:
             ImageStorageError: there is none to be made.
         """
@@ -226,7 +227,7 @@ class PartialFile:
             UnsafeImageError: it is compressed, and damaged or too large; see `Unpacker.feed`.
             Aborted: `stop` was called.
         """
-        self._check_room(sum(map(len, chunks)))
+        self.expect(sum(map(len, chunks)))
         with self._digesting(chunks):
             for chunk in chunks:
                 self._received.append(chunk)
@@ -336,17 +337,9 @@ class PartialFile:
         for piece in self._unpacker.feed(chunk):
             if self._is_stopped:
                 raise Aborted
-            self._check_room(len(piece))
+            self.expect(len(piece))
             self._content_sha256.update(piece)
             self._unpacked.append_sparse(piece)
-
-    def _check_room(self, more_bytes: int) -> None:
-        """Raise before the file system's reserve is touched; looked at now and then."""
-        self._unchecked_bytes += more_bytes
-        if self._unchecked_bytes >= _ROOM_CHECK_BYTES:
-            self._unchecked_bytes = 0
-            # What comes now, and what comes until this is looked at again.
-            self.expect(more_bytes + _ROOM_CHECK_BYTES)
 
 
 def remove(path: Path) -> None:
