@@ -103,7 +103,8 @@ class Registry(HttpPeer):
         self.never_enough = False
         """Answers 401 whatever it is given."""
         self.redirect_manifests_to: str | None = None
-        self.knows_head = True
+        self.head_status: int | None = None
+        """How it refuses HEAD; None: it knows it."""
 
     def push(
         self,
@@ -146,8 +147,8 @@ class Registry(HttpPeer):
         match = _PATH.fullmatch(request.path)
         if match is None:
             return Reply(404)
-        if request.method == "HEAD" and not self.knows_head:
-            return Reply(405)
+        if request.method == "HEAD" and self.head_status is not None:
+            return Reply(self.head_status)
         if not self._may_pull(request, match["repository"]):
             return Reply(401, headers={"WWW-Authenticate": self._challenge(match["repository"])})
         if match["kind"] == "blobs":

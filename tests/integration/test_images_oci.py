@@ -145,9 +145,10 @@ async def test_whether_a_tag_is_unchanged_is_asked_without_a_pull(registry: Regi
     assert asked(registry) == ["HEAD", "GET"]
 
 
-async def test_a_registry_without_head_is_asked_by_get(registry: Registry) -> None:
+@pytest.mark.parametrize("status", [403, 404, 405, 500, 501])
+async def test_a_registry_without_head_is_asked_by_get(registry: Registry, status: int) -> None:
     pushed = registry.push("team/image:1", DISK)
-    registry.knows_head = False
+    registry.head_status = status
     assert await is_still(registry, pushed.digest)
     assert asked(registry) == ["HEAD", "GET"]
 

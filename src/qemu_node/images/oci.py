@@ -21,7 +21,7 @@ import msgspec
 from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.images.challenge import Challenge, parse_challenges
 from qemu_node.images.credentials import Credential, is_loopback
-from qemu_node.images.errors import ImageRefusedError
+from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http_file import HttpFile, Sign, SmallAnswer
 from qemu_node.images.manifest import (
     INDEX_TYPES,
@@ -142,8 +142,9 @@ class _Registry:
         """
         try:
             answer = await self._ask("HEAD", reference)
-        except ImageRefusedError:
-            return False  # Not every registry knows HEAD. The GET says what is the matter.
+        except (ImageDownloadError, ImageRefusedError):
+            # Not every registry knows HEAD: some say 404, some 501. GET says what is the matter.
+            return False
         return answer.headers.get("docker-content-digest") == digest
 
     async def manifest(
