@@ -219,6 +219,18 @@ async def test_encoded_body_is_refused(server: ImageServer) -> None:
         await fetched(server.put("/x", resource))
 
 
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+async def test_a_body_that_is_labelled_as_encoded_and_is_not_is_taken(
+    server: ImageServer, coding: str
+) -> None:
+    headers = {"Content-Encoding": coding}
+    resource = Resource(body=BODY, headers=headers, etag='"1"', break_at=[3_000_001])
+    _, sink = await fetched(server.put("/x", resource), limits=PATIENT)
+    assert sink.content == BODY
+    url = server.put("/SUMS", Resource(body=b"aa  x", headers=headers))
+    assert await fetch_text(source(url), limits=ONCE, addresses=LOCAL) == "aa  x"
+
+
 @pytest.mark.parametrize("has_length", [True, False])
 async def test_too_large_a_file_is_given_up(server: ImageServer, has_length: bool) -> None:
     url = server.put("/x", Resource(body=BODY, has_length=has_length))

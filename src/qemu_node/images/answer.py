@@ -119,23 +119,36 @@ _CODINGS: Mapping[str, tuple[str, ...]] = {
     "dcz": (),
 }
 _GZIP_TYPES = frozenset({"application/gzip", "application/x-gzip"})
+# How a body in these codings begins; the others begin with anything.
+_CODING_MAGIC = {
+    "gzip": b"\x1f\x8b",
+    "x-gzip": b"\x1f\x8b",
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "compress": b"\x1f\x9d",
+    "x-compress": b"\x1f\x9d",
+}
 
 
-def is_recoded(content_encoding: str, media_type: str, names: Iterable[str]) -> bool:
-    """Tell whether the body is another one than the file's, as Content-Encoding has it.
+def recoded_by(content_encoding: str, media_type: str, names: Iterable[str]) -> bytes | None:
+    """Return how the body begins if it is another one than the file's, as Content-Encoding has it.
+
+    None where it is the file's in any case; empty where it is another's in any case.
 
     A server that looks at its files' names labels `disk.img.gz` as gzip and sends it as it is:
-    there the coding is the file's own. `names` are the paths by which it was asked for.
+    there the coding is the file's own. `names` are the paths by which it was asked for. An object
+    that was uploaded with a wrong label is sent as it is, too: that is seen in its first bytes.
     """
     words = (word.strip().lower() for word in content_encoding.split(","))
     codings = [word for word in words if word in _CODINGS]
     if not codings:
-        return False
+        return None
     is_gzip = media_type.partition(";")[0].strip().lower() in _GZIP_TYPES
     is_own = any(name.lower().endswith(_CODINGS[codings[0]]) for name in names) or (
         is_gzip and codings[0] in ("gzip", "x-gzip")
     )
-    return len(codings) > 1 or not is_own
+    if len(codings) == 1 and is_own:
+        return None
+    return _CODING_MAGIC.get(codings[-1], b"")
 
 
 _REGION_NAME = r"[a-z0-9-]{1,40}"

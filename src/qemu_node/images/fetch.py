@@ -127,6 +127,7 @@ async def _fetch_small(
                 raise ImageRefusedError(
                     f"{file} is larger than the {format_size(max_bytes)} that it may be"
                 )
+        _check_coding(answer, file, body)
         names = {name.lower() for name in answer.response.headers}
         return SmallAnswer(
             status=answer.status,
@@ -337,6 +338,8 @@ class _Transfer:
     async def _take(self, answer: Answer) -> None:
         """Hand on the body; an end before the file's is a failure."""
         async for chunks in _chunks(answer, self._limits):
+            if self._offset_bytes == 0:
+                _check_coding(answer, self._file, b"".join(chunks))
             end_bytes = self._offset_bytes + sum(map(len, chunks))
             if end_bytes > self._max_bytes:
                 raise _too_large(self._file, self._max_bytes)
@@ -384,6 +387,15 @@ async def _chunks(answer: Answer, limits: FetchLimits) -> AsyncGenerator[list[by
         yield chunks
     if failure is not None:
         raise failure
+
+
+def _check_coding(answer: Answer, file: HttpFile, head: bytes | bytearray) -> None:
+    """Raise where a body that begins with `head` is encoded, though asked for as it is."""
+    if answer.recoded is not None and head.startswith(answer.recoded):
+        raise ImageRefusedError(
+            f"cannot fetch {file}: the server sent it encoded, though asked not to",
+            hint="turn off compression of images on the server",
+        )
 
 
 def _too_large(file: HttpFile, max_bytes: int) -> ImageError:

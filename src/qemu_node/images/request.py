@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qemu_node.images.address import AddressPolicy, Guard
-from qemu_node.images.answer import bucket_region, is_recoded, parse_retry_after
+from qemu_node.images.answer import bucket_region, parse_retry_after, recoded_by
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http_file import HttpFile
 from qemu_node.images.source import redact
@@ -31,7 +31,7 @@ CHUNK_BYTES = 1 << 20
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRYABLE = frozenset({408, 425, 429})
-_WITH_BODY = frozenset({200, 206})
+_OK = 200
 _LACKING = frozenset({403, 404, 410})
 # What S3 answers where a bucket is in another region ("Error responses": PermanentRedirect,
 # AuthorizationHeaderMalformed), the first without a Location.
@@ -76,6 +76,8 @@ class Answer:
     url: HttpUrl
     """Who gave it."""
     is_redirected: bool
+    recoded: bytes | None
+    """The body is not the file's if it begins so (`recoded_by`)."""
 
     @property
     def status(self) -> int:
@@ -173,7 +175,7 @@ async def _follow(
         url = parse_url(file.url)
     except UrlError as exc:
         raise ImageRefusedError(f"cannot fetch {file}: its URL is wrong: {exc}") from exc
-    origin = url.origin
+    origin, origin_path = url.origin, url.path
     wanted = {**headers, **({"Accept": file.accept} if file.accept else {})}
     may_renew = file.renew is not None
     hops_left = limits.redirects
@@ -206,6 +208,7 @@ async def _follow(
                 is_foreign=is_foreign,
                 url=url,
                 is_redirected=hops_left < limits.redirects,
+                recoded=_recoded(response, (origin_path, url.path)),
             )
         response.close()
         if hops_left == 0:
@@ -227,7 +230,7 @@ def _next_hop(file: HttpFile, url: HttpUrl, location: str) -> HttpUrl:
 async def _check(
     answer: Answer, file: HttpFile, accepted: Collection[int], limits: FetchLimits
 ) -> None:
-    """Raise unless the answer is one of those `accepted`, sent as it was asked for."""
+    """Raise unless the answer is one of those `accepted`."""
     status = answer.status
     if status not in accepted:
         await _check_region(answer, file, limits)
@@ -240,14 +243,14 @@ async def _check(
                 retry_after_s=parse_retry_after(answer.headers.get("Retry-After"), time.time()),
             )
         raise ImageRefusedError(message, status=status)
-    codings = ",".join(answer.response.headers.getall("Content-Encoding", ()))
-    media_type = answer.headers.get("Content-Type", "")
-    names = (parse_url(file.url).path, answer.url.path)
-    if status in _WITH_BODY and is_recoded(codings, media_type, names):
-        raise ImageRefusedError(
-            f"cannot fetch {file}: the server sent it encoded, though asked not to",
-            hint="turn off compression of images on the server",
-        )
+
+
+def _recoded(response: "aiohttp.ClientResponse", names: tuple[str, ...]) -> bytes | None:
+    """Return how the body begins if it is encoded; the rest of one begins with anything."""
+    if response.status != _OK:
+        return None
+    codings = ",".join(response.headers.getall("Content-Encoding", ()))
+    return recoded_by(codings, response.headers.get("Content-Type", ""), names)
 
 
 async def _check_region(answer: Answer, file: HttpFile, limits: FetchLimits) -> None:

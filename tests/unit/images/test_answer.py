@@ -6,9 +6,9 @@ from qemu_node.images.answer import (
     ContentRange,
     Validators,
     bucket_region,
-    is_recoded,
     parse_content_range,
     parse_retry_after,
+    recoded_by,
     validators_of,
 )
 from qemu_node.images.fetch import Resume, problem_of_part
@@ -112,12 +112,25 @@ def test_part_continues_only_what_it_is_a_part_of(
      "aws-chunked, identity", "null", ","],
 )  # fmt: skip
 def test_what_is_no_content_coding_changes_nothing(coding: str) -> None:
-    assert not is_recoded(coding, "", ["/disk.img"])
+    assert recoded_by(coding, "", ["/disk.img"]) is None
 
 
-@pytest.mark.parametrize("coding", ["gzip", "X-GZIP", "br", "zstd", "deflate", "aws-chunked,gzip"])
-def test_a_content_coding_means_other_bytes(coding: str) -> None:
-    assert is_recoded(coding, "application/octet-stream", ["/disk.img", "/x.gz/disk"])
+@pytest.mark.parametrize(
+    ("coding", "head"),
+    [
+        ("gzip", b"\x1f\x8b"),
+        ("X-GZIP", b"\x1f\x8b"),
+        ("aws-chunked,gzip", b"\x1f\x8b"),
+        ("zstd", b"\x28\xb5\x2f\xfd"),
+        ("compress", b"\x1f\x9d"),
+        ("br", b""),
+        ("deflate", b""),
+        ("gzip, br", b""),
+    ],
+)
+def test_a_content_coding_means_other_bytes_if_they_begin_so(coding: str, head: bytes) -> None:
+    names = ["/disk.img", "/x.gz/disk"]
+    assert recoded_by(coding, "application/octet-stream", names) == head
 
 
 @pytest.mark.parametrize(
@@ -134,12 +147,12 @@ def test_a_content_coding_means_other_bytes(coding: str) -> None:
 def test_a_label_of_a_compressed_file_is_no_coding_of_the_body(
     coding: str, media_type: str, name: str
 ) -> None:
-    assert not is_recoded(coding, media_type, ["/latest", name])
+    assert recoded_by(coding, media_type, ["/latest", name]) is None
 
 
 @pytest.mark.parametrize(("coding", "name"), [("gzip, gzip", "/a.gz"), ("br", "/a.gz")])
 def test_a_coding_beyond_the_label_is_one(coding: str, name: str) -> None:
-    assert is_recoded(coding, "", [name])
+    assert recoded_by(coding, "", [name]) is not None
 
 
 @pytest.mark.parametrize(
