@@ -38,9 +38,15 @@ from qemu_node.host.directories import make_directory, open_directory
 from qemu_node.host.process import boot_id
 from qemu_node.images.base import BASE_NAME
 from qemu_node.vm.leases import check_unused, leased_uids, release_uids
-from qemu_node.vm.names import VM_ID, VMIdError, check_vm_id
+from qemu_node.vm.names import VM_ID, check_vm_id
 from qemu_node.vm.outcome import VMExit
-from qemu_node.vm.record import RecordHeader, SocketPaths, StateError, StateHeader, VMState
+from qemu_node.vm.record import (
+    SocketPaths,
+    StateError,
+    StateHeader,
+    VMState,
+    read_record_header,
+)
 
 # The VM's user must reach its own files there, and is not to see others'.
 _PASS_MODE = 0o711
@@ -73,18 +79,12 @@ class VMDirectory:
 
     @classmethod
     def of_state(cls, state: StateHeader, paths: Paths) -> "VMDirectory":
-        """Return the directories that `state` names, whatever node.toml says now.
-
-        Raises:
-            VMIdError: it names no VM, or directories that cannot be this VM's.
-        """
+        """Return the directories that `state` names, whatever node.toml says now."""
         usual = cls.of(paths, state.vm_id)
-        data = usual.data if state.data_dir is None else Path(state.data_dir)
-        run = usual.run if state.run_dir is None else Path(state.run_dir)
-        for path in (data, run):
-            if not path.is_absolute() or path.name != state.vm_id:
-                raise VMIdError(f"not a directory of VM {state.vm_id}: {str(path)!r}")
-        return cls(data=data, run=run)
+        return cls(
+            data=usual.data if state.data_dir is None else Path(state.data_dir),
+            run=usual.run if state.run_dir is None else Path(state.run_dir),
+        )
 
     @property
     def vm_id(self) -> str:
@@ -206,10 +206,9 @@ class VMDirectory:
         return state
 
     def _published(self) -> StateHeader | None:
-        """Return what vm.json tells of a VM whose state.json is lost; it vanishes with the boot."""
-        try:
-            record = msgspec.json.decode(files.read_published(self.vm_json), type=RecordHeader)
-        except (OSError, *DECODE_ERRORS):
+        """Return what vm.json says about a VM whose state.json is lost; it is gone after a boot."""
+        record = read_record_header(self.vm_json)
+        if record is None:
             return None
         return StateHeader(
             vm_id=record.vm_id, task_id="", boot_id=boot_id(), record=record, uid=None

@@ -13,8 +13,11 @@ VM_ID_MAX_BYTES = 29
 VM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,15}-[0-9a-f]{12}")
 
 
-class VMIdError(NodeError):
-    """What was given as the id of a VM is none."""
+class VMIdError(NodeError, ValueError):
+    """What was given as the id of a VM is none.
+
+    A ValueError as well: of those msgspec makes a decoding error.
+    """
 
 
 _UUID_NAMESPACE = uuid.UUID("6f1c2f0e-6d2c-5d36-9f53-2f6a8a4b6f0a")

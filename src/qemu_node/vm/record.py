@@ -23,7 +23,7 @@ from qemu_node.errors import NodeError
 from qemu_node.host.files import read_published
 from qemu_node.host.process import ProcessId, boot_id, is_alive
 from qemu_node.net.spec import PortSpec
-from qemu_node.vm.names import VM_ID
+from qemu_node.vm.names import check_vm_id
 
 RECORD_VERSION = 1
 """Of vm.json. Raised together with STATE_VERSION, as the state holds the record."""
@@ -102,7 +102,7 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True):
     nics: tuple[NicRecord, ...]
 
     def __post_init__(self) -> None:
-        _check_vm_id(self.vm_id)
+        check_vm_id(self.vm_id)
 
     @property
     def ports(self) -> tuple[PortSpec, ...]:
@@ -211,7 +211,7 @@ class StateHeader(msgspec.Struct, frozen=True, kw_only=True):
     """The VM's run directory; None likewise."""
 
     def __post_init__(self) -> None:
-        _check_vm_id(self.vm_id)
+        check_vm_id(self.vm_id)
         for directory in (self.data_dir, self.run_dir):
             # These are removed with the VM.
             path = Path(directory or f"/{self.vm_id}")
@@ -258,6 +258,14 @@ class VMState(StateHeader, frozen=True, kw_only=True):
         return _decode(data, cls, origin, header)
 
 
+def read_record_header(path: Path) -> RecordHeader | None:
+    """Return what every version of the vm.json at `path` has; None where it cannot be read."""
+    try:
+        return msgspec.json.decode(read_published(path), type=RecordHeader)
+    except (OSError, *DECODE_ERRORS):
+        return None
+
+
 def read_record(path: Path) -> VMRecord:
     """Return the record in the vm.json at `path`.
 
@@ -294,8 +302,3 @@ def _newer(origin: str, version: int, known: int, header: StateHeader | None = N
         header=header,
         hint="upgrade this driver",
     )
-
-
-def _check_vm_id(vm_id: str) -> None:
-    if not VM_ID.fullmatch(vm_id):
-        raise ValueError(f"{vm_id!r} is no id of a VM")
