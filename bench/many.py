@@ -1,6 +1,6 @@
 """Goals with 300 VMs of one job under a real Nomad agent, on two CPUs.
 
-All run within 15 s of `nomad job run`, the driver that follows a killed one has taken up all of
+All run within 15 s of `nomad job run`, the driver that follows a killed one has recovered all of
 them within 1 s, all are gone within 10 s of their stop. The driver uses at most 60 MiB, looks at
 all VMs within 2 s, and keeps no event waiting for longer than 100 ms. The guests are paused
 before their first instruction.
@@ -74,13 +74,13 @@ async def _measure(agent: Agent, node: BenchNode) -> list[Figure]:
     vms = [node.record(path.name) for path in (node.run_dir / "vm").iterdir()]
     pss_mib = _pss_mib(plugin, vms)
     recovered_s = await _recovery(node, plugin, vms)
-    waits.append(_wait_figure(agent, "while all are taken up"))
+    waits.append(_wait_figure(agent, "while all are recovered"))
     reconciled_s = await _reconcile(node)
     stopped_s = await _stop(agent, vms)
     waits.append(_wait_figure(agent, "while all stop"))
     return [
         _figure(f"`nomad job run` to the last of {_VMS} VMs", timed.delays_s[-1], _RUNNING_MAX_S),
-        _figure("SIGKILL of the driver to the last taken up", recovered_s, _RECOVERED_MAX_S),
+        _figure("SIGKILL of the driver to the last recovered", recovered_s, _RECOVERED_MAX_S),
         _figure("stop of all to the end of the last", stopped_s, _STOPPED_MAX_S),
         _figure("a look at all VMs", reconciled_s, _RECONCILED_MAX_S),
         _figure(f"plugin's Pss with {_VMS} VMs", pss_mib, _PSS_MAX_MIB, unit="MiB"),

@@ -4,8 +4,8 @@ Owns the root and the few classes that callers of several layers tell apart. An 
 package raises lives beside the code that raises it and derives from one of these.
 
     NodeError                 root; `retry` says how Nomad should treat it
-    ├── ConfigError           node.toml or a plugin option is wrong; the operator mends it
-    ├── JobError              the job asks for something invalid or not allowed; its author mends it
+    ├── ConfigError           node.toml or a plugin option is wrong; the operator fixes it
+    ├── JobError              the job asks for something invalid or not allowed; its author fixes it
     ├── MissingPartError      the host lacks a program, file or permission; `hint` says which
     ├── HostError             the host refused an operation (disk full, say); worth a retry
     ├── GuestAgentError       the guest agent gave no usable answer

@@ -186,7 +186,7 @@ async def test_a_vm_lives_through_agent_and_plugin_restarts_and_leaves_nothing(
 
 
 async def until_recovered(nomad: NomadAgent, alloc_id: str) -> None:
-    """Return once a driver has taken up the task: only such a one can answer."""
+    """Return once a driver has recovered the task: only such a one can answer."""
     await nomad.until(
         lambda: nomad.command("alloc", "exec", "-t=false", "-i=false", alloc_id, "true"),
         lambda done: done.returncode == 0,

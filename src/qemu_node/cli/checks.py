@@ -357,7 +357,7 @@ def check_leftovers(found: Leftovers) -> Check:
         parts.append(f"{len(found.removable)} to be removed: {some(found.removable)}")
     if not parts:
         return ok("left-overs", "none")
-    advice = "the driver takes up what runs and removes the rest within a minute of its start"
+    advice = "the driver recovers what runs and removes the rest within a minute of its start"
     if found.unreadable:
         advice = "upgrade the driver if a newer one started them; none removes them while they run"
     return warn("left-overs", "; ".join(parts), advice)

@@ -30,15 +30,15 @@ _DETAIL_MAX_CHARS = 300
     \b
     ok    as it should be
     warn  VMs run, and would run better or safer otherwise
-    fail  VMs cannot run until this is mended""",
+    fail  VMs cannot run until this is fixed""",
     epilog="""\b
 Examples:
   qemu-node doctor
   sudo qemu-node doctor            # as the node's driver sees it
   qemu-node doctor --json | jq -r '.checks[] | select(.level == "fail") | .advice'
 
-Leaves with 1 if something fails without which VMs cannot run. A short guest is started to see
-whether KVM works; the outcome is remembered until QEMU, firmware or kernel change.
+Exits with status 1 if something fails without which VMs cannot run. A short guest is started to see
+whether KVM works; a success is remembered until QEMU, firmware or kernel change.
 """,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,4 +1,4 @@
-"""`qemu-node image`: the image cache, looked at and tended. Works beside a running driver."""
+"""`qemu-node image`: manages the image cache, also beside a running driver."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ _names = click.argument("names", metavar="IMAGE...", nargs=-1, required=True)
     epilog="IMAGE is the URL of a source, its file name, or the beginning of the image's digest."
 )
 def image() -> None:
-    """Look at the image cache and tend it."""
+    """Manage the image cache."""
 
 
 image.add_command(pull)
@@ -189,8 +189,8 @@ def gc(app: App, everything: bool, dry_run: bool, as_json: bool) -> None:
 @image.command(
     help="""Compare images with their digests.
 
-    All of them by default; qcow2 images also for what `qemu-img check` says of them. Leaves with 1
-    if one is damaged. Nothing is removed: `image rm --force` does that, and the next start fetches
+    All of them by default; qcow2 images also with `qemu-img check`. Exits with status 1 if one is
+    damaged. Nothing is removed: `image rm --force` does that, and the next start fetches
     it again.""",
     epilog="""\b
 Examples:

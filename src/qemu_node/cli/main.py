@@ -30,7 +30,7 @@ EXIT_INTERRUPTED = 130
 _COMMANDS = {
     "run": ("qemu_node.cli.run", "run", "Run a job file's VMs on this machine."),
     "vm": ("qemu_node.cli.vm", "vm", "List, show, use and stop this machine's VMs."),
-    "image": ("qemu_node.cli.image", "image", "Look at the image cache and tend it."),
+    "image": ("qemu_node.cli.image", "image", "Manage the image cache."),
     "doctor": ("qemu_node.cli.doctor", "doctor", "Check what VMs need; say what to do about it."),
     "driver": ("qemu_node.cli.main", "driver", "The task driver plugin; started by Nomad."),
     "completion": ("qemu_node.cli.main", "completion", "Print a script for shell completion."),

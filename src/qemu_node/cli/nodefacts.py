@@ -115,7 +115,7 @@ def check_host(qemu: QemuConfig, paths: Paths, *, is_root: bool) -> list[Check]:
 
 def look_at_open_files(paths: Paths) -> Check:
     """Look at the limit of the driver that runs here, else at what one started by us would get."""
-    # A driver makes its socket before its agent has told it of node.toml.
+    # A driver makes its socket before its agent sends it the path of node.toml.
     run_dirs = {paths.run_dir, node_config.default_paths().run_dir}
     limits = [openfiles.read_limit(pid) for path in run_dirs for pid in _driver_pids(path)]
     known = [limit for limit in limits if limit is not None]

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Outcome(asyncio.Future[Any]):
-    """What work comes to. A task that waits for it is cancelled when it is there.
+    """The result of work. A task that waits for it is cancelled once the result is there.
 
     A task whose `cancel` finds that what it waits for refuses to be cancelled keeps the request,
     and raises `CancelledError` where it would go on (`Task.cancel`).
@@ -24,7 +24,7 @@ class Outcome(asyncio.Future[Any]):
         return False
 
     def take(self, done: "asyncio.Future[Any]") -> None:
-        """Become what `done` came to."""
+        """Take over the result or the error of `done`."""
         if done.cancelled():
             # By the end of the event loop alone, which cancels every task.
             super().cancel()
@@ -35,7 +35,7 @@ class Outcome(asyncio.Future[Any]):
 
 
 async def finish(work: Awaitable[T], *, discard: Callable[[T], object] | None = None) -> T:
-    """Return what `work` comes to. Whoever cancels meanwhile is obeyed when it has ended.
+    """Return the result of `work`. A cancellation takes effect only when `work` has ended.
 
     Args:
         work: A coroutine, which becomes a task of its own, or a future.
@@ -54,7 +54,7 @@ async def finish(work: Awaitable[T], *, discard: Callable[[T], object] | None = 
 
 
 class Undo(AsyncExitStack):
-    """What takes back the steps of a block that fails or is cancelled, the last one first.
+    """Undoes the steps of a block that fails or is cancelled, the last one first.
 
     All of it is done, however often the block's task is cancelled meanwhile. A block that ends
     well keeps what it has made.
@@ -66,7 +66,7 @@ class Undo(AsyncExitStack):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Undo all where the block did not end well, and let go on what ended it."""
+        """Undo all if the block failed, and raise its error again."""
         # Nothing may be awaited after a good end: a cancellation there would find nothing to undo.
         if exc_type is None:
             self.pop_all()

@@ -42,7 +42,7 @@ def make_directory(path: Path, mode: int, *, gid: int | None = None) -> None:
 
 
 def open_directory(path: Path, mode: int) -> None:
-    """Make `path` a directory with `mode` at least; what it allows beyond that stays.
+    """Make `path` a directory with at least the permissions of `mode`; further ones stay.
 
     It may be a link, by which an operator put it on another disk. Missing parents are made with
     mode 0755; those that are there are left as they are.

@@ -1,8 +1,8 @@
 """The room on a file system, and the reserve that is kept of it.
 
 Owns when there is too little of it for something new. Does not own what is refused for that, nor
-what is removed to make room. The reserve is there for what runs already: guests that write into
-their disks, and the files that say what becomes of them.
+what is removed to make room. The reserve is there for what runs already: guests that write to
+their disks, and the driver's own files.
 """
 
 import logging

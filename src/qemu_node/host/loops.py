@@ -35,7 +35,7 @@ class Troubles:
         return name in self._by_name
 
     def note(self, name: str, error: Exception | None) -> None:
-        """Take what `name` has come to; the same error is logged once."""
+        """Record the outcome of `name`; the same error is logged once."""
         if error is None:
             if self._by_name.pop(name, None) is not None:
                 log.info("works again", extra={"loop": name})

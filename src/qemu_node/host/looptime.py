@@ -1,7 +1,7 @@
 """How long the event loop is busy: each time that others wait for it too long is logged.
 
 Owns the measure. It costs two readings of the clock for each turn of the loop and wakes nobody.
-What kept the loop busy is told by asyncio's debug mode (`PYTHONASYNCIODEBUG=1`).
+asyncio's debug mode (`PYTHONASYNCIODEBUG=1`) logs what kept the loop busy.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
+_FDS = Path("/proc/self/fd")
 _MAX_OPEN_FILES = re.compile(r"^Max open files\s+(\d+)", re.MULTILINE)
 
 
@@ -28,8 +29,6 @@ class OpenFiles:
         return self.limit - self.used
 
 
-_FDS = Path("/proc/self/fd")
-
 _before_raise: int | None = None
 
 
@@ -37,7 +36,7 @@ def raise_limit() -> None:
     """Let this process have as many files open as it may at all.
 
     A service's soft limit is 1024 (man 5 systemd.exec, LimitNOFILE), because of programs that use
-    select(2): what this process starts ought to get `limit_before_raise` back.
+    select(2): processes that this one starts should get `limit_before_raise` back.
     """
     global _before_raise
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -42,7 +42,7 @@ async def race(
 async def _end(
     tasks: "Sequence[asyncio.Task[T]]", discard: Callable[[T], Awaitable[object]] | None
 ) -> None:
-    """Cancel `tasks`, return when they have ended, and discard what they have come to."""
+    """Cancel `tasks`, return when they have ended, and discard their results."""
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):

@@ -27,7 +27,7 @@ async def to_the_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 
 
 class _Call(NamedTuple):
-    """What is to be done, and who is told in the thread what came of it."""
+    """A call, and what the thread calls with its result or its error."""
 
     function: Callable[[], Any]
     succeed: Callable[[Any], object]

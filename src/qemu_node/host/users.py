@@ -85,7 +85,7 @@ def holder_of(uid: int) -> Path | None:
 
 
 def claimed_users() -> dict[int, Path]:
-    """Return the users that are claimed now, by whom; none for who may not see them."""
+    """Return the users that are claimed now, with their holders; empty if we may not see them."""
     found = {}
     with contextlib.suppress(OSError):
         for entry in os.scandir(CLAIMS_DIR):
@@ -153,7 +153,7 @@ def _lock(path: Path, flags: int = 0) -> int | None:
 
 def _read_holder(fd: int) -> Path | None:
     boot, _, holder = os.pread(fd, _HOLDER_MAX_BYTES, 0).partition(b"\n")
-    # Of an earlier boot, where /run outlives one: what runs as the user now is none of its.
+    # A claim of an earlier boot, where /run outlives one, says nothing about processes of now.
     return Path(os.fsdecode(holder)) if holder and boot == boot_id().encode() else None
 
 
@@ -186,7 +186,7 @@ def processes_of_user(uid: int) -> list[ProcessId]:
 def processes_of_users(uids: Container[int]) -> list[tuple[int, ProcessId]]:
     """Return the processes that run as one of `uids`, with which; zombies do nothing any more.
 
-    Looks into every process: not for every tick, and not for the event loop.
+    Reads the status of every process: too slow for the event loop.
     """
     found = []
     for entry in Path("/proc").iterdir():
@@ -198,7 +198,7 @@ def processes_of_users(uids: Container[int]) -> list[tuple[int, ProcessId]]:
             fields = dict(line.partition(":")[::2] for line in text.splitlines())
             # Real, effective, saved and file system uid (man 5 proc_pid_status).
             real, uid = (int(word) for word in fields["Uid"].split()[:2])
-            # Not a set-uid program, whose words are those of whoever started it.
+            # Not a set-uid program: whoever started it chose its command line.
             if real == uid in uids and (process := identify(int(entry.name))) is not None:
                 found.append((uid, process))
     return found

@@ -54,7 +54,7 @@ class SecretFile:
         return secret
 
     def problems(self) -> list[str]:
-        """Return what the operator should mend, in sentences without the secret. Blocks."""
+        """Return what the operator should fix, in sentences without the secret. Blocks."""
         try:
             _, info = self._load()
         except ImageDownloadError as exc:

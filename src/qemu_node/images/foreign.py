@@ -1,4 +1,4 @@
-"""What a file is that is no disk image, told by its first and last bytes: pure.
+"""Files that are no disk images, recognised by their first and last bytes: pure.
 
 Owns the signatures and the hint for each. A file of whole sectors would pass for a raw disk: a
 backup, an archive, a page by which a server says that it has no such file. Does not own what is an

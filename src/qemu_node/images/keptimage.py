@@ -1,6 +1,6 @@
 """An image of the cache with where it came from and who uses it, and finding one by name. Pure.
 
-Does not own finding the facts nor what becomes of it (`keeper`).
+Does not own finding the facts, nor what is done with it (`keeper`).
 """
 
 from collections.abc import Sequence

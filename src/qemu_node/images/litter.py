@@ -24,7 +24,7 @@ RESUMABLE_S = 86_400.0
 """How long a broken download that can be resumed waits for that."""
 
 _TEMPORARY_S = 3_600.0
-"""A temporary file this old is nobody's: its writer fills it in one go."""
+"""A temporary file this old has no writer any more: writing one takes moments."""
 
 _KEY = re.compile(r"[0-9A-Za-z-]{1,64}")
 _LOCK = ".lock"

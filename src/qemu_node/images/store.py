@@ -152,7 +152,7 @@ class ImageStore:
         return self.blobs_dir / version.blob_name
 
     def read_record(self, key: str) -> SourceRecord | None:
-        """Return what is known of a source, in so far as its images are there and whole."""
+        """Return what is known of a source, as far as its images are there and whole."""
         record = self._decode(self.record_path(key))
         if record is None:
             return None
@@ -306,7 +306,7 @@ class ImageStore:
         except FileNotFoundError:
             return None
         except (OSError, *DECODE_ERRORS) as exc:
-            # Without its record an image is fetched again, which mends this.
+            # Without its record an image is fetched again, which fixes this.
             log.warning("unreadable image record", extra={"path": str(path), "error": str(exc)})
             return None
         return record if record.version == RECORD_VERSION else None

@@ -63,8 +63,8 @@ async def _run(config_path: Path | None, *, stop_with_parent: bool) -> None:
 def _run_dirs(config_path: Path | None) -> list[Path]:
     """Return where the plugin's socket can go, the best first.
 
-    The agent has not told of its settings yet. Whatever is wrong with node.toml is told by the
-    fingerprint, and to tell it the plugin must be reached.
+    The agent has not sent its settings yet. An error in node.toml is reported by the fingerprint,
+    for which the agent must reach the plugin.
     """
     usual = default_paths().run_dir
     try:

@@ -41,7 +41,7 @@ class NotRunningError(NodeError):
 
 
 class StartLostError(NodeError):
-    """The driver ended while it started the task's VM; nothing of it is left to take up."""
+    """The driver ended while it started the task's VM; nothing of it can be recovered."""
 
 
 class Task:
@@ -66,7 +66,7 @@ class Task:
 
     @property
     def has_vm(self) -> bool:
-        """Whether the start has come to its end, and well."""
+        """Whether the start has succeeded."""
         return self._vm is not None
 
     @property
@@ -79,14 +79,14 @@ class Task:
         return self._end_of_start(self._start)
 
     def begin(self, start: Coroutine[Any, Any, VM], tasks: TaskOwner) -> None:
-        """Have `start` make the VM."""
+        """Run `start`, which makes the VM."""
         self._start = tasks.start(self._make(start), name=f"start {self.config.id}")
 
     async def _make(self, start: Coroutine[Any, Any, VM]) -> VM | NodeError:
         try:
             self._vm = await start
         except NodeError as exc:
-            # Whoever still waits is told; it is no fault of ours.
+            # A result, as a task that fails is logged as a fault of ours.
             return exc
         return self._vm
 
@@ -124,11 +124,6 @@ class Task:
             self._start.cancel()
         await self._settled()
         return self._vm is None
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether `cancel` was called during the start."""
-        return self._is_stopped
 
     async def has_started(self) -> bool:
         """Tell, once the start is over, whether there is a VM."""

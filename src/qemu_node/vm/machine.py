@@ -106,7 +106,7 @@ class VM:
         """On QEMU, while it is watched."""
         self._destroying = asyncio.Lock()
         self._settling: asyncio.Task[None] | None = None
-        """Takes what the VM has left behind, once its end is told."""
+        """Cleans up after the VM, once its end is reported."""
         self._was_watched = False
         """It ran when this process began to watch it."""
         self._oom_kills_before = self._oom_kills() if state.oom_kills is None else state.oom_kills
@@ -160,7 +160,7 @@ class VM:
                 self._lock.release()
 
     async def settle(self) -> None:
-        """Return once nothing of an ended VM moves any more: its last words are in the logs."""
+        """Return once an ended VM is cleaned up: its last output is in the logs."""
         await self.wait()
         if self._settling is not None:
             await asyncio.wait({self._settling})
@@ -328,13 +328,13 @@ class VM:
             await qmp.close()
 
     async def _conclude(self) -> None:
-        """Decide how the VM ended, now that its process is gone, and tell that before all else."""
+        """Decide how the VM ended, now that its process is gone, and report that first."""
         if self._exit.done():
             return
         try:
             outcome = await self._judge()
         except Exception as exc:
-            # Whatever it was: a VM without an end would be waited for for ever.
+            # Whatever it was: without an end WaitTask would never return.
             log.exception("end of VM not understood", extra=self._fields(exc))
             outcome = VMExit(exit_code=1, reason=f"QEMU ended; the driver failed to see how: {exc}")
         self.phase = VMPhase.EXITED
@@ -375,7 +375,7 @@ class VM:
         return outcome
 
     async def _settle(self, outcome: VMExit) -> None:
-        """Take what the VM has left behind; its end is told."""
+        """Clean up after the VM; its end has been reported."""
         await self._drop_taps()
         await self._drop_qmp()
         await self._logs.finish(f"VM ended: {describe(outcome)}")

@@ -63,7 +63,7 @@ class Network:
         self._users: set[str] = set()
         """VMs of this process in user mode, from before they are started."""
         self._adopted: dict[str, RecordHeader] = {}
-        """VMs that this process has taken up; their directories may be elsewhere than ours."""
+        """VMs that this process has recovered; their directories may be elsewhere than ours."""
         # A look at who lives and what is done about it: nobody may end, or begin to need the guard,
         # in between. Attaching may: `PortManager` knows of it.
         self._looking = asyncio.Lock()
@@ -103,11 +103,11 @@ class Network:
         return VMPorts(attached)
 
     def adopt(self, record: RecordHeader) -> None:
-        """Count a VM that was taken up as live, until `disown`."""
+        """Count a recovered VM as live, until `disown`."""
         self._adopted[record.vm_id] = record
 
     def disown(self, vm_id: str) -> None:
-        """Note that a VM which was taken up has ended."""
+        """Note that a recovered VM has ended."""
         self._adopted.pop(vm_id, None)
 
     async def detach(self, ports: Sequence[PortSpec]) -> None:
@@ -144,7 +144,7 @@ class Network:
                 return
             raise MissingPartError(
                 f"guests in user mode cannot be kept from this node's services: {exc.explain()}",
-                hint="mend that, or allow it: network.allow_host = true in node.toml",
+                hint="fix that, or allow it: network.allow_host = true in node.toml",
             ) from exc
 
     async def unguard_host(self, vm_id: str) -> None:

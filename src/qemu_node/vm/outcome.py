@@ -31,7 +31,7 @@ POWERED_OFF = VMExit(exit_code=0)
 """The guest shut itself down, asked or not."""
 
 FORCED_OFF = VMExit(exit_code=137, signal=int(signal.SIGKILL))
-"""It did not, in the time that Nomad gave it, and was ended; told as of any task that is killed."""
+"""It did not, in the time that Nomad gave it, and was killed; reported like any killed task."""
 
 
 def exit_of_guest(end: GuestEnd) -> VMExit:
@@ -84,7 +84,7 @@ def judge_process_end(end: ProcessEnd) -> VMExit:
         )
     if status > 0:
         return VMExit(exit_code=status, reason=f"QEMU failed with exit code {status}{said}")
-    # QEMU leaves with 0 when an operator's `quit` or a SIGTERM from outside ended it.
+    # QEMU exits with 0 when an operator's `quit` or a SIGTERM from outside ended it.
     return VMExit(exit_code=0, reason=f"QEMU was ended from outside Nomad{said}")
 
 

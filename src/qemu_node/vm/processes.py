@@ -51,7 +51,7 @@ def match_vm_id(argv: Sequence[str], vm_data_dir: Path) -> str | None:
     """Return the id of the VM that a process with this argv runs, None if it runs none of ours.
 
     It must name its guest, and have a file in exactly the directory of that guest. A launcher that
-    has yet to become QEMU has the same words and counts.
+    has yet to become QEMU has the same arguments and counts.
     """
     for option, value in pairwise(argv):
         if option != "-name" or not value.startswith("guest="):

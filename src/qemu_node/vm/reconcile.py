@@ -30,7 +30,7 @@ EVIDENCE_GRACE_S = 600.0
 Nomad recovers its tasks within seconds of starting a driver."""
 
 RECOVERY_GRACE_S = 30.0
-"""How long a VM may run without a manager before that is worth a word."""
+"""How long a VM may run without a manager before it is reported."""
 
 _SHOWN = 3
 
@@ -154,7 +154,7 @@ class Reconciler:
         try:
             since = self._unmanaged_since.setdefault(vm_id, time.monotonic())
             unmanaged_s = time.monotonic() - since
-            # In a thread: while a new driver takes up its VMs it finds all of them unmanaged here.
+            # In a thread: while a new driver recovers its VMs it finds all of them unmanaged here.
             found = await to_the_end(
                 examine, directory, is_running=is_running, unmanaged_s=unmanaged_s
             )

@@ -7,8 +7,8 @@ A change that older readers cope with, such as a new key with a default, keeps t
 other one raises it, and then:
 
 - a newer driver reads every version that a release has written (`tests/data/state` has one each);
-- an older driver leaves a VM of a newer one alone: it is reported, and neither taken up nor removed
-  while it lives;
+- an older driver leaves a VM of a newer one alone: it reports it, does not recover it, and removes
+  nothing of it while it lives;
 - every version has the keys of `StateHeader`, with the same meaning. So an older driver can tell
   that such a VM lives, keep its ports, and kill it where Nomad orders that.
 """
@@ -225,7 +225,7 @@ class StateHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VMState(StateHeader, frozen=True, kw_only=True):
-    """What the driver needs to take up a VM again: Nomad's driver_state, and state.json.
+    """What the driver needs to recover a VM: Nomad's driver_state, and state.json.
 
     Nomad keeps driver_state unencrypted and does not send the job's options again after an agent
     restart, so everything needed is here and nothing secret; node.toml is not needed either.
