@@ -1,6 +1,7 @@
 """Whose a process is: real ones that look like a VM's and are none, and the other way round."""
 
 import asyncio
+import ctypes
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,7 @@ from integration.vmnode import VMNode, until
 from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.errors import HostError
 from qemu_node.host.process import Child, is_alive, spawn
-from qemu_node.host.users import UserClaim, UserTakenError, is_claimed
+from qemu_node.host.users import CLAIMS_DIR, UserClaim, UserTakenError, is_claimed
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.leases import lease_uid, uid_leases
@@ -246,6 +247,32 @@ async def test_a_process_that_poses_as_a_zombie_is_still_found_and_ended(node: V
         assert await node.supervisor.reconcile() == [VM_ID]
         assert not is_alive(child.process)
         await until(child.exit_status, lambda status: status is not None, "its end")
+    assert node.leftovers() == []
+
+
+@pytest.mark.needs_root
+async def test_a_claim_that_a_vm_has_handed_on_keeps_nothing_of_the_vm(node: VMNode) -> None:
+    vm = await node.start(node.request())
+    uid = vm.state.uid
+    assert uid is not None
+    # A guest that has taken over its QEMU can pass it to that of another guest, over a socket.
+    [claim] = [
+        descriptor
+        for descriptor in Path(f"/proc/{vm.process.pid}/fd").iterdir()
+        if descriptor.readlink() == CLAIMS_DIR / str(uid)
+    ]
+    pidfd = os.pidfd_open(vm.process.pid)
+    copy = ctypes.CDLL(None).syscall(438, pidfd, int(claim.name), 0)
+    os.close(pidfd)
+    try:
+        await node.supervisor.destroy(vm)
+        assert is_claimed(uid)
+        # The user is not given to another VM as long as somebody could pass for a launcher of it.
+        assert uid_leases(node.paths.vm_data_dir) == {uid: vm.record.vm_id}
+        assert not vm.directory.data.exists()
+    finally:
+        os.close(copy)
+    assert await node.supervisor.reconcile() == []
     assert node.leftovers() == []
 
 

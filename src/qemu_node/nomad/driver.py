@@ -188,7 +188,9 @@ class VMDriver(DriverService):
             if task.has_vm:
                 await self._host.vms.destroy(task.vm)
         finally:
-            self._tasks.pop(task.config.id, None)
+            # Another call may have done it, and the task be started anew.
+            if self._tasks.get(task.config.id) is task:
+                del self._tasks[task.config.id]
 
     async def _start(
         self,

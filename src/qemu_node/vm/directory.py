@@ -38,7 +38,7 @@ from qemu_node.host.directories import make_directory, open_directory
 from qemu_node.host.process import boot_id
 from qemu_node.images.base import BASE_NAME
 from qemu_node.vm.leases import check_unused, leased_uids, release_uids
-from qemu_node.vm.names import VM_ID, check_vm_id
+from qemu_node.vm.names import STATE_NAME, VM_ID, check_vm_id
 from qemu_node.vm.outcome import VMExit
 from qemu_node.vm.record import (
     SocketPaths,
@@ -124,7 +124,7 @@ class VMDirectory:
     @property
     def state_file(self) -> Path:
         """VMState; written last in a start."""
-        return self.data / "state.json"
+        return self.data / STATE_NAME
 
     @property
     def exit_file(self) -> Path:

@@ -22,7 +22,7 @@ from qemu_node.host.users import (
     is_claimed,
     processes_of_user,
 )
-from qemu_node.vm.names import VM_ID
+from qemu_node.vm.names import STATE_NAME, VM_ID
 
 _BUSY_POLL_S = 0.01
 _BUSY_WAIT_S = 1.0
@@ -146,7 +146,16 @@ def is_in_use(directory: Path, uid: int) -> bool:
     if holder_of(uid) != directory:
         # Nobody's since the host was booted, or another node's by now.
         return False
-    return is_claimed(uid) or bool(processes_of_user(uid))
+    return is_launching(directory, uid) or bool(processes_of_user(uid))
+
+
+def is_launching(directory: Path, uid: int) -> bool:
+    """Tell whether something has the user of the VM in `directory` claimed to become it.
+
+    Once the start is completed QEMU is that user, and the claim says nothing more: a guest that has
+    taken over its QEMU can hand it on to that of another guest.
+    """
+    return not os.path.lexists(directory / STATE_NAME) and is_claimed(uid)
 
 
 def check_unused(directory: Path, uids: Iterable[int]) -> None:

@@ -12,6 +12,9 @@ VM_ID_MAX_BYTES = 29
 
 VM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,15}-[0-9a-f]{12}")
 
+STATE_NAME = "state.json"
+"""The file in a VM's data directory that means that its start was completed."""
+
 
 class VMIdError(NodeError, ValueError):
     """What was given as the id of a VM is none.

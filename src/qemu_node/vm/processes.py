@@ -14,8 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from qemu_node.host.process import EXEC_MAX_S, ProcessId, command_line, identify
-from qemu_node.host.users import is_claimed, processes_of_users
-from qemu_node.vm.leases import live_leases
+from qemu_node.host.users import processes_of_users
+from qemu_node.vm.leases import is_launching, live_leases
 from qemu_node.vm.names import VM_ID
 
 
@@ -32,7 +32,9 @@ def running_vm_ids(vm_data_dir: Path) -> set[str]:
     running = {vm_id for vm_id, _ in find_vm_processes(vm_data_dir)}
     if os.geteuid() == 0:
         leases = live_leases(vm_data_dir)
-        running |= {vm_id for uid, vm_id in leases.items() if is_claimed(uid)}
+        running |= {
+            vm_id for uid, vm_id in leases.items() if is_launching(vm_data_dir / vm_id, uid)
+        }
     return running
 
 
