@@ -24,12 +24,15 @@ from pathlib import Path
 # inherited, it would keep QEMU alive and kill the rest of the node, so it is put back to 0, as
 # Nomad's exec driver does (drivers/shared/executor/executor_linux_cgo.go, newLibcontainerConfig).
 # That can fail only where we were given a positive score, which then is right to keep.
+# An ignored signal stays so over exec (man 2 execve): a write at the limit of file sizes fails and
+# does not kill.
 _SCRIPT = """\
 set -eu
 if [ -n "$1" ]; then echo 0 > "$1"; fi
 { echo 0 > /proc/self/oom_score_adj; } 2> /dev/null || :
 umask "$2"
 ulimit -c 0
+trap '' XFSZ
 if [ -n "$3" ]; then ulimit -S -n "$3"; fi
 shift 3
 exec "$@"
@@ -52,10 +55,10 @@ def launcher_argv(
 ) -> list[str]:
     """Return the command line that becomes `argv` with the fewest rights.
 
-    It joins the cgroup, sets the umask, allows no core dump (guest memory would be in it), resets
-    the OOM score, then changes user. NoNewPrivs is set and, as root, the capability bounding set
-    emptied: no set-uid file gives anything back. A step that fails ends the process with a message
-        on stderr.
+    It joins the cgroup, sets the umask, allows no core dump (guest memory would be in it), ignores
+    SIGXFSZ, resets the OOM score, then changes user. NoNewPrivs is set and, as root, the capability
+    bounding set emptied: no set-uid file gives anything back. A step that fails ends the process
+    with a message on stderr.
 
     Args:
         argv: The program and its arguments.

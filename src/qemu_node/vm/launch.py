@@ -20,7 +20,6 @@ from pathlib import Path
 
 import msgspec
 
-from qemu_node.errors import HostError
 from qemu_node.host import files
 from qemu_node.host.cancellation import Undo, finish
 from qemu_node.host.cgroup import Scope
@@ -58,6 +57,7 @@ from qemu_node.vm.node import Hypervisor, Node, Tell
 from qemu_node.vm.record import StateError, StateHeader, VMRecord, VMState
 from qemu_node.vm.removal import claim, kill, remove_files
 from qemu_node.vm.request import VMRequest
+from qemu_node.vm.serialbound import create_log
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +197,7 @@ class _Start:
         self._tell = tell
         self._undo = undo
         self._uid: int | None = None
+        self._disk_bytes = 0
         self._user: UserClaim | None = None
 
     @property
@@ -278,13 +279,14 @@ class _Start:
 
     async def write_overlay(self, image: CachedImage, base: BaseImage) -> None:
         self._announce(StartStep.OVERLAY)
+        self._disk_bytes = max(image.virtual_size_bytes, self._request.disk_size_bytes or 0)
         await to_the_end(
             write_overlay,
             self.directory.overlay,
             base=base.path,
             base_fd=image.fd,
             base_format=image.format,
-            virtual_size_bytes=max(image.virtual_size_bytes, self._request.disk_size_bytes or 0),
+            virtual_size_bytes=self._disk_bytes,
             owner=self._owner,
         )
 
@@ -347,7 +349,7 @@ class _Start:
         scope: Scope | None,
     ) -> Child:
         self._announce(StartStep.SPAWN)
-        _create_for(self.directory.serial_log, self._owner)
+        create_log(self.directory.serial_log, self._owner, disk_bytes=self._disk_bytes)
         inherited = () if spec.base is None or spec.base.fd is None else (spec.base.fd,)
         child = await start_qemu(
             build_argv(spec, hypervisor.binary.path, hypervisor.binary.version),
@@ -392,19 +394,6 @@ def publish(directory: VMDirectory, state: VMState) -> None:
     """
     files.write_atomic(directory.vm_json, msgspec.json.encode(state.record), mode=0o644)
     files.write_atomic(directory.state_file, state.encode(), mode=0o600)
-
-
-def _create_for(path: Path, owner: tuple[int, int] | None) -> None:
-    """Make an empty file for QEMU to append to, who may not create files here."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            if owner is not None:
-                os.fchown(fd, *owner)
-        finally:
-            os.close(fd)
-    except OSError as exc:
-        raise HostError(f"cannot make {path}: {exc.strerror}") from exc
 
 
 def _open_vnc_to_group(path: Path, node: Node) -> None:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 from qemu_node.config.node import LogsConfig
 from qemu_node.errors import HostError
+from qemu_node.host.process import ProcessId
 from qemu_node.host.threads import Worker, to_the_end
-from qemu_node.vm.console_log import ConsolePump
+from qemu_node.units import MIB
+from qemu_node.vm.console_log import BACKLOG_BYTES, ConsolePump
 from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.greeting import last_words
 from qemu_node.vm.ratelimit import TokenBucket
 from qemu_node.vm.serial import SerialLog
+from qemu_node.vm.serialbound import SerialBound
 from qemu_node.vm.textfilter import TerminalFilter
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,10 @@ log = logging.getLogger(__name__)
 Sink = Callable[[bytes], None]
 
 _BURST_S = 4
+
+UNREAD_MAX_BYTES = BACKLOG_BYTES + 8 * MIB
+"""What waits in a serial log at most while nobody reads it. More than a reader lets wait: while one
+is there, the oldest is dropped and not the newest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +53,18 @@ class VMLogs:
     """Moves what a VM prints into its task's streams, which it closes with itself."""
 
     def __init__(
-        self, directory: VMDirectory, task_logs: TaskLogs, limits: LogsConfig, worker: Worker
+        self,
+        directory: VMDirectory,
+        process: ProcessId,
+        task_logs: TaskLogs,
+        limits: LogsConfig,
+        worker: Worker,
     ) -> None:
         """Open a VM's output.
 
         Args:
             directory: Where QEMU writes it.
+            process: The QEMU.
             task_logs: Where it goes.
             limits: How fast.
             worker: Its thread moves the bytes of all VMs, one call at a time: both ends are on
@@ -64,12 +77,13 @@ class VMLogs:
         self.pumps: list[ConsolePump] = []
         """What is to be polled."""
         rate = limits.rate_bytes_per_s
-        for path, sink in (
-            (directory.serial_log, task_logs.stdout),
-            (directory.qemu_log, task_logs.stderr),
+        bound = SerialBound(process, UNREAD_MAX_BYTES)
+        for path, sink, its_bound in (
+            (directory.serial_log, task_logs.stdout, bound),
+            (directory.qemu_log, task_logs.stderr, None),
         ):
             try:
-                source = SerialLog(path)
+                source = SerialLog(path, its_bound)
             except HostError as exc:
                 # A VM whose files were taken away is managed to its end all the same.
                 log.warning("output of a VM is not logged", extra={"error": str(exc)})

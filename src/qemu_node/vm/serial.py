@@ -1,8 +1,8 @@
 """The file to which QEMU appends what the guest prints on its serial port, read as a queue.
 
 Owns the place up to which the file has been consumed and the disk space before it. Does not own the
-file (the start makes it, QEMU writes it with O_APPEND) nor what becomes of the bytes
-(`console_log`).
+file (the start makes it, QEMU writes it with O_APPEND), how long it may get (`serialbound`) nor
+what becomes of the bytes (`console_log`).
 
 QEMU writes whether or not the driver lives, so the file alone must tell what is still to be read. A
 consumed byte is overwritten with NUL, which costs no disk access, and whole megabytes of them are
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from qemu_node.host.files import host_error, punch_hole, seek_data
 from qemu_node.units import KIB, MIB
+from qemu_node.vm.serialbound import SerialBound
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class SerialLog:
     silent.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the log.
+    def __init__(self, path: Path, bound: SerialBound | None = None) -> None:
+        """Open the log, whose writer `bound` stops at some distance from here.
 
         Raises:
             HostError: there is no such file, it is a link, or it may not be read and written.
@@ -64,6 +65,8 @@ class SerialLog:
         self._punched_to = 0
         self._is_start_known = False
         self._can_punch = True
+        self._bound = bound
+        self._has_begun = False
 
     @contextmanager
     def _open(self) -> Generator[int]:
@@ -80,6 +83,9 @@ class SerialLog:
             OSError: the file system failed.
         """
         size = self.path.lstat().st_size
+        if self._bound is not None and not self._has_begun:
+            self._has_begun = True
+            self._bound.begin(self.path, size)
         if size < self._position:
             # Only a QEMU that its guest has taken over can have cut it: begin again.
             self._position = self._punched_to = 0
@@ -126,6 +132,11 @@ class SerialLog:
         restart, which is no reason to stop now.
         """
         begin, self._position = self._position, self._position + count
+        self._erase(begin, count)
+        if self._bound is not None:
+            self._bound.move(self._position)
+
+    def _erase(self, begin: int, count: int) -> None:
         try:
             with self._open() as fd:
                 if self._punch(fd):

@@ -283,7 +283,7 @@ class Supervisor:
         logs: TaskLogs,
         tell: Tell,
     ) -> VM:
-        vm_logs = VMLogs(directory, logs, self._node.logs, self._log_worker)
+        vm_logs = VMLogs(directory, state.record.process, logs, self._node.logs, self._log_worker)
         earlier = read_usage(directory.usage_json)
         meter = UsageMeter(state.record.process, earlier.disk if earlier else DiskState())
         disk = DiskGuard(directory, meter, reserve=self._node.disk_reserve, tell=tell)
