@@ -112,18 +112,17 @@ class Task:
         if self._start is not None:
             await asyncio.wait({self._start})
 
-    async def cancel(self) -> bool:
-        """End a start that is under way and return when it is undone; tell whether it was ended.
+    async def cancel(self) -> None:
+        """End a start that is under way and return when it is undone.
 
         A download goes on for whoever needs the image next.
         """
         if self._start is None or self._start.done():
-            return False
+            return
         if not self._is_stopped:
             self._is_stopped = True
             self._start.cancel()
         await self._settled()
-        return self._vm is None
 
     async def has_started(self) -> bool:
         """Tell, once the start is over, whether there is a VM."""
