@@ -21,6 +21,7 @@ import msgspec
 
 from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError, MissingPartError
+from qemu_node.host.exitstatus import describe_exit
 from qemu_node.host.files import host_error
 from qemu_node.host.privileges import ToolLimits
 from qemu_node.host.process import SAFE_ENV, Completed, ProcessError
@@ -146,7 +147,7 @@ def _pinned(name: str, image_format: ImageFormat) -> str:
 def _ending(done: Completed) -> str:
     """Return how it ended, for an image that it could not judge."""
     if done.returncode < 0:
-        return f"it was ended by signal {-done.returncode}, as at its limits of CPU and memory"
+        return f"it {describe_exit(done.returncode)}, as at its limits of CPU and memory"
     return _words(done) or f"exit code {done.returncode}"
 
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from qemu_node.errors import NodeError
 from qemu_node.host import process
+from qemu_node.host.exitstatus import describe_exit
 from qemu_node.nomad import handshake
 from qemu_node.nomad.calls import BaseCalls, DriverCalls, GoPluginCalls
 from qemu_node.nomad.pipe import LinePipe
@@ -183,7 +184,7 @@ async def _why_not_started(child: process.Child, exc: Exception, timeout_s: floa
         async with asyncio.timeout(_LAST_WORDS_WAIT_S):
             await process.wait_gone(child.process)
     code = child.exit_status()
-    return str(exc) if code is None else f"the plugin ended at once, exit code {code}"
+    return str(exc) if code is None else f"the plugin {describe_exit(code)}"
 
 
 async def _end(child: process.Child) -> None:

@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import MissingPartError, NodeError
+from qemu_node.host.exitstatus import signal_name
 from qemu_node.nomad.encoding import encode_config
 from qemu_node.nomad.proto import base_pb2, driver_pb2, structs_pb2
 from qemu_node.nomad.service import DriverService, PluginBase
@@ -65,7 +66,7 @@ class TaskEnd:
         """Return it in a few words."""
         words = f"exit code {self.exit_code}"
         if self.signal:
-            words += f", signal {self.signal}"
+            words += f", {signal_name(self.signal)}"
         if self.oom_killed and "memory" not in self.reason:
             words += ", out of memory"
         return f"{words}: {self.reason}" if self.reason else words

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 
 from qemu_node.errors import HostError, QmpError
+from qemu_node.host.exitstatus import describe_exit
 from qemu_node.host.process import Child, wait_gone
 from qemu_node.host.race import race
 from qemu_node.qmp import commands as qmp_commands
@@ -61,8 +62,9 @@ async def _until_gone(directory: VMDirectory, child: Child) -> QmpConnection:
     """Raise once QEMU is gone."""
     await wait_gone(child.process)
     status, words = child.exit_status(), last_words(directory)
-    how = f"signal {-status}" if status is not None and status < 0 else f"exit code {status}"
-    raise QemuStartError(f"QEMU ended during the start ({how})" + (f": {words}" if words else ""))
+    # None: somebody else has reaped it.
+    how = "ended" if status is None else describe_exit(status)
+    raise QemuStartError(f"QEMU {how} during the start" + (f": {words}" if words else ""))
 
 
 def last_words(directory: VMDirectory) -> str:

@@ -56,7 +56,7 @@ async def test_a_state_without_a_vm_id_is_refused() -> None:
 async def test_an_end_carries_all_that_the_driver_said() -> None:
     end = await link(EndingDriver()).wait("x")
     assert end == TaskEnd(exit_code=137, signal=9, oom_killed=True, reason="killed")
-    assert end.describe() == "exit code 137, signal 9, out of memory: killed"
+    assert end.describe() == "exit code 137, SIGKILL, out of memory: killed"
 
 
 async def test_a_percentage_that_is_none_is_passed_over() -> None:
