@@ -219,6 +219,16 @@ async def test_encoded_body_is_refused(server: ImageServer) -> None:
         await fetched(server.put("/x", resource))
 
 
+async def test_bucket_of_another_region_is_named_to_whom_a_redirect_made_a_stranger(
+    server: ImageServer,
+) -> None:
+    body = b"<Error><Code>AccessDenied</Code><Region>eu-central-1</Region></Error>"
+    async with ImageServer.running() as other:
+        there = other.put("/there", Resource(status=403, body=body))
+        with pytest.raises(ImageRefusedError, match="region eu-central-1"):
+            await fetched(server.put("/x", Resource(redirect_to=there)))
+
+
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
 async def test_a_body_that_is_labelled_as_encoded_and_is_not_is_taken(
     server: ImageServer, coding: str

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fakes.http_peer import HttpPeer
 from fakes.memory_sink import MemorySink
-from fakes.registry import OCI_MANIFEST, BlobHost, Registry, TokenService, digest_of
+from fakes.registry import OCI_INDEX, OCI_MANIFEST, BlobHost, Registry, TokenService, digest_of
 
 from qemu_node.config.images import CredentialConfig
 from qemu_node.images.address import AddressPolicy
@@ -161,6 +161,17 @@ async def test_a_private_tag_is_asked_with_the_password(
     assert asked(registry) == ["HEAD", "HEAD"]
     with pytest.raises(ImageRefusedError, match="does not accept"):
         await is_still(registry, pushed.digest)
+
+
+async def test_a_manifest_of_another_size_than_its_index_says_is_refused(
+    registry: Registry,
+) -> None:
+    image = registry.push("team/image:amd", DISK)
+    document = json.loads(registry.push_index("team/image:1", {("linux", "amd64"): image}).body)
+    document["manifests"][0]["size"] += 1
+    registry.store("team/image:1", json.dumps(document).encode(), OCI_INDEX)
+    with pytest.raises(ChecksumMismatchError, match="its index says"):
+        await resolve(registry)
 
 
 @pytest.mark.parametrize("more", [-1, 1, 1 << 40])
