@@ -68,7 +68,7 @@ def measure_ports() -> PortTimes:
 async def _measure() -> PortTimes:
     times = PortTimes(attach_ms=[], bare_ms=[], detach_ms=[])
     others = [port_spec(number, VLAN + number) for number in range(1, _OTHERS + 1)]
-    manager = PortManager(CONFIG)
+    manager = PortManager(CONFIG, identity="test")
     await manager.begin()
     attached = [await manager.attach(spec) for spec in others]
     with _bare_side(others) as bare_pair:

@@ -72,7 +72,7 @@ async def _measure(root: Path, image: Path) -> StopTimes:
 async def _node(root: Path, image: Path, vhost: Literal["auto", "off"]) -> AsyncGenerator[VMNode]:
     """Give a node on the bridge."""
     config = NetworkConfig(bridge=BRIDGE, uplink=UPLINK, vhost=vhost)
-    manager = PortManager(config)
+    manager = PortManager(config, identity="test")
     await manager.begin()
     paths = Paths(run=str(root / "r"), data=str(root / "d"))
     node = VMNode(root, image, network=Network(paths, config, manager))

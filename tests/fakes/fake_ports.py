@@ -27,7 +27,7 @@ class FakePorts(PortManager):
         undetachable: Sequence[str] = (),
         guard_problem: NodeError | None = None,
     ) -> None:
-        super().__init__(NetworkConfig(bridge="br0"))
+        super().__init__(NetworkConfig(bridge="br0"), identity="test")
         self._refused = refused
         self._undetachable = undetachable
         self._guard_problem = guard_problem

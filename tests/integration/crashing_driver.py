@@ -41,7 +41,9 @@ def alloc_id_of(task: str) -> str:
 def bridged_node(root: Path, image: Path) -> VMNode:
     """Return a node whose VMs may be ports of the bridge of `NETWORK`."""
     paths = Paths(run=str(root / "r"), data=str(root / "d"))
-    return VMNode(root, image, network=Network(paths, NETWORK, PortManager(NETWORK)))
+    return VMNode(
+        root, image, network=Network(paths, NETWORK, PortManager(NETWORK, identity="test"))
+    )
 
 
 class _Assassin(logging.Handler):

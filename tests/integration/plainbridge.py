@@ -19,7 +19,7 @@ class PlainBridge(PortManager):
     """A `PortManager` whose bridge keeps nobody apart; it remembers what it was asked."""
 
     def __init__(self, config: NetworkConfig) -> None:
-        super().__init__(config)
+        super().__init__(config, identity="test")
         self._bridge = config.bridge
         self.attached: list[PortSpec] = []
         self.detached: list[PortSpec] = []

@@ -32,7 +32,7 @@ def run(
     """Run `scenario` in a network of its own, in which there is what `made` makes."""
 
     async def managed() -> None:
-        manager = PortManager(config)
+        manager = PortManager(config, identity="test")
         try:
             await scenario(manager)
         finally:
@@ -90,7 +90,7 @@ def test_reconcile_empties_the_filter_although_the_bridge_is_gone() -> None:
 def test_one_driver_at_a_time_manages_the_network_and_the_other_says_so() -> None:
     async def scenario(first: PortManager) -> None:
         await first.begin()
-        second = PortManager(CONFIG)
+        second = PortManager(CONFIG, identity="test")
         try:
             with pytest.raises(NetworkOwnedError, match="another driver manages"):
                 await second.attach(PORT)

@@ -80,6 +80,27 @@ def test_a_table_that_a_newer_nft_made_to_persist_is_taken_over(nft: Nft) -> Non
     assert not guard.is_loaded(nft)
 
 
+def test_the_table_of_a_driver_that_is_gone_is_removed_unless_something_runs_as_its_users(
+    nft: Nft,
+) -> None:
+    gone, busy = (UserGuard(range(first, first + 5), is_open=False) for first in (310_000, 320_000))
+    gone.load(nft)
+    busy.load(nft)
+    nft.run("add table inet qn_user_of_somebody\n")
+    argv = ["setpriv", "--reuid", "320003", "--clear-groups", "sleep", "600"]
+    child = process.spawn(argv, stderr_fd=2)
+    try:
+        wait_until(lambda: child.process.pid in pids_of_users(range(320_000, 320_005)), "the user")
+        UserGuard(UIDS, is_open=False).remove_abandoned(nft)
+        assert nft.list_names("inet") == [
+            table_name(range(320_000, 320_005)),
+            "qn_user_of_somebody",
+        ]
+    finally:
+        process.send_signal(child.process, signal.SIGKILL)
+        wait_until(lambda: child.exit_status() is not None, "the end")
+
+
 def send_twice(client: socket.socket) -> None:
     """Send, and send again: that the first was refused is said at the second."""
     client.send(b"question")

@@ -27,7 +27,7 @@ from qemu_node.host.descriptors import close_descriptors
 from qemu_node.host.process import send_signal
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.spec import PortSpec
-from qemu_node.net.usermode import table_text
+from qemu_node.net.usermode import table_name, table_text
 from qemu_node.nomad.driver import TaskStoppedError, VMDriver
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.qemu.accelerator import AcceleratorChoice
@@ -41,7 +41,10 @@ from qemu_node.vm.usage import Usage
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root, pytest.mark.timeout(600)]
 
 CONFIG = NetworkConfig(bridge="br0", default_vlan=30)
-GUARD = "table inet qn_user_200000_10000"
+UIDS = range(730_000, 730_100)
+"""Of no other node on this machine: the guard stays as long as anything runs as one of them."""
+USERS = f"first_uid = {UIDS.start}\nuid_count = {len(UIDS)}"
+GUARD = f"table inet {table_name(UIDS)}"
 READY = "small guest ready"
 POWER_OFF = "#!/bin/sh\npoweroff -f\n"
 ADDRESS = "10.9.8.7"
@@ -295,7 +298,7 @@ async def driver(
 
 def bridged(nomad: NomadNode, manager: PlainBridge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the drivers on a node this network."""
-    monkeypatch.setattr("qemu_node.nomad.nodehost.PortManager", lambda _config, uids: manager)
+    monkeypatch.setattr("qemu_node.nomad.nodehost.PortManager", lambda _config, **_: manager)
     nomad.network = 'bridge = "br0"\ndefault_vlan = 30'
     nomad.configure()
 
@@ -306,7 +309,7 @@ def tables() -> str:
 
 async def test_a_vm_in_user_mode_starts_on_a_node_that_is_kept_from_it(nomad: NomadNode) -> None:
     nomad.network = ""
-    nomad.configure()
+    nomad.configure(more=USERS)
     async with driver_on(nomad, keep=True) as driver:
         await driver.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
         assert tables() == GUARD
@@ -327,13 +330,12 @@ async def test_a_vm_in_user_mode_starts_on_a_node_that_is_kept_from_it(nomad: No
 
 async def test_a_driver_without_vms_leaves_no_table(nomad: NomadNode) -> None:
     nomad.network = ""
-    nomad.configure()
+    nomad.configure(more=USERS)
     async with driver_on(nomad) as driver:
         await driver.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
     assert tables() == ""
     # One that was killed has left it; the next one looks.
-    uids = range(200_000, 210_000)
-    await process.run(["nft", table_text(uids, ())])
+    await process.run(["nft", table_text(UIDS, ())])
     assert tables() == GUARD
     async with driver_on(nomad) as driver:
         await driver.init(driver_pb2.InitRequest())

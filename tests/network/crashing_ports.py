@@ -34,7 +34,7 @@ PORT = port_spec("crash", 1, vlan=None, trunk=(30, 31))
 
 async def live_and_end() -> None:
     """Attach a port and detach it, as a start and a stop do."""
-    manager = PortManager(CONFIG)
+    manager = PortManager(CONFIG, identity="test")
     await manager.begin()
     attached = await manager.attach(PORT)
     await attached.close()
@@ -44,7 +44,7 @@ async def live_and_end() -> None:
 
 async def take_over() -> None:
     """Do what a driver does at its start on a node without VMs."""
-    manager = PortManager(CONFIG)
+    manager = PortManager(CONFIG, identity="test")
     await manager.begin()
     await manager.reconcile([])
     await manager.aclose()

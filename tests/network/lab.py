@@ -69,7 +69,7 @@ class Lab:
         self._runner = runner
         self._numbers = itertools.count(1)
         self._noise: dict[str, list[Arrival]] = {}
-        self.manager = PortManager(CONFIG)
+        self.manager = PortManager(CONFIG, identity="test")
         self.ports: dict[str, AttachedPort] = {}
         self.ends: dict[str, End] = {}
 

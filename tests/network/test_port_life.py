@@ -91,7 +91,7 @@ def test_a_tagged_vlan_that_no_vm_can_have_stays_on_the_uplink(lab: Lab) -> None
         CONFIG, policy=(NetworkPolicy(namespaces=("*",), vlans=("2-99",)),)
     )
     lab.run(lab.manager.aclose())
-    manager = PortManager(narrow)
+    manager = PortManager(narrow, identity="test")
     try:
         lab.run(manager.reconcile([]))
         assert lab.uplink_vlans() == {4093}

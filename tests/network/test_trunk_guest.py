@@ -87,7 +87,7 @@ async def node(
     vlan_bridge: None, short_tmp_path: Path, empty_image: Path, program: str
 ) -> AsyncIterator[VMNode]:
     paths = Paths(run=str(short_tmp_path / "r"), data=str(short_tmp_path / "d"))
-    network = Network(paths, NETWORK, PortManager(NETWORK))
+    network = Network(paths, NETWORK, PortManager(NETWORK, identity="test"))
     node = VMNode(short_tmp_path, empty_image, network=network, qemu_program=program)
     yield node
     await node.close()

@@ -22,10 +22,29 @@ def test_what_another_driver_has_made_is_no_left_over(
     lab.run(lab.manager.begin())
     lab.attach(port_spec("one", 1, vlan=30))
     before = taps(), set_elements(), lab.uplink_vlans()
-    second = PortManager(CONFIG)
+    second = PortManager(CONFIG, identity="test")
     with pytest.raises(NetworkOwnedError):
         lab.run(second.reconcile([]))
     assert (taps(), set_elements(), lab.uplink_vlans()) == before
     lab.run(second.aclose())
     lab.detach("one")
     wait_until(lambda: taps() == [], "the TAP to go")
+
+
+def test_vms_keep_their_network_when_their_driver_has_ended(lab: Lab) -> None:
+    lab.attach(port_spec("one", 1, vlan=30))
+    port = lab.ports["one"].port
+    # Its TAP stays, as QEMU has it.
+    lab.run(lab.manager.aclose())
+    before = taps(), set_elements(), lab.uplink_vlans()
+    second = PortManager(CONFIG, identity="another")
+    with pytest.raises(NetworkOwnedError, match="data in test"):
+        lab.run(second.reconcile([]))
+    assert (taps(), set_elements(), lab.uplink_vlans()) == before
+    lab.run(lab.manager.reconcile([port]))
+    assert (taps(), set_elements(), lab.uplink_vlans()) == before
+    lab.detach("one")
+    wait_until(lambda: taps() == [], "the TAP to go")
+    lab.run(lab.manager.aclose())
+    lab.run(second.reconcile([]))
+    lab.run(second.aclose())

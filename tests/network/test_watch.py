@@ -38,7 +38,7 @@ class CountingPorts(PortManager):
     """Counts how often it was asked to reconcile."""
 
     def __init__(self) -> None:
-        super().__init__(NETWORK)
+        super().__init__(NETWORK, identity="test")
         self.reconciled = 0
 
     async def reconcile(self, *args: Any, **more: Any) -> None:
@@ -213,12 +213,12 @@ async def test_a_guard_of_user_mode_is_its_driver_s_alone_and_the_next_one_can_r
     def is_there() -> bool:
         return name in run_blocking(["nft", "list", "tables"]).stdout.decode()
 
-    first = PortManager(NetworkConfig(), uids=uids)
+    first = PortManager(NetworkConfig(), identity="test", uids=uids)
     await first.guard_host()
     # As if it had been killed.
     await first.aclose()
     assert is_there()
-    second = PortManager(NetworkConfig(), uids=uids)
+    second = PortManager(NetworkConfig(), identity="test", uids=uids)
     await second.reconcile([], has_users=True)
     for command in ("flush ruleset", f"delete table {name}"):
         run_blocking(["nft", command], check=False)

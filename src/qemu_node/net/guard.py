@@ -9,11 +9,18 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from qemu_node.host.users import pids_of_users
+from qemu_node.host.users import claimed_users, pids_of_users
 from qemu_node.net.errors import NftError, TableOwnedError
 from qemu_node.net.listing import Rules, rules_of
 from qemu_node.net.nft import Nft
-from qemu_node.net.usermode import FAMILY, parse_resolvers, remove_text, table_name, table_text
+from qemu_node.net.usermode import (
+    FAMILY,
+    parse_resolvers,
+    remove_text,
+    table_name,
+    table_text,
+    users_of_table,
+)
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +87,28 @@ class UserGuard:
                 nft.run(remove_text(self._uids))
                 log.info("guard of user mode removed: no VM needs it")
             self._rules = ()
+
+    def remove_abandoned(self, nft: Nft) -> None:
+        """Remove the tables of other drivers that were killed and did not come back.
+
+        One is abandoned if nothing runs as one of its users, or is about to: a driver claims a
+        VM's user before it loads the table.
+
+        Raises:
+            NftError: the kernel refused.
+        """
+        for name in nft.list_names(FAMILY):
+            uids = users_of_table(name)
+            if uids is None or uids == self._uids or pids_of_users(uids):
+                continue
+            if any(uid in uids for uid in claimed_users()):
+                continue
+            try:
+                nft.run(remove_text(uids))
+            except TableOwnedError:
+                log.debug("table has an owner", extra={"table": name})
+            else:
+                log.info("table of a driver that is gone removed", extra={"table": name})
 
     def _take_over(self, nft: Nft) -> bool:
         """Make the table current and ours; False: it is another driver's, and as it was.

@@ -76,6 +76,15 @@ class Nft:
         listing: Mapping[str, Any] = json.loads(output)
         return listing
 
+    def list_names(self, family: str) -> list[str]:
+        """Return the names of all tables of `family`.
+
+        Raises:
+            NftError: the library or the kernel refused.
+        """
+        listing = json.loads(self._run(f"list tables {family}\n", _OUTPUT_JSON))
+        return [item["table"]["name"] for item in listing["nftables"] if "table" in item]
+
     def _run(self, text: str, output_flags: int) -> str:
         with self._lock:
             if self._context is None:

@@ -31,6 +31,7 @@ from qemu_node.net.errors import (
     TapBusyError,
 )
 from qemu_node.net.guard import UserGuard
+from qemu_node.net.names import TAP_NAME
 from qemu_node.net.nft import Nft
 from qemu_node.net.notices import Watched
 from qemu_node.net.owner import NetworkOwner
@@ -67,19 +68,22 @@ class AttachedPort:
 class PortManager:
     """The network of this node's VMs; one process at a time manages it. Calls may overlap."""
 
-    def __init__(self, config: NetworkConfig, *, uids: range | None = None) -> None:
+    def __init__(self, config: NetworkConfig, *, identity: str, uids: range | None = None) -> None:
         """Take the settings; nothing is touched before `begin`.
 
         Args:
             config: The section `[network]`.
+            identity: Of the driver, for `NetworkOwner`.
             uids: The users that VMs run as, for the restriction of user mode; None without root.
         """
         self._config = config
         self._guard = None if uids is None else UserGuard(uids, is_open=config.allow_host)
         self._has_users = False
         """VMs in user mode need the guard."""
+        self._is_tidy = False
+        """It was looked for what drivers that are gone have left."""
         self._uplink = Uplink(config.uplink, config.management_vlan, config.vids)
-        self._owner = NetworkOwner()
+        self._owner = NetworkOwner(identity)
         self._nft: Nft | None = None
         self._table: FilterTable | None = None
         # One at a time: the kernel's RTNL lock would not let them overlap anyway, and a reconcile
@@ -111,12 +115,18 @@ class PortManager:
                 await self._worker.to_the_end(self._begin)
 
     def _begin(self) -> FilterTable:
-        self._owner.acquire()
+        self._owner.acquire(self._has_ports)
         if self._table is None:
             table = FilterTable(self._library())
             table.load()
             self._table = table
         return self._table
+
+    def _has_ports(self) -> bool:
+        """Tell whether VMs, whoever started them, have TAPs on the bridge."""
+        links = self._route.read_links()
+        bridges = {link.ifindex for link in links if link.ifname == self._config.bridge}
+        return any(link.master in bridges and TAP_NAME.fullmatch(link.ifname) for link in links)
 
     def _library(self) -> Nft:
         if self._nft is None:
@@ -152,6 +162,9 @@ class PortManager:
         if self._guard is None:
             return
         try:
+            if not self._is_tidy:
+                self._guard.remove_abandoned(self._library())
+                self._is_tidy = True
             if has_users:
                 self._guard.ensure(self._library())
             else:

@@ -10,14 +10,23 @@ may be the node's own.
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
 FAMILY = "inet"
+
+_NAME = re.compile(r"qn_user_([0-9]{1,10})_([0-9]{1,10})")
 
 
 def table_name(uids: range) -> str:
     """Return the table's name: another for other users, so that two drivers need not share one."""
     return f"qn_user_{uids.start}_{len(uids)}"
+
+
+def users_of_table(name: str) -> range | None:
+    """Return the users of a table by its name; None if it is no table of ours."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else range(int(match[1]), int(match[1]) + int(match[2]))
 
 
 def parse_resolvers(resolv_conf: str) -> list[str]:

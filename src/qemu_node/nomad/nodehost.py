@@ -188,7 +188,11 @@ class NodeHost:
         if os.geteuid() != 0:
             return None
         first = config.qemu.first_uid
-        return PortManager(config.network, uids=range(first, first + config.qemu.uid_count))
+        return PortManager(
+            config.network,
+            identity=config.paths.data,
+            uids=range(first, first + config.qemu.uid_count),
+        )
 
     def _build_node(self, config: NodeConfig, manager: PortManager | None) -> Node:
         is_root = os.geteuid() == 0

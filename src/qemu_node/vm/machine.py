@@ -319,8 +319,7 @@ class VM:
 
     async def _drop_taps(self) -> None:
         taps, self._taps = self._taps, []
-        if taps:
-            await to_the_end(close_descriptors, taps)
+        await to_the_end(close_descriptors, taps)
 
     async def _drop_qmp(self) -> None:
         qmp, self._qmp = self._qmp, None
@@ -376,7 +375,9 @@ class VM:
 
     async def _settle(self, outcome: VMExit) -> None:
         """Clean up after the VM; its end has been reported."""
-        await self._drop_taps()
+        if self._taps:
+            # Beside the rest: not even the removal of the VM is to wait for the kernel's.
+            _ = self._tasks.start(self._drop_taps(), name=f"taps {self.directory.vm_id}")
         await self._drop_qmp()
         await self._logs.finish(f"VM ended: {describe(outcome)}")
 
