@@ -8,6 +8,7 @@ every guest at its first instructions. The proof is firmware that writes to the 
 """
 
 import asyncio
+import grp
 import logging
 import os
 import re
@@ -108,8 +109,33 @@ async def _try(accelerator: Accelerator, guest: ProofGuest) -> tuple[str, str]:
         if words is not None:
             return f"{KVM_DEVICE} exists but does not run guests", words
     if not is_permitted:
-        return f"{KVM_DEVICE} exists but VMs may not open it: give it to group kvm, mode 0660", ""
+        return f"{KVM_DEVICE} exists but {_permission_problem(KVM_DEVICE, guest)}", ""
     return "", ""
+
+
+def _permission_problem(device: Path, guest: ProofGuest) -> str:
+    info = device.stat()
+    return permission_problem(info.st_mode, info.st_gid, guest.uid)
+
+
+def permission_problem(mode: int, gid: int, uid: int | None) -> str:
+    """Return who may not open a device with this `mode` and `gid`, and what helps.
+
+    `uid` is that of the VMs' users; None where VMs run as ourselves.
+    """
+    group_may = mode & stat.S_IRGRP and mode & stat.S_IWGRP
+    if uid is None and group_may and gid != 0:
+        return (
+            f"you may not open it: run `sudo usermod -aG {_group_name(gid)} $USER` and log in again"
+        )
+    return "VMs may not open it: give it to group kvm, mode 0660"
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def _may_open(device: Path, guest: ProofGuest) -> bool:

@@ -5,7 +5,7 @@ import pytest
 
 from qemu_node.qemu import proof
 from qemu_node.qemu.probe import QemuBinary
-from qemu_node.qemu.proof import ProofGuest, proof_key, prove
+from qemu_node.qemu.proof import ProofGuest, permission_problem, proof_key, prove
 from qemu_node.qemu.spec import Accelerator, QemuVersion
 
 _KVM_WORDS = "QEMU was killed by SIGABRT: error: failed to set MSR 0x10a"
@@ -77,6 +77,22 @@ async def test_permission_is_told_apart_from_failure(
     answer = await prove(Accelerator.KVM, guest)
     assert "VMs may not open it" in answer.problem
     assert host.started == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "gid", "uid", "advice"),
+    [
+        (0o660, 104, None, "usermod -aG kvm"),
+        (0o600, 104, None, "give it to group kvm"),
+        (0o660, 0, None, "give it to group kvm"),
+        (0o660, 104, 200_000, "give it to group kvm"),
+    ],
+)
+def test_a_user_outside_the_devices_group_is_told_to_join_it(
+    mode: int, gid: int, uid: int | None, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "_group_name", lambda _: "kvm")
+    assert advice in permission_problem(mode, gid, uid)
 
 
 async def test_root_tells_whether_permission_would_help(
