@@ -256,7 +256,8 @@ def check_open_files(limit: int, *, is_driver: bool) -> Check:
 
 def check_data_dir(facts: DirectoryFacts, reserve: Share) -> Check:
     """Judge where disks and images are; with no more than `reserve` free no VM starts."""
-    if (problem := _directory_problem("data dir", facts, "paths.data")) is not None:
+    advice = "make it writable, or set paths.data in node.toml"
+    if (problem := _directory_problem("data dir", facts, "paths.data", advice)) is not None:
         return problem
     end = "" if facts.exists else "; will be made"
     space = facts.space
@@ -273,18 +274,17 @@ def check_data_dir(facts: DirectoryFacts, reserve: Share) -> Check:
     return ok("data dir", detail)
 
 
-def check_run_dir(facts: DirectoryFacts) -> Check:
-    """Judge where sockets are."""
-    if (problem := _directory_problem("run dir", facts, "paths.run")) is not None:
+def check_run_dir(facts: DirectoryFacts, advice: str) -> Check:
+    """Judge where sockets are; `advice` is for a directory that cannot be made."""
+    if (problem := _directory_problem("run dir", facts, "paths.run", advice)) is not None:
         return problem
     return ok("run dir", str(facts.path) + ("" if facts.exists else "; will be made"))
 
 
-def _directory_problem(name: str, facts: DirectoryFacts, setting: str) -> Check | None:
+def _directory_problem(name: str, facts: DirectoryFacts, setting: str, advice: str) -> Check | None:
     """Return what keeps VMs from using a directory, None if nothing does."""
     if not facts.is_writable:
         what = "may not be written" if facts.exists else "does not exist and cannot be made"
-        advice = f"make it writable, or set {setting} in node.toml"
         return fail(name, f"{facts.path} {what}", advice)
     if facts.closed is not None:
         return fail(name, facts.closed.problem(setting), facts.closed.hint(setting))

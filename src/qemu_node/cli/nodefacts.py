@@ -92,7 +92,7 @@ def check_directories(config: NodeConfig) -> list[Check]:
     paths = config.paths
     return [
         checks.check_data_dir(look_at_directory(Path(paths.data)), config.disk.reserved),
-        checks.check_run_dir(look_at_directory(paths.run_dir)),
+        checks.check_run_dir(look_at_directory(paths.run_dir), paths.run_advice),
         checks.check_sockets(paths.vm_run_dir),
     ]
 

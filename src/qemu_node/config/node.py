@@ -40,6 +40,16 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return Path(self.run)
 
     @property
+    def run_advice(self) -> str:
+        """What to do where `run_dir` cannot be made."""
+        if os.geteuid() != 0 and self.run == default_paths().run:
+            return (
+                "without a login session of yours, run `export XDG_RUNTIME_DIR=$(mktemp -d)` "
+                "first, or set paths.run in node.toml"
+            )
+        return "make it writable, or set paths.run in node.toml"
+
+    @property
     def vm_run_dir(self) -> Path:
         """One directory per VM: vm.json and sockets."""
         return Path(self.run) / "vm"

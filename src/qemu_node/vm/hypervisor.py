@@ -126,7 +126,10 @@ class HypervisorFinder:
     def _make_work_dir(self) -> Path:
         """Make the directory of the proof's guest, and that of the memory."""
         work_dir = self._paths.run_dir / "proof"
-        open_directory(self._paths.run_dir, 0o755)
+        try:
+            open_directory(self._paths.run_dir, 0o755)
+        except HostError as exc:
+            raise HostError(str(exc), hint=exc.hint or self._paths.run_advice) from exc
         open_directory(self._paths.proofs.parent, 0o711)
         make_directory(work_dir, 0o711)
         return work_dir

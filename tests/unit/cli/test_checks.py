@@ -72,7 +72,7 @@ def directory(*, exists: bool = True, free: int | None = 100 * GIB) -> Directory
         (checks.check_open_files(524288, is_driver=True), Level.OK),
         (checks.check_open_files(1024, is_driver=True), Level.WARN),
         (checks.check_open_files(1024, is_driver=False), Level.WARN),
-        (checks.check_run_dir(directory()), Level.OK),
+        (checks.check_run_dir(directory(), ""), Level.OK),
         (checks.check_sockets(Path("/run/qemu-node/vm")), Level.OK),
         (checks.check_sockets(Path("/" + "r" * 70)), Level.FAIL),
         (checks.check_group(101, is_root=True), Level.OK),
@@ -101,7 +101,11 @@ def test_a_directory_that_cannot_be_written_keeps_vms_from_running(
 ) -> None:
     facts = DirectoryFacts(path=Path("/x"), exists=exists, is_writable=False)
     is_data = name == "data dir"
-    check = checks.check_data_dir(facts, FIVE_PCT) if is_data else checks.check_run_dir(facts)
+    check = (
+        checks.check_data_dir(facts, FIVE_PCT)
+        if is_data
+        else checks.check_run_dir(facts, "set paths.run")
+    )
     assert (check.name, check.level) == (name, Level.FAIL)
     assert "/x" in check.detail
     assert f"paths.{name.split()[0]}" in (check.advice or "")
@@ -143,7 +147,7 @@ def test_a_kvm_that_is_lost_is_told_first_and_in_qemus_words() -> None:
 def test_a_directory_that_vms_cannot_pass_is_named_with_the_mode_it_needs() -> None:
     closed = ClosedDirectory(path=Path("/srv/closed"), mode=0o700)
     facts = dataclasses.replace(directory(), closed=closed)
-    for check in (checks.check_data_dir(facts, FIVE_PCT), checks.check_run_dir(facts)):
+    for check in (checks.check_data_dir(facts, FIVE_PCT), checks.check_run_dir(facts, "")):
         assert check.level is Level.FAIL
         assert "/srv/closed (mode 0700)" in check.detail
         assert "chmod 0711 /srv/closed" in (check.advice or "")
