@@ -166,7 +166,10 @@ def main(arguments: Sequence[str]) -> int:
     except NodeError as exc:
         show_error(exc)
         return EXIT_ERROR
-    except BrokenPipeError:
+    except (BrokenPipeError, ExceptionGroup) as exc:
+        # `run` writes in tasks of a TaskGroup.
+        if isinstance(exc, ExceptionGroup) and exc.split(BrokenPipeError)[1] is not None:
+            raise
         # The reader of our output is gone; nothing may be written at interpreter exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import click
@@ -53,6 +54,26 @@ def test_an_error_that_quotes_others_cannot_steer_the_terminal(
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_with(monkeypatch, KeyboardInterrupt())
     assert main(["completion"]) == 130
+
+
+def test_a_reader_that_is_gone_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    dups: list[int] = []
+    monkeypatch.setattr(os, "dup2", lambda _, fd: dups.append(fd))
+    for gone in (
+        BrokenPipeError(),
+        ExceptionGroup("", [ExceptionGroup("", [BrokenPipeError()]), BrokenPipeError()]),
+    ):
+        fail_with(monkeypatch, gone)
+        assert main(["completion"]) == 1
+    assert len(dups) == 2
+
+
+def test_another_error_beside_a_reader_that_is_gone_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_with(monkeypatch, ExceptionGroup("", [BrokenPipeError(), ValueError()]))
+    with pytest.raises(ExceptionGroup):
+        main(["completion"])
 
 
 @pytest.mark.parametrize("arguments", [["nope"], ["run"], ["--nope"], ["completion", "tcsh"]])
