@@ -43,7 +43,7 @@ class VMRow:
     """What is known about a VM, for one row of the table."""
 
     vm: str
-    step: str = "waiting"
+    step: str = "waiting for the driver"
     percent: float | None = None
     agent: str = ""
     address: str = ""
@@ -69,7 +69,7 @@ def update_row(row: VMRow, event: RunEvent, now_s: float) -> VMRow:
         case EventKind.SILENT:
             changes = {"step": "running", "agent": "silent"}
         case EventKind.STOPPING:
-            changes = {"step": "stopping", "percent": None}
+            changes = {"step": event.message, "percent": None}
         case EventKind.EXITED:
             changes = {"step": event.message, "has_ended": True, "running_since_s": None}
         case EventKind.FAILED:

@@ -55,7 +55,7 @@ async def run_job(
     _announce(job, on_event)
     placements = place(job, free_ports=pick_free_ports, cpus=own_cpus())
     for placement in placements:
-        on_event(RunEvent(kind=EventKind.STEP, message="waiting", vm=placement.vm))
+        on_event(RunEvent(kind=EventKind.STEP, message="waiting for the driver", vm=placement.vm))
     paths = settings.config.paths
     root = Path(paths.data) / "run"
     for left_over in await asyncio.to_thread(sweep, root, vm_run_dir=paths.vm_run_dir):

@@ -169,7 +169,8 @@ class Session:
 
     async def _stop_when_asked(self, placement: Placement) -> None:
         await self._stop.wait()
-        self._emit(EventKind.STOPPING, "stopping", placement.vm)
+        limit_s = placement.task.kill_timeout_s
+        self._emit(EventKind.STOPPING, f"stopping, within {limit_s:g} s", placement.vm)
         async with _helpers(self._stop_hard_when_asked(placement)):
             is_stopped = await self._stop_vm(placement, placement.task.kill_timeout_s)
         if not is_stopped:
