@@ -170,18 +170,18 @@ def check_accelerator(
     if found is None:
         return fail("accelerator", "not tried: there is no QEMU", None)
     if isinstance(found, NodeError):
-        advice = found.hint or "see what QEMU says; `qemu-node -v doctor` tells more"
-        return fail("accelerator", str(found), advice)
+        hint = found.hint or "see what QEMU says; `qemu-node -v doctor` tells more"
+        return fail("accelerator", str(found), hint)
     if found.accelerator is Accelerator.KVM:
         return ok("accelerator", "KVM: a guest was seen to run")
     if wanted == "tcg":
         return ok("accelerator", "TCG, as node.toml asks for; guests are slow")
-    advice = "run `usermod -aG kvm` for this user, and log in again"
-    if not is_kvm_barred:
-        advice = (
-            "switch on virtualization in the machine's firmware, or nested virtualization where "
-            "it is a VM itself; VMs must be able to open /dev/kvm"
-        )
+    firmware_advice = (
+        "switch on virtualization in the machine's firmware, or nested virtualization where it is "
+        "a VM itself; VMs must be able to open /dev/kvm"
+    )
+    # Of a device that we may not open the problem says what helps.
+    advice = None if is_kvm_barred else firmware_advice
     what = "TCG is used, guests are slow"
     if found.is_kvm_lost:
         what = "KVM IS LOST: it ran guests here before, and now TCG is used, guests are slow"
