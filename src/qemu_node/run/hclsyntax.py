@@ -154,7 +154,8 @@ def _parse(code: str, source: Source) -> Node:
         lines = source.text.split("\n")
         # At the end of the file lark gives -1.
         line = exc.line if 0 < exc.line <= len(lines) else len(lines)
-        shown = lines[line - 1].strip()[:80]
+        # Nothing is there where the file ends within a block.
+        shown = lines[line - 1].strip()[:80] or "it ends too early; is a } missing?"
         raise HclError(
             source.origin, source.first_line + line - 1, f"this is not HCL: {shown}"
         ) from exc

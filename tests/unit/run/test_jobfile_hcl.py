@@ -327,3 +327,10 @@ def test_a_file_without_vm_tasks_is_refused_with_what_it_has(tmp_path: Path) -> 
     with pytest.raises(JobError, match='no task with driver "vm"') as caught:
         load_job(JobSource(path=path, env={}))
     assert caught.value.hint == "its other tasks: g/t (exec)"
+
+
+def test_a_file_that_ends_within_a_block_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "web.nomad.hcl"
+    path.write_text('job "web" {\n  group "web" {\n')
+    with pytest.raises(JobError, match=f"^{re.escape(str(path))}:3: .*is a }} missing"):
+        parse_hcl_job(path, env={})
