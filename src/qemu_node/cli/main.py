@@ -120,6 +120,7 @@ def driver(app: App, stop_with_parent: bool) -> None:
 @click.command(
     epilog="""\b
 Examples:
+  mkdir -p ~/.local/share/bash-completion/completions
   qemu-node completion bash > ~/.local/share/bash-completion/completions/qemu-node
   qemu-node completion zsh > "${fpath[1]}/_qemu-node"
 """
