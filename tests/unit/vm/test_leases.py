@@ -1,5 +1,6 @@
 """Users of VMs, with a directory of claims of the test's own: ids that nothing here runs as."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,22 @@ def test_what_is_no_id_in_a_lease_never_becomes_a_path(vms: Path, text: str) -> 
     assert uid_leases(vms) == {FIRST: ""}
     release_stale(vms)
     assert uid_leases(vms) == {}
+
+
+def test_a_claim_on_a_file_that_its_last_holder_removed_meanwhile_is_taken_anew(
+    vms: Path, claims: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, locked = fcntl.flock, 0
+
+    def lock_a_lost_file(fd: int, operation: int) -> None:
+        nonlocal locked
+        lock(fd, operation)
+        locked += 1
+        if locked == 1:
+            (claims / str(FIRST)).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", lock_a_lost_file)
+    user = lease_uid(vms, VM_A, FIRST, 1)
+    assert locked == 2
+    assert is_claimed(FIRST)
+    user.close()
