@@ -14,13 +14,13 @@ from integration.vmnode import VMNode
 
 from qemu_node.host import process
 from qemu_node.vm.directory import VMDirectory
-from qemu_node.vm.launch import StartStep
 from qemu_node.vm.leases import lease_uid
 from qemu_node.vm.machine import VM
 from qemu_node.vm.names import vm_id
 from qemu_node.vm.outcome import FORCED_OFF
 from qemu_node.vm.record import VMState
 from qemu_node.vm.request import VMRequest
+from qemu_node.vm.startsteps import StartStep
 from qemu_node.vm.stop import StopAction
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(300)]
@@ -134,6 +134,8 @@ async def test_whatever_part_of_a_vm_is_left_goes(node: VMNode, left: str) -> No
             directory.create_data()
             directory.overlay.touch()
         case "run":
+            # The data directory is made before and removed after it.
+            directory.create_data()
             directory.create_run(None)
             directory.vm_json.touch()
         case "lease":

@@ -31,7 +31,7 @@ from qemu_node.images.eviction import Reason
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.store import ImageStore, RemovalStep, SwapStep
 from qemu_node.vm.directory import VMDirectory
-from qemu_node.vm.launch import _Start
+from qemu_node.vm.startsteps import Start
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -93,7 +93,7 @@ async def take_base(node: VMNode, url: str, task: str = "vm", checksum: str | No
     directory = VMDirectory.of(node.paths, request.identity.vm_id)
     directory.create_data()
     async with Undo() as undo:
-        image, base = await _Start(request, node.node, lambda *_: None, undo).take_image()
+        image, base = await Start(request, node.node, lambda *_: None, undo).take_image()
         image.close()
     assert base.path == directory.base
     return directory.base

@@ -13,9 +13,9 @@ from integration.vmnode import VMNode
 
 from qemu_node.errors import HostError
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.vm import launch, supervisor
-from qemu_node.vm.launch import StartStep
+from qemu_node.vm import startsteps, supervisor
 from qemu_node.vm.machine import VM
+from qemu_node.vm.startsteps import StartStep
 
 pytestmark = [pytest.mark.needs_qemu]
 
@@ -33,13 +33,13 @@ class _AtStep(logging.Handler):
             self._act()
 
     def __enter__(self) -> Self:
-        logger = logging.getLogger(launch.__name__)
+        logger = logging.getLogger(startsteps.__name__)
         logger.addHandler(self)
         logger.setLevel(logging.DEBUG)
         return self
 
     def __exit__(self, *_: object) -> None:
-        logger = logging.getLogger(launch.__name__)
+        logger = logging.getLogger(startsteps.__name__)
         logger.removeHandler(self)
         logger.setLevel(logging.NOTSET)
 

@@ -24,12 +24,12 @@ from qemu_node.images.imagefile import ImageFormat
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.units import Share
-from qemu_node.vm import download, greeting, launch
+from qemu_node.vm import download, greeting, startsteps
 from qemu_node.vm.greeting import QemuStartError
-from qemu_node.vm.launch import StartStep
 from qemu_node.vm.names import VM_ID
 from qemu_node.vm.outcome import FORCED_OFF
 from qemu_node.vm.registry import find_vm
+from qemu_node.vm.startsteps import StartStep
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -260,7 +260,7 @@ async def test_a_disk_that_is_full_ends_the_start_with_the_name_of_the_file(
     node: VMNode, tiny_disk: Path, step: StartStep, path: str
 ) -> None:
     filler = _Filler(tiny_disk, step)
-    logger = logging.getLogger(launch.__name__)
+    logger = logging.getLogger(startsteps.__name__)
     level = logger.level
     logger.addHandler(filler)
     logger.setLevel(logging.DEBUG)
@@ -366,7 +366,7 @@ async def test_an_image_that_the_cache_removes_is_asked_for_again_and_the_first_
             blob.unlink()
         return given[-1]
 
-    monkeypatch.setattr(launch, "fetch_image", fetch_image)
+    monkeypatch.setattr(startsteps, "fetch_image", fetch_image)
     fake = node_with(node, fake_qemu_with_qmp(short_tmp_path))
     async with nothing_left(fake):
         vm = await fake.start(fake.request())
@@ -390,8 +390,8 @@ async def test_a_start_whose_image_goes_again_and_again_ends_and_keeps_none_open
         fetched[-1].digest = "sha256:0"
         return fetched[-1]
 
-    monkeypatch.setattr(launch, "fetch_image", fetch_image)
-    monkeypatch.setattr(launch, "link_base", gone)
+    monkeypatch.setattr(startsteps, "fetch_image", fetch_image)
+    monkeypatch.setattr(startsteps, "link_base", gone)
     fake = node_with(node, fake_qemu_with_qmp(short_tmp_path))
     async with nothing_left(fake):
         with pytest.raises(ImageGoneError):

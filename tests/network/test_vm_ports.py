@@ -17,9 +17,9 @@ from integration.vmnode import VMNode, until
 
 from qemu_node.host import process
 from qemu_node.host.process import send_signal
-from qemu_node.vm.launch import StartStep
 from qemu_node.vm.names import vm_id
 from qemu_node.vm.processes import find_vm_processes
+from qemu_node.vm.startsteps import StartStep
 
 pytestmark = [
     pytest.mark.needs_vlans,

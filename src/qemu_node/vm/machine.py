@@ -34,7 +34,7 @@ from qemu_node.qmp.client import QmpConnection
 from qemu_node.qmp.events import GuestEnd, QmpEvent, guest_end_of_event, guest_end_of_status
 from qemu_node.vm.directory import DirectoryLock, VMDirectory
 from qemu_node.vm.diskguard import DiskGuard, calls_for_a_look
-from qemu_node.vm.launch import Launched, publish
+from qemu_node.vm.launch import Launched
 from qemu_node.vm.logs import VMLogs
 from qemu_node.vm.outcome import (
     FORCED_OFF,
@@ -46,6 +46,7 @@ from qemu_node.vm.outcome import (
 )
 from qemu_node.vm.record import VMRecord, VMState
 from qemu_node.vm.removal import KILL_TIMEOUT_S, UnkillableError, remove_files
+from qemu_node.vm.startsteps import publish
 from qemu_node.vm.stop import StopAction, plan_stop
 
 log = logging.getLogger(__name__)
