@@ -9,8 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["guests.fixtures"]
+
+# By default an example may take 200 ms: a busy machine, or a collection of garbage, takes longer.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 NOMAD_ENV = "NOMAD"
 TEST_VM_ENV = "QEMU_NODE_TEST_VM"

@@ -31,7 +31,6 @@ NOWHERE = AddressPolicy(
 )
 LIMITS = FetchLimits(connect_s=5.0, stall_s=5.0, retries=0, redirects=2)
 CALM = settings(
-    deadline=None,
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -96,7 +96,7 @@ _PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(pieces=st.lists(_PIECES, max_size=40))
 def test_no_string_gets_through_however_the_bytes_are_cut(pieces: list[bytes]) -> None:
     whole = ConsoleFilter().feed(b"".join(pieces))

@@ -236,7 +236,7 @@ paths = st.lists(
 ).map("/".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(paths, st.binary(max_size=20), max_size=4))
 def test_any_names_make_an_iso_or_the_jobs_error(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]

@@ -175,7 +175,7 @@ header_edits = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(header_edits)
 def test_no_accepted_header_names_another_file(edits: list[tuple[int, bytes]]) -> None:
     image = edited(*edits)
@@ -220,7 +220,7 @@ def test_of_ten_thousand_damaged_headers_none_leads_qemu_to_another_file() -> No
     assert dangerous > 500
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300), st.integers(0, 1 << 40))
 def test_any_bytes_are_judged_without_a_crash(tail: bytes, size: int) -> None:
     with pytest.raises(UnsafeImageError):

@@ -104,7 +104,7 @@ def test_secrets_are_hidden_in_messages_fields_and_tracebacks() -> None:
 @given(
     st.text(max_size=200), st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=4)
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_message_is_one_line_that_can_be_parsed(text: str, extra: dict[str, str]) -> None:
     record = _record(text)
     for key, value in extra.items():

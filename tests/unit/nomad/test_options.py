@@ -251,7 +251,7 @@ def _parse_or_explain(data: bytes) -> TaskOptions | str:
 
 
 @given(st.dictionaries(st.sampled_from(sorted(_SILENT)) | st.text(max_size=5), _VALUES, max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_options_are_read_or_refused_with_a_job_error(values: dict[str, Any]) -> None:
     outcome = _parse_or_explain(msgspec.msgpack.encode(values))
     if isinstance(outcome, str):
@@ -266,14 +266,14 @@ def test_any_options_are_read_or_refused_with_a_job_error(values: dict[str, Any]
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(sorted(_SILENT_NIC)), _SCALARS), max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_network_is_read_or_refused_by_its_name(blocks: list[dict[str, Any]]) -> None:
     outcome = _parse_or_explain(msgspec.msgpack.encode({"image": "x", "network": blocks}))
     assert not isinstance(outcome, str) or 'option "network' in outcome
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_read_or_refused_with_a_job_error(data: bytes) -> None:
     assert _parse_or_explain(data)
 

@@ -55,7 +55,7 @@ def test_fault_of_ours_is_internal_and_not_recoverable() -> None:
 
 
 @given(st.text(max_size=3000))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_text_fits_into_a_header_block(text: str) -> None:
     answer = status.to_status(HostError(text))
     assert answer.details is not None
@@ -66,7 +66,7 @@ def test_any_text_fits_into_a_header_block(text: str) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_garbage_details_are_ignored(details: bytes) -> None:
     error = status.from_status(_CODES.FAILED_PRECONDITION, "x", details)
     assert error.recoverable in (None, False, True)

@@ -262,7 +262,7 @@ def test_a_closed_log_counts_what_it_drops(logs_dir: Path) -> None:
     assert log.dropped_bytes == 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pieces=st.lists(
         st.one_of(

@@ -149,7 +149,7 @@ _WORDS = st.sampled_from([
 _NAMES_A_FILE = r"(?:pcap|romfile|rrfile|hidraw|path|file)="
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.sampled_from(["-device", "-global", "-icount", "-smbios", "-fw_cfg", "-cpu"]),
     st.lists(_WORDS, max_size=9).map("".join),

@@ -176,7 +176,7 @@ def test_string_that_no_command_line_can_carry_is_refused(text: str) -> None:
         build_argv(make_spec(overlay=Path("/data") / text), _BINARY, QEMU_10_0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=_HOSTILE)
 def test_no_string_can_start_another_option(text: str) -> None:
     path = Path(f"/data/{text}")

@@ -8,7 +8,7 @@ from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.units import GIB, MIB, TIB
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     task_memory_bytes=st.integers(512 * MIB, 4 * TIB),
     accelerator=st.sampled_from(Accelerator),

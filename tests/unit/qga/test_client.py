@@ -256,7 +256,7 @@ replies_of_a_hostile_guest = st.binary(max_size=60) | st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(replies_of_a_hostile_guest, replies_of_a_hostile_guest, st.integers(1, 7))
 async def test_any_bytes_end_within_the_deadline_however_they_are_cut(
     reply: bytes, stale: bytes, chunk_bytes: int

@@ -101,7 +101,7 @@ def test_output_is_truncated_if_either_is() -> None:
     assert (result.stdout, result.stderr, result.truncated) == (b"a", b"", True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(st.text(), st.text(), st.lists(st.text(max_size=50), max_size=3)), max_size=3

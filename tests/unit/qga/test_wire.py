@@ -182,7 +182,7 @@ def chunked(draw: Any) -> tuple[bytes, list[bytes]]:
     return data, [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(chunked(), st.booleans())
 def test_lines_do_not_depend_on_chunks(pair: tuple[bytes, list[bytes]], skip: bool) -> None:
     data, chunks = pair
@@ -196,7 +196,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=200) | st.lists(pieces, max_size=100).map(b"".join))
 def test_no_line_raises_anything_but_a_guest_agent_error(line: bytes) -> None:
     is_sync_reply(line, 1)

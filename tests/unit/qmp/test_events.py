@@ -184,7 +184,7 @@ names = st.sampled_from(["SHUTDOWN", "RESET", "STOP", "GUEST_PANICKED", "BLOCK_I
 members = st.sampled_from(["guest", "reason", "action", "info", "type", "nospace", "operation"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.fixed_dictionaries(
         {"event": names | json_values},
@@ -202,7 +202,7 @@ def test_no_message_makes_reading_an_event_fail(message: dict[str, object]) -> N
         assert parsed.name.isprintable()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_printable_text_is_one_bounded_line(text: str) -> None:
     assert printable(text).isprintable()

@@ -253,4 +253,4 @@ def punch_in_small_steps(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 
 TestSerialLogMachine = SerialLogMachine.TestCase
-TestSerialLogMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSerialLogMachine.settings = settings(max_examples=60, stateful_step_count=30)

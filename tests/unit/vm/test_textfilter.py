@@ -101,7 +101,7 @@ _PIECES = st.sampled_from(
 _GUEST_OUTPUT = st.one_of(st.binary(max_size=300), st.lists(_PIECES, max_size=60).map(b"".join))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(_GUEST_OUTPUT)
 def test_output_is_printable_text_and_nothing_else(data: bytes) -> None:
     for char in filtered(data):
@@ -111,7 +111,7 @@ def test_output_is_printable_text_and_nothing_else(data: bytes) -> None:
         )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(_GUEST_OUTPUT, st.lists(st.integers(0, 300), max_size=6))
 def test_how_the_stream_is_cut_makes_no_difference(data: bytes, cuts: list[int]) -> None:
     text, pieces, begin = TerminalFilter(), [], 0
@@ -121,7 +121,7 @@ def test_how_the_stream_is_cut_makes_no_difference(data: bytes, cuts: list[int])
     assert b"".join(pieces) == TerminalFilter().feed(data)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(4090, 4102), st.sampled_from([b"\x1b[", b"\x1b]", b"\x1bP"]), st.integers(1, 4100)
 )
