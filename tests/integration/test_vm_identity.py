@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from qemu_node.errors import HostError
 from qemu_node.host.process import Child, is_alive, spawn
 from qemu_node.host.users import CLAIMS_DIR, UserClaim, UserTakenError, is_claimed
 from qemu_node.qemu.cmdline import build_argv
+from qemu_node.vm import reconcile
 from qemu_node.vm.directory import VMDirectory
 from qemu_node.vm.leases import lease_uid, uid_leases
 from qemu_node.vm.processes import find_vm_processes
 from qemu_node.vm.reconcile import Reconciler
+from qemu_node.vm.removal import kill
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -274,6 +277,29 @@ async def test_a_claim_that_a_vm_has_handed_on_keeps_nothing_of_the_vm(node: VMN
         os.close(copy)
     assert await node.supervisor.reconcile() == []
     assert node.leftovers() == []
+
+
+@pytest.mark.needs_root
+async def test_a_vm_that_runs_keeps_its_files_though_its_claim_and_its_state_are_lost(
+    node: VMNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = await node.start(node.request())
+    await node.crash()
+    # /run was wiped, and state.json is damaged.
+    (CLAIMS_DIR / str(vm.state.uid)).unlink()
+    shutil.rmtree(vm.directory.run)
+    vm.directory.state_file.write_text("{")
+    monkeypatch.setattr(reconcile, "EVIDENCE_GRACE_S", 0.0)
+    later = VMNode(node.root, node.image)
+    try:
+        assert await later.supervisor.reconcile() == []
+        assert vm.directory.overlay.exists()
+        assert uid_leases(node.paths.vm_data_dir) == {vm.state.uid: vm.record.vm_id}
+    finally:
+        await kill(vm.process)
+    assert await later.supervisor.reconcile() == [vm.record.vm_id]
+    assert node.leftovers() == []
+    await later.close()
 
 
 @pytest.mark.needs_root

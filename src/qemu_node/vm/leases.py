@@ -143,8 +143,8 @@ def leased_uids(vm_data_dir: Path, vm_id: str, uid: int | None = None) -> list[i
 
 def is_in_use(directory: Path, uid: int) -> bool:
     """Tell whether a process runs as the user of the VM in `directory`, or is about to."""
-    if holder_of(uid) != directory:
-        # Nobody's since the host was booted, or another node's by now.
+    # None: nobody's since the host was booted, or the claims were lost with /run.
+    if holder_of(uid) not in (None, directory):
         return False
     return is_launching(directory, uid) or bool(processes_of_user(uid))
 
