@@ -278,7 +278,7 @@ class DirectoryLock:
 
 
 def known_vm_ids(paths: Paths) -> set[str]:
-    """Return the VMs of this node, live or not; for who may list its data directory.
+    """Return the VMs of this node, live or not; for callers that may list its data directory.
 
     That is the one made first and removed last. A run directory alone is another node's, which has
     the same `paths.run`.
