@@ -25,6 +25,7 @@ from qemu_node.host.exitstatus import describe_exit
 from qemu_node.host.files import remove_tree
 from qemu_node.host.process import Child, send_signal
 from qemu_node.host.sockets import listen_unix
+from qemu_node.host.threads import to_the_end
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.firmware import Firmware, ensure_varstore
 from qemu_node.qemu.probe import QemuBinary
@@ -173,7 +174,7 @@ async def _run(accelerator: Accelerator, guest: ProofGuest, uid: int | None) -> 
         finally:
             await _end(child)
     finally:
-        remove_tree(directory)
+        await to_the_end(remove_tree, directory)
 
 
 def _spec(
