@@ -43,6 +43,7 @@ EXEC_MAX_S = 0.5
 """How long a process may be in the middle of an exec."""
 
 _EXEC_POLL_S = 0.001
+_SETTLED_LOOKS = 3
 
 
 class ProcessError(HostError):
@@ -167,14 +168,20 @@ def command_line(pid: int, wait_s: float = EXEC_MAX_S) -> list[str]:
     if it were not there. Blocks; a process can hide its argv, and then it is empty.
     """
     deadline = time.monotonic() + wait_s
+    looks = 0
     while True:
         try:
             raw = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return []
-        if raw or not _is_in_exec(pid) or time.monotonic() > deadline:
+        if raw or looks == _SETTLED_LOOKS or time.monotonic() > deadline:
             return [part.decode(errors="surrogateescape") for part in raw.split(b"\0")[:-1]]
-        time.sleep(_EXEC_POLL_S)
+        if _is_in_exec(pid):
+            looks = 0
+            time.sleep(_EXEC_POLL_S)
+        else:
+            # The exec may have come to its end, or begun, between the two readings.
+            looks += 1
 
 
 def _is_in_exec(pid: int) -> bool:
