@@ -11,7 +11,7 @@ from qemu_node.qemu.argtables import DEVICES, PROPERTIES
 pytestmark = pytest.mark.needs_qemu
 
 _TEXT_OR_OBJECT = re.compile(r"^ *([\w-]+)=<(?:str|link|[^>]*(?:drive|chardev|netdev|fd))")
-_HARMLESS = {"audiodev", "display", "osk", "port", "serial"}
+_HARMLESS = {"addr", "audiodev", "display", "osk", "port", "serial"}
 """Properties with text in them: ids of devices, places on a bus, what the guest reads."""
 
 
