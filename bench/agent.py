@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from qemu_node.host import process
+from qemu_node.host.process import command, pidfd
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class JobFailedError(Exception):
 class Agent:
     """A running agent."""
 
-    def __init__(self, nomad: Path, address: str, child: process.Child, directory: Path) -> None:
+    def __init__(self, nomad: Path, address: str, child: command.Child, directory: Path) -> None:
         self.child = child
         self._nomad = nomad
         self._address = address
@@ -96,8 +96,8 @@ class Agent:
             ProcessError: the job was refused.
         """
         begin = time.time()
-        env = {**process.SAFE_ENV, "NOMAD_ADDR": self._address, "HOME": str(self._directory)}
-        _ = await process.run([str(self._nomad), "job", "run", "-detach", str(job_file)], env=env)
+        env = {**command.SAFE_ENV, "NOMAD_ADDR": self._address, "HOME": str(self._directory)}
+        _ = await command.run([str(self._nomad), "job", "run", "-detach", str(job_file)], env=env)
         return begin
 
     async def why_failed(self, job_id: str) -> str | None:
@@ -172,7 +172,7 @@ async def nomad_agent(
     log = directory / AGENT_LOG
     log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
-        child = process.spawn(
+        child = command.spawn(
             [str(nomad), "agent", f"-config={config}"],
             stderr_fd=log_fd,
             env={**os.environ, "HOME": str(directory)},
@@ -187,8 +187,8 @@ async def nomad_agent(
             raise TimeoutError(f"{exc}; the agent said: {log.read_text()[-1000:]}") from None
         yield agent
     finally:
-        process.send_signal(child.process, signal.SIGTERM)
-        await process.wait_gone(child.process)
+        pidfd.send_signal(child.process, signal.SIGTERM)
+        await pidfd.wait_gone(child.process)
         child.exit_status()
         agent.close()
 

@@ -26,7 +26,7 @@ from aiohttp import web
 from bench import procs
 from bench.agent import Agent, JobFailedError, nomad_agent, time_job
 from qemu_node.errors import NodeError
-from qemu_node.host import process
+from qemu_node.host.process import command, identity
 from qemu_node.units import MIB
 
 DATA = Path("/data")
@@ -154,7 +154,7 @@ async def _prepare(root: Path, wrapper: Path) -> Path:
 
 
 async def _call(*argv: str) -> None:
-    _ = await process.run(argv)
+    _ = await command.run(argv)
 
 
 @asynccontextmanager
@@ -203,7 +203,7 @@ async def _run(agent: Agent, root: Path, url: str, real_qemu: Path) -> OriginalR
     # The last QEMU has only just made its socket.
     await asyncio.sleep(_SETTLE_S)
     started = set(procs.descendants(agent.child.process.pid))
-    qemus = {pid for pid in started if process.command_line(pid)[:1] == [str(real_qemu)]}
+    qemus = {pid for pid in started if identity.command_line(pid)[:1] == [str(real_qemu)]}
     qemu_bytes = sum(
         procs.private_bytes(pid, guest_ram_bytes=_GUEST_RAM_MIB * MIB) for pid in qemus
     )

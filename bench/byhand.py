@@ -19,10 +19,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench.node import BenchDriver, BenchNode
-from qemu_node.host import process
-from qemu_node.host.process import Child
+from qemu_node.host.process import command, identity, pidfd
+from qemu_node.host.process.command import Child
 from qemu_node.host.sockets import listen_unix
-from qemu_node.vm.record import VMRecord
+from qemu_node.vm.record.record import VMRecord
 
 _QMP_TIMEOUT_S = 60.0
 _SOCKETS = ("qmp", "monitor", "serial", "qga")
@@ -46,7 +46,7 @@ class ByHand:
         """Take the command line of a VM that the driver starts for this, and ends again."""
         vm = await driver.start()
         try:
-            return cls(driver.node, vm.record, process.command_line(vm.process.pid))
+            return cls(driver.node, vm.record, identity.command_line(vm.process.pid))
         finally:
             await driver.destroy(vm)
 
@@ -69,7 +69,7 @@ class ByHand:
         try:
             fds["image"] = os.open(self._node.image, os.O_RDONLY | os.O_CLOEXEC)
             fds["log"] = os.open(directory / "words.log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
-            child = process.spawn(
+            child = command.spawn(
                 self._argv_for(directory, fds), stderr_fd=fds["log"], pass_fds=tuple(fds.values())
             )
         finally:
@@ -83,8 +83,8 @@ class ByHand:
     async def end_all(self) -> None:
         """Kill every QEMU that was started and remove its files."""
         for child, directory in self._started:
-            process.send_signal(child.process, signal.SIGKILL)
-            await process.wait_gone(child.process)
+            pidfd.send_signal(child.process, signal.SIGKILL)
+            await pidfd.wait_gone(child.process)
             child.exit_status()
             shutil.rmtree(directory)
         self._started.clear()

@@ -14,7 +14,7 @@ from bench.node import BenchDriver, CannotRunError, StartedVM, bench_driver
 from bench.rate import start_many
 from bench.setting import Setting
 from bench.table import Figure, Goal
-from qemu_node.host.process import cpu_times
+from qemu_node.host.process.identity import cpu_times
 from qemu_node.units import MIB
 
 NAME = "crowd"

@@ -19,11 +19,11 @@ from bench.pull import bench_cache
 from bench.served import FileServer
 from bench.setting import Setting
 from bench.table import Figure, Goal
-from qemu_node.host import process
-from qemu_node.host.tasks import TaskOwner
+from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.host.process import command
 from qemu_node.images.cache import ImageCache
-from qemu_node.images.imagefile import ImageFormat
-from qemu_node.images.overlay import write_overlay
+from qemu_node.images.format.imagefile import ImageFormat
+from qemu_node.images.format.overlay import write_overlay
 from qemu_node.units import GIB, MIB
 
 NAME = "images"
@@ -49,7 +49,7 @@ async def measure(_setting: Setting) -> list[Figure]:
         CannotRunError: curl or qemu-img is not installed, or the disk has no room.
     """
     for tool in ("curl", "qemu-img"):
-        if shutil.which(tool, path=process.SAFE_ENV["PATH"]) is None:
+        if shutil.which(tool, path=command.SAFE_ENV["PATH"]) is None:
             raise CannotRunError(f"{tool} is not installed")
     with _directory() as root:
         served = root / "served"
@@ -146,7 +146,7 @@ async def _curl(url: str, path: Path) -> float:
     """Return the seconds of a plain download to the disk."""
     script = 'curl --silent --fail --output "$2" "$1" && sync "$2"'
     begin = time.perf_counter()
-    _ = await process.run(["sh", "-c", script, "sh", url, str(path)], timeout_s=_TIMEOUT_S)
+    _ = await command.run(["sh", "-c", script, "sh", url, str(path)], timeout_s=_TIMEOUT_S)
     took_s = time.perf_counter() - begin
     await asyncio.to_thread(path.unlink)
     return took_s
@@ -191,8 +191,8 @@ async def _measure_large(root: Path, server: FileServer) -> list[Figure]:
 async def _pull(url: str, images_dir: Path) -> tuple[float, float]:
     """Return the seconds of a pull and the memory of a process that does nothing else."""
     argv = [sys.executable, "-m", "bench.pull", url, str(images_dir)]
-    env = {**process.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)}
-    done = await process.run(argv, env=env, timeout_s=_TIMEOUT_S)
+    env = {**command.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)}
+    done = await command.run(argv, env=env, timeout_s=_TIMEOUT_S)
     took_s, peak_kib = done.stdout.split()
     return float(took_s), float(peak_kib) / 1024
 
@@ -220,7 +220,7 @@ async def _measure_clones(root: Path) -> list[Figure]:
         path.unlink()
         argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(path)]
         begin = time.perf_counter()
-        _ = await process.run(argv)
+        _ = await command.run(argv)
         qemu_img_ms.append(1000 * (time.perf_counter() - begin))
         path.unlink()
     return [

@@ -13,12 +13,12 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from qemu_node.net.bridge import check_bridge
-from qemu_node.net.elements import add_text, delete_text, elements
-from qemu_node.net.nft import Nft
-from qemu_node.net.port import join_bridge, open_port
-from qemu_node.net.request import Request, add_vlans, delete_vlans
-from qemu_node.net.rtnl import RouteSocket
+from qemu_node.net.filter.elements import add_text, delete_text, elements
+from qemu_node.net.filter.nft import Nft
+from qemu_node.net.netlink.request import Request, add_vlans, delete_vlans
+from qemu_node.net.netlink.rtnl import RouteSocket
+from qemu_node.net.port.bridge import check_bridge
+from qemu_node.net.port.port import join_bridge, open_port
 from qemu_node.net.spec import PortSpec
 from qemu_node.vlans import to_ranges
 

@@ -19,14 +19,14 @@ from network.namespaces import ip
 
 from bench.netfacts import Rates
 from bench.netports import BRIDGE, build_bridge, port_spec
-from qemu_node.host import process
-from qemu_node.net.bridge import check_bridge
-from qemu_node.net.elements import elements
-from qemu_node.net.nft import Nft
-from qemu_node.net.port import join_bridge, open_port
-from qemu_node.net.rtnl import RouteSocket
-from qemu_node.net.ruleset import FAMILY, TABLE
-from qemu_node.net.table import FilterTable
+from qemu_node.host.process import command
+from qemu_node.net.filter.elements import elements
+from qemu_node.net.filter.nft import Nft
+from qemu_node.net.filter.ruleset import FAMILY, TABLE
+from qemu_node.net.filter.table import FilterTable
+from qemu_node.net.netlink.rtnl import RouteSocket
+from qemu_node.net.port.bridge import check_bridge
+from qemu_node.net.port.port import join_bridge, open_port
 
 _SENDER, _RECEIVER = 1, 2
 _ROUNDS = 21
@@ -124,7 +124,7 @@ def server(log: Path) -> Generator[None]:
     """Run iperf3's server in the receiver."""
     log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        child = process.spawn(
+        child = command.spawn(
             _in_guest(_RECEIVER, "iperf3", "--server", "--forceflush"), stderr_fd=log_fd
         )
     finally:
@@ -144,7 +144,7 @@ def server(log: Path) -> Generator[None]:
 
 def send(options: tuple[str, ...]) -> Mapping[str, Any]:
     """Let the sender send, and return iperf3's report."""
-    done = process.run_blocking(_in_guest(_SENDER, *_CLIENT, *options), check=False)
+    done = command.run_blocking(_in_guest(_SENDER, *_CLIENT, *options), check=False)
     report: Mapping[str, Any] = msgspec.json.decode(done.stdout)
     if "error" in report:
         raise OSError(f"iperf3: {report['error']}")

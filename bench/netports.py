@@ -16,11 +16,11 @@ from network.namespaces import inside, ip
 from bench.netbare import BarePort
 from bench.netfacts import PortTimes
 from qemu_node.config.network import NetworkConfig
+from qemu_node.net.filter.nft import Nft
+from qemu_node.net.filter.table import FilterTable
 from qemu_node.net.names import tap_name
-from qemu_node.net.nft import Nft
 from qemu_node.net.ports import PortManager
 from qemu_node.net.spec import PortSpec
-from qemu_node.net.table import FilterTable
 
 BRIDGE, UPLINK = "br0", "up0"
 CONFIG = NetworkConfig(bridge=BRIDGE, uplink=UPLINK)

@@ -20,10 +20,10 @@ from network.namespaces import inside
 
 from bench.netfacts import WayRates
 from bench.netflow import TCP, UDP, Guests, open_guests, send, server, tcp_mbit, udp_packets
-from qemu_node.net.checksums import ensure_device
 from qemu_node.net.errors import NetworkError
-from qemu_node.net.rtnl import RouteSocket
-from qemu_node.net.traffic import forget_redirect, redirect
+from qemu_node.net.netlink.rtnl import RouteSocket
+from qemu_node.net.netlink.traffic import forget_redirect, redirect
+from qemu_node.net.port.checksums import ensure_device
 
 OFFLOADING, STRICT, PLAIN = "offloading", "strict", "plain"
 _WAYS = (OFFLOADING, STRICT, PLAIN)

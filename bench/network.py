@@ -23,7 +23,7 @@ from bench.node import CannotRunError
 from bench.setting import Setting
 from bench.table import Figure, Goal
 from qemu_node.errors import NodeError
-from qemu_node.host import process
+from qemu_node.host.process import command
 
 NAME = "network"
 
@@ -79,7 +79,7 @@ async def measure(_setting: Setting) -> list[Figure]:
         NodeError: something broke.
     """
     program = program_for(await _look())
-    done = await process.run(
+    done = await command.run(
         [sys.executable, "-m", program],
         timeout_s=_TIMEOUT_S,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_REPO / "tests"), *sys.path])},
@@ -89,12 +89,12 @@ async def measure(_setting: Setting) -> list[Figure]:
 
 async def _look() -> HostFacts:
     tools = {*_TOOLS_HERE, *_TOOLS_VM}
-    path = process.SAFE_ENV["PATH"]
+    path = command.SAFE_ENV["PATH"]
     script = (
         "ip link add probe type bridge vlan_filtering 1 && bridge vlan add dev probe vid 2 self"
     )
     try:
-        _ = await process.run(["unshare", "--net", "sh", "-c", script])
+        _ = await command.run(["unshare", "--net", "sh", "-c", script])
         filters_vlans = True
     except NodeError:
         filters_vlans = False

@@ -21,15 +21,15 @@ from pathlib import Path
 
 import msgspec
 
-from qemu_node.host import process
-from qemu_node.nomad.client import PluginClient
-from qemu_node.nomad.encoding import encode_config
+from qemu_node.host.process import command, identity, pidfd
+from qemu_node.nomad.agent.client import PluginClient
+from qemu_node.nomad.plugin.encoding import encode_config
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.run.driverlink import DriverInfo, DriverLink, driver_environment
 from qemu_node.units import MIB
-from qemu_node.vm.processes import find_vm_processes
-from qemu_node.vm.record import VMRecord
+from qemu_node.vm.record.processes import find_vm_processes
+from qemu_node.vm.record.record import VMRecord
 
 DRIVER_ARGV = (sys.executable, "-m", "qemu_node", "driver")
 TASK_NAME = "vm"
@@ -92,7 +92,7 @@ def bench_node(*, is_paused: bool) -> Generator[BenchNode]:
     Raises:
         CannotRunError: there is no QEMU.
     """
-    qemu = shutil.which("qemu-system-x86_64", path=process.SAFE_ENV["PATH"])
+    qemu = shutil.which("qemu-system-x86_64", path=command.SAFE_ENV["PATH"])
     if qemu is None:
         raise CannotRunError("qemu-system-x86_64 is not installed")
     root, run_dir = (
@@ -130,12 +130,12 @@ def _memory_dir() -> Path | None:
 def _clean_up(root: Path) -> None:
     """Remove a bench's directory, and VMs that outlived a bench which failed."""
     for _, vm in find_vm_processes(root / "d" / "vm"):
-        process.send_signal(vm, signal.SIGKILL)
+        pidfd.send_signal(vm, signal.SIGKILL)
     # An agent that did not end its tasks leaves a tmpfs mounted for the secrets of each.
     for line in Path("/proc/self/mounts").read_text().splitlines():
         mount_point = line.split()[1]
         if mount_point.startswith(f"{root}/"):
-            _ = process.run_blocking(["umount", mount_point], check=False)
+            _ = command.run_blocking(["umount", mount_point], check=False)
     shutil.rmtree(root, ignore_errors=True)
 
 
@@ -148,7 +148,7 @@ class StartedVM:
     took_s: float
 
     @property
-    def process(self) -> process.ProcessId:
+    def process(self) -> identity.ProcessId:
         """The VM's QEMU."""
         return self.record.process
 
@@ -171,7 +171,7 @@ class BenchDriver:
         self._info = await self._link.begin()
 
     @property
-    def process(self) -> process.ProcessId:
+    def process(self) -> identity.ProcessId:
         """The plugin."""
         return self.client.process
 

@@ -18,7 +18,7 @@ from bench.apart import DATA, VNC, OriginalRun
 from bench.node import CannotRunError
 from bench.setting import OriginalFigures, Setting
 from bench.table import Figure
-from qemu_node.host import process
+from qemu_node.host.process import command
 from qemu_node.units import MIB
 
 NAME = "original"
@@ -56,7 +56,7 @@ async def measure(setting: Setting) -> list[Figure]:
         raise CannotRunError(f"the original needs {', '.join(missing)}")
     with _directories() as root:
         # fmt: off
-        done = await process.run(
+        done = await command.run(
             [
                 "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
                 "--", sys.executable, "-m", "bench.apart", str(root), str(wrapper), str(nomad),

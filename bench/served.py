@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from bench.agent import until
-from qemu_node.host import process
+from qemu_node.host.process import command, pidfd
 
 
 class FileServer:
@@ -26,11 +26,11 @@ class FileServer:
         reading, writing = os.pipe()
         log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            child = process.spawn(
+            child = command.spawn(
                 [sys.executable, "-m", "bench.fileserver", str(directory)],
                 stdin_fd=reading,
                 stderr_fd=log_fd,
-                env={**process.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)},
+                env={**command.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)},
             )
         finally:
             os.close(reading)
@@ -43,7 +43,7 @@ class FileServer:
             yield server
         finally:
             os.close(writing)
-            await process.wait_gone(child.process)
+            await pidfd.wait_gone(child.process)
             child.exit_status()
 
     @property

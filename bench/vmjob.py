@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import procs
 from bench.agent import Agent, nomad_agent
 from bench.node import DRIVER_ARGV, TASK_MEMORY_MIB, TASK_NAME, BenchNode
-from qemu_node.host.process import ProcessId, command_line, identify
+from qemu_node.host.process.identity import ProcessId, command_line, identify
 
 _PLUGIN_CONFIG = """
 plugin "vm" {{

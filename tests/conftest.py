@@ -47,7 +47,7 @@ def _why_no_kvm() -> str | None:
 def _why_kvm_runs_no_guest() -> str | None:
     """Let SeaBIOS run under KVM until it gives up: the device may be there and no guest run."""
     from qemu_node.errors import NodeError
-    from qemu_node.host import process
+    from qemu_node.host.process import command
 
     # fmt: off
     argv = [
@@ -59,7 +59,7 @@ def _why_kvm_runs_no_guest() -> str | None:
     ]
     # fmt: on
     try:
-        done = process.run_blocking(argv, timeout_s=30)
+        done = command.run_blocking(argv, timeout_s=30)
     except NodeError as exc:
         return f"KVM runs no guest here: {exc}"
     return None if b"SeaBIOS" in done.stdout else "KVM runs no guest here"
@@ -84,7 +84,7 @@ def _why_no_cgroup2() -> str | None:
 def _why_no_vlans() -> str | None:
     """Try a VLAN on a bridge, in a network namespace that ends with the try."""
     from qemu_node.errors import NodeError
-    from qemu_node.host import process
+    from qemu_node.host.process import command
 
     if reason := _why_no_root():
         return reason
@@ -92,7 +92,7 @@ def _why_no_vlans() -> str | None:
         ip link add qn-probe type bridge vlan_filtering 1 &&
         bridge vlan add dev qn-probe vid 2 self && nft list ruleset"""
     try:
-        process.run_blocking(["unshare", "--net", "sh", "-c", script], timeout_s=30)
+        command.run_blocking(["unshare", "--net", "sh", "-c", script], timeout_s=30)
     except NodeError as exc:
         return f"this kernel filters no VLANs on bridges, or a tool is missing: {exc}"
     return None

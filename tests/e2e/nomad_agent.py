@@ -12,7 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from qemu_node.host import process
+from qemu_node.host.process import command, identity, pidfd
+from qemu_node.host.process.command import Child, Completed
 
 WAIT_S = 120.0
 HEALTHY_TIMEOUT_S = 300.0
@@ -113,7 +114,7 @@ class NomadAgent:
                 serf=serf,
             )
         )
-        self._child: process.Child | None = None
+        self._child: Child | None = None
 
     async def start(self, *, is_healthy: bool = True) -> Any:
         """Start the agent; return what its node says of the driver once it is as expected.
@@ -123,10 +124,10 @@ class NomadAgent:
         """
         log_fd = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
-            self._child = process.spawn(
+            self._child = command.spawn(
                 [os.environ["NOMAD"], "agent", f"-config={self._config}"],
                 stderr_fd=log_fd,
-                env={**process.SAFE_ENV, "HOME": str(self.directory)},
+                env={**command.SAFE_ENV, "HOME": str(self.directory)},
             )
         finally:
             os.close(log_fd)
@@ -158,21 +159,21 @@ class NomadAgent:
         child = self._child
         if child is None or child.exit_status() is not None:
             return
-        process.send_signal(child.process, signum)
+        pidfd.send_signal(child.process, signum)
         async with asyncio.timeout(WAIT_S):
-            await process.wait_gone(child.process)
+            await pidfd.wait_gone(child.process)
         child.exit_status()
         self._child = None
 
-    def plugin(self) -> process.ProcessId:
+    def plugin(self) -> identity.ProcessId:
         """Return the plugin process that serves this agent's tasks."""
         wanted = str(self.directory)
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
-            argv = process.command_line(int(entry.name))
+            argv = identity.command_line(int(entry.name))
             if argv[1:4] == ["-m", "qemu_node", "driver"] and wanted in _environ(entry):
-                found = process.identify(int(entry.name))
+                found = identity.identify(int(entry.name))
                 if found is not None:
                     return found
         raise AssertionError("no plugin process")
@@ -223,21 +224,21 @@ class NomadAgent:
             await asyncio.sleep(poll_s)
         raise AssertionError(f"no {what} within {timeout_s:g} s; last: {last}")
 
-    async def command(self, *argv: str, timeout_s: float = 60.0) -> process.Completed:
+    async def command(self, *argv: str, timeout_s: float = 60.0) -> Completed:
         """Run the `nomad` command against this agent."""
-        return await process.run(
+        return await command.run(
             [os.environ["NOMAD"], *argv],
-            env={**process.SAFE_ENV, "NOMAD_ADDR": self.address, "HOME": str(self.directory)},
+            env={**command.SAFE_ENV, "NOMAD_ADDR": self.address, "HOME": str(self.directory)},
             timeout_s=timeout_s,
             check=False,
         )
 
-    def spawn(self, *argv: str) -> process.Child:
+    def spawn(self, *argv: str) -> Child:
         """Start the `nomad` command against this agent; its end is the caller's."""
-        env = {**process.SAFE_ENV, "NOMAD_ADDR": self.address, "HOME": str(self.directory)}
+        env = {**command.SAFE_ENV, "NOMAD_ADDR": self.address, "HOME": str(self.directory)}
         log_fd = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
-            return process.spawn([os.environ["NOMAD"], *argv], stderr_fd=log_fd, env=env)
+            return command.spawn([os.environ["NOMAD"], *argv], stderr_fd=log_fd, env=env)
         finally:
             os.close(log_fd)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from e2e.nomad_agent import NomadAgent
 
-from qemu_node.vm.record import VMRecord
+from qemu_node.vm.record.record import VMRecord
 
 
 class Node:

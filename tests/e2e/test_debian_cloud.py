@@ -10,7 +10,7 @@ import pytest
 from fakes.image_server import ImageServer
 from guests import cache
 
-from qemu_node.host import process
+from qemu_node.host.process import command
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(900)]
 
@@ -24,7 +24,7 @@ async def server() -> AsyncIterator[ImageServer]:
         yield server
 
 
-async def run_job(root: Path, server: ImageServer) -> process.Completed:
+async def run_job(root: Path, server: ImageServer) -> command.Completed:
     """Run the example with the small guest in the place of Debian's image."""
     node_toml = root / "node.toml"
     node_toml.write_text(
@@ -32,7 +32,7 @@ async def run_job(root: Path, server: ImageServer) -> process.Completed:
         # The server stands in for one elsewhere; the node's own addresses are refused.
         '[images]\nallow_networks = ["127.0.0.0/8"]\n'
     )
-    return await process.run(
+    return await command.run(
         [
             sys.executable, "-m", "qemu_node", "--config", str(node_toml), "run", "--json",
             "--parser", "hcl2", "--exit-when-ready", "--ready-timeout", "10m",

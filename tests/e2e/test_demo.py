@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from guests import cache
 
-from qemu_node.host import process
+from qemu_node.host.process import command
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(1800)]
 
@@ -16,7 +16,7 @@ async def test_demo_boots_two_vms_under_secure_boot_and_ends_by_itself(
     debian_guest_image: Path,
 ) -> None:
     assert debian_guest_image.exists()
-    done = await process.run(
+    done = await command.run(
         [str(cache.REPO / "scripts" / "demo.sh"), "--once"],
         env=dict(os.environ), timeout_s=1500, check=False,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from e2e.nomad_agent import NomadAgent
 from e2e.nomad_node import Node, running_agent
 from fakes.image_server import ImageServer, Resource
 
-from qemu_node.host import process
+from qemu_node.host.process import command, identity, pidfd
 
 pytestmark = [
     pytest.mark.needs_nomad,
@@ -163,21 +163,21 @@ async def test_a_vm_lives_through_agent_and_plugin_restarts_and_leaves_nothing(
 
     for end_agent in (signal.SIGTERM, signal.SIGKILL):
         await nomad.stop(end_agent)
-        assert process.is_alive(record.process)
+        assert identity.is_alive(record.process)
         await nomad.start()
         await nomad.running_allocations(job)
         assert node.records()[0].process == record.process
 
     plugin = nomad.plugin()
-    process.send_signal(plugin, signal.SIGKILL)
-    await process.wait_gone(plugin)
+    pidfd.send_signal(plugin, signal.SIGKILL)
+    await pidfd.wait_gone(plugin)
     await until_recovered(nomad, alloc_id)
     assert node.records()[0].process == record.process
 
     task_states = (await nomad.get(f"/v1/allocation/{alloc_id}"))["TaskStates"]["vm"]
     assert task_states["Restarts"] == 0
     await nomad.stop_job(job)
-    assert not process.is_alive(record.process)
+    assert not identity.is_alive(record.process)
 
     async def leftovers() -> list[Path]:
         return node.leftovers()
@@ -209,7 +209,7 @@ async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
     assert "metwork" in driver["HealthDescription"]
     await until_recovered(nomad, allocation["ID"])
     assert [found.process for found in node.records()] == [record.process]
-    assert process.is_alive(record.process)
+    assert identity.is_alive(record.process)
 
     node.node_toml.write_text(right)
     await nomad.until_healthy()
@@ -217,7 +217,7 @@ async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
     assert same["ID"] == allocation["ID"]
     assert same["TaskStates"]["vm"]["Restarts"] == 0
     await nomad.stop_job(job)
-    assert not process.is_alive(record.process)
+    assert not identity.is_alive(record.process)
 
 
 async def test_exec_tells_in_words_why_not_and_ends_with_who_asked(
@@ -226,7 +226,7 @@ async def test_exec_tells_in_words_why_not_and_ends_with_who_asked(
     job = await nomad.run_job(job_text(small_guest_image, "exec"))
     (allocation,) = await nomad.running_allocations(job)
 
-    async def execute(*argv: str, stdin: str = "-i=false") -> process.Completed:
+    async def execute(*argv: str, stdin: str = "-i=false") -> command.Completed:
         return await nomad.command(
             "alloc", "exec", stdin, "-t=false", allocation["ID"], *argv, timeout_s=120
         )
@@ -249,8 +249,8 @@ async def test_exec_tells_in_words_why_not_and_ends_with_who_asked(
         return (await execute("ps", "-o", "args")).stdout.decode()
 
     await nomad.until(processes, lambda out: "sleep 7654" in out, "the command in the guest")
-    process.send_signal(long.process, signal.SIGINT)
-    await process.wait_gone(long.process)
+    pidfd.send_signal(long.process, signal.SIGINT)
+    await pidfd.wait_gone(long.process)
     long.exit_status()
     await nomad.until(processes, lambda out: "sleep 7654" not in out, "its end in the guest")
 
@@ -299,7 +299,7 @@ async def test_the_end_of_a_guest_is_an_ordinary_exit_whoever_was_there_to_see_i
     events = allocation["TaskStates"]["vm"]["Events"]
     terminated = next(event for event in events if event["Type"] == "Terminated")
     assert "panicked" in json.dumps(terminated)
-    assert not process.is_alive(record.process)
+    assert not identity.is_alive(record.process)
 
 
 async def test_a_job_that_cannot_start_says_why(nomad: NomadAgent, small_guest_image: Path) -> None:

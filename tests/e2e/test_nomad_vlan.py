@@ -19,7 +19,7 @@ from e2e.nomad_node import Node, running_agent
 from network.facts import set_elements, taps, vlans_of
 from network.namespaces import inside, ip, private_network
 
-from qemu_node.host import process
+from qemu_node.host.process import command
 
 pytestmark = [
     pytest.mark.needs_nomad,
@@ -127,7 +127,7 @@ def own_network() -> Iterator[None]:
     """Give the tests a bridge, and a host outside in each of the two VLANs."""
     with private_network():
         # Its /sys hides the control groups that the agent and the driver use.
-        process.run_blocking(["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])
+        command.run_blocking(["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])
         ip("netns add outside")
         ip("""link add br0 type bridge vlan_filtering 1 vlan_default_pvid 0 \
 mcast_snooping 0
@@ -220,7 +220,7 @@ async def test_a_service_leads_to_the_guest_in_its_vlan_and_nothing_stays_behind
 
     (event,) = [told for told in await nomad.events(alloc_id, "vm") if ADDRESS in told]
     assert event == f"guest web-g-vm-0 has {ADDRESS}; its services advertise it"
-    listed = await process.run(
+    listed = await command.run(
         [
             sys.executable, "-m", "qemu_node", "--config", str(node.node_toml),
             "vm", "list", "--wide", "--json",

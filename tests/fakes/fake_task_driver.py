@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 
 from qemu_node.errors import NodeError
-from qemu_node.nomad.options import task_schema
 from qemu_node.nomad.proto import driver_pb2
+from qemu_node.nomad.task.options import task_schema
 from qemu_node.run.driverlink import DriverInfo, TaskEnd, TaskEvent
 from qemu_node.run.taskconfig import DriverFacts
-from qemu_node.vm.names import vm_id
-from qemu_node.vm.record import ForwardRecord, NicRecord, SocketPaths, VMRecord
+from qemu_node.vm.record.names import vm_id
+from qemu_node.vm.record.record import ForwardRecord, NicRecord, SocketPaths, VMRecord
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """A download's end in memory."""
 
-from qemu_node.images.answer import Validators
+from qemu_node.images.http.answer import Validators
 
 
 class MemorySink:

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from qemu_node.config.node import Paths
-from qemu_node.host.process import boot_id, identify
+from qemu_node.host.process.identity import boot_id, identify
 from qemu_node.units import MIB
-from qemu_node.vm.directory import VMDirectory
-from qemu_node.vm.record import ForwardRecord, NicRecord, VMRecord, VMState
+from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.record.record import ForwardRecord, NicRecord, VMRecord, VMState
 
 VM_ID = "web-0123456789ab"
 

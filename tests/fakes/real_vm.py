@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qemu_node.host.process import Child, send_signal
+from qemu_node.host.process.command import Child
+from qemu_node.host.process.pidfd import send_signal
 from qemu_node.host.sockets import listen_unix
-from qemu_node.images.imagefile import ImageFormat
-from qemu_node.images.overlay import write_overlay
+from qemu_node.images.format.imagefile import ImageFormat
+from qemu_node.images.format.overlay import write_overlay
+from qemu_node.qemu.accel.probe import find_qemu
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.firmware import Firmware, ensure_varstore
-from qemu_node.qemu.probe import find_qemu
 from qemu_node.qemu.process import start_qemu
 from qemu_node.qemu.spec import BaseImage, DiskFormat, PflashFirmware, SocketFds, UserNic, VMSpec
 from qemu_node.units import GIB, MIB

@@ -2,11 +2,11 @@
 
 import time
 
-from qemu_node.images.checksum import Algorithm
-from qemu_node.images.imagefile import ImageFormat
-from qemu_node.images.partial import PartialFile
-from qemu_node.images.sourcerecord import SourceRecord
-from qemu_node.images.store import ImageStore
+from qemu_node.images.format.imagefile import ImageFormat
+from qemu_node.images.source.checksum import Algorithm
+from qemu_node.images.store.partial import PartialFile
+from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.store import ImageStore
 
 KEY = "0123456789abcdef"
 

@@ -15,7 +15,7 @@ from guests import cache, packages, small
 from guests.testvm import TestVM
 
 from qemu_node.errors import MissingPartError
-from qemu_node.host.process import ProcessError, run_blocking
+from qemu_node.host.process.command import ProcessError, run_blocking
 
 _T = TypeVar("_T")
 _BUILD_TIMEOUT_S = 1200.0

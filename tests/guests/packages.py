@@ -9,7 +9,7 @@ from pathlib import Path
 
 from guests.cache import REPO
 
-from qemu_node.host.process import SAFE_ENV, run_blocking
+from qemu_node.host.process.command import SAFE_ENV, run_blocking
 
 SUITE = "trixie"
 SOURCES_SCRIPT = REPO / "scripts" / "debian-sources.sh"

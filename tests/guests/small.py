@@ -12,7 +12,7 @@ from pathlib import Path
 from guests import cache, packages
 from guests.initramfs import Initramfs
 
-from qemu_node.host.process import SAFE_ENV, run_blocking
+from qemu_node.host.process.command import SAFE_ENV, run_blocking
 
 _INIT = Path(__file__).with_name("small_init.sh")
 _PACKAGES = (

@@ -19,7 +19,7 @@ from pathlib import Path
 from guests import cache, packages
 from guests.initramfs import Initramfs
 
-from qemu_node.host.process import SAFE_ENV, ProcessError, run_blocking
+from qemu_node.host.process.command import SAFE_ENV, ProcessError, run_blocking
 
 _PACKAGES = (
     "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "nftables", "dnsmasq-base", "polkitd",

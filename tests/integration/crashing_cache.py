@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from qemu_node.config.images import ImagesConfig
-from qemu_node.host.tasks import TaskOwner
+from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 

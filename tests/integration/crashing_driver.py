@@ -21,10 +21,10 @@ from integration.vmnode import VMNode
 
 from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.config.node import Paths
-from qemu_node.host import process
+from qemu_node.host.process import pidfd
 from qemu_node.net.ports import PortManager
+from qemu_node.vm.life.stop import StopAction
 from qemu_node.vm.network import Network
-from qemu_node.vm.stop import StopAction
 
 STOP_TIMEOUT_S = 2.0
 STARTED = "started"
@@ -72,7 +72,7 @@ async def _drive(root: Path, image: Path, point: str, task: str, vlan: int | Non
         _die()
     if point == f"stop {StopAction.KILL}":
         # A QEMU that works has left before it has to be killed.
-        process.send_signal(vm.process, signal.SIGSTOP)
+        pidfd.send_signal(vm.process, signal.SIGSTOP)
     await vm.stop(STOP_TIMEOUT_S)
 
 

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from qemu_node.config.images import ImagesConfig
-from qemu_node.host.tasks import TaskOwner
+from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
-from qemu_node.images.partial import PartialFile
+from qemu_node.images.store.partial import PartialFile
 
 
 class _Assassin(logging.Handler):

@@ -8,11 +8,11 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
 from qemu_node.config.network import NetworkConfig
+from qemu_node.net.netlink.request import add_address, set_master, set_up
+from qemu_node.net.netlink.rtnl import RouteSocket
+from qemu_node.net.port.tap import Tap, open_tap
 from qemu_node.net.ports import AttachedPort, PortManager
-from qemu_node.net.request import add_address, set_master, set_up
-from qemu_node.net.rtnl import RouteSocket
 from qemu_node.net.spec import PortSpec
-from qemu_node.net.tap import Tap, open_tap
 
 
 class PlainBridge(PortManager):

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from integration.vmnode import VMNode, until
 
-from qemu_node.host import process
-from qemu_node.host.process import Completed
-from qemu_node.vm.machine import VM
-from qemu_node.vm.outcome import POWERED_OFF
+from qemu_node.host.process import command, pidfd
+from qemu_node.host.process.command import Completed
+from qemu_node.vm.life.machine import VM
+from qemu_node.vm.record.outcome import POWERED_OFF
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(600)]
 
@@ -41,7 +41,7 @@ class CommandLine:
 
     async def run(self, *arguments: str, stdin: bytes = b"") -> Completed:
         argv = self.argv(*arguments)
-        return await process.run(
+        return await command.run(
             argv, stdin=stdin, timeout_s=TIMEOUT_S, env=dict(os.environ), check=False
         )
 
@@ -133,7 +133,7 @@ async def test_the_console_is_the_guests_terminal_and_gives_back_the_operators(
     terminal = Terminal()
     try:
         with (tmp_path / "stderr").open("wb") as stderr:
-            child = process.spawn(
+            child = command.spawn(
                 cli.argv("console", "vm"),
                 stdin_fd=terminal.slave,
                 stdout_fd=terminal.slave,
@@ -202,4 +202,4 @@ async def test_a_vm_without_a_driver_is_shut_down_and_kept_for_the_next_one_to_r
         assert stopped["waits_for_driver"] is True
         assert await node.ended(await node.supervisor.recover(vm.state)) == POWERED_OFF
     finally:
-        process.send_signal(vm.process, signal.SIGKILL)
+        pidfd.send_signal(vm.process, signal.SIGKILL)

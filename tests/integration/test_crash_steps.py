@@ -12,21 +12,22 @@ from integration import crashing_driver
 from integration.crashing_driver import STARTED, alloc_id_of
 from integration.vmnode import VMNode
 
-from qemu_node.host import process
-from qemu_node.vm.directory import VMDirectory
-from qemu_node.vm.leases import lease_uid
-from qemu_node.vm.machine import VM
-from qemu_node.vm.names import vm_id
-from qemu_node.vm.outcome import FORCED_OFF
-from qemu_node.vm.record import VMState
-from qemu_node.vm.request import VMRequest
-from qemu_node.vm.startsteps import StartStep
-from qemu_node.vm.stop import StopAction
+import qemu_node
+from qemu_node.host.process import command, identity
+from qemu_node.vm.life.machine import VM
+from qemu_node.vm.life.stop import StopAction
+from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.record.leases import lease_uid
+from qemu_node.vm.record.names import vm_id
+from qemu_node.vm.record.outcome import FORCED_OFF
+from qemu_node.vm.record.record import VMState
+from qemu_node.vm.start.request import VMRequest
+from qemu_node.vm.start.steps import StartStep
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(300)]
 
 _TESTS = Path(__file__).parents[1]
-_SRC = Path(process.__file__).parents[2]
+_SRC = Path(qemu_node.__file__).parents[1]
 
 SAME = "1"
 """The task that goes on after the crash."""
@@ -38,12 +39,12 @@ GONE = "2"
 
 async def crash(node: VMNode, point: str) -> None:
     """Let two drivers, each with a VM, be killed at `point`."""
-    await process.run(
+    await command.run(
         [
             *(sys.executable, crashing_driver.__file__, str(node.root), str(node.image)),
             *(point, SAME, GONE),
         ],
-        env={**process.SAFE_ENV, "PYTHONPATH": f"{_TESTS}:{_SRC}"},
+        env={**command.SAFE_ENV, "PYTHONPATH": f"{_TESTS}:{_SRC}"},
         timeout_s=120,
     )
 
@@ -76,7 +77,7 @@ async def test_a_driver_killed_during_a_start_leaves_nothing_that_lasts(
 ) -> None:
     await crash(node, f"start {step}")
     vm = await node.start(request(node, SAME))
-    assert process.is_alive(vm.process)
+    assert identity.is_alive(vm.process)
     # The claim is what makes the first directory.
     left = [] if step is StartStep.CLAIM else [id_of(GONE)]
     assert await node.supervisor.reconcile() == left
@@ -103,7 +104,7 @@ async def test_a_vm_whose_driver_was_killed_right_after_its_start_is_replaced_by
     await crash(node, STARTED)
     old = state_of(node, SAME).record.process
     vm = await node.start(request(node, SAME))
-    assert not process.is_alive(old)
+    assert not identity.is_alive(old)
     await node.supervisor.destroy(await node.supervisor.recover(state_of(node, GONE)))
     await finish(node, vm)
 
@@ -114,7 +115,7 @@ async def test_a_driver_killed_during_a_stop_leaves_a_vm_that_can_be_stopped(
 ) -> None:
     await crash(node, f"stop {step}")
     vm = await node.supervisor.recover(state_of(node, SAME))
-    assert process.is_alive(vm.process)
+    assert identity.is_alive(vm.process)
     await vm.stop(1.0)
     assert vm.exit == FORCED_OFF
     shutil.rmtree(node.root / "alloc" / alloc_id_of(GONE))

@@ -11,17 +11,17 @@ import pytest
 from fakes.fake_qemu import fake_qemu_with_qmp
 from integration.vmnode import VMNode, until
 
-from qemu_node.cli.vmstate import VMStatus, summarize
-from qemu_node.host.diskspace import read_space
-from qemu_node.host.process import run_blocking
+from qemu_node.host.files.space import read_space
+from qemu_node.host.process.command import run_blocking
+from qemu_node.inventory.state import VMStatus, summarize
 from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.client import QmpConnection
 from qemu_node.qmp.events import RunState
 from qemu_node.units import GIB, MIB, Share
-from qemu_node.vm import diskguard
-from qemu_node.vm.machine import VM
-from qemu_node.vm.outcome import FORCED_OFF
-from qemu_node.vm.usage import DiskState, read_usage
+from qemu_node.vm.life import diskguard
+from qemu_node.vm.life.machine import VM
+from qemu_node.vm.life.usage import DiskState, read_usage
+from qemu_node.vm.record.outcome import FORCED_OFF
 
 pytestmark = pytest.mark.timeout(600)
 

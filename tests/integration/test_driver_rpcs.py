@@ -21,25 +21,32 @@ from fakes.image_server import ImageServer, Resource
 from integration.vmnode import VMNode, release, until
 
 from qemu_node.errors import HostError, JobError, MissingPartError, NodeError
-from qemu_node.host import files, openfiles, process
-from qemu_node.nomad.calls import DriverCalls
-from qemu_node.nomad.driver import TaskBusyError, TaskRunningError, TaskStoppedError, VMDriver
-from qemu_node.nomad.nodehost import NodeHost
-from qemu_node.nomad.plugin import VMPlugin
+from qemu_node.host import openfiles
+from qemu_node.host.files import tree
+from qemu_node.host.process import identity, pidfd
+from qemu_node.nomad.agent.calls import DriverCalls
+from qemu_node.nomad.driver.driver import (
+    TaskBusyError,
+    TaskRunningError,
+    TaskStoppedError,
+    VMDriver,
+)
+from qemu_node.nomad.driver.identity import VMPlugin
+from qemu_node.nomad.driver.runtime import NodeHost
+from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, unix_target
+from qemu_node.nomad.plugin.server import PluginServer
+from qemu_node.nomad.plugin.status import PluginError, TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.nomad.rpc import CHANNEL_OPTIONS, grpc, unix_target
-from qemu_node.nomad.server import PluginServer
-from qemu_node.nomad.status import PluginError, TaskNotFoundError, UnsupportedError
-from qemu_node.nomad.task import NotRunningError, StartLostError, Task
-from qemu_node.nomad.task_exec import ExecError
-from qemu_node.qemu.accelerator import AcceleratorChoice
-from qemu_node.qemu.probe import find_qemu
+from qemu_node.nomad.task.exec import ExecError
+from qemu_node.nomad.task.task import NotRunningError, StartLostError, Task
+from qemu_node.qemu.accel.accelerator import AcceleratorChoice
+from qemu_node.qemu.accel.probe import find_qemu
 from qemu_node.qemu.spec import Accelerator
 from qemu_node.vm.admission import BASE_RESERVE, OpenFilesError
-from qemu_node.vm.directory import VMBusyError
-from qemu_node.vm.greeting import QemuStartError
-from qemu_node.vm.outcome import VMExit
-from qemu_node.vm.record import StateError, VMState
+from qemu_node.vm.output.greeting import QemuStartError
+from qemu_node.vm.record.directory import VMBusyError
+from qemu_node.vm.record.outcome import VMExit
+from qemu_node.vm.record.record import StateError, VMState
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -257,7 +264,7 @@ async def test_a_task_is_started_seen_stopped_and_destroyed(
     assert nomad.vms().leftovers() != []
     await destroy(driver)
     assert nomad.vms().leftovers() == []
-    assert not process.is_alive(state.record.process)
+    assert not identity.is_alive(state.record.process)
     with pytest.raises(TaskNotFoundError):
         await inspect(driver)
 
@@ -517,7 +524,7 @@ async def test_a_task_is_destroyed_while_it_runs(driver: VMDriver, nomad: NomadN
     waiting = asyncio.ensure_future(wait(driver))
     await asyncio.sleep(0)
     await destroy(driver)
-    assert not process.is_alive(state.record.process)
+    assert not identity.is_alive(state.record.process)
     assert nomad.vms().leftovers() == []
     assert (await waiting).result.exit_code == 137
 
@@ -532,14 +539,14 @@ async def test_a_task_whose_files_cannot_be_removed_is_started_anew(
         raise HostError(f"cannot remove {path}: Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "remove_tree", fail)
+        patch.setattr(tree, "remove_tree", fail)
         with pytest.raises(HostError):
             await destroy(driver)
         with pytest.raises(HostError, match="Input/output error"):
             await start(driver, nomad.task())
     new = state_of(await start(driver, nomad.task()))
-    assert not process.is_alive(old.record.process)
-    assert process.is_alive(new.record.process)
+    assert not identity.is_alive(old.record.process)
+    assert identity.is_alive(new.record.process)
 
 
 @real_qemu
@@ -550,7 +557,7 @@ async def test_a_task_that_runs_is_destroyed_by_force_only(
     unforced = driver_pb2.DestroyTaskRequest(task_id=TASK_ID, force=False)
     with pytest.raises(TaskRunningError, match=TASK_ID):
         await driver.destroy_task(unforced)
-    assert process.is_alive(state.record.process)
+    assert identity.is_alive(state.record.process)
     assert (await inspect(driver)).task.state == driver_pb2.TaskState.RUNNING
     await stop(driver, 0.0)
     await driver.destroy_task(unforced)
@@ -784,10 +791,10 @@ async def test_a_second_start_of_one_id_is_refused_and_the_first_goes_on(
         with pytest.raises(TaskBusyError):
             await start(driver, nomad.task())
         state = state_of(await first)
-        assert process.is_alive(state.record.process)
+        assert identity.is_alive(state.record.process)
         with pytest.raises(TaskBusyError):
             await start(driver, nomad.task())
-        assert process.is_alive(state.record.process)
+        assert identity.is_alive(state.record.process)
 
 
 def without_users(driver: VMDriver) -> None:
@@ -808,11 +815,11 @@ async def test_a_new_task_of_the_same_allocation_replaces_the_vm_of_the_old_one(
     old = state_of(await start(driver, nomad.task()))
     new = state_of(await start(driver, nomad.task(task_id=f"{TASK_ID}-2")))
     assert new.vm_id == old.vm_id
-    assert not process.is_alive(old.record.process)
+    assert not identity.is_alive(old.record.process)
     assert (await wait(driver)).result.exit_code == 137
     # Nomad is late to destroy the old task; the new one is not touched.
     await destroy(driver)
-    assert process.is_alive(new.record.process)
+    assert identity.is_alive(new.record.process)
     assert new.record.sockets.qmp
     assert Path(new.record.sockets.qmp).exists()
 
@@ -824,7 +831,7 @@ async def test_two_drivers_cannot_both_start_a_task(driver: VMDriver, nomad: Nom
         with pytest.raises(VMBusyError) as caught:
             await start(other, nomad.task())
         assert caught.value.retry
-    assert process.is_alive(state.record.process)
+    assert identity.is_alive(state.record.process)
 
 
 # Recovery
@@ -841,7 +848,7 @@ async def test_a_task_is_recovered_by_its_handle_and_again(nomad: NomadNode) -> 
         await recover(second, handle)
         seen = await inspect(second)
         assert seen.task.state == driver_pb2.TaskState.RUNNING
-        assert process.is_alive(state_of(handle).record.process)
+        assert identity.is_alive(state_of(handle).record.process)
         await stop(second, 1.0)
         assert (await wait(second)).err == ""
         await destroy(second)
@@ -857,8 +864,8 @@ async def test_a_task_that_ended_while_no_driver_was_there_is_recovered_and_repo
         state = state_of(handle)
         managed = first._host.supervisor()._managed[state.vm_id]
     managed.vm.directory.write_exit(VMExit(exit_code=1, reason="the guest panicked"))
-    process.send_signal(state.record.process, signal.SIGKILL)
-    await until(lambda: process.is_alive(state.record.process), lambda alive: not alive, "end", 60)
+    pidfd.send_signal(state.record.process, signal.SIGKILL)
+    await until(lambda: identity.is_alive(state.record.process), lambda alive: not alive, "end", 60)
     async with driver_on(nomad) as second:
         await recover(second, handle)
         outcome = await wait(second)
@@ -887,7 +894,7 @@ async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
         health = await health_of(second)
         assert health.health == UNHEALTHY or wrong == "other paths"
         await recover(second, handle)
-        assert process.is_alive(process_id)
+        assert identity.is_alive(process_id)
         if wrong != "other paths":
             with pytest.raises(NodeError, match=r"no_such_setting|not TOML"):
                 await start(second, nomad.task(task_id="other", name="other"))
@@ -901,7 +908,7 @@ async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
 async def test_a_node_toml_that_is_put_right_is_read_while_recovered_vms_go_on(
     nomad: NomadNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qemu_node.nomad.nodehost._FINGERPRINT_INTERVAL_S", 0.05)
+    monkeypatch.setattr("qemu_node.nomad.driver.runtime._FINGERPRINT_INTERVAL_S", 0.05)
     async with driver_on(nomad, keep=True) as first:
         handle = await start(first, nomad.task())
     nomad.configure(more="no_such_setting = 1")
@@ -914,7 +921,7 @@ async def test_a_node_toml_that_is_put_right_is_read_while_recovered_vms_go_on(
             while (await anext(healths)).health != HEALTHY:
                 pass
         await start(second, nomad.task(task_id="other", name="other"))
-        assert process.is_alive(state_of(handle).record.process)
+        assert identity.is_alive(state_of(handle).record.process)
         assert (await inspect(second)).task.state == driver_pb2.TaskState.RUNNING
 
 
@@ -939,9 +946,9 @@ async def test_a_vm_whose_recovery_failed_is_killed_when_nomad_gives_it_up(
     async with driver_on(nomad) as second:
         with pytest.raises(StateError):
             await recover(second, with_state(handle, newer if kind == "newer" else b"{"))
-        assert process.is_alive(process_id), "a failure alone ends nothing"
+        assert identity.is_alive(process_id), "a failure alone ends nothing"
         await destroy(second)
-        assert not process.is_alive(process_id)
+        assert not identity.is_alive(process_id)
         assert nomad.vms().leftovers() == []
         await destroy(second)
         await start(second, nomad.task(task_id=f"{TASK_ID}-2"))
@@ -958,7 +965,7 @@ async def test_a_vm_that_a_hung_driver_holds_is_killed_when_nomad_gives_it_up(
             with pytest.raises(VMBusyError):
                 await recover(second, handle)
             await destroy(second)
-        assert not process.is_alive(state_of(handle).record.process)
+        assert not identity.is_alive(state_of(handle).record.process)
 
 
 @real_qemu
@@ -972,7 +979,7 @@ async def test_giving_up_an_old_task_leaves_the_vm_of_its_successor_alone(
         with pytest.raises(StateError):
             await recover(second, with_state(old, b"{"))
         await destroy(second)
-        assert process.is_alive(state_of(new).record.process)
+        assert identity.is_alive(state_of(new).record.process)
         await recover(second, new)
 
 

@@ -9,7 +9,7 @@ from guests import cache
 from guests.initramfs import Initramfs, module_dependencies
 from integration.vmnode import VMNode
 
-from qemu_node.host import process
+from qemu_node.host.process import command
 from qemu_node.qemu.spec import FirmwareMode
 
 BUILD = cache.REPO / "examples" / "guest-image" / "build"
@@ -63,7 +63,7 @@ async def test_the_small_guest_gets_an_address_and_serves_its_name(node: VMNode)
 
 async def test_the_debian_image_is_built_once(debian_guest_image: Path) -> None:
     before = debian_guest_image.stat()
-    done = await process.run([str(BUILD), "--cached"], env=dict(os.environ), timeout_s=60)
+    done = await command.run([str(BUILD), "--cached"], env=dict(os.environ), timeout_s=60)
     assert Path(done.stdout.decode().strip()) == debian_guest_image
     assert debian_guest_image.stat().st_mtime_ns == before.st_mtime_ns
 
@@ -71,7 +71,7 @@ async def test_the_debian_image_is_built_once(debian_guest_image: Path) -> None:
 async def test_the_debian_image_is_a_sound_qcow2_with_room_to_grow(
     debian_guest_image: Path,
 ) -> None:
-    done = await process.run(["qemu-img", "check", "--output=json", str(debian_guest_image)])
+    done = await command.run(["qemu-img", "check", "--output=json", str(debian_guest_image)])
     assert done.returncode == 0
     assert debian_guest_image.stat().st_size < 400 << 20
 
@@ -120,7 +120,7 @@ async def test_an_initramfs_is_an_archive_that_cpio_reads() -> None:
     archive = Initramfs()
     archive.add_file("etc/deep/name", b"content", mode=0o600)
     archive.add_link("bin/sh", "busybox")
-    done = await process.run(["busybox", "cpio", "-tv"], stdin=archive.to_cpio())
+    done = await command.run(["busybox", "cpio", "-tv"], stdin=archive.to_cpio())
     text = done.stdout.decode()
     assert "bin/sh -> busybox" in text
     assert "-rw-------" in text

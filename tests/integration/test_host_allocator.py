@@ -2,7 +2,7 @@
 
 import sys
 
-from qemu_node.host import process
+from qemu_node.host.process import command
 
 _COUNT_FAULTS = """
 import resource
@@ -20,8 +20,8 @@ _NOT_ADAPTED = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "1
 
 def _faults(call: str) -> int:
     argv = [sys.executable, "-c", _COUNT_FAULTS.format(call=call)]
-    env = {**process.SAFE_ENV, **_NOT_ADAPTED, "PYTHONPATH": ":".join(sys.path)}
-    return int(process.run_blocking(argv, env=env, timeout_s=60).stdout)
+    env = {**command.SAFE_ENV, **_NOT_ADAPTED, "PYTHONPATH": ":".join(sys.path)}
+    return int(command.run_blocking(argv, env=env, timeout_s=60).stdout)
 
 
 def test_memory_of_freed_buffers_is_used_again() -> None:
@@ -51,9 +51,9 @@ print(before - rss())
 
 
 def test_memory_that_is_free_in_the_middle_of_the_heap_goes_back_to_the_kernel() -> None:
-    env = {**process.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)}
+    env = {**command.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)}
     argv = [sys.executable, "-c", _FREE_ALL_BUT_THE_LAST]
-    assert int(process.run_blocking(argv, env=env, timeout_s=60).stdout) > 50 << 20
+    assert int(command.run_blocking(argv, env=env, timeout_s=60).stdout) > 50 << 20
 
 
 _HEAPS_OF_THREADS = """
@@ -80,8 +80,8 @@ print(len(seen))
 
 def _heaps(call: str) -> int:
     argv = [sys.executable, "-c", _HEAPS_OF_THREADS.format(call=call)]
-    env = {**process.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)}
-    return int(process.run_blocking(argv, env=env, timeout_s=60).stdout)
+    env = {**command.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)}
+    return int(command.run_blocking(argv, env=env, timeout_s=60).stdout)
 
 
 def test_all_threads_have_one_heap() -> None:

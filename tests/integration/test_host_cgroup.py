@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.host import process
 from qemu_node.host.cgroup import Scope, ScopeLimits
-from qemu_node.host.privileges import launcher_argv
-from qemu_node.host.process import Child
+from qemu_node.host.process import command, identity, pidfd
+from qemu_node.host.process.command import Child
+from qemu_node.host.process.privileges import launcher_argv
 
 PATIENCE_S = 60.0
 MIB = 1 << 20
@@ -87,13 +87,13 @@ def spawned() -> Iterator[Callable[..., Child]]:
     null = os.open(os.devnull, os.O_RDWR)
 
     def start(*argv: str) -> Child:
-        children.append(process.spawn(argv, stderr_fd=null))
+        children.append(command.spawn(argv, stderr_fd=null))
         return children[-1]
 
     yield start
     os.close(null)
     for child in children:
-        process.send_signal(child.process, signal.SIGKILL)
+        pidfd.send_signal(child.process, signal.SIGKILL)
         while child.exit_status() is None:
             time.sleep(0.01)
 
@@ -116,7 +116,7 @@ def test_a_launched_process_is_in_its_scope_under_the_pid_that_was_spawned(
     assert scope is not None
     argv = launcher_argv(["sleep", "600"], uid=200_007, gid=200_007, cgroup_procs=scope.procs_path)
     child = spawned(*argv)
-    eventually(lambda: process.command_line(child.process.pid) == ["sleep", "600"])
+    eventually(lambda: identity.command_line(child.process.pid) == ["sleep", "600"])
     assert members(scope_dir) == {child.process.pid}
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.host import descriptors, process
-from qemu_node.host.descriptors import close_descriptors, copy_descriptors
-from qemu_node.host.process import Child
+from qemu_node.host.process import command, descriptors, pidfd
+from qemu_node.host.process.command import Child
+from qemu_node.host.process.descriptors import close_descriptors, copy_descriptors
 
 NULL, ZERO = Path("/dev/null"), Path("/dev/zero")
 
@@ -18,7 +18,7 @@ NULL, ZERO = Path("/dev/null"), Path("/dev/zero")
 def child() -> Iterator[Child]:
     """Give a process that has /dev/zero open once, and /dev/null three times."""
     null, zero = os.open(NULL, os.O_RDWR), os.open(ZERO, os.O_RDONLY)
-    child = process.spawn(["sleep", "600"], stderr_fd=null, pass_fds=[zero])
+    child = command.spawn(["sleep", "600"], stderr_fd=null, pass_fds=[zero])
     os.close(null)
     os.close(zero)
     yield child
@@ -26,7 +26,7 @@ def child() -> Iterator[Child]:
 
 
 def end(child: Child) -> None:
-    process.send_signal(child.process, signal.SIGKILL)
+    pidfd.send_signal(child.process, signal.SIGKILL)
     if child.exit_status() is None:
         os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
         child.exit_status()
@@ -66,7 +66,7 @@ def test_a_device_that_it_has_not_open_gives_none(child: Child) -> None:
 
 
 def test_a_process_that_has_ended_gives_none(child: Child) -> None:
-    process.send_signal(child.process, signal.SIGKILL)
+    pidfd.send_signal(child.process, signal.SIGKILL)
     os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
     assert copy_descriptors(child.process, ZERO, 9) == []
     child.exit_status()

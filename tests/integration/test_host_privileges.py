@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.host import process
-from qemu_node.host.privileges import launcher_argv
-from qemu_node.host.process import Child
+from qemu_node.host.process import command, identity, pidfd
+from qemu_node.host.process.command import Child
+from qemu_node.host.process.privileges import launcher_argv
 
 PATIENCE_S = 60.0
 UID = 200_007
@@ -35,13 +35,13 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., Child]]:
         umask: int = 0o077,
         pass_fds: Sequence[int] = (),
     ) -> Child:
-        command = launcher_argv(
+        launcher = launcher_argv(
             argv, uid=uid, gid=uid, groups=groups, cgroup_procs=cgroup_procs, umask=umask
         )
-        child = process.spawn(command, stderr_fd=words, pass_fds=pass_fds)
+        child = command.spawn(launcher, stderr_fd=words, pass_fds=pass_fds)
         children.append(child)
         deadline = time.monotonic() + PATIENCE_S
-        while process.command_line(child.process.pid) != list(argv):
+        while identity.command_line(child.process.pid) != list(argv):
             assert child.exit_status() is None, (tmp_path / "words").read_text()
             assert time.monotonic() < deadline, "the launcher did not become the program"
             time.sleep(0.01)
@@ -50,7 +50,7 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., Child]]:
     yield launch
     os.close(words)
     for child in children:
-        process.send_signal(child.process, signal.SIGKILL)
+        pidfd.send_signal(child.process, signal.SIGKILL)
         while child.exit_status() is None:
             time.sleep(0.01)
 
@@ -90,7 +90,7 @@ def test_pid_umask_core_limit_and_oom_score_are_set_on_the_process_that_was_spaw
     uid: int | None, launched: Callable[..., Child]
 ) -> None:
     child = launched(uid=uid, umask=0o027)
-    assert process.is_alive(child.process)
+    assert identity.is_alive(child.process)
     assert status(child)["Umask"] == "0027"
     assert status(child)["NoNewPrivs"] == "1"
     assert core_limit(child) == ["0", "0"]
@@ -126,15 +126,15 @@ def test_a_launcher_run_by_an_ordinary_user_works_without_a_uid(
     inner = launcher_argv(SLEEP, uid=None)
     outer = launcher_argv(inner, uid=UID, gid=UID)
     null = os.open(os.devnull, os.O_RDWR)
-    child = process.spawn(outer, stderr_fd=null)
+    child = command.spawn(outer, stderr_fd=null)
     os.close(null)
     deadline = time.monotonic() + PATIENCE_S
-    while process.command_line(child.process.pid) != list(SLEEP):
+    while identity.command_line(child.process.pid) != list(SLEEP):
         assert child.exit_status() is None, "the launcher ended"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert status(child)["Uid"].split() == [str(UID)] * 4
-    process.send_signal(child.process, signal.SIGKILL)
+    pidfd.send_signal(child.process, signal.SIGKILL)
     while child.exit_status() is None:
         time.sleep(0.01)
 
@@ -167,8 +167,8 @@ def test_a_set_uid_program_gives_nothing_back(launched: Callable[..., Child]) ->
 @pytest.mark.needs_root
 async def test_a_step_that_fails_ends_the_launch_with_its_reason() -> None:
     argv = launcher_argv(SLEEP, uid=UID, gid=UID, cgroup_procs=Path("/no/such/cgroup.procs"))
-    with pytest.raises(process.ProcessError, match=r"/no/such/cgroup\.procs"):
-        await process.run(argv)
+    with pytest.raises(command.ProcessError, match=r"/no/such/cgroup\.procs"):
+        await command.run(argv)
     argv = launcher_argv(["/no/such/qemu"], uid=UID, gid=UID)
-    with pytest.raises(process.ProcessError, match="/no/such/qemu"):
-        await process.run(argv)
+    with pytest.raises(command.ProcessError, match="/no/such/qemu"):
+        await command.run(argv)

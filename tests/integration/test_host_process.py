@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import qemu_node
 from qemu_node.errors import MissingPartError
-from qemu_node.host import process
-from qemu_node.host.process import Child, ProcessError, ProcessId
+from qemu_node.host.process import command, identity, pidfd
+from qemu_node.host.process.command import Child, ProcessError
+from qemu_node.host.process.identity import ProcessId
 
 PATIENCE_S = 60.0
 
@@ -25,13 +27,13 @@ def spawned() -> Iterator[Callable[..., Child]]:
 
     def start(*argv: str, pass_fds: tuple[int, ...] = (), stderr_fd: int | None = None) -> Child:
         err = null if stderr_fd is None else stderr_fd
-        child = process.spawn(argv, stderr_fd=err, pass_fds=pass_fds)
+        child = command.spawn(argv, stderr_fd=err, pass_fds=pass_fds)
         children.append(child)
         return child
 
     yield start
     for child in children:
-        process.send_signal(child.process, signal.SIGKILL)
+        pidfd.send_signal(child.process, signal.SIGKILL)
         eventually(lambda child=child: child.exit_status() is not None)  # type: ignore[misc]
     os.close(null)
 
@@ -44,39 +46,39 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def is_running(pid: int) -> bool:
-    return process.identify(pid) is not None
+    return identity.identify(pid) is not None
 
 
 async def test_run_returns_what_a_tool_prints_and_feeds_it() -> None:
-    done = await process.run(["sh", "-c", "cat; echo err >&2"], stdin=b"in")
+    done = await command.run(["sh", "-c", "cat; echo err >&2"], stdin=b"in")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"in", b"err\n")
 
 
 async def test_a_tool_sees_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOMAD_TOKEN", "secret")
-    done = await process.run(["env"])
+    done = await command.run(["env"])
     assert b"secret" not in done.stdout
     assert b"LANG=C.UTF-8" in done.stdout
 
 
 async def test_a_failing_tool_raises_with_its_exit_code_and_words() -> None:
     with pytest.raises(ProcessError, match="sh failed with exit code 3: no disk"):
-        await process.run(["sh", "-c", "echo no disk >&2; exit 3"])
-    assert (await process.run(["sh", "-c", "exit 3"], check=False)).returncode == 3
+        await command.run(["sh", "-c", "echo no disk >&2; exit 3"])
+    assert (await command.run(["sh", "-c", "exit 3"], check=False)).returncode == 3
     with pytest.raises(ProcessError, match="was killed by SIGTERM"):
-        await process.run(["sh", "-c", "kill $$"])
+        await command.run(["sh", "-c", "kill $$"])
 
 
 async def test_a_tool_that_is_not_installed_is_a_missing_part() -> None:
     with pytest.raises(MissingPartError, match="no-such-tool"):
-        await process.run(["no-such-tool"])
+        await command.run(["no-such-tool"])
 
 
 async def test_a_tool_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = f"echo began >&2; sleep 600 & echo $! $$ > {pids}; wait"
     with pytest.raises(ProcessError, match=r"did not end within 2 s: began"):
-        await process.run(["sh", "-c", script], timeout_s=2)
+        await command.run(["sh", "-c", script], timeout_s=2)
     for pid in pids.read_text().split():
         eventually(lambda pid=pid: not is_running(int(pid)))  # type: ignore[misc]
 
@@ -84,7 +86,7 @@ async def test_a_tool_that_takes_too_long_is_killed_with_its_children(tmp_path: 
 async def test_a_cancelled_tool_is_gone_when_the_cancellation_is_through(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     task = asyncio.ensure_future(
-        process.run(
+        command.run(
             ["sh", "-c", f"sleep 600 & echo $! $$ > {pids}.new; mv {pids}.new {pids}; wait"]
         )
     )
@@ -130,24 +132,24 @@ def test_an_exit_status_tells_codes_from_signals(spawned: Callable[..., Child]) 
     child = spawned("sh", "-c", "exit 7")
     eventually(lambda: child.exit_status() == 7)
     child = spawned("sleep", "600")
-    assert process.send_signal(child.process, signal.SIGKILL)
+    assert pidfd.send_signal(child.process, signal.SIGKILL)
     eventually(lambda: child.exit_status() == -9)
-    assert not process.send_signal(child.process, signal.SIGKILL)
+    assert not pidfd.send_signal(child.process, signal.SIGKILL)
 
 
 async def test_the_end_of_a_process_that_is_not_our_child_is_noticed(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     # The shell ends at once, so the sleep becomes somebody else's child.
     script = f"setsid sleep 600 >/dev/null 2>&1 </dev/null & echo $! > {pid_file}"
-    await process.run(["sh", "-c", script])
-    orphan = process.identify(int(pid_file.read_text()))
+    await command.run(["sh", "-c", script])
+    orphan = identity.identify(int(pid_file.read_text()))
     assert orphan is not None
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
-        waiting = group.create_task(process.wait_gone(orphan))
+        waiting = group.create_task(pidfd.wait_gone(orphan))
         await asyncio.sleep(0.05)
         assert not waiting.done()
-        assert process.send_signal(orphan, signal.SIGKILL)
-    assert not process.is_alive(orphan)
+        assert pidfd.send_signal(orphan, signal.SIGKILL)
+    assert not identity.is_alive(orphan)
 
 
 async def test_waiting_for_a_process_that_is_gone_returns_at_once(
@@ -155,9 +157,9 @@ async def test_waiting_for_a_process_that_is_gone_returns_at_once(
 ) -> None:
     child = spawned("true")
     async with asyncio.timeout(PATIENCE_S):
-        await process.wait_gone(child.process)
-        await process.wait_gone(child.process)
-        await process.wait_gone(ProcessId(pid=os.getpid(), start_time=1))
+        await pidfd.wait_gone(child.process)
+        await pidfd.wait_gone(child.process)
+        await pidfd.wait_gone(ProcessId(pid=os.getpid(), start_time=1))
 
 
 OUTLIVED = """
@@ -167,8 +169,8 @@ from qemu_node.host import process
 async def main():
     null = os.open(os.devnull, os.O_RDWR)
     global child
-    child = process.spawn(["sleep", "600"], stderr_fd=null)
-    waiting = asyncio.ensure_future(process.wait_gone(child.process))
+    child = command.spawn(["sleep", "600"], stderr_fd=null)
+    waiting = asyncio.ensure_future(pidfd.wait_gone(child.process))
     await asyncio.sleep(0)
     print(child.process.pid, child.process.start_time, flush=True)
     if sys.argv[1] == "killed":
@@ -180,14 +182,14 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("end", ["clean", "killed"])
 async def test_a_spawned_process_outlives_us_however_we_end(end: str) -> None:
-    source = Path(process.__file__).parents[2]
-    env = process.SAFE_ENV | {"PYTHONPATH": str(source)}
-    done = await process.run([sys.executable, "-c", OUTLIVED, end], env=env, check=False)
+    source = Path(qemu_node.__file__).parents[1]
+    env = command.SAFE_ENV | {"PYTHONPATH": str(source)}
+    done = await command.run([sys.executable, "-c", OUTLIVED, end], env=env, check=False)
     assert done.returncode == (0 if end == "clean" else -9)
     pid, start_time = (int(word) for word in done.stdout.split())
     survivor = ProcessId(pid=pid, start_time=start_time)
-    assert process.is_alive(survivor)
-    assert process.send_signal(survivor, signal.SIGKILL)
+    assert identity.is_alive(survivor)
+    assert pidfd.send_signal(survivor, signal.SIGKILL)
 
 
 def test_process_in_the_middle_of_an_exec_has_a_command_line(
@@ -197,11 +199,11 @@ def test_process_in_the_middle_of_an_exec_has_a_command_line(
     relay.write_text('#!/bin/sh\n[ "$1" -gt 0 ] || exec sleep 600\nexec "$0" $(($1 - 1))\n')
     relay.chmod(0o755)
     pid = spawned(str(relay), "500").process.pid
-    seen: list[list[str]] = [process.command_line(pid)]
+    seen: list[list[str]] = [identity.command_line(pid)]
     deadline = time.monotonic() + PATIENCE_S
     while seen[-1] != ["sleep", "600"]:
         assert time.monotonic() < deadline, seen[-1]
-        seen.append(process.command_line(pid))
+        seen.append(identity.command_line(pid))
     assert [] not in seen
 
 
@@ -228,11 +230,11 @@ time.sleep(600)
 
 def test_a_process_that_hides_its_command_line_is_not_waited_for() -> None:
     read, write = os.pipe()
-    child = process.spawn([sys.executable, "-c", HIDDEN], stdout_fd=write, stderr_fd=2)
+    child = command.spawn([sys.executable, "-c", HIDDEN], stdout_fd=write, stderr_fd=2)
     try:
         assert os.read(read, 6) == b"hidden"
         # It would take this long if the answer were awaited.
-        assert process.command_line(child.process.pid, wait_s=1e6) == []
+        assert identity.command_line(child.process.pid, wait_s=1e6) == []
     finally:
         child.kill_group()
         os.close(read)

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from qemu_node.host import process
+from qemu_node.host.process import command
 from qemu_node.host.route import is_own_address
 
 _SCRIPT = """
@@ -34,7 +34,7 @@ def test_loopback_is_this_host() -> None:
 async def test_addresses_of_interfaces_and_local_routes_are_this_host() -> None:
     own = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "198.51.100.77"]
     foreign = ["203.0.113.2", "2001:db8::2", "203.0.113.1", "2001:db8:1::1"]
-    done = await process.run(
+    done = await command.run(
         ["unshare", "-n", "sh", "-ec", _SCRIPT, "sh", sys.executable, "-c", _ASK, *own, *foreign]
     )
     assert done.stdout.split() == [b"1"] * len(own) + [b"0"] * len(foreign)

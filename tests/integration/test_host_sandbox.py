@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.host import process
-from qemu_node.host.privileges import Isolation, ToolLimits, confined_argv, launcher_argv
-from qemu_node.host.process import Completed, ProcessError
-from qemu_node.host.sandbox import SANDBOX_UID, Sandbox
+from qemu_node.host.process import command, identity, pidfd
+from qemu_node.host.process.command import Completed, ProcessError
+from qemu_node.host.process.privileges import Isolation, ToolLimits, confined_argv, launcher_argv
+from qemu_node.host.process.sandbox import SANDBOX_UID, Sandbox
 from qemu_node.units import GIB, KIB, MIB
 
 PATIENCE_S = 60.0
@@ -53,7 +53,7 @@ async def shell(script: str, file_fd: int, box: Sandbox | None = None, **more: f
 def running(words: list[str]) -> list[int]:
     """Return the processes with this command line."""
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [pid for pid in pids if process.command_line(pid) == words]
+    return [pid for pid in pids if identity.command_line(pid) == words]
 
 
 async def until_running(words: list[str]) -> int:
@@ -172,7 +172,9 @@ async def test_a_tool_ends_at_its_limits(
 async def test_where_nothing_can_be_unshared_the_tool_runs_within_the_rest(
     file_fd: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("qemu_node.host.privileges._UNSHARE", ("unshare", "--no-such-option"))
+    monkeypatch.setattr(
+        "qemu_node.host.process.privileges._UNSHARE", ("unshare", "--no-such-option")
+    )
     box = sandbox()
     for _ in range(2):
         assert (await shell('head -n 1 "$1"', file_fd, box)).stdout == b"content\n"
@@ -196,8 +198,8 @@ async def test_an_ordinary_user_gets_the_namespaces_too(short_tmp_path: Path) ->
     if not await user_namespaces_work():
         pytest.skip("this kernel gives an ordinary user no namespaces")
     with path.open("rb") as file, (short_tmp_path / "out").open("w+b") as out:
-        child = process.spawn(outer, stdin_fd=file.fileno(), stderr_fd=out.fileno())
-        await process.wait_gone(child.process)
+        child = command.spawn(outer, stdin_fd=file.fileno(), stderr_fd=out.fileno())
+        await pidfd.wait_gone(child.process)
         assert child.exit_status() != 0
     said = (short_tmp_path / "out").read_text()
     assert "content" in said
@@ -209,4 +211,4 @@ async def user_namespaces_work() -> bool:
     unshare = shutil.which("unshare")
     assert unshare is not None
     argv = launcher_argv([unshare, "--user", "--map-root-user", "true"], uid=65_532, gid=65_532)
-    return (await process.run(argv, check=False)).returncode == 0
+    return (await command.run(argv, check=False)).returncode == 0

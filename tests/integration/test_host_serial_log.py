@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.host import process
-from qemu_node.host.process import Child
-from qemu_node.vm.serial import SerialLog
+import qemu_node
+from qemu_node.host.process import command, pidfd
+from qemu_node.host.process.command import Child
+from qemu_node.vm.output.serial import SerialLog
 
 PATIENCE_S = 120.0
 MIB = 1 << 20
@@ -32,10 +33,10 @@ for begin in range(0, len(text), 5003):
 # The driver: pumps until it is killed. Its sink is a file that it appends to, as a task's log is.
 READER = """
 import os, sys, time
-from qemu_node.vm.console_log import ConsolePump
-from qemu_node.vm.ratelimit import TokenBucket
-from qemu_node.vm.serial import SerialLog
-from qemu_node.vm.textfilter import TerminalFilter
+from qemu_node.vm.output.console_log import ConsolePump
+from qemu_node.vm.output.ratelimit import TokenBucket
+from qemu_node.vm.output.serial import SerialLog
+from qemu_node.vm.output.textfilter import TerminalFilter
 out = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 pump = ConsolePump(
     SerialLog(__import__("pathlib").Path(sys.argv[1])),
@@ -53,12 +54,12 @@ while True:
 def python() -> Iterator[Callable[..., Child]]:
     """Start Python scripts that end with the test."""
     children: list[Child] = []
-    source = Path(process.__file__).parents[2]
-    env = process.SAFE_ENV | {"PYTHONPATH": str(source)}
+    source = Path(qemu_node.__file__).parents[1]
+    env = command.SAFE_ENV | {"PYTHONPATH": str(source)}
 
     def start(script: str, *args: object) -> Child:
         argv = [sys.executable, "-c", script, *map(str, args)]
-        child = process.spawn(argv, stderr_fd=2, env=env)
+        child = command.spawn(argv, stderr_fd=2, env=env)
         children.append(child)
         return child
 
@@ -68,7 +69,7 @@ def python() -> Iterator[Callable[..., Child]]:
 
 
 def kill(child: Child) -> None:
-    process.send_signal(child.process, signal.SIGKILL)
+    pidfd.send_signal(child.process, signal.SIGKILL)
     eventually(lambda: child.exit_status() is not None)
 
 
@@ -144,7 +145,7 @@ def test_what_a_real_guest_prints_is_read_and_its_space_given_back(tmp_path: Pat
     ]
     # fmt: on
     words = os.open(tmp_path / "words", os.O_WRONLY | os.O_CREAT, 0o600)
-    child = process.spawn(argv, stderr_fd=words)
+    child = command.spawn(argv, stderr_fd=words)
     os.close(words)
     log = SerialLog(path)
     printed = b""

@@ -16,8 +16,8 @@ from fakes.qcow2_images import Qcow2
 
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import ImageError, JobError
-from qemu_node.host import process
-from qemu_node.host.tasks import TaskOwner
+from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.host.process import command, pidfd
 from qemu_node.images.cache import CachedImage, ImageCache
 from qemu_node.images.errors import (
     ChecksumMismatchError,
@@ -27,10 +27,10 @@ from qemu_node.images.errors import (
     ImageStorageError,
     UnsafeImageError,
 )
-from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.format.imagefile import ImageFormat
+from qemu_node.images.http.request import FetchLimits
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.pull import Pulled, Puller
-from qemu_node.images.request import FetchLimits
 
 V1 = Qcow2().build()
 V2 = Qcow2(virtual_size_bytes=1 << 29).build()
@@ -429,7 +429,7 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from qemu_node.config.images import ImagesConfig
-from qemu_node.host.tasks import TaskOwner
+from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 
 async def main():
@@ -450,7 +450,7 @@ async def test_two_processes_make_one_download(
     url = server.put("/x", resource)
     argv = [sys.executable, "-c", CHILD, str(images_dir), url]
     async with asyncio.TaskGroup() as group:
-        child = group.create_task(process.run(argv))
+        child = group.create_task(command.run(argv))
         await asyncio.wait_for(server.arrived.wait(), WAIT_S)
         ours = group.create_task(got(cache, url))
         await until(lambda: cache._pulls != {})
@@ -470,13 +470,13 @@ async def test_killed_download_is_cleaned_up_and_done_again(
     # No ETag: nobody can go on with what is there.
     url = server.put("/x", Resource(body=BIG, pause_at=2 << 20))
     with (tmp_path / "stderr").open("wb") as stderr:
-        child = process.spawn(
+        child = command.spawn(
             [sys.executable, "-c", CHILD, str(images_dir), url], stderr_fd=stderr.fileno()
         )
     await until(lambda: len(list(images_dir.glob("partial/*"))) == 2)
     keeper.sweep()
     assert len(files_below(images_dir, "partial")) == 2
-    process.send_signal(child.process, signal.SIGKILL)
+    pidfd.send_signal(child.process, signal.SIGKILL)
     # Reaped, not only a zombie: until then a thread of it may still hold the lock.
     await until(lambda: child.exit_status() == -signal.SIGKILL)
     keeper.sweep()
@@ -491,7 +491,7 @@ async def test_full_disk_is_worth_a_retry_and_leaves_nothing(
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    await process.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)])
+    await command.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)])
     try:
         cache = ImageCache(small / "images", config(), tasks)
         for has_length in (True, False):
@@ -503,7 +503,7 @@ async def test_full_disk_is_worth_a_retry_and_leaves_nothing(
             assert files_below(small / "images", "blobs", "sources", "partial") == []
         assert (await got(cache, server.publish("/x", V1))).format is ImageFormat.QCOW2
     finally:
-        await process.run(["umount", str(small)])
+        await command.run(["umount", str(small)])
 
 
 async def test_image_in_the_task_directory_is_used_in_place(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.host import process
-from qemu_node.images.configdrive import complete, write_iso
+from qemu_node.configdrive import complete, write_iso
+from qemu_node.host.process import command
 
 FILES = {
     "unattend.xml": b"<unattend/>\r\n",
@@ -28,9 +28,9 @@ def iso(tmp_path: Path) -> Path:
 
 
 async def output(*argv: str, encoding: str = "utf-8") -> str:
-    if shutil.which(argv[0], path=process.SAFE_ENV["PATH"]) is None:
+    if shutil.which(argv[0], path=command.SAFE_ENV["PATH"]) is None:
         pytest.skip(f"{argv[0]} is missing")
-    return (await process.run(argv)).stdout.decode(encoding)
+    return (await command.run(argv)).stdout.decode(encoding)
 
 
 def expected_paths() -> set[str]:

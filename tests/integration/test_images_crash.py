@@ -20,22 +20,23 @@ from fakes.image_server import ImageServer, Resource
 from fakes.qcow2_images import Qcow2
 from integration import crashing_puller
 
+import qemu_node
 from qemu_node.config.images import ImagesConfig
-from qemu_node.host import process
-from qemu_node.host.tasks import TaskOwner
+from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.host.process import command
 from qemu_node.images.cache import ImageCache
-from qemu_node.images.delivery import PullStep
+from qemu_node.images.download.download import PullStep
 from qemu_node.images.errors import ImageStorageError
 from qemu_node.images.keeper import ImageKeeper
-from qemu_node.images.keptimage import file_name
-from qemu_node.images.store import ImageStore, SwapStep
+from qemu_node.images.store.keptimage import file_name
+from qemu_node.images.store.store import ImageStore, SwapStep
 from qemu_node.units import Share
 
 pytestmark = pytest.mark.timeout(120)
 
 _TESTS = Path(__file__).parents[1]
-_SRC = Path(process.__file__).parents[2]
-_ENV = {**process.SAFE_ENV, "PYTHONPATH": f"{_TESTS}:{_SRC}"}
+_SRC = Path(qemu_node.__file__).parents[1]
+_ENV = {**command.SAFE_ENV, "PYTHONPATH": f"{_TESTS}:{_SRC}"}
 
 IMAGE = os.urandom(1 << 20) * 4
 PACKED = gzip.compress(IMAGE, 1)
@@ -67,7 +68,7 @@ def argv(images_dir: Path, url: str, step: str) -> list[str]:
 
 async def crash(images_dir: Path, url: str, step: str) -> None:
     """Let a process die at `step` of getting the image."""
-    done = await process.run(argv(images_dir, url, step), env=_ENV, timeout_s=WAIT_S, check=False)
+    done = await command.run(argv(images_dir, url, step), env=_ENV, timeout_s=WAIT_S, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
@@ -219,7 +220,7 @@ async def test_many_processes_make_one_download(
     progress: list[tuple[int, int | None]] = []
     async with asyncio.TaskGroup() as group:
         children = [
-            group.create_task(process.run(argv(images_dir, url, NEVER), env=_ENV)) for _ in range(3)
+            group.create_task(command.run(argv(images_dir, url, NEVER), env=_ENV)) for _ in range(3)
         ]
         await asyncio.wait_for(server.arrived.wait(), WAIT_S)
         ours = group.create_task(
@@ -345,8 +346,8 @@ async def small_disk(tmp_path: Path, size: str) -> AsyncGenerator[Path]:
     """Give a tmpfs of a given size."""
     path = tmp_path / "disk"
     path.mkdir()
-    await process.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)])
+    await command.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)])
     try:
         yield path
     finally:
-        await process.run(["umount", str(path)])
+        await command.run(["umount", str(path)])

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 from fakes.image_server import ImageServer, Resource
 
-from qemu_node.images.address import AddressPolicy, parse_networks
-from qemu_node.images.answer import Validators
+from qemu_node.images.download.remote import url_file
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
-from qemu_node.images.fetch import Resume, download, fetch_small, fetch_text
-from qemu_node.images.http_file import HttpFile
-from qemu_node.images.remote import url_file
-from qemu_node.images.request import FetchLimits
-from qemu_node.images.source import url_source
+from qemu_node.images.http.address import AddressPolicy, parse_networks
+from qemu_node.images.http.answer import Validators
+from qemu_node.images.http.fetch import Resume, download, fetch_small, fetch_text
+from qemu_node.images.http.request import FetchLimits
+from qemu_node.images.source.httpfile import HttpFile
+from qemu_node.images.source.name import url_source
 
 BODY = bytes(range(256)) * 20_000
 LOCAL = AddressPolicy(allow=parse_networks(["127.0.0.0/8"], "test"))

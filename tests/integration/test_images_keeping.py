@@ -24,14 +24,14 @@ from integration.vmnode import VMNode
 
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import NodeError
-from qemu_node.host import process
-from qemu_node.host.cancellation import Undo
+from qemu_node.host.concurrency.cancellation import Undo
+from qemu_node.host.process import command, pidfd
 from qemu_node.images.errors import ImageGoneError
-from qemu_node.images.eviction import Reason
 from qemu_node.images.keeper import ImageKeeper
-from qemu_node.images.store import ImageStore, RemovalStep, SwapStep
-from qemu_node.vm.directory import VMDirectory
-from qemu_node.vm.startsteps import Start
+from qemu_node.images.store.eviction import Reason
+from qemu_node.images.store.store import ImageStore, RemovalStep, SwapStep
+from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.start.steps import Start
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -99,7 +99,7 @@ async def take_base(node: VMNode, url: str, task: str = "vm", checksum: str | No
     return directory.base
 
 
-def command(node: VMNode, *words: str) -> list[str]:
+def image_command(node: VMNode, *words: str) -> list[str]:
     """Return the command line of `qemu-node image`, for a process of its own."""
     config = node.root / "node.toml"
     config.write_text(
@@ -119,7 +119,7 @@ async def test_removal_that_races_with_starts_never_takes_a_base(
     sweeper = [sys.executable, "-c", SWEEPER, *map(str, (store.root, stop, removals))]
     store.prepare()
     async with asyncio.TaskGroup() as group:
-        _ = group.create_task(process.run(sweeper, timeout_s=280))
+        _ = group.create_task(command.run(sweeper, timeout_s=280))
         try:
             started = 0
             # Both sides have had their turns, however fast either is.
@@ -175,7 +175,7 @@ async def test_image_whose_removal_was_killed_can_be_had(
 async def crash(store: ImageStore, point: str, *action: str) -> None:
     argv = [sys.executable, crashing_cache.__file__, str(store.root), point, *action]
     with pytest.raises(NodeError) as error:
-        await process.run(argv, timeout_s=120)
+        await command.run(argv, timeout_s=120)
     assert "SIGKILL" in str(error.value)
 
 
@@ -194,7 +194,7 @@ async def test_command_and_driver_make_one_download(
     resource = Resource(body=V1, pause_at=1024, etag='"1"')
     url = server.put("/x.raw", resource)
     async with asyncio.TaskGroup() as group:
-        pulling = group.create_task(process.run(command(node, "pull", "--pin", url)))
+        pulling = group.create_task(command.run(image_command(node, "pull", "--pin", url)))
         await asyncio.wait_for(server.arrived.wait(), WAIT_S)
         starting = group.create_task(take_base(node, url))
         keeper.sweep()
@@ -211,8 +211,8 @@ async def test_image_in_use_is_refused_to_the_command_and_by_force_leaves_the_vm
 ) -> None:
     base = await take_base(node, server.publish("/x.raw", V1))
     with pytest.raises(NodeError, match="in use by vm-"):
-        await process.run(command(node, "rm", "x.raw"))
-    await process.run(command(node, "rm", "--force", "x.raw"))
+        await command.run(image_command(node, "rm", "x.raw"))
+    await command.run(image_command(node, "rm", "--force", "x.raw"))
     assert keeper.images() == []
     assert base.read_bytes() == V1
 
@@ -224,17 +224,17 @@ async def test_interrupted_pull_says_so_and_goes_on_when_it_is_repeated(
     url = server.put("/x.raw", resource)
     with (tmp_path / "stderr").open("wb") as stderr:
         # A suite that runs in the background of a shell has its children ignore the signal.
-        argv = ["env", "--default-signal=INT", *command(node, "pull", url)]
-        child = process.spawn(argv, stderr_fd=stderr.fileno())
+        argv = ["env", "--default-signal=INT", *image_command(node, "pull", url)]
+        child = command.spawn(argv, stderr_fd=stderr.fileno())
     partials = node.paths.images_dir / "partial"
     await until(lambda: any(path.stat().st_size >= 1 << 20 for path in partials.glob("*")))
-    process.send_signal(child.process, signal.SIGINT)
+    pidfd.send_signal(child.process, signal.SIGINT)
     await until(lambda: child.exit_status() is not None)
     assert child.exit_status() == 130
     assert "repeat the command" in (tmp_path / "stderr").read_text()
     keeper.sweep()
     resource.resume.set()
-    await process.run(command(node, "pull", url))
+    await command.run(image_command(node, "pull", url))
     assert keeper.images()[0].origins == (url,)
     first, second = (request.headers.get("range", "none") for request in server.requests)
     assert first == "none"
@@ -271,7 +271,7 @@ async def test_full_disk_has_room_again_after_the_next_sweep(
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    await process.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)])
+    await command.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)])
     try:
         store = ImageStore(small / "images")
         store.prepare()
@@ -288,4 +288,4 @@ async def test_full_disk_has_room_again_after_the_next_sweep(
         assert {one.reason for one in removed} == {Reason.SPACE}
         assert put(store, "4", b"4" * (1 << 20)).url == "http://h/4"
     finally:
-        await process.run(["umount", str(small)])
+        await command.run(["umount", str(small)])

@@ -15,13 +15,13 @@ from fakes.memory_sink import MemorySink
 from fakes.registry import OCI_INDEX, OCI_MANIFEST, BlobHost, Registry, TokenService, digest_of
 
 from qemu_node.config.images import CredentialConfig
-from qemu_node.images.address import AddressPolicy
-from qemu_node.images.credentials import Credential, CredentialStore
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
-from qemu_node.images.fetch import download, fetch_small
-from qemu_node.images.oci import OciBlob, resolve_oci
-from qemu_node.images.request import FetchLimits
-from qemu_node.images.source import OciSource
+from qemu_node.images.http.address import AddressPolicy
+from qemu_node.images.http.fetch import download, fetch_small
+from qemu_node.images.http.request import FetchLimits
+from qemu_node.images.registry.oci import OciBlob, resolve_oci
+from qemu_node.images.source.credentials import Credential, CredentialStore
+from qemu_node.images.source.name import OciSource
 
 DISK = bytes(range(256)) * 512
 LIMITS = FetchLimits(retries=0)

@@ -18,9 +18,9 @@ from fakes.s3_server import S3Server
 
 from qemu_node.config.images import CredentialConfig, ImagesConfig
 from qemu_node.errors import ConfigError, ImageError, JobError
-from qemu_node.host.tasks import TaskOwner
+from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import CachedImage, ImageCache
-from qemu_node.images.delivery import PullLimits
+from qemu_node.images.download.download import PullLimits
 from qemu_node.images.errors import (
     ChecksumMismatchError,
     ImageDownloadError,
@@ -28,7 +28,7 @@ from qemu_node.images.errors import (
     ImageStorageError,
     UnsafeImageError,
 )
-from qemu_node.images.request import FetchLimits
+from qemu_node.images.http.request import FetchLimits
 from qemu_node.units import Share
 
 V1 = Qcow2().build()

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from fakes.qcow2_images import FEATURE_NAMES, Qcow2
 
-from qemu_node.host import process
-from qemu_node.images import imagefile
+from qemu_node.host.process import command
 from qemu_node.images.errors import UnsafeImageError
-from qemu_node.images.imagefile import ImageFormat, ImageInfo
-from qemu_node.images.overlay import write_overlay
+from qemu_node.images.format import imagefile
+from qemu_node.images.format.imagefile import ImageFormat, ImageInfo
+from qemu_node.images.format.overlay import write_overlay
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is missing")
 
@@ -21,14 +21,14 @@ MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 
 
 async def qemu_img(*args: str, check: bool = True) -> dict[str, Any]:
-    done = await process.run(["qemu-img", *args, "--output=json"], check=check)
+    done = await command.run(["qemu-img", *args, "--output=json"], check=check)
     value = json.loads(done.stdout or b"{}")
     assert isinstance(value, dict)
     return value
 
 
 async def create(path: Path, size: int, *options: str) -> None:
-    await process.run(["qemu-img", "create", *options, str(path), str(size)])
+    await command.run(["qemu-img", "create", *options, str(path), str(size)])
 
 
 def inspected(path: Path) -> ImageInfo:
@@ -74,7 +74,7 @@ async def test_overlay_keeps_what_is_written_and_shows_the_base(tmp_path: Path) 
             base_format=ImageFormat.RAW,
             virtual_size_bytes=3 * GIB,
         )
-    await process.run(
+    await command.run(
         ["qemu-io", "-f", "qcow2",
          "-c", "read -P 0xaa 0 1M",
          "-c", "read -P 0 1M 1M",
@@ -119,7 +119,7 @@ async def test_what_qemu_img_converts_is_accepted_and_a_cut_copy_is_not(tmp_path
         file.write(b"\x11" * MIB)
         file.seek(600 * MIB)
         file.write(b"\x22" * MIB)
-    await process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(image)])
+    await command.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(image)])
     assert inspected(image).virtual_size_bytes == 601 * MIB
     with image.open("r+b") as file:
         file.truncate(MIB)

@@ -10,19 +10,19 @@ import pytest
 from fakes.qcow2_images import Qcow2
 
 from qemu_node.errors import MissingPartError
-from qemu_node.host import process
-from qemu_node.host.sandbox import Sandbox
-from qemu_node.images import qemuimg
+from qemu_node.host.process import command
+from qemu_node.host.process.sandbox import Sandbox
 from qemu_node.images.errors import ImageStorageError, UnsafeImageError
-from qemu_node.images.imagefile import ImageFormat
-from qemu_node.images.qemuimg import check_image
+from qemu_node.images.format import qemuimg
+from qemu_node.images.format.imagefile import ImageFormat
+from qemu_node.images.format.qemuimg import check_image
 from qemu_node.units import GIB, MIB
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is missing")
 
 
-async def qemu_img(*args: str | Path, check: bool = True) -> process.Completed:
-    return await process.run(["qemu-img", *map(str, args)], check=check, timeout_s=20)
+async def qemu_img(*args: str | Path, check: bool = True) -> command.Completed:
+    return await command.run(["qemu-img", *map(str, args)], check=check, timeout_s=20)
 
 
 async def checked(path: Path) -> None:
@@ -92,8 +92,8 @@ async def test_a_backing_file_is_not_opened_even_where_nobody_looked_at_the_head
     fifo = short_tmp_path / "fifo"
     os.mkfifo(fifo, 0o666)
     path = await make(short_tmp_path / "image", "-u", "-b", str(fifo), "-F", "raw")
-    with pytest.raises(process.ProcessError, match="did not end"):
-        await process.run(["qemu-img", "check", "-U", "-f", "qcow2", str(path)], timeout_s=2)
+    with pytest.raises(command.ProcessError, match="did not end"):
+        await command.run(["qemu-img", "check", "-U", "-f", "qcow2", str(path)], timeout_s=2)
     await checked(path)
 
 

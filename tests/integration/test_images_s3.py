@@ -10,13 +10,13 @@ from fakes.memory_sink import MemorySink
 from fakes.s3_server import S3Server
 
 from qemu_node.config.images import CredentialConfig
-from qemu_node.images.address import AddressPolicy
-from qemu_node.images.credentials import Credential, CredentialStore
 from qemu_node.images.errors import ImageRefusedError
-from qemu_node.images.fetch import download
-from qemu_node.images.request import FetchLimits
-from qemu_node.images.s3 import s3_file
-from qemu_node.images.source import S3Source, parse_source
+from qemu_node.images.http.address import AddressPolicy
+from qemu_node.images.http.fetch import download
+from qemu_node.images.http.request import FetchLimits
+from qemu_node.images.source.credentials import Credential, CredentialStore
+from qemu_node.images.source.name import S3Source, parse_source
+from qemu_node.images.source.s3 import s3_file
 
 DISK = bytes(range(256)) * 512
 LIMITS = FetchLimits(retries=0)

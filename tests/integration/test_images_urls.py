@@ -16,14 +16,14 @@ from fakes.image_server import ImageServer, Resource
 from hypothesis import HealthCheck, example, given, settings
 
 from qemu_node.errors import ImageError, JobError
-from qemu_node.images.address import AddressPolicy, parse_networks
-from qemu_node.images.checksum import parse_checksum
-from qemu_node.images.fetch import fetch_small, fetch_text
-from qemu_node.images.http_file import HttpFile
-from qemu_node.images.oci import resolve_oci
-from qemu_node.images.remote import url_file
-from qemu_node.images.request import FetchLimits
-from qemu_node.images.source import OciSource, UrlSource, parse_source
+from qemu_node.images.download.remote import url_file
+from qemu_node.images.http.address import AddressPolicy, parse_networks
+from qemu_node.images.http.fetch import fetch_small, fetch_text
+from qemu_node.images.http.request import FetchLimits
+from qemu_node.images.registry.oci import resolve_oci
+from qemu_node.images.source.checksum import parse_checksum
+from qemu_node.images.source.httpfile import HttpFile
+from qemu_node.images.source.name import OciSource, UrlSource, parse_source
 
 NOWHERE = AddressPolicy(
     allow=parse_networks(["127.0.0.1"], "test"),

@@ -13,7 +13,7 @@ from fakes.image_server import ImageServer
 from integration.vmnode import VMNode
 
 from qemu_node.config.images import ImagesConfig
-from qemu_node.vm.machine import VM
+from qemu_node.vm.life.machine import VM
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(300)]
 

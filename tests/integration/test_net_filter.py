@@ -11,12 +11,12 @@ from integration.persistenttable import leave_persistent_table
 from network.namespaces import ip, private_network
 
 from qemu_node.host.sysctl import write_sysctl
-from qemu_node.net.elements import Element, elements
 from qemu_node.net.errors import NftError
-from qemu_node.net.nft import Nft
-from qemu_node.net.ruleset import MAP_FRAMES, Reason
+from qemu_node.net.filter.elements import Element, elements
+from qemu_node.net.filter.nft import Nft
+from qemu_node.net.filter.ruleset import MAP_FRAMES, Reason
+from qemu_node.net.filter.table import FilterTable
 from qemu_node.net.spec import PortSpec
-from qemu_node.net.table import FilterTable
 
 pytestmark = [pytest.mark.needs_root]
 

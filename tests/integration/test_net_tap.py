@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from network.namespaces import private_network
 
-from qemu_node.host import process
+from qemu_node.host.process import command, pidfd
 from qemu_node.net.errors import TapBusyError
-from qemu_node.net.tap import open_tap
+from qemu_node.net.port.tap import open_tap
 
 pytestmark = [pytest.mark.needs_root]
 
@@ -120,10 +120,10 @@ def test_a_tap_that_somebody_has_is_not_shared(queues: int, queues_before: int) 
 def test_a_tap_of_a_killed_process_goes(tmp_path: Path) -> None:
     tap = open_tap(NAME, queues=2)
     with (tmp_path / "stderr").open("wb") as stderr:
-        child = process.spawn(["sleep", "600"], stderr_fd=stderr.fileno(), pass_fds=tap.fds)
+        child = command.spawn(["sleep", "600"], stderr_fd=stderr.fileno(), pass_fds=tap.fds)
     tap.close()
     assert is_there(NAME)
-    process.send_signal(child.process, signal.SIGKILL)
+    pidfd.send_signal(child.process, signal.SIGKILL)
     wait_gone(NAME)
     while child.exit_status() is None:
         time.sleep(0.01)

@@ -12,11 +12,11 @@ from integration.persistenttable import leave_persistent_table
 from network.facts import wait_until
 from network.namespaces import ip, private_network
 
-from qemu_node.host import process
-from qemu_node.host.users import pids_of_users
-from qemu_node.net.guard import UserGuard
-from qemu_node.net.nft import Nft
-from qemu_node.net.usermode import table_name, table_text
+from qemu_node.host.process import command, pidfd
+from qemu_node.host.process.users import pids_of_users
+from qemu_node.net.filter.guard import UserGuard
+from qemu_node.net.filter.nft import Nft
+from qemu_node.net.filter.usermode import table_name, table_text
 
 pytestmark = [pytest.mark.needs_root]
 
@@ -88,7 +88,7 @@ def test_the_table_of_a_driver_that_is_gone_is_removed_unless_something_runs_as_
     busy.load(nft)
     nft.run("add table inet qn_user_of_somebody\n")
     argv = ["setpriv", "--reuid", "320003", "--clear-groups", "sleep", "600"]
-    child = process.spawn(argv, stderr_fd=2)
+    child = command.spawn(argv, stderr_fd=2)
     try:
         wait_until(lambda: child.process.pid in pids_of_users(range(320_000, 320_005)), "the user")
         UserGuard(UIDS, is_open=False).remove_abandoned(nft)
@@ -97,7 +97,7 @@ def test_the_table_of_a_driver_that_is_gone_is_removed_unless_something_runs_as_
             "qn_user_of_somebody",
         ]
     finally:
-        process.send_signal(child.process, signal.SIGKILL)
+        pidfd.send_signal(child.process, signal.SIGKILL)
         wait_until(lambda: child.exit_status() is not None, "the end")
 
 
@@ -201,7 +201,7 @@ def test_a_table_that_keeps_vms_of_somebody_else_off_the_node_stays(
     guard.ensure(nft)
     argv = ["setpriv", "--reuid", str(UIDS[2]), "--clear-groups", "sleep", "600"]
     with (tmp_path / "stderr").open("wb") as stderr:
-        child = process.spawn(argv, stderr_fd=stderr.fileno())
+        child = command.spawn(argv, stderr_fd=stderr.fileno())
     try:
         wait_until(lambda: pids_of_users(UIDS) == {child.process.pid}, "the process")
         guard.remove(nft, ())
@@ -209,7 +209,7 @@ def test_a_table_that_keeps_vms_of_somebody_else_off_the_node_stays(
         guard.remove(nft, [child.process.pid])
         assert not guard.is_loaded(nft)
     finally:
-        process.send_signal(child.process, signal.SIGKILL)
+        pidfd.send_signal(child.process, signal.SIGKILL)
         # A zombie until it is asked for.
         wait_until(lambda: not pids_of_users(UIDS), "its end")
         wait_until(lambda: child.exit_status() is not None, "its exit status")

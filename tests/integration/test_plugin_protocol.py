@@ -12,17 +12,18 @@ import pytest
 from fakes import fake_plugin
 from fakes.fake_plugin import FakeBase, FakeDriver
 
+import qemu_node
 from qemu_node.errors import MissingPartError
-from qemu_node.host import process
-from qemu_node.nomad.calls import DriverCalls, GoPluginCalls
-from qemu_node.nomad.client import LogEntry, PluginClient, PluginStartError
+from qemu_node.host.process import command, identity, pidfd
+from qemu_node.nomad.agent.calls import DriverCalls, GoPluginCalls
+from qemu_node.nomad.agent.client import LogEntry, PluginClient, PluginStartError
+from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, methods_of, unix_target
+from qemu_node.nomad.plugin.server import PluginServer
+from qemu_node.nomad.plugin.status import PluginError
 from qemu_node.nomad.proto import base_pb2, driver_pb2, goplugin_pb2
-from qemu_node.nomad.rpc import CHANNEL_OPTIONS, grpc, methods_of, unix_target
-from qemu_node.nomad.server import PluginServer
-from qemu_node.nomad.status import PluginError
 
 _DEADLINE_S = 60.0
-_SRC = str(Path(process.__file__).parents[2])
+_SRC = str(Path(qemu_node.__file__).parents[1])
 
 
 def _argv(run_dir: Path, mode: str = "serve") -> list[str]:
@@ -36,7 +37,7 @@ async def _launch(
     on_log: Callable[[LogEntry], None] | None = None,
     timeout_s: float = _DEADLINE_S,
 ) -> PluginClient:
-    env = dict(process.SAFE_ENV) | {"PYTHONPATH": _SRC}
+    env = dict(command.SAFE_ENV) | {"PYTHONPATH": _SRC}
     return await PluginClient.launch(
         _argv(run_dir, mode), env=env, on_log=on_log, timeout_s=timeout_s
     )
@@ -145,7 +146,7 @@ async def test_a_node_toml_that_is_wrong_in_any_way_is_told_in_the_health_of_a_p
     if node_toml is not None:
         path.write_text(node_toml.format_map(names))
     argv = [sys.executable, "-m", "qemu_node", "--config", str(path), "driver"]
-    env = dict(process.SAFE_ENV) | {"PYTHONPATH": _SRC}
+    env = dict(command.SAFE_ENV) | {"PYTHONPATH": _SRC}
     async with await PluginClient.launch(argv, env=env, timeout_s=_DEADLINE_S) as client:
         await client.driver.init(driver_pb2.InitRequest())
         stream = client.driver.fingerprint(driver_pb2.FingerprintRequest())
@@ -158,21 +159,21 @@ async def test_a_node_toml_that_is_wrong_in_any_way_is_told_in_the_health_of_a_p
 
 async def test_sigterm_ends_the_plugin_cleanly(tmp_path: Path) -> None:
     async with await _launch(tmp_path) as client:
-        process.send_signal(client.process, signal.SIGTERM)
+        pidfd.send_signal(client.process, signal.SIGTERM)
         assert await asyncio.wait_for(client.wait_ended(), _DEADLINE_S) == 0
     assert list((tmp_path / "plugin").iterdir()) == []
 
 
 async def test_sigint_is_ignored(plugin: PluginClient) -> None:
     for _ in range(3):
-        process.send_signal(plugin.process, signal.SIGINT)
+        pidfd.send_signal(plugin.process, signal.SIGINT)
     await plugin.driver.init(driver_pb2.InitRequest())
-    assert process.is_alive(plugin.process)
+    assert identity.is_alive(plugin.process)
 
 
 async def test_next_plugin_sweeps_what_a_killed_one_left(tmp_path: Path) -> None:
     async with await _launch(tmp_path) as client:
-        process.send_signal(client.process, signal.SIGKILL)
+        pidfd.send_signal(client.process, signal.SIGKILL)
         assert await asyncio.wait_for(client.wait_ended(), _DEADLINE_S) == -signal.SIGKILL
     dead = tmp_path / "plugin" / str(client.process.pid)
     assert dead.exists()
@@ -187,7 +188,7 @@ async def test_open_call_ends_unavailable_when_the_plugin_dies(plugin: PluginCli
     async with asyncio.TaskGroup() as group:
         failure = group.create_task(_failure(wait))
         await plugin.driver.init(driver_pb2.InitRequest())
-        process.send_signal(plugin.process, signal.SIGKILL)
+        pidfd.send_signal(plugin.process, signal.SIGKILL)
     assert failure.result().code is grpc.StatusCode.UNAVAILABLE
 
 
@@ -242,8 +243,8 @@ async def test_call_after_the_end_fails_like_one_to_a_dead_plugin(tmp_path: Path
 
 
 async def test_program_started_by_hand_exits_1_with_a_hint(tmp_path: Path) -> None:
-    env = dict(process.SAFE_ENV) | {"PYTHONPATH": _SRC}
-    done = await process.run(_argv(tmp_path), env=env, check=False)
+    env = dict(command.SAFE_ENV) | {"PYTHONPATH": _SRC}
+    done = await command.run(_argv(tmp_path), env=env, check=False)
     assert done.returncode == 1
     assert done.stdout == b""
     assert b"qemu-node run" in done.stderr

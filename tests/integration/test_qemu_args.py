@@ -5,7 +5,7 @@ import re
 import pytest
 
 from qemu_node.config.node import QemuConfig
-from qemu_node.host.process import run
+from qemu_node.host.process.command import run
 from qemu_node.qemu.argtables import DEVICES, PROPERTIES
 
 pytestmark = pytest.mark.needs_qemu

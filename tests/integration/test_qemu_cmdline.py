@@ -11,9 +11,9 @@ from fakes.real_vm import UNPRIVILEGED_UID, RealVM, make_vm_directory, prepare, 
 from fakes.specs import CASES, case_name, make_spec
 
 from qemu_node.config.node import QemuConfig
+from qemu_node.qemu.accel.probe import choose_aio
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.overhead import overhead_bytes
-from qemu_node.qemu.probe import choose_aio
 from qemu_node.qemu.spec import (
     Accelerator,
     BaseImage,

@@ -13,13 +13,14 @@ from fakes.fake_qemu import fake_qemu
 from fakes.real_vm import UNPRIVILEGED_UID, make_vm_directory
 from integration.vmnode import until
 
+import qemu_node
 from qemu_node.config.node import QemuConfig
-from qemu_node.host import process
-from qemu_node.qemu import proof
-from qemu_node.qemu.accelerator import ProofMemory, choose_accelerator
+from qemu_node.host.process import command, identity, pidfd
+from qemu_node.qemu.accel import proof
+from qemu_node.qemu.accel.accelerator import ProofMemory, choose_accelerator
+from qemu_node.qemu.accel.probe import QemuBinary, find_qemu
+from qemu_node.qemu.accel.proof import ProofGuest, prove
 from qemu_node.qemu.firmware import find_firmware
-from qemu_node.qemu.probe import QemuBinary, find_qemu
-from qemu_node.qemu.proof import ProofGuest, prove
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
 
 pytestmark = pytest.mark.needs_qemu
@@ -84,8 +85,8 @@ async def test_kvm_that_is_there_and_runs_no_guest_is_reported_in_qemus_words(
 _PROVER = """
 import asyncio, sys
 from pathlib import Path
-from qemu_node.qemu.probe import find_qemu
-from qemu_node.qemu.proof import ProofGuest, prove
+from qemu_node.qemu.accel.probe import find_qemu
+from qemu_node.qemu.accel.proof import ProofGuest, prove
 from qemu_node.qemu.spec import Accelerator
 
 async def main():
@@ -106,21 +107,21 @@ async def test_the_guest_of_a_proof_does_not_outlive_a_killed_plugin(
     told.touch()
     told.chmod(0o666)
     program = fake_qemu(short_tmp_path, f"echo $$ >{told}; exec sleep 600")
-    source = Path(process.__file__).parents[2]
-    plugin = process.spawn(
+    source = Path(qemu_node.__file__).parents[1]
+    plugin = command.spawn(
         [sys.executable, "-c", _PROVER, program, str(short_tmp_path), str(uid or "")],
         stderr_fd=2,
-        env={**process.SAFE_ENV, "PYTHONPATH": str(source)},
+        env={**command.SAFE_ENV, "PYTHONPATH": str(source)},
     )
     try:
         pid = await until(told.read_text, lambda text: text.endswith("\n"), "guest", 60)
-        guest = process.identify(int(pid))
+        guest = identity.identify(int(pid))
         assert guest is not None
     finally:
         plugin.kill_group()
     async with asyncio.timeout(60):
-        await process.wait_gone(guest)
-        await process.wait_gone(plugin.process)
+        await pidfd.wait_gone(guest)
+        await pidfd.wait_gone(plugin.process)
     assert plugin.exit_status() == -signal.SIGKILL
 
 

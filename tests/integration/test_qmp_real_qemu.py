@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import QmpError
-from qemu_node.host.process import Child, send_signal, spawn
+from qemu_node.host.process.command import Child, spawn
+from qemu_node.host.process.pidfd import send_signal
 from qemu_node.host.sockets import listen_unix
 from qemu_node.qmp import commands
 from qemu_node.qmp.client import QmpConnection

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.host import process
-from qemu_node.vm.record import VMRecord, read_record
+import qemu_node
+from qemu_node.host.process import identity, pidfd
+from qemu_node.host.process.command import SAFE_ENV, Child, spawn
+from qemu_node.vm.record.record import VMRecord, read_record
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root]
 
 _DEADLINE_S = 120.0
-_SRC = str(Path(process.__file__).parents[2])
+_SRC = str(Path(qemu_node.__file__).parents[1])
 
 JOB = """
 job "run" {
@@ -53,18 +55,18 @@ class RunCommand:
             f'[images]\nimage_paths = ["{images}"]\n[qemu]\naccelerator = "tcg"\n'
         )
         (root / "job.nomad.hcl").write_text(JOB.replace("IMAGE", str(images / "blank.raw")))
-        self._children: list[process.Child] = []
+        self._children: list[Child] = []
 
-    def start(self) -> process.Child:
+    def start(self) -> Child:
         argv = [
             sys.executable, "-m", "qemu_node", "--config", str(self._root / "node.toml"),
             "run", "--json", "--parser", "hcl2", str(self._root / "job.nomad.hcl"),
         ]  # fmt: skip
-        env = dict(process.SAFE_ENV) | {"PYTHONPATH": _SRC}
+        env = dict(SAFE_ENV) | {"PYTHONPATH": _SRC}
         out = os.open(self._root / "events", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         err = os.open(self._root / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            child = process.spawn(argv, stderr_fd=err, stdout_fd=out, env=env)
+            child = spawn(argv, stderr_fd=err, stdout_fd=out, env=env)
         finally:
             os.close(out)
             os.close(err)
@@ -89,14 +91,14 @@ class RunCommand:
         except TimeoutError:
             pytest.fail(f"waited in vain; stderr: {self.stderr()}")
 
-    async def until_running(self, child: process.Child) -> list[VMRecord]:
+    async def until_running(self, child: Child) -> list[VMRecord]:
         await self.until(
             lambda: len(self.events("running")) == 2 or child.exit_status() is not None
         )
         assert child.exit_status() is None, self.stderr()
         return self.records()
 
-    async def exit_code(self, child: process.Child) -> int:
+    async def exit_code(self, child: Child) -> int:
         await self.until(lambda: child.exit_status() is not None)
         code = child.exit_status()
         assert code is not None
@@ -104,11 +106,11 @@ class RunCommand:
 
     async def aclose(self) -> None:
         for child in self._children:
-            process.send_signal(child.process, signal.SIGKILL)
-            await process.wait_gone(child.process)
+            pidfd.send_signal(child.process, signal.SIGKILL)
+            await pidfd.wait_gone(child.process)
             child.exit_status()
         for record in self.records():
-            process.send_signal(record.process, signal.SIGKILL)
+            pidfd.send_signal(record.process, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -124,11 +126,11 @@ async def command() -> AsyncIterator[RunCommand]:
 async def test_ctrl_c_stops_all_vms_and_leaves_nothing(command: RunCommand) -> None:
     child = command.start()
     records = await command.until_running(child)
-    assert all(process.is_alive(record.process) for record in records)
-    assert process.send_signal(child.process, signal.SIGINT)
+    assert all(identity.is_alive(record.process) for record in records)
+    assert pidfd.send_signal(child.process, signal.SIGINT)
     assert await command.exit_code(child) == 0, command.stderr()
     assert len(command.events("exited")) == 2
-    assert not any(process.is_alive(record.process) for record in records)
+    assert not any(identity.is_alive(record.process) for record in records)
     assert command.records() == []
     assert list((command.data / "run").iterdir()) == []
     vm_dirs = (command.data / "vm").iterdir()
@@ -138,9 +140,9 @@ async def test_ctrl_c_stops_all_vms_and_leaves_nothing(command: RunCommand) -> N
 async def test_a_second_ctrl_c_does_not_wait(command: RunCommand) -> None:
     child = command.start()
     await command.until_running(child)
-    assert process.send_signal(child.process, signal.SIGINT)
+    assert pidfd.send_signal(child.process, signal.SIGINT)
     await command.until(lambda: len(command.events("stopping")) == 2)
-    assert process.send_signal(child.process, signal.SIGINT)
+    assert pidfd.send_signal(child.process, signal.SIGINT)
     assert await command.exit_code(child) == 130, command.stderr()
     assert command.records() == []
 
@@ -148,7 +150,7 @@ async def test_a_second_ctrl_c_does_not_wait(command: RunCommand) -> None:
 async def test_a_vm_that_dies_fails_the_command(command: RunCommand) -> None:
     child = command.start()
     for record in await command.until_running(child):
-        process.send_signal(record.process, signal.SIGKILL)
+        pidfd.send_signal(record.process, signal.SIGKILL)
     assert await command.exit_code(child) == 1, command.stderr()
     assert len(command.events("failed")) == 2
 
@@ -156,13 +158,13 @@ async def test_a_vm_that_dies_fails_the_command(command: RunCommand) -> None:
 async def test_vms_do_not_outlive_a_command_that_is_killed(command: RunCommand) -> None:
     child = command.start()
     records = await command.until_running(child)
-    process.send_signal(child.process, signal.SIGKILL)
-    await command.until(lambda: not any(process.is_alive(r.process) for r in records))
+    pidfd.send_signal(child.process, signal.SIGKILL)
+    await command.until(lambda: not any(identity.is_alive(r.process) for r in records))
     await command.until(lambda: command.records() == [])
     left_over = list((command.data / "run").iterdir())
     assert left_over
     again = command.start()
     await command.until_running(again)
     assert not any(path.exists() for path in left_over)
-    process.send_signal(again.process, signal.SIGINT)
+    pidfd.send_signal(again.process, signal.SIGINT)
     assert await command.exit_code(again) == 0, command.stderr()

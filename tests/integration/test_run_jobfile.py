@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile import JobSource, Parser, load_job
-from qemu_node.run.jobmodel import Job
+from qemu_node.run.jobfile.model import Job
+from qemu_node.run.jobfile.reader import JobSource, Parser, load_job
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VARIABLES = {"minimal.nomad.hcl": ["image=/srv/x.qcow2"]}

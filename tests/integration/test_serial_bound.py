@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from integration.vmnode import WAIT_S, VMNode, until
 
-from qemu_node.host import filesizes, process
+from qemu_node.host import filesizes
 from qemu_node.host.filesizes import NoFileLimitError
-from qemu_node.host.privileges import launcher_argv
-from qemu_node.host.process import Child, spawn
-from qemu_node.vm import logs
-from qemu_node.vm.serialbound import LOG_BEGIN_BYTES
+from qemu_node.host.process import identity, pidfd
+from qemu_node.host.process.command import Child, spawn
+from qemu_node.host.process.privileges import launcher_argv
+from qemu_node.vm.output import logs
+from qemu_node.vm.output.serialbound import LOG_BEGIN_BYTES
 
 MIB = 1 << 20
 UNREAD = 2 * MIB
@@ -95,8 +96,8 @@ async def test_a_flood_without_a_driver_is_bounded_and_read_in_order_afterwards(
     log = vm.directory.serial_log
     await until(lambda: log.stat().st_size, lambda size: size == limit, "full log")
     # The guest goes on, which the log does not show.
-    before = process.cpu_times(vm.process)
-    await until(lambda: process.cpu_times(vm.process), lambda now: now != before, "work of QEMU")
+    before = identity.cpu_times(vm.process)
+    await until(lambda: identity.cpu_times(vm.process), lambda now: now != before, "work of QEMU")
     assert log.stat().st_size == limit
     assert log.stat().st_blocks * 512 <= UNREAD + MIB
     second = made_node(node.root, node.image)
@@ -105,7 +106,7 @@ async def test_a_flood_without_a_driver_is_bounded_and_read_in_order_afterwards(
         assert adopted.process == vm.process
         kept = limit - LOG_BEGIN_BYTES - len(seen)
         later = numbers(await console_of(second, kept + MIB))
-        assert process.is_alive(vm.process)
+        assert identity.is_alive(vm.process)
         moved = filesizes.read_limit(vm.process)
     finally:
         await second.close()
@@ -125,7 +126,7 @@ def sleeping() -> Iterator[list[Child]]:
     children: list[Child] = []
     yield children
     for child in children:
-        process.send_signal(child.process, signal.SIGKILL)
+        pidfd.send_signal(child.process, signal.SIGKILL)
 
 
 async def test_the_launcher_makes_a_process_that_survives_its_limit(

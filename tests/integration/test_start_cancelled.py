@@ -13,9 +13,10 @@ from integration.vmnode import VMNode
 
 from qemu_node.errors import HostError
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.vm import startsteps, supervisor
-from qemu_node.vm.machine import VM
-from qemu_node.vm.startsteps import StartStep
+from qemu_node.vm import supervisor
+from qemu_node.vm.life.machine import VM
+from qemu_node.vm.start import steps as startsteps
+from qemu_node.vm.start.steps import StartStep
 
 pytestmark = [pytest.mark.needs_qemu]
 

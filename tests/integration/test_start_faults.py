@@ -16,20 +16,22 @@ from integration.vmnode import VMNode, until
 
 from qemu_node.config.node import QemuConfig
 from qemu_node.errors import HostError, MissingPartError, NodeError
-from qemu_node.host import process
-from qemu_node.host.diskspace import DiskReserveError, read_space
+from qemu_node.host.files.space import DiskReserveError, read_space
+from qemu_node.host.process import command
 from qemu_node.images.cache import CachedImage
 from qemu_node.images.errors import ImageGoneError
-from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.units import Share
-from qemu_node.vm import download, greeting, startsteps
-from qemu_node.vm.greeting import QemuStartError
-from qemu_node.vm.names import VM_ID
-from qemu_node.vm.outcome import FORCED_OFF
-from qemu_node.vm.registry import find_vm
-from qemu_node.vm.startsteps import StartStep
+from qemu_node.vm.output import greeting
+from qemu_node.vm.output.greeting import QemuStartError
+from qemu_node.vm.record.names import VM_ID
+from qemu_node.vm.record.outcome import FORCED_OFF
+from qemu_node.vm.record.registry import find_vm
+from qemu_node.vm.start import download
+from qemu_node.vm.start import steps as startsteps
+from qemu_node.vm.start.steps import StartStep
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -238,10 +240,10 @@ async def tiny_disk(node: VMNode) -> AsyncIterator[Path]:
     """A file system of a few megabytes for the VMs' data."""
     path = node.paths.vm_data_dir
     path.mkdir(parents=True)
-    await process.run(["mount", "-t", "tmpfs", "-o", "size=8M,mode=0711", "tmpfs", str(path)])
+    await command.run(["mount", "-t", "tmpfs", "-o", "size=8M,mode=0711", "tmpfs", str(path)])
     yield path
     await node.supervisor.destroy_all()
-    await process.run(["umount", str(path)])
+    await command.run(["umount", str(path)])
 
 
 @pytest.mark.needs_root
@@ -287,7 +289,7 @@ async def test_a_full_disk_does_not_keep_a_vm_from_being_asked_to_quit(
 ) -> None:
     vm = await node.start(node.request())
     fill(tiny_disk / ".filler")
-    with caplog.at_level(logging.INFO, "qemu_node.vm.machine"):
+    with caplog.at_level(logging.INFO, "qemu_node.vm.life.machine"):
         await vm.stop(4.0)
     assert vm.exit == FORCED_OFF
     assert "end of VM not written down" in caplog.messages

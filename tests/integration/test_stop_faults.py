@@ -11,12 +11,12 @@ from fakes.fake_qemu import fake_qemu_with_qmp
 from fakes.fake_qga import FakeQga
 from integration.vmnode import VMNode, until
 
-from qemu_node.host import process
-from qemu_node.host.files import FileLock
+from qemu_node.host.files.lock import FileLock
+from qemu_node.host.process import identity, pidfd
 from qemu_node.qga.commands import GuestAgent
-from qemu_node.vm import machine
-from qemu_node.vm.machine import VM, VMPhase
-from qemu_node.vm.outcome import FORCED_OFF, POWERED_OFF, VMExit
+from qemu_node.vm.life import machine
+from qemu_node.vm.life.machine import VM, VMPhase
+from qemu_node.vm.record.outcome import FORCED_OFF, POWERED_OFF, VMExit
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -36,7 +36,7 @@ async def fake_vm(node: VMNode, **behaviour: Any) -> VM:
 async def stop(vm: VM, timeout_s: float) -> None:
     """Stop a VM and see that it is gone."""
     await vm.stop(timeout_s)
-    assert not process.is_alive(vm.process)
+    assert not identity.is_alive(vm.process)
     assert vm.exit is not None
 
 
@@ -102,7 +102,7 @@ async def test_a_qemu_that_hangs_is_gone_when_the_timeout_ends(
     node: VMNode, timeout_s: float
 ) -> None:
     vm = await node.start(node.request())
-    process.send_signal(vm.process, signal.SIGSTOP)
+    pidfd.send_signal(vm.process, signal.SIGSTOP)
     await stop(vm, timeout_s)
 
 
@@ -184,7 +184,7 @@ async def test_a_vm_is_adopted_whatever_of_its_surroundings_is_lost(
     adopted = await second.supervisor.recover(vm.state)
     assert adopted.exit is None
     await adopted.stop(1.0)
-    assert not process.is_alive(vm.process)
+    assert not identity.is_alive(vm.process)
     await second.supervisor.destroy(adopted)
     if lost == "run directory":
         node.paths.run_dir.unlink()
@@ -218,7 +218,7 @@ async def test_a_guest_that_has_ended_is_found_out_and_its_qemu_ended(
     assert (outcome.exit_code, outcome.reason is None) == (exit_code, reason is None)
     assert (reason or "") in (outcome.reason or "")
     assert vm.directory.read_exit() == outcome
-    assert not process.is_alive(vm.process)
+    assert not identity.is_alive(vm.process)
 
 
 async def test_an_end_is_on_disk_before_qemu_that_knows_it_is_ended(
@@ -227,10 +227,10 @@ async def test_an_end_is_on_disk_before_qemu_that_knows_it_is_ended(
     vm = await fake_vm(node, status="guest-panicked", silent=["quit"])
     recorded = await until(vm.directory.read_exit, lambda end: end is not None, "exit.json", 20)
     assert recorded is not None
-    assert process.is_alive(vm.process)
+    assert identity.is_alive(vm.process)
     await node.crash()
-    process.send_signal(vm.process, signal.SIGKILL)
-    await process.wait_gone(vm.process)
+    pidfd.send_signal(vm.process, signal.SIGKILL)
+    await pidfd.wait_gone(vm.process)
     second = VMNode(node.root, image)
     assert await second.ended(await second.supervisor.recover(vm.state)) == recorded
     await second.close()
@@ -240,7 +240,7 @@ async def test_a_crash_keeps_its_signal_for_the_driver_that_comes_after(
     node: VMNode, image: Path
 ) -> None:
     vm = await fake_vm(node)
-    process.send_signal(vm.process, signal.SIGSEGV)
+    pidfd.send_signal(vm.process, signal.SIGSEGV)
     outcome = await node.ended(vm)
     assert outcome.signal == signal.SIGSEGV
     await node.crash()
@@ -257,11 +257,11 @@ async def test_a_qemu_that_leaves_slowly_after_a_stop_has_not_failed(
     await node.crash()
     # The driver was killed right after `quit`; QEMU frees a large guest, which takes seconds.
     vm.directory.write_exit(FORCED_OFF)
-    process.send_signal(vm.process, signal.SIGSTOP)
+    pidfd.send_signal(vm.process, signal.SIGSTOP)
     second = VMNode(node.root, image)
     adopted = await second.supervisor.recover(vm.state)
     assert adopted.exit is None
-    process.send_signal(vm.process, signal.SIGKILL)
+    pidfd.send_signal(vm.process, signal.SIGKILL)
     assert await second.ended(adopted) == FORCED_OFF
     await second.close()
 
@@ -278,7 +278,7 @@ async def test_a_stop_that_was_never_finished_is_not_taken_for_the_end(
     await until(
         vm.directory.exit_file.exists, lambda exists: not exists, "removal of exit.json", 20
     )
-    process.send_signal(vm.process, signal.SIGKILL)
+    pidfd.send_signal(vm.process, signal.SIGKILL)
     outcome = await second.ended(adopted)
     assert outcome.is_failure
     await second.close()
@@ -289,8 +289,8 @@ async def test_a_vm_that_ended_and_was_cleaned_up_is_recovered_as_ended(
 ) -> None:
     vm = await fake_vm(node)
     await node.crash()
-    process.send_signal(vm.process, signal.SIGKILL)
-    await process.wait_gone(vm.process)
+    pidfd.send_signal(vm.process, signal.SIGKILL)
+    await pidfd.wait_gone(vm.process)
     vm.directory.remove()
     shutil.rmtree(vm.record.alloc_dir)
     second = VMNode(node.root, image)

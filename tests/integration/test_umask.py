@@ -8,8 +8,8 @@ import pytest
 from integration.vmnode import VMNode
 
 from qemu_node.config.node import QemuConfig
-from qemu_node.host.process import is_alive
-from qemu_node.nomad.handshake import plugin_socket
+from qemu_node.host.process.identity import is_alive
+from qemu_node.nomad.plugin.handshake import plugin_socket
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.run.allocdir import SessionDir, make_alloc_dir
 from qemu_node.vm.hypervisor import HypervisorFinder

@@ -12,7 +12,7 @@ from integration.vmnode import VMNode, until
 
 from qemu_node.host.cgroup import ScopeLimits
 from qemu_node.units import MIB
-from qemu_node.vm.machine import VM
+from qemu_node.vm.life.machine import VM
 
 pytestmark = [pytest.mark.needs_cgroup2, pytest.mark.needs_root, pytest.mark.needs_qemu]
 

@@ -14,10 +14,11 @@ import pytest
 from integration.vmnode import WAIT_S, VMNode
 
 from qemu_node.errors import HostError
-from qemu_node.host import files, process
+from qemu_node.host.files import tree
+from qemu_node.host.process import identity
 from qemu_node.qmp.events import RunState, StatusInfo
-from qemu_node.vm.machine import VM, VMPhase
-from qemu_node.vm.outcome import FORCED_OFF, POWERED_OFF
+from qemu_node.vm.life.machine import VM, VMPhase
+from qemu_node.vm.record.outcome import FORCED_OFF, POWERED_OFF
 
 pytestmark = [pytest.mark.needs_qemu]
 
@@ -93,7 +94,7 @@ async def test_a_vm_is_stopped_though_no_file_can_be_opened(node: VMNode, vm: VM
         async with asyncio.timeout(WAIT_S):
             await vm.stop(0.0)
     assert vm.exit is not None
-    assert not process.is_alive(vm.process)
+    assert not identity.is_alive(vm.process)
 
 
 async def test_the_end_of_a_guest_is_noticed_after_any_error_of_its_control_connection(
@@ -106,7 +107,7 @@ async def test_the_end_of_a_guest_is_noticed_after_any_error_of_its_control_conn
             raise answers.pop(0)
         return StatusInfo(running=False, status=RunState.SHUTDOWN)
 
-    monkeypatch.setattr("qemu_node.vm.machine.qmp_commands.query_status", query_status)
+    monkeypatch.setattr("qemu_node.vm.life.machine.qmp_commands.query_status", query_status)
     assert vm._qmp is not None
     vm._news.set()
     assert await node.ended(vm) == POWERED_OFF
@@ -150,7 +151,7 @@ async def test_a_stop_given_up_after_it_wrote_the_end_down_leaves_no_false_end(
         quitting.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("qemu_node.vm.machine.qmp_commands.quit", quit_never)
+    monkeypatch.setattr("qemu_node.vm.life.machine.qmp_commands.quit", quit_never)
     stop = asyncio.ensure_future(vm.stop(4.0))
     await asyncio.wait_for(quitting.wait(), WAIT_S)
     assert vm.directory.exit_file.exists()
@@ -189,7 +190,7 @@ async def test_a_vm_that_could_not_be_removed_is_removed_later(
         raise HostError(f"cannot remove {path}: Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "remove_tree", fail)
+        patch.setattr(tree, "remove_tree", fail)
         with pytest.raises(HostError):
             await node.supervisor.destroy(vm)
         await node.supervisor.reconcile()

@@ -15,15 +15,16 @@ from integration.vmnode import VMNode, until
 
 from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.errors import HostError
-from qemu_node.host.process import Child, is_alive, spawn
-from qemu_node.host.users import CLAIMS_DIR, UserClaim, UserTakenError, is_claimed
+from qemu_node.host.process.command import Child, spawn
+from qemu_node.host.process.identity import is_alive
+from qemu_node.host.process.users import CLAIMS_DIR, UserClaim, UserTakenError, is_claimed
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.vm import reconcile
-from qemu_node.vm.directory import VMDirectory
-from qemu_node.vm.leases import lease_uid, uid_leases
-from qemu_node.vm.processes import find_vm_processes
 from qemu_node.vm.reconcile import Reconciler
-from qemu_node.vm.removal import kill
+from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.record.leases import lease_uid, uid_leases
+from qemu_node.vm.record.processes import find_vm_processes
+from qemu_node.vm.record.removal import kill
 
 pytestmark = pytest.mark.timeout(300)
 

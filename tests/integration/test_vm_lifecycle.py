@@ -12,14 +12,14 @@ import pytest
 from integration.vmnode import WAIT_S, VMNode
 
 from qemu_node.errors import HostError, ImageError, JobError, NodeError
-from qemu_node.host import process
+from qemu_node.host.process import command, identity, pidfd
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.client import QmpConnection
 from qemu_node.qmp.events import guest_end_of_status
-from qemu_node.vm.directory import VMBusyError, VMDirectory
-from qemu_node.vm.machine import VM
-from qemu_node.vm.outcome import POWERED_OFF
+from qemu_node.vm.life.machine import VM
+from qemu_node.vm.record.directory import VMBusyError, VMDirectory
+from qemu_node.vm.record.outcome import POWERED_OFF
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(600)]
 
@@ -83,7 +83,7 @@ async def test_a_guest_that_refuses_everything_is_gone_when_the_timeout_ends(
     await node.printed(READY)
     await stopped(vm, 8)
     assert vm.exit is not None
-    assert not process.is_alive(vm.process)
+    assert not identity.is_alive(vm.process)
 
 
 async def test_a_power_off_inside_the_guest_is_exit_code_0(node: VMNode) -> None:
@@ -109,7 +109,7 @@ async def test_a_panic_is_a_failure_with_its_reason(node: VMNode) -> None:
 
 async def test_a_crash_of_qemu_is_a_failure_with_its_signal(node: VMNode) -> None:
     vm = await node.start(node.request())
-    process.send_signal(vm.process, signal.SIGSEGV)
+    pidfd.send_signal(vm.process, signal.SIGSEGV)
     outcome = await node.ended(vm)
     assert (outcome.exit_code, outcome.signal) == (139, signal.SIGSEGV)
 
@@ -121,7 +121,7 @@ async def test_a_new_driver_adopts_a_running_vm_untouched(node: VMNode) -> None:
     try:
         adopted = await second.supervisor.recover(vm.state)
         assert adopted.process == vm.process
-        assert process.is_alive(adopted.process)
+        assert identity.is_alive(adopted.process)
         assert await second.supervisor.recover(vm.state) is adopted
         await stopped(adopted, 60)
         assert adopted.exit == POWERED_OFF
@@ -168,8 +168,8 @@ async def test_a_crash_while_no_driver_was_there_is_a_failure(node: VMNode) -> N
     vm = await node.start(node.request())
     second = await restarted(node)
     try:
-        process.send_signal(vm.process, signal.SIGKILL)
-        await process.wait_gone(vm.process)
+        pidfd.send_signal(vm.process, signal.SIGKILL)
+        await pidfd.wait_gone(vm.process)
         adopted = await second.supervisor.recover(vm.state)
         outcome = await second.ended(adopted)
     finally:
@@ -185,7 +185,7 @@ async def test_a_recovered_vm_that_is_killed_is_told_as_killed_and_not_as_missed
     second = await restarted(node)
     try:
         adopted = await second.supervisor.recover(vm.state)
-        process.send_signal(vm.process, signal.SIGKILL)
+        pidfd.send_signal(vm.process, signal.SIGKILL)
         outcome = await second.ended(adopted)
     finally:
         await second.close()
@@ -208,8 +208,8 @@ async def test_an_oom_kill_while_no_driver_was_there_is_told_as_one(
     second = await restarted(node)
     try:
         (scope / "memory.events").write_text(f"oom 9\noom_kill {kills}\n")
-        process.send_signal(vm.process, signal.SIGKILL)
-        await process.wait_gone(vm.process)
+        pidfd.send_signal(vm.process, signal.SIGKILL)
+        await pidfd.wait_gone(vm.process)
         outcome = await second.ended(await second.supervisor.recover(state))
     finally:
         await second.close()
@@ -224,7 +224,7 @@ async def test_two_drivers_cannot_manage_one_vm(node: VMNode) -> None:
         with pytest.raises(VMBusyError):
             await second.supervisor.recover(vm.state)
         assert await second.supervisor.reconcile() == []
-        assert process.is_alive(vm.process)
+        assert identity.is_alive(vm.process)
     finally:
         await second.close()
 
@@ -234,8 +234,8 @@ async def test_a_left_over_vm_of_the_same_task_is_replaced(node: VMNode) -> None
     second = await restarted(node)
     try:
         vm = await second.start(second.request())
-        assert not process.is_alive(first.process)
-        assert process.is_alive(vm.process)
+        assert not identity.is_alive(first.process)
+        assert identity.is_alive(vm.process)
     finally:
         await second.close()
 
@@ -250,7 +250,7 @@ async def test_a_vm_outlives_a_wiped_run_directory(node: VMNode) -> None:
         assert adopted.directory.vm_json.exists()
         assert adopted.exit is None
         await stopped(adopted, 4)
-        assert not process.is_alive(vm.process)
+        assert not identity.is_alive(vm.process)
     finally:
         await second.close()
     assert second.leftovers() == []
@@ -273,7 +273,7 @@ async def test_a_start_that_fails_leaves_nothing(
 
 async def test_an_image_that_is_unsafe_leaves_nothing(node: VMNode, short_tmp_path: Path) -> None:
     hostile = short_tmp_path / "hostile.qcow2"
-    await process.run(
+    await command.run(
         ["qemu-img", "create", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", str(hostile), "1M"]
     )
     request = node.request()
@@ -341,7 +341,7 @@ async def accessible(vm: VM, directory: VMDirectory, access: str) -> set[Path]:
     """Return what the user of `vm` may use in `directory`; `access` as test(1) has it."""
     paths = [directory.data, directory.run, *directory.data.iterdir(), *directory.run.iterdir()]
     script = f'for path; do if [ {access} "$path" ]; then echo "$path"; fi; done'
-    done = await process.run(
+    done = await command.run(
         ["setpriv", f"--reuid={vm.state.uid}", f"--regid={vm.state.uid}", "--clear-groups",
          "sh", "-c", script, "sh", *map(str, paths)]
     )  # fmt: skip

@@ -22,21 +22,21 @@ from network.namespaces import ip, private_network
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.errors import NodeError
-from qemu_node.host import process
-from qemu_node.host.descriptors import close_descriptors
-from qemu_node.host.process import send_signal
+from qemu_node.host.process import command
+from qemu_node.host.process.descriptors import close_descriptors
+from qemu_node.host.process.pidfd import send_signal
+from qemu_node.net.filter.usermode import table_name, table_text
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.spec import PortSpec
-from qemu_node.net.usermode import table_name, table_text
-from qemu_node.nomad.driver import TaskStoppedError, VMDriver
+from qemu_node.nomad.driver.driver import TaskStoppedError, VMDriver
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.qemu.accelerator import AcceleratorChoice
+from qemu_node.qemu.accel.accelerator import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
-from qemu_node.vm.directory import VMDirectory
-from qemu_node.vm.greeting import QemuStartError
-from qemu_node.vm.machine import VMPhase
+from qemu_node.vm.life.machine import VMPhase
+from qemu_node.vm.life.usage import Usage
 from qemu_node.vm.network import Network
-from qemu_node.vm.usage import Usage
+from qemu_node.vm.output.greeting import QemuStartError
+from qemu_node.vm.record.directory import VMDirectory
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root, pytest.mark.timeout(600)]
 
@@ -146,7 +146,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         opened.wait(WAIT_S)
         close_descriptors(descriptors)
 
-    monkeypatch.setattr("qemu_node.vm.machine.close_descriptors", close_then)
+    monkeypatch.setattr("qemu_node.vm.life.machine.close_descriptors", close_then)
     yield opened
     opened.set()
 
@@ -298,13 +298,13 @@ async def driver(
 
 def bridged(nomad: NomadNode, manager: PlainBridge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the drivers on a node this network."""
-    monkeypatch.setattr("qemu_node.nomad.nodehost.PortManager", lambda _config, **_: manager)
+    monkeypatch.setattr("qemu_node.nomad.driver.runtime.PortManager", lambda _config, **_: manager)
     nomad.network = 'bridge = "br0"\ndefault_vlan = 30'
     nomad.configure()
 
 
 def tables() -> str:
-    return process.run_blocking(["nft", "list", "tables"]).stdout.decode().strip()
+    return command.run_blocking(["nft", "list", "tables"]).stdout.decode().strip()
 
 
 async def test_a_vm_in_user_mode_starts_on_a_node_that_is_kept_from_it(nomad: NomadNode) -> None:
@@ -335,7 +335,7 @@ async def test_a_driver_without_vms_leaves_no_table(nomad: NomadNode) -> None:
         await driver.start_task(driver_pb2.StartTaskRequest(task=nomad.task()))
     assert tables() == ""
     # One that was killed has left it; the next one looks.
-    await process.run(["nft", table_text(UIDS, ())])
+    await command.run(["nft", table_text(UIDS, ())])
     assert tables() == GUARD
     async with driver_on(nomad) as driver:
         await driver.init(driver_pb2.InitRequest())

@@ -10,24 +10,24 @@ from qemu_node.config.images import ImagesConfig
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import LogsConfig, Paths, QemuConfig
 from qemu_node.host.cgroup import ScopeLimits
-from qemu_node.host.tasks import TaskOwner
+from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.names import tap_name
 from qemu_node.net.spec import PortSpec, UserPort
-from qemu_node.qemu.probe import QemuBinary, find_qemu
+from qemu_node.qemu.accel.probe import QemuBinary, find_qemu
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, OsFamily, QemuVersion
 from qemu_node.units import MIB, Share
-from qemu_node.vm.logs import TaskLogs
-from qemu_node.vm.machine import VM
-from qemu_node.vm.names import vm_id
+from qemu_node.vm.life.machine import VM
 from qemu_node.vm.network import Network
 from qemu_node.vm.node import Hypervisor, Node
-from qemu_node.vm.outcome import VMExit
-from qemu_node.vm.processes import _own_processes, running_vm_ids
-from qemu_node.vm.request import TaskIdentity, VMRequest
+from qemu_node.vm.output.logs import TaskLogs
+from qemu_node.vm.record.names import vm_id
+from qemu_node.vm.record.outcome import VMExit
+from qemu_node.vm.record.processes import _own_processes, running_vm_ids
+from qemu_node.vm.start.request import TaskIdentity, VMRequest
 from qemu_node.vm.supervisor import Supervisor
 
 WAIT_S = 120.0

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from qemu_node.host.process import run_blocking
-from qemu_node.net.checksums import DEVICE
+from qemu_node.host.process.command import run_blocking
+from qemu_node.net.port.checksums import DEVICE
 
 MANAGEMENT = 4094
 """The node's own VLAN, as osimage/files has it."""

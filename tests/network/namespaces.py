@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qemu_node.host.process import run_blocking
+from qemu_node.host.process.command import run_blocking
 
 # include/uapi/linux/sched.h
 _CLONE_FS, _CLONE_NEWNS, _CLONE_NEWNET = 0x00000200, 0x00020000, 0x40000000

@@ -16,9 +16,9 @@ from network.lab import Lab, port_spec
 from network.namespaces import ip
 from network.wire import Arrival, Guest
 
-from qemu_node.host.process import run_blocking
-from qemu_node.net.checksums import DEVICE
+from qemu_node.host.process.command import run_blocking
 from qemu_node.net.errors import NetworkError
+from qemu_node.net.port.checksums import DEVICE
 from qemu_node.net.spec import PortSpec
 
 pytestmark = [pytest.mark.needs_vlans, pytest.mark.timeout(300)]

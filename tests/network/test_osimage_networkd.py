@@ -19,7 +19,7 @@ from network.frames import ETH_LLDP, LLDP_GROUP, Frame
 from network.namespaces import bridge, ip
 from network.wire import Wire
 
-from qemu_node.host.process import ProcessError, run_blocking
+from qemu_node.host.process.command import ProcessError, run_blocking
 
 pytestmark = [pytest.mark.needs_vlans, pytest.mark.needs_test_vm, pytest.mark.timeout(240)]
 

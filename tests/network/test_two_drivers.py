@@ -4,9 +4,9 @@ import pytest
 from network.facts import set_elements, taps, wait_until
 from network.lab import CONFIG, Lab, port_spec
 
-from qemu_node.host.process import run_blocking
-from qemu_node.net import table
+from qemu_node.host.process.command import run_blocking
 from qemu_node.net.errors import NetworkOwnedError
+from qemu_node.net.filter import table
 from qemu_node.net.ports import PortManager
 
 pytestmark = [pytest.mark.needs_vlans]

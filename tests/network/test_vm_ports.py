@@ -15,11 +15,11 @@ from integration import crashing_driver
 from integration.crashing_driver import NETWORK, STARTED, alloc_id_of
 from integration.vmnode import VMNode, until
 
-from qemu_node.host import process
-from qemu_node.host.process import send_signal
-from qemu_node.vm.names import vm_id
-from qemu_node.vm.processes import find_vm_processes
-from qemu_node.vm.startsteps import StartStep
+from qemu_node.host.process import command
+from qemu_node.host.process.pidfd import send_signal
+from qemu_node.vm.record.names import vm_id
+from qemu_node.vm.record.processes import find_vm_processes
+from qemu_node.vm.start.steps import StartStep
 
 pytestmark = [
     pytest.mark.needs_vlans,
@@ -41,13 +41,13 @@ async def node(vlan_bridge: None, short_tmp_path: Path, empty_image: Path) -> As
 
 def vlans() -> dict[str, set[int]]:
     """Return the VLANs of each port of the bridge."""
-    shown = process.run_blocking(["bridge", "-j", "vlan", "show"]).stdout
+    shown = command.run_blocking(["bridge", "-j", "vlan", "show"]).stdout
     return {port["ifname"]: {vlan["vlan"] for vlan in port["vlans"]} for port in json.loads(shown)}
 
 
 def elements() -> str:
     """Return what the filter has of TAPs, in nft's words."""
-    listing = process.run_blocking(["nft", "list", "table", "bridge", "qn"]).stdout.decode()
+    listing = command.run_blocking(["nft", "list", "table", "bridge", "qn"]).stdout.decode()
     return "\n".join(line for line in listing.splitlines() if "elements" in line)
 
 
@@ -67,10 +67,10 @@ def open_devices(pid: int) -> list[str]:
 async def crash(node: VMNode, point: str) -> None:
     """Let a driver whose task is in the VLAN be killed at `point`."""
     argv = [sys.executable, crashing_driver.__file__, "--vlan", str(VLAN)]
-    await process.run(
+    await command.run(
         [*argv, str(node.root), str(node.image), point, TASK],
         timeout_s=120,
-        env={**process.SAFE_ENV, "PYTHONPATH": ":".join(filter(None, sys.path))},
+        env={**command.SAFE_ENV, "PYTHONPATH": ":".join(filter(None, sys.path))},
     )
 
 
@@ -112,7 +112,7 @@ async def test_a_driver_killed_in_a_start_leaves_nothing_after_the_next_one_s_re
 
 async def test_a_driver_killed_beside_its_vm_leaves_it_on_the_network(node: VMNode) -> None:
     await crash(node, STARTED)
-    process.run_blocking(["bridge", "vlan", "del", "dev", NETWORK.uplink, "vid", str(VLAN)])
+    command.run_blocking(["bridge", "vlan", "del", "dev", NETWORK.uplink, "vid", str(VLAN)])
     await node.supervisor.reconcile()
     (tap,) = ports()
     assert vlans()[tap] == uplink() == {VLAN}

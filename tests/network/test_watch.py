@@ -14,8 +14,8 @@ from network.namespaces import bridge, ip
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
-from qemu_node.host.process import run_blocking
-from qemu_node.net import table
+from qemu_node.host.process.command import run_blocking
+from qemu_node.net.filter import table
 from qemu_node.net.ports import AttachedPort, PortManager
 from qemu_node.vm.network import Network
 

@@ -18,11 +18,11 @@ from qemu_node.cli.main import cli
 from qemu_node.config import images as images_config
 from qemu_node.config import network as network_config
 from qemu_node.config import node as node_config
-from qemu_node.host.sandbox import SANDBOX_UID
-from qemu_node.images import qemuimg
-from qemu_node.nomad.encoding import encode_config
-from qemu_node.nomad.fingerprint import HostFacts, build_fingerprint
-from qemu_node.nomad.options import (
+from qemu_node.host.process.sandbox import SANDBOX_UID
+from qemu_node.images.format import qemuimg
+from qemu_node.nomad.driver.fingerprint import HostFacts, build_fingerprint
+from qemu_node.nomad.plugin.encoding import encode_config
+from qemu_node.nomad.task.options import (
     GuestAgentOptions,
     NetworkOptions,
     TaskOptions,
@@ -31,9 +31,9 @@ from qemu_node.nomad.options import (
 )
 from qemu_node.qemu.overhead import guest_memory_bytes
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
-from qemu_node.run.jobfile import JobSource, Parser, load_job
+from qemu_node.run.jobfile.reader import JobSource, Parser, load_job
 from qemu_node.units import GIB, MIB
-from qemu_node.vm.stop import plan_stop
+from qemu_node.vm.life.stop import plan_stop
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md")])

@@ -29,9 +29,13 @@ EXIT_INTERRUPTED = 130
 # name: (module, attribute, one line for --help). Listed here so that --help imports none of them.
 _COMMANDS = {
     "run": ("qemu_node.cli.run", "run", "Run a job file's VMs on this machine."),
-    "vm": ("qemu_node.cli.vm", "vm", "List, show, use and stop this machine's VMs."),
-    "image": ("qemu_node.cli.image", "image", "Manage the image cache."),
-    "doctor": ("qemu_node.cli.doctor", "doctor", "Check what VMs need; say what to do about it."),
+    "vm": ("qemu_node.cli.vm.commands", "vm", "List, show, use and stop this machine's VMs."),
+    "image": ("qemu_node.cli.image.commands", "image", "Manage the image cache."),
+    "doctor": (
+        "qemu_node.cli.doctor.command",
+        "doctor",
+        "Check what VMs need; say what to do about it.",
+    ),
     "driver": ("qemu_node.cli.main", "driver", "The task driver plugin; started by Nomad."),
     "completion": ("qemu_node.cli.main", "completion", "Print a script for shell completion."),
 }
@@ -112,7 +116,7 @@ def cli(ctx: click.Context, config_path: Path | None, verbose: int) -> None:
 @pass_app
 def driver(app: App, stop_with_parent: bool) -> None:
     """Serve the task driver plugin; Nomad starts this."""
-    from qemu_node.nomad.main import run_driver
+    from qemu_node.nomad.driver.main import run_driver
 
     run_driver(config_path=app.config_path, stop_with_parent=stop_with_parent)
 

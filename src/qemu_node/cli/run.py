@@ -69,7 +69,7 @@ def run(
     """
     # Imported here: `qemu-node run --help` needs none of it.
     from qemu_node.cli.output import open_view
-    from qemu_node.run.jobfile import JobSource, Parser, load_job
+    from qemu_node.run.jobfile.reader import JobSource, Parser, load_job
     from qemu_node.run.runner import RunSettings, run_job
     from qemu_node.run.session import SessionOptions
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from qemu_node.host.files import host_error
+from qemu_node.host.files.atomic import host_error
 from qemu_node.units import MIB
 
 log = logging.getLogger(__name__)

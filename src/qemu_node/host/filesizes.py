@@ -8,7 +8,7 @@ import resource
 import signal
 from pathlib import Path
 
-from qemu_node.host.process import ProcessId, is_alive
+from qemu_node.host.process.identity import ProcessId, is_alive
 
 _IGNORED_SIGNALS = re.compile(r"^SigIgn:\s*([0-9a-f]+)$", re.MULTILINE)
 

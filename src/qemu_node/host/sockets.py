@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from qemu_node.errors import ConfigError, HostError
-from qemu_node.host.files import host_error
+from qemu_node.host.files.atomic import host_error
 
 # sun_path holds 108 bytes with its NUL (man 7 unix).
 SUN_PATH_MAX_BYTES = 107

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from qemu_node.host.files import host_error
+from qemu_node.host.files.atomic import host_error
 
 _ROOT = "/proc/sys/"
 

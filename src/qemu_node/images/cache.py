@@ -15,15 +15,11 @@ from typing import Self
 
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import JobError, NodeError
-from qemu_node.host.diskspace import MakeRoom, make_no_room
-from qemu_node.host.tasks import TaskOwner
-from qemu_node.images import imagefile
-from qemu_node.images.address import AddressPolicy, parse_networks
-from qemu_node.images.allowlist import AllowedSource, check_allowed, parse_allowed
-from qemu_node.images.base import mark_used
-from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums, parse_checksum
-from qemu_node.images.credentials import CredentialStore
-from qemu_node.images.delivery import PullLimits
+from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.host.files.space import MakeRoom, make_no_room
+from qemu_node.images.download.download import PullLimits
+from qemu_node.images.download.intake import Progress
+from qemu_node.images.download.remote import Remote, find_remote
 from qemu_node.images.errors import (
     ChecksumMismatchError,
     ImageDownloadError,
@@ -31,14 +27,18 @@ from qemu_node.images.errors import (
     ImageStorageError,
     UnsafeImageError,
 )
-from qemu_node.images.imagefile import ImageFormat, ImageInfo
-from qemu_node.images.intake import Progress
-from qemu_node.images.localfile import copy_private, is_shared, open_local
+from qemu_node.images.format import imagefile
+from qemu_node.images.format.imagefile import ImageFormat, ImageInfo
+from qemu_node.images.http.address import AddressPolicy, parse_networks
+from qemu_node.images.http.request import FetchLimits
 from qemu_node.images.pull import Pulled, Puller
-from qemu_node.images.remote import Remote, find_remote
-from qemu_node.images.request import FetchLimits
-from qemu_node.images.source import PathSource, RemoteSource, UrlSource, parse_source
-from qemu_node.images.store import ImageStore
+from qemu_node.images.source.allowlist import AllowedSource, check_allowed, parse_allowed
+from qemu_node.images.source.checksum import Algorithm, Checksum, find_in_sums, parse_checksum
+from qemu_node.images.source.credentials import CredentialStore
+from qemu_node.images.source.localfile import copy_private, is_shared, open_local
+from qemu_node.images.source.name import PathSource, RemoteSource, UrlSource, parse_source
+from qemu_node.images.store.base import mark_used
+from qemu_node.images.store.store import ImageStore
 from qemu_node.units import Share
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from qemu_node.errors import ImageError
-from qemu_node.host import files
+from qemu_node.host.files import atomic
 
 
 class UnsafeImageError(ImageError):
@@ -63,5 +63,5 @@ def storage_errors(action: str, path: Path) -> Generator[None]:
     try:
         yield
     except OSError as exc:
-        error = files.host_error(action, path, exc)
+        error = atomic.host_error(action, path, exc)
         raise ImageStorageError(str(error), hint=error.hint) from exc

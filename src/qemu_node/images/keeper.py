@@ -15,13 +15,17 @@ from pathlib import Path
 
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import ImageError
-from qemu_node.host.diskspace import read_space
-from qemu_node.images import imagefile, litter
-from qemu_node.images.base import find_users
-from qemu_node.images.checksum import Algorithm
-from qemu_node.images.credentials import CredentialStore
+from qemu_node.host.files.space import read_space
 from qemu_node.images.errors import ImageInUseError, ImageStorageError, UnsafeImageError
-from qemu_node.images.eviction import (
+from qemu_node.images.format import imagefile
+from qemu_node.images.format.imagefile import ImageFormat
+from qemu_node.images.format.qemuimg import check_image
+from qemu_node.images.prefetch import prefetched_keys
+from qemu_node.images.source.checksum import Algorithm
+from qemu_node.images.source.credentials import CredentialStore
+from qemu_node.images.store import litter
+from qemu_node.images.store.base import find_users
+from qemu_node.images.store.eviction import (
     CachedBlob,
     Eviction,
     Limits,
@@ -29,13 +33,10 @@ from qemu_node.images.eviction import (
     plan_refresh,
     plan_room,
 )
-from qemu_node.images.imagefile import ImageFormat
-from qemu_node.images.keptimage import KeptImage, KeptSource, RemovedImage
-from qemu_node.images.partial import remove
-from qemu_node.images.prefetch import prefetched_keys
-from qemu_node.images.qemuimg import check_image
-from qemu_node.images.sourcerecord import SourceRecord
-from qemu_node.images.store import Blob, ImageStore
+from qemu_node.images.store.keptimage import KeptImage, KeptSource, RemovedImage
+from qemu_node.images.store.partial import remove
+from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.store import Blob, ImageStore
 from qemu_node.units import Share
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from qemu_node.errors import ConfigError, JobError, NodeError
-from qemu_node.host.loops import Troubles, repeat
-from qemu_node.images.credentials import CredentialStore
+from qemu_node.host.concurrency.loops import Troubles, repeat
+from qemu_node.images.download.remote import find_remote
 from qemu_node.images.pull import Pulled
-from qemu_node.images.remote import find_remote
-from qemu_node.images.source import PathSource, parse_source
+from qemu_node.images.source.credentials import CredentialStore
+from qemu_node.images.source.name import PathSource, parse_source
 
 log = logging.getLogger(__name__)
 

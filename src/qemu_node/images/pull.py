@@ -14,19 +14,19 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 
 from qemu_node.errors import ImageError
-from qemu_node.host.diskspace import MakeRoom, make_no_room
-from qemu_node.host.threads import to_the_end
-from qemu_node.images import imagefile
-from qemu_node.images.checksum import Algorithm, Checksum, find_in_sums
-from qemu_node.images.delivery import Courier, PullLimits, PullStep, announce
+from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.host.files.space import MakeRoom, make_no_room
+from qemu_node.images.download.download import Courier, PullLimits, PullStep, announce
+from qemu_node.images.download.intake import Progress
+from qemu_node.images.download.remote import Remote, url_file
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError, ImageStorageError
-from qemu_node.images.fetch import fetch_text
-from qemu_node.images.intake import Progress
-from qemu_node.images.remote import Remote, url_file
-from qemu_node.images.sidecar import progress_at
-from qemu_node.images.source import UrlSource
-from qemu_node.images.sourcerecord import SourceRecord, Version
-from qemu_node.images.store import ImageStore
+from qemu_node.images.format import imagefile
+from qemu_node.images.http.fetch import fetch_text
+from qemu_node.images.source.checksum import Algorithm, Checksum, find_in_sums
+from qemu_node.images.source.name import UrlSource
+from qemu_node.images.store.record import SourceRecord, Version
+from qemu_node.images.store.sidecar import progress_at
+from qemu_node.images.store.store import ImageStore
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from qemu_node.host.files import FileLock, write_atomic
+from qemu_node.host.files.atomic import write_atomic
+from qemu_node.host.files.lock import FileLock
 from qemu_node.net.errors import NetworkOwnedError
 
 _DIRECTORY = Path("/run")

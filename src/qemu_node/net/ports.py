@@ -19,32 +19,32 @@ from functools import partial
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
-from qemu_node.host.threads import Worker, to_the_end
+from qemu_node.host.concurrency.threads import Worker, to_the_end
 from qemu_node.net.announce import announce
-from qemu_node.net.bridge import bridge_problems, check_bridge
-from qemu_node.net.checksums import ensure_device
-from qemu_node.net.elements import elements
 from qemu_node.net.errors import (
     BridgeUnfitError,
     NetworkOwnedError,
     NftMissingError,
     TapBusyError,
 )
-from qemu_node.net.guard import UserGuard
+from qemu_node.net.filter.elements import elements
+from qemu_node.net.filter.guard import UserGuard
+from qemu_node.net.filter.nft import Nft
+from qemu_node.net.filter.ruleset import FAMILY, TABLE
+from qemu_node.net.filter.table import FilterTable
 from qemu_node.net.names import TAP_NAME
-from qemu_node.net.nft import Nft
-from qemu_node.net.notices import Watched
+from qemu_node.net.netlink.notices import Watched
+from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.owner import NetworkOwner
-from qemu_node.net.port import join_bridge, open_port
-from qemu_node.net.rate import limit_rate
-from qemu_node.net.reconcile import plan_elements
-from qemu_node.net.repair import repair_ports
-from qemu_node.net.rtnl import RouteSocket
-from qemu_node.net.ruleset import FAMILY, TABLE
+from qemu_node.net.port.bridge import bridge_problems, check_bridge
+from qemu_node.net.port.checksums import ensure_device
+from qemu_node.net.port.port import join_bridge, open_port
+from qemu_node.net.port.rate import limit_rate
+from qemu_node.net.port.reconcile import plan_elements
+from qemu_node.net.port.repair import repair_ports
+from qemu_node.net.port.tap import Tap, check_free, open_tap
+from qemu_node.net.port.uplink import Uplink
 from qemu_node.net.spec import PortSpec
-from qemu_node.net.table import FilterTable
-from qemu_node.net.tap import Tap, check_free, open_tap
-from qemu_node.net.uplink import Uplink
 
 log = logging.getLogger(__name__)
 

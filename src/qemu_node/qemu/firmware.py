@@ -17,7 +17,7 @@ import msgspec
 
 from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError, MissingPartError
-from qemu_node.host.files import write_atomic
+from qemu_node.host.files.atomic import write_atomic
 from qemu_node.qemu.spec import FirmwareMode
 
 log = logging.getLogger(__name__)

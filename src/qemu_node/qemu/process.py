@@ -10,8 +10,8 @@ from pathlib import Path
 
 from qemu_node.errors import HostError
 from qemu_node.host.openfiles import limit_before_raise
-from qemu_node.host.privileges import launcher_argv
-from qemu_node.host.process import SAFE_ENV, Child, spawn
+from qemu_node.host.process.command import SAFE_ENV, Child, spawn
+from qemu_node.host.process.privileges import launcher_argv
 
 # QEMU makes the VNC socket and the serial log itself: its group may use them, nobody else.
 _UMASK = 0o007

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from qemu_node.errors import GuestAgentError, HostError
-from qemu_node.host.files import FileLock, LockBusyError
+from qemu_node.host.files.lock import FileLock, LockBusyError
 from qemu_node.host.sockets import connect_unix
 from qemu_node.qga.allowlist import check_command
 from qemu_node.qga.wire import (

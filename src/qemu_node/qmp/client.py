@@ -28,7 +28,7 @@ from qemu.qmp.protocol import StateError
 from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from qemu_node.errors import QmpError
-from qemu_node.host.cancellation import finish
+from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.host.sockets import connect_unix
 from qemu_node.qmp.events import QmpEvent, parse_message, printable
 

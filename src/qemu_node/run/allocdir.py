@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from qemu_node.errors import HostError, JobError, NodeError
-from qemu_node.host.directories import make_directory, open_directory
-from qemu_node.host.files import FileLock, open_beneath, remove_tree, write_all
-from qemu_node.vm.record import StateError, read_record
+from qemu_node.host.files.atomic import write_all
+from qemu_node.host.files.beneath import open_beneath
+from qemu_node.host.files.directories import make_directory, open_directory
+from qemu_node.host.files.lock import FileLock
+from qemu_node.host.files.tree import remove_tree
+from qemu_node.vm.record.record import StateError, read_record
 
 log = logging.getLogger(__name__)
 

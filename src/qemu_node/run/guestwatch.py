@@ -10,8 +10,8 @@ from typing import Protocol
 
 from qemu_node.errors import GuestAgentError
 from qemu_node.qga.commands import GuestAgent
-from qemu_node.vm.guestnet import useful_addresses
-from qemu_node.vm.record import VMRecord
+from qemu_node.vm.life.guestnet import useful_addresses
+from qemu_node.vm.record.record import VMRecord
 
 # Others use the agent too, one at a time, so a silent one is not waited for long.
 _PING_TIMEOUT_S = 2.0

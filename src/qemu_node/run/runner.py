@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.config.node import NodeConfig
-from qemu_node.nomad.client import LogEntry, PluginClient
+from qemu_node.nomad.agent.client import LogEntry, PluginClient
 from qemu_node.run.allocdir import SessionDir, sweep
 from qemu_node.run.driverlink import DriverLink, driver_environment
 from qemu_node.run.events import EventKind, RunEvent
 from qemu_node.run.guestwatch import AgentWatch
-from qemu_node.run.jobmodel import Job
+from qemu_node.run.jobfile.model import Job
 from qemu_node.run.placement import own_cpus, pick_free_ports, place
 from qemu_node.run.session import Session, SessionOptions, SessionResult
 

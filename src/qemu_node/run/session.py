@@ -18,7 +18,7 @@ from qemu_node.run.guestwatch import GuestFacts, GuestWatch, reachable_address
 from qemu_node.run.logtail import LogTail
 from qemu_node.run.placement import Placement
 from qemu_node.run.taskconfig import prepare_task
-from qemu_node.vm.record import StateError, VMRecord, read_record
+from qemu_node.vm.record.record import StateError, VMRecord, read_record
 
 T = TypeVar("T")
 

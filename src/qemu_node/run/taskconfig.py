@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemu_node.nomad.encoding import encode_config
+from qemu_node.nomad.plugin.encoding import encode_config
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.proto.hclspec_pb2 import Spec
 from qemu_node.run.allocdir import make_alloc_dir, read_source, write_rendered
-from qemu_node.run.interpolate import interpolate_simple, interpolate_value
-from qemu_node.run.jobmodel import Template
+from qemu_node.run.jobfile.consul_template import render
+from qemu_node.run.jobfile.interpolation import interpolate_simple, interpolate_value
+from qemu_node.run.jobfile.model import Template
 from qemu_node.run.placement import Placement, TaskDirs, node_attributes, task_env
-from qemu_node.run.template import render
 from qemu_node.units import MIB
 
 

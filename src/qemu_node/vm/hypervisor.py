@@ -8,15 +8,15 @@ from pathlib import Path
 
 from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.errors import HostError, MissingPartError
-from qemu_node.host.cancellation import finish
-from qemu_node.host.directories import make_directory, open_directory
-from qemu_node.host.passage import require_passage
-from qemu_node.host.threads import to_the_end
-from qemu_node.host.users import UserClaim, drop_claim
-from qemu_node.qemu.accelerator import AcceleratorChoice, ProofMemory, choose_accelerator
+from qemu_node.host.concurrency.cancellation import finish
+from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.host.files.directories import make_directory, open_directory
+from qemu_node.host.files.passage import require_passage
+from qemu_node.host.process.users import UserClaim, drop_claim
+from qemu_node.qemu.accel.accelerator import AcceleratorChoice, ProofMemory, choose_accelerator
+from qemu_node.qemu.accel.probe import QemuBinary, choose_aio, find_qemu
+from qemu_node.qemu.accel.proof import ProofGuest
 from qemu_node.qemu.firmware import Firmware, find_firmware
-from qemu_node.qemu.probe import QemuBinary, choose_aio, find_qemu
-from qemu_node.qemu.proof import ProofGuest
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.vm.node import Hypervisor
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.config.node import LogsConfig, Paths, QemuConfig
-from qemu_node.host.tasks import TaskOwner
+from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
-from qemu_node.qemu.probe import QemuBinary
+from qemu_node.qemu.accel.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
 from qemu_node.units import Share
 from qemu_node.vm.network import Network

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
-from qemu_node.host.threads import to_the_end
-from qemu_node.vm.directory import DirectoryLock, VMDirectory, known_vm_ids
-from qemu_node.vm.leases import release_stale
-from qemu_node.vm.processes import running_vm_ids
-from qemu_node.vm.record import StateError, StateHeader, VMState
-from qemu_node.vm.removal import remove_vm
+from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.vm.record.directory import DirectoryLock, VMDirectory, known_vm_ids
+from qemu_node.vm.record.leases import release_stale
+from qemu_node.vm.record.processes import running_vm_ids
+from qemu_node.vm.record.record import StateError, StateHeader, VMState
+from qemu_node.vm.record.removal import remove_vm
 
 log = logging.getLogger(__name__)
 

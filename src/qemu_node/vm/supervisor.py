@@ -14,23 +14,23 @@ from typing import TypeVar
 
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host.allocator import give_back_free_memory
-from qemu_node.host.cancellation import Undo
-from qemu_node.host.loops import Troubles, attempt, repeat
-from qemu_node.host.threads import Worker, to_the_end
+from qemu_node.host.concurrency.cancellation import Undo
+from qemu_node.host.concurrency.loops import Troubles, attempt, repeat
+from qemu_node.host.concurrency.threads import Worker, to_the_end
 from qemu_node.vm.admission import Admission
-from qemu_node.vm.console_log import PumpTurns
-from qemu_node.vm.directory import DirectoryLock, VMBusyError, VMDirectory
-from qemu_node.vm.diskguard import DiskGuard
-from qemu_node.vm.health import HealthServer
-from qemu_node.vm.launch import launch
-from qemu_node.vm.logs import NO_LOGS, TaskLogs, VMLogs
-from qemu_node.vm.machine import VM
+from qemu_node.vm.life.diskguard import DiskGuard
+from qemu_node.vm.life.health import HealthServer
+from qemu_node.vm.life.machine import VM
+from qemu_node.vm.life.usage import DiskState, UsageMeter, drops_of, read_usage
 from qemu_node.vm.node import Node, Tell
+from qemu_node.vm.output.console_log import PumpTurns
+from qemu_node.vm.output.logs import NO_LOGS, TaskLogs, VMLogs
 from qemu_node.vm.reconcile import Reconciler
-from qemu_node.vm.record import VMState
-from qemu_node.vm.removal import VMName, remove_named
-from qemu_node.vm.request import VMRequest
-from qemu_node.vm.usage import DiskState, UsageMeter, drops_of, read_usage
+from qemu_node.vm.record.directory import DirectoryLock, VMBusyError, VMDirectory
+from qemu_node.vm.record.record import VMState
+from qemu_node.vm.record.removal import VMName, remove_named
+from qemu_node.vm.start.launch import launch
+from qemu_node.vm.start.request import VMRequest
 
 log = logging.getLogger(__name__)
 

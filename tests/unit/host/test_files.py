@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import HostError
-from qemu_node.host import files
-from qemu_node.host.files import FileLock, LockBusyError
+from qemu_node.host.files import atomic, beneath, holes, space
+from qemu_node.host.files.lock import FileLock, LockBusyError
+from qemu_node.host.files.tree import remove_tree
 
 MIB = 1 << 20
 
@@ -18,7 +19,7 @@ MIB = 1 << 20
 def test_write_atomic_replaces_the_content_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "vm.json"
     path.write_bytes(b"old")
-    files.write_atomic(path, b"new", mode=0o640)
+    atomic.write_atomic(path, b"new", mode=0o640)
     assert path.read_bytes() == b"new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert list(tmp_path.iterdir()) == [path]
@@ -27,7 +28,7 @@ def test_write_atomic_replaces_the_content_and_leaves_nothing_else(tmp_path: Pat
 def test_write_atomic_sets_the_mode_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        files.write_atomic(tmp_path / "f", b"", mode=0o644)
+        atomic.write_atomic(tmp_path / "f", b"", mode=0o644)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o644
@@ -38,7 +39,7 @@ def test_write_atomic_replaces_a_link_and_not_its_target(tmp_path: Path) -> None
     target.write_bytes(b"precious")
     link = tmp_path / "link"
     link.symlink_to(target)
-    files.write_atomic(link, b"new")
+    atomic.write_atomic(link, b"new")
     assert target.read_bytes() == b"precious"
     assert not link.is_symlink()
 
@@ -54,7 +55,7 @@ def test_write_atomic_on_a_full_disk_keeps_the_old_content_and_names_the_file(
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(HostError, match=r"state\.json: No space left") as caught:
-        files.write_atomic(path, b"new")
+        atomic.write_atomic(path, b"new")
     assert caught.value.hint is not None
     assert "free space" in caught.value.hint
     assert path.read_bytes() == b"old"
@@ -66,13 +67,13 @@ def test_write_atomic_writes_on_when_the_kernel_takes_a_part(
 ) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:3]))
-    files.write_atomic(tmp_path / "f", b"0123456789")
+    atomic.write_atomic(tmp_path / "f", b"0123456789")
     assert (tmp_path / "f").read_bytes() == b"0123456789"
 
 
 def test_write_atomic_into_a_missing_directory_is_a_host_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no/f"):
-        files.write_atomic(tmp_path / "no" / "f", b"")
+        atomic.write_atomic(tmp_path / "no" / "f", b"")
 
 
 def test_a_held_lock_is_refused_to_everybody_else_and_to_its_holder(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def either_open(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     if request.param == "components":
-        monkeypatch.setattr(files, "_openat2", unknown)
+        monkeypatch.setattr(beneath, "_openat2", unknown)
 
 
 @pytest.fixture
@@ -197,7 +198,7 @@ def tree(tmp_path: Path) -> Path:
 def open_in(root: Path, relative: str, flags: int = os.O_RDONLY) -> int:
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY)
     try:
-        return files.open_beneath(directory, relative, flags)
+        return beneath.open_beneath(directory, relative, flags)
     finally:
         os.close(directory)
 
@@ -238,7 +239,7 @@ def test_open_beneath_follows_no_link_and_leaves_by_no_way(
 @pytest.mark.usefixtures("either_open")
 def test_open_beneath_makes_a_file_with_the_given_mode(tree: Path) -> None:
     directory = os.open(tree, os.O_PATH | os.O_DIRECTORY)
-    fd = files.open_beneath(directory, "a/new", os.O_WRONLY | os.O_CREAT, mode=0o600)
+    fd = beneath.open_beneath(directory, "a/new", os.O_WRONLY | os.O_CREAT, mode=0o600)
     os.close(fd)
     os.close(directory)
     assert stat.S_IMODE((tree / "a" / "new").stat().st_mode) == 0o600
@@ -255,14 +256,14 @@ def test_only_a_regular_file_with_one_name_is_plain(tmp_path: Path) -> None:
     plain, twin, pipe = tmp_path / "plain", tmp_path / "twin", tmp_path / "pipe"
     plain.touch()
     fd = os.open(plain, os.O_RDONLY)
-    assert files.is_plain_file(fd)
+    assert beneath.is_plain_file(fd)
     twin.hardlink_to(plain)
-    assert not files.is_plain_file(fd)
+    assert not beneath.is_plain_file(fd)
     os.close(fd)
     os.mkfifo(pipe)
     for path in (pipe, tmp_path):
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        assert not files.is_plain_file(fd)
+        assert not beneath.is_plain_file(fd)
         os.close(fd)
 
 
@@ -272,23 +273,23 @@ def test_a_punched_hole_gives_its_blocks_back_and_keeps_the_size(tmp_path: Path)
     fd = os.open(path, os.O_RDWR)
     os.fsync(fd)
     before = os.fstat(fd).st_blocks
-    if not files.punch_hole(fd, 0, MIB + 10):
+    if not holes.punch_hole(fd, 0, MIB + 10):
         pytest.skip("this file system punches no holes")
     assert os.fstat(fd).st_size == 2 * MIB
     assert (before - os.fstat(fd).st_blocks) * 512 >= MIB - 65536
     assert os.pread(fd, 11, MIB) == b"\0" * 10 + b"x"
-    data = files.seek_data(fd, 0)
+    data = holes.seek_data(fd, 0)
     assert data is not None
     assert 0 < data <= MIB + 10
-    files.punch_hole(fd, 0, 2 * MIB)
-    assert files.seek_data(fd, 0) is None
+    holes.punch_hole(fd, 0, 2 * MIB)
+    assert holes.seek_data(fd, 0) is None
     os.close(fd)
 
 
 def test_a_hole_that_cannot_be_punched_is_told_from_a_failure(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     with pytest.raises(OSError, match="seek"):
-        files.punch_hole(writing, 0, 1)
+        holes.punch_hole(writing, 0, 1)
     os.close(reading)
     os.close(writing)
 
@@ -301,20 +302,20 @@ def test_remove_tree_removes_links_and_spares_what_they_point_to(tmp_path: Path)
     (tree / "sub").mkdir(parents=True)
     (tree / "sub" / "link").symlink_to(kept)
     (tree / "file").touch()
-    files.remove_tree(tree)
+    remove_tree(tree)
     assert not tree.exists()
     assert (kept / "file").exists()
 
     tree.symlink_to(kept)
-    files.remove_tree(tree)
+    remove_tree(tree)
     assert not tree.is_symlink()
     assert (kept / "file").exists()
 
 
 def test_remove_tree_of_nothing_or_of_a_file_is_fine(tmp_path: Path) -> None:
-    files.remove_tree(tmp_path / "nothing")
+    remove_tree(tmp_path / "nothing")
     (tmp_path / "file").touch()
-    files.remove_tree(tmp_path / "file")
+    remove_tree(tmp_path / "file")
     assert not list(tmp_path.iterdir())
 
 
@@ -332,7 +333,7 @@ def test_remove_tree_of_any_depth_needs_no_more_files_open(tmp_path: Path) -> No
     # The next one that is opened has the lowest free number.
     resource.setrlimit(resource.RLIMIT_NOFILE, (directory + 20, limits[1]))
     try:
-        files.remove_tree(tree)
+        remove_tree(tree)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         os.close(directory)
@@ -356,7 +357,7 @@ def test_remove_tree_goes_on_when_somebody_else_removes_a_part(
             raise FileNotFoundError(errno.ENOENT, "gone", path)
 
     monkeypatch.setattr(os, "unlink", raced)
-    files.remove_tree(tree)
+    remove_tree(tree)
     assert not tree.exists()
 
 
@@ -370,13 +371,13 @@ def test_remove_tree_names_what_it_could_not_remove(
 
     monkeypatch.setattr(os, "rmdir", busy)
     with pytest.raises(HostError, match=r"tree: Device or resource busy"):
-        files.remove_tree(tmp_path / "tree")
+        remove_tree(tmp_path / "tree")
 
 
 def test_free_bytes_is_positive_and_needs_a_path(tmp_path: Path) -> None:
-    assert files.free_bytes(tmp_path) > 0
+    assert space.free_bytes(tmp_path) > 0
     with pytest.raises(HostError, match="nothing"):
-        files.free_bytes(tmp_path / "nothing")
+        space.free_bytes(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(("is_durable", "synced"), [(False, []), (True, ["file", "directory"])])
@@ -389,7 +390,7 @@ def test_only_what_must_outlive_the_power_waits_for_the_disk(
         seen.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    files.write_atomic(tmp_path / "f", b"x", is_durable=is_durable)
+    atomic.write_atomic(tmp_path / "f", b"x", is_durable=is_durable)
     assert seen == synced
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import MissingPartError
-from qemu_node.host import process
-from qemu_node.host.process import ProcessError, ProcessId
+from qemu_node.host.process import command, identity, pidfd
+from qemu_node.host.process.command import ProcessError
+from qemu_node.host.process.identity import ProcessId
 
 OWN = os.getpid()
 
@@ -18,7 +19,7 @@ def open_descriptors() -> int:
 
 
 def fake_stat(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(process, "_read_proc", lambda _path: text)
+    monkeypatch.setattr(identity, "_read_proc", lambda _path: text)
 
 
 def stat_line(comm: str, state: str = "S", start_time: int = 4242) -> str:
@@ -27,20 +28,20 @@ def stat_line(comm: str, state: str = "S", start_time: int = 4242) -> str:
 
 
 def test_a_live_process_is_identified_and_alive() -> None:
-    own = process.identify(OWN)
+    own = identity.identify(OWN)
     assert own is not None
     assert own.pid == OWN
-    assert process.is_alive(own)
+    assert identity.is_alive(own)
 
 
 def test_another_process_with_the_same_pid_is_not_taken_for_the_old_one() -> None:
-    own = process.identify(OWN)
+    own = identity.identify(OWN)
     assert own is not None
     earlier = ProcessId(pid=OWN, start_time=own.start_time - 1)
-    assert not process.is_alive(earlier)
-    assert not process.send_signal(earlier, signal.SIGKILL)
-    assert process.cpu_times(earlier) is None
-    assert process.pss_bytes(earlier) is None
+    assert not identity.is_alive(earlier)
+    assert not pidfd.send_signal(earlier, signal.SIGKILL)
+    assert identity.cpu_times(earlier) is None
+    assert identity.pss_bytes(earlier) is None
 
 
 @pytest.mark.parametrize("comm", ["qemu", "a b", ") R 1 2 (", "((("])
@@ -48,8 +49,8 @@ def test_the_command_name_cannot_shift_the_fields(
     comm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_stat(monkeypatch, stat_line(comm))
-    assert process.identify(7) == ProcessId(pid=7, start_time=4242)
-    times = process.cpu_times(ProcessId(pid=7, start_time=4242))
+    assert identity.identify(7) == ProcessId(pid=7, start_time=4242)
+    times = identity.cpu_times(ProcessId(pid=7, start_time=4242))
     assert times is not None
     ticks = os.sysconf("SC_CLK_TCK")
     assert (times.user_s, times.system_s) == (150 / ticks, 50 / ticks)
@@ -58,17 +59,17 @@ def test_the_command_name_cannot_shift_the_fields(
 @pytest.mark.parametrize("state", ["Z", "X"])
 def test_a_zombie_is_not_alive(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_stat(monkeypatch, stat_line("qemu", state))
-    assert process.identify(7) is None
+    assert identity.identify(7) is None
 
 
 def test_memory_and_command_line_of_a_live_process() -> None:
-    own = process.identify(OWN)
+    own = identity.identify(OWN)
     assert own is not None
-    pss = process.pss_bytes(own)
+    pss = identity.pss_bytes(own)
     assert pss is not None
     assert pss > 1 << 20
-    assert process.command_line(OWN)
-    assert process.command_line(2**22 + 1) == []
+    assert identity.command_line(OWN)
+    assert identity.command_line(2**22 + 1) == []
 
 
 @pytest.mark.parametrize("code", [errno.ESRCH, errno.EINVAL, errno.ENOENT])
@@ -80,18 +81,18 @@ async def test_a_pid_that_is_gone_or_now_a_threads_counts_as_gone(
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
     gone = ProcessId(pid=OWN, start_time=1)
-    assert not process.send_signal(gone, signal.SIGTERM)
+    assert not pidfd.send_signal(gone, signal.SIGTERM)
     async with asyncio.timeout(10):
-        await process.wait_gone(gone)
+        await pidfd.wait_gone(gone)
 
 
 async def test_waiting_for_a_live_process_can_be_cancelled_and_leaks_no_descriptor() -> None:
-    own = process.identify(OWN)
+    own = identity.identify(OWN)
     assert own is not None
     before = open_descriptors()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await process.wait_gone(own)
+            await pidfd.wait_gone(own)
     assert open_descriptors() == before
 
 
@@ -111,9 +112,9 @@ async def test_a_tool_that_is_not_there_is_a_missing_part(
 
     monkeypatch.setattr("subprocess.Popen", refuse)
     with pytest.raises(MissingPartError, match="cannot start qemu-img: No such file"):
-        await process.run(["qemu-img"])
+        await command.run(["qemu-img"])
     with pytest.raises(MissingPartError, match="cannot start qemu: No such file"):
-        process.spawn(["qemu"], stderr_fd=2)
+        command.spawn(["qemu"], stderr_fd=2)
 
 
 async def test_a_start_that_the_kernel_refuses_is_worth_a_retry(
@@ -124,5 +125,5 @@ async def test_a_start_that_the_kernel_refuses_is_worth_a_retry(
 
     monkeypatch.setattr("subprocess.Popen", refuse)
     with pytest.raises(ProcessError, match="could not be started") as caught:
-        await process.run(["qemu-img"])
+        await command.run(["qemu-img"])
     assert caught.value.retry

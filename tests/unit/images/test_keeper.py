@@ -10,18 +10,18 @@ from fakes.stored_images import KEY, put
 
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import ConfigError, ImageError, MissingPartError
-from qemu_node.images.base import link_base
-from qemu_node.images.checksum import Algorithm
 from qemu_node.images.errors import ImageInUseError, ImageStorageError, UnsafeImageError
-from qemu_node.images.eviction import RECENT_S, Reason
-from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.format.imagefile import ImageFormat
+from qemu_node.images.format.qemuimg import check_image
 from qemu_node.images.keeper import CheckImage, ImageKeeper
-from qemu_node.images.partial import PartialFile
-from qemu_node.images.qemuimg import check_image
-from qemu_node.images.sidecar import sidecar_path
-from qemu_node.images.source import UrlSource, parse_source
-from qemu_node.images.sourcerecord import SourceRecord
-from qemu_node.images.store import Blob, ImageStore
+from qemu_node.images.source.checksum import Algorithm
+from qemu_node.images.source.name import UrlSource, parse_source
+from qemu_node.images.store.base import link_base
+from qemu_node.images.store.eviction import RECENT_S, Reason
+from qemu_node.images.store.partial import PartialFile
+from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.sidecar import sidecar_path
+from qemu_node.images.store.store import Blob, ImageStore
 from qemu_node.units import Share
 
 NOW_S = float(int(time.time()))

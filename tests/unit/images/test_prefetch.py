@@ -6,15 +6,15 @@ import pytest
 from fakes.stored_images import put
 
 from qemu_node.config.images import CredentialConfig
-from qemu_node.host.loops import Troubles
-from qemu_node.images.credentials import CredentialStore
+from qemu_node.host.concurrency.loops import Troubles
+from qemu_node.images.download.remote import find_remote
 from qemu_node.images.errors import ImageDownloadError
 from qemu_node.images.prefetch import Prefetcher, prefetched_keys
 from qemu_node.images.pull import Pulled
-from qemu_node.images.remote import find_remote
-from qemu_node.images.source import PathSource, parse_source
-from qemu_node.images.sourcerecord import SourceRecord
-from qemu_node.images.store import ImageStore
+from qemu_node.images.source.credentials import CredentialStore
+from qemu_node.images.source.name import PathSource, parse_source
+from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.store import ImageStore
 
 A, B = "http://h/a", "http://h/b"
 
@@ -83,7 +83,7 @@ async def test_lasting_failure_is_said_once_and_its_end_too(
 async def test_a_fault_of_ours_at_one_source_ends_the_prefetching_of_none(
     record: SourceRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qemu_node.host.loops._PAUSE_MIN_S", 0.0)
+    monkeypatch.setattr("qemu_node.host.concurrency.loops._PAUSE_MIN_S", 0.0)
     source = Source(record, {A: ["?", "?", None]}, wanted=8)
     await run(source, A, B)
     assert source.pulled[:8] == [A, B] * 4

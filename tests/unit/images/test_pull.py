@@ -1,10 +1,10 @@
 import msgspec
 import pytest
 
-from qemu_node.images.checksum import Algorithm, Checksum
-from qemu_node.images.imagefile import ImageFormat
+from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.pull import Step, plan_pull
-from qemu_node.images.sourcerecord import SourceRecord
+from qemu_node.images.source.checksum import Algorithm, Checksum
+from qemu_node.images.store.record import SourceRecord
 
 NOW_S = 1_800_000_000.0
 TTL_S = 300.0

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qemu_node.errors import GuestAgentError
-from qemu_node.host.files import FileLock
+from qemu_node.host.files.lock import FileLock
 from qemu_node.qga import client
 from qemu_node.qga.allowlist import CommandNotAllowedError
 from qemu_node.qga.client import AgentSession, AgentTimeoutError, ChannelClosedError

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from fakes.fake_task_driver import make_record
 
-from qemu_node.host.files import FileLock
+from qemu_node.host.files.lock import FileLock
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.run.allocdir import SessionDir, make_alloc_dir, sweep
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobapi import job_from_api
-from qemu_node.run.jobmodel import Job
+from qemu_node.run.jobfile.api import job_from_api
+from qemu_node.run.jobfile.model import Job
 from qemu_node.run.placement import (
     Placement,
     TaskDirs,

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import JobError
-from qemu_node.nomad.options import parse_options, task_schema
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.run.jobapi import job_from_api
+from qemu_node.nomad.task.options import parse_options, task_schema
+from qemu_node.run.jobfile.api import job_from_api
 from qemu_node.run.placement import place
 from qemu_node.run.taskconfig import DriverFacts, prepare_task
 

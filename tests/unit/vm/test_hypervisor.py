@@ -5,8 +5,8 @@ import pytest
 
 from qemu_node.config.node import Paths, QemuConfig, default_paths
 from qemu_node.errors import HostError
-from qemu_node.host import users
-from qemu_node.host.users import UserClaim
+from qemu_node.host.process import users
+from qemu_node.host.process.users import UserClaim
 from qemu_node.vm.hypervisor import HypervisorFinder
 
 FIRST = 4_000_000

@@ -1,0 +1,1 @@
+"""`qemu-node doctor`: what this machine lacks for VMs."""

@@ -1,0 +1,137 @@
+"""Finding out what `netchecks` judges: small reads of /sys, /proc and networkd's units.
+
+Changes nothing, and needs no root.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from qemu_node.cli.doctor.netchecks import BridgeState, NetworkFacts, UplinkState
+from qemu_node.cli.doctor.networkunits import Unit, find_taker
+from qemu_node.config.network import NetworkConfig
+from qemu_node.errors import NodeError
+from qemu_node.net.names import tap_name
+from qemu_node.net.netlink.facts import PortVlans
+from qemu_node.net.netlink.rtnl import RouteSocket
+
+_NET = Path("/sys/class/net")
+_BRIDGE_SYSCTLS = Path("/proc/sys/net/bridge")
+_UNIT_DIRS = tuple(
+    Path(root) / "systemd" / "network" for root in ("/etc", "/run", "/usr/local/lib", "/usr/lib")
+)
+_NETWORKD_STATE = Path("/run/systemd/netif/state")
+STRICT_MODULES = ("ifb", "act_mirred", "cls_matchall")
+_LIBNFTABLES = "libnftables.so.1"
+_NET_ADDR_SET = 3  # include/uapi/linux/netdevice.h
+
+
+def read_network(config: NetworkConfig) -> NetworkFacts:
+    """Return the facts of the devices that node.toml names, and of what may disturb them."""
+    is_managed = _NETWORKD_STATE.exists()
+    return NetworkFacts(
+        bridge=read_bridge(config.bridge) if config.bridge else None,
+        uplink=read_uplink(config.uplink) if config.uplink else None,
+        bridge_netfilter=read_bridge_netfilter(),
+        taker=find_taker(read_units(), tap_name("any", 0)) if is_managed else None,
+        has_nftables=has_library(_LIBNFTABLES),
+        missing_modules=missing_modules(STRICT_MODULES),
+        has_vhost_net=Path("/dev/vhost-net").exists(),
+    )
+
+
+def read_bridge(name: str, net: Path = _NET) -> BridgeState | None:
+    """Return what the device `name` is like as a bridge, None where there is none."""
+    device = net / name
+    if not device.exists():
+        return None
+    if not (device / "bridge").is_dir():
+        return BridgeState(is_bridge=False)
+    return BridgeState(
+        is_bridge=True,
+        is_up=bool(int(_word(device / "flags") or "0", 16) & 1),  # IFF_UP
+        filters_vlans=_word(device / "bridge" / "vlan_filtering") == "1",
+        snoops_multicast=_word(device / "bridge" / "multicast_snooping") == "1",
+        default_pvid=int(_word(device / "bridge" / "default_pvid") or "0"),
+        has_own_address=_word(device / "addr_assign_type") == str(_NET_ADDR_SET),
+    )
+
+
+def read_uplink(name: str, net: Path = _NET) -> UplinkState | None:
+    """Return what the device `name` is like as an uplink, None where there is none."""
+    device = net / name
+    if not device.exists():
+        return None
+    master = device / "master"
+    miimon = _word(device / "bonding" / "miimon")
+    vlans = read_vlans(int(_word(device / "ifindex") or "0"))
+    return UplinkState(
+        master=master.resolve().name if master.exists() else "",
+        has_carrier=_word(device / "carrier") == "1",
+        miimon_ms=int(miimon) if miimon else None,
+        vids=vlans.vids,
+        untagged=vlans.untagged,
+    )
+
+
+def read_vlans(ifindex: int) -> PortVlans:
+    """Return the VLANs that a port carries; none where the kernel does not say."""
+    nothing = PortVlans(vids=frozenset(), untagged=frozenset())
+    try:
+        with RouteSocket() as route:
+            return route.read_vlans(ifindex).get(ifindex, nothing)
+    except (NodeError, OSError):
+        return nothing
+
+
+def read_bridge_netfilter(sysctls: Path = _BRIDGE_SYSCTLS) -> tuple[str, ...]:
+    """Return which of br_netfilter's sysctls are on; none where the module is not loaded."""
+    names = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables")
+    return tuple(name for name in names if _word(sysctls / name) == "1")
+
+
+def read_units(dirs: Sequence[Path] = _UNIT_DIRS) -> Iterator[Unit]:
+    """Yield the `.network` files that networkd reads, those with precedence first."""
+    for directory in dirs:
+        for path in sorted(directory.glob("*.network")):
+            try:
+                # A link to /dev/null masks those of the same name: an empty one matches nothing.
+                yield Unit(path=str(path), text=path.read_text(errors="replace"))
+            except OSError:
+                continue
+
+
+def missing_modules(names: Sequence[str], root: Path = Path("/")) -> tuple[str, ...]:
+    """Return which of the kernel's modules are neither loaded, nor built in, nor to be loaded.
+
+    Where a kernel has no list of modules, as in containers, nobody can tell: none.
+    """
+    release = root / "lib" / "modules" / os.uname().release
+    lists = [_word(release / name) for name in ("modules.dep", "modules.builtin")]
+    if not any(lists):
+        return ()
+    known = {
+        line.partition(":")[0].rpartition("/")[2].partition(".")[0].replace("-", "_")
+        for text in lists
+        for line in text.splitlines()
+    }
+    loaded = root / "sys" / "module"
+    return tuple(name for name in names if name not in known and not (loaded / name).exists())
+
+
+def has_library(name: str) -> bool:
+    """Tell whether a shared library can be loaded."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def _word(path: Path) -> str:
+    """Return what a file of the kernel says, empty where it says nothing."""
+    try:
+        return path.read_text().strip()
+    except OSError:  # also a device that is down has no carrier to read (EINVAL)
+        return ""

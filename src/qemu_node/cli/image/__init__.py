@@ -1,0 +1,1 @@
+"""`qemu-node image`: manages the image cache."""

@@ -1,0 +1,1 @@
+"""`qemu-node vm`: the VMs of this machine."""

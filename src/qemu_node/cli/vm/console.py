@@ -1,0 +1,241 @@
+"""The operator's terminal on a guest's serial port.
+
+Owns the terminal for as long as the console is open, and gives it back as it was, whatever ends it.
+Does not own the guest's log, which goes on beside it, nor cleaning what the guest prints
+(`consolefilter`).
+
+QEMU serves one client of the port at a time. The next one is let connect and hears nothing until
+the first has gone: nothing on the socket tells it so.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import termios
+import tty
+from collections.abc import AsyncGenerator, Generator, Iterator
+from pathlib import Path
+
+from qemu_node.cli.vm.consolefilter import ConsoleFilter
+from qemu_node.errors import MissingPartError, NodeError, QmpError
+from qemu_node.host.concurrency.race import race
+from qemu_node.host.files.atomic import write_all
+
+ESCAPE = b"\x1d"
+"""Ctrl-], the key that leaves the console, as in telnet and virsh."""
+
+_CHUNK_BYTES = 16 << 10
+_CONNECT_POLL_S = 0.05
+_CONNECT_TIMEOUT_S = 5.0
+_PENDING_MAX_BYTES = 64 << 10
+"""Input that a guest has not taken yet; what is typed beyond that is dropped with a bell."""
+
+# What a guest may have switched on and the shell afterwards would not survive: DECSTR (cursor,
+# colours, keypad), the alternate screen, mouse reports, focus reports, bracketed paste. 1047 and
+# not 1049, which would move the cursor as well.
+_RESET = b"\x1b[!p\x1b[?1047l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?2004l"
+_ENDING_SIGNALS = (signal.SIGHUP, signal.SIGTERM)
+
+
+class ConsoleError(NodeError):
+    """The console cannot be opened, or was lost."""
+
+
+def split_at_escape(data: bytes) -> tuple[bytes, bool]:
+    """Return what of `data` is for the guest, and whether the operator wants to leave: pure."""
+    typed, escape, _ = data.partition(ESCAPE)
+    return typed, bool(escape)
+
+
+@contextlib.contextmanager
+def raw_terminal(fd: int) -> Iterator[None]:
+    """Let every key of the terminal `fd` through inside the block; restore it afterwards."""
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setraw(fd, termios.TCSAFLUSH)
+        yield
+    finally:
+        # Not TCSAFLUSH: keys typed after Ctrl-] belong to the shell.
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+class Console:
+    """One connection between a guest's serial port and a terminal."""
+
+    def __init__(self, sock: socket.socket, *, input_fd: int | None, output_fd: int) -> None:
+        """Join the connected `sock` with the two descriptors, which stay the caller's."""
+        self._socket = sock
+        self._input_fd = input_fd
+        self._output_fd = output_fd
+        self._filter = ConsoleFilter()
+        self._pending = bytearray()
+        self._has_input = asyncio.Event()
+        self._is_left = asyncio.Event()
+
+    async def run(self) -> bool:
+        """Pass bytes both ways; True once the operator left, False when the VM's end closed it.
+
+        Raises:
+            ConsoleError: the connection broke.
+        """
+        with self._watched_input(), self._watched_signals():
+            winner, _ = await race(self._left(), self._show(), self._send())
+        return winner == 0
+
+    async def _left(self) -> None:
+        await self._is_left.wait()
+
+    async def _show(self) -> None:
+        """Write what the guest prints, until its QEMU is gone."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data = await loop.sock_recv(self._socket, _CHUNK_BYTES)
+            except ConnectionResetError:
+                return
+            except OSError as exc:
+                raise ConsoleError(f"the console was lost: {exc.strerror}") from exc
+            if not data:
+                return
+            if shown := self._filter.feed(data):
+                # In a thread: a terminal that is stopped must not keep Ctrl-] from being read.
+                await asyncio.to_thread(write_all, self._output_fd, shown)
+
+    async def _send(self) -> None:
+        """Write what the operator types, as fast as the guest takes it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._has_input.wait()
+            self._has_input.clear()
+            data = bytes(self._pending)
+            self._pending.clear()
+            try:
+                await loop.sock_sendall(self._socket, data)
+            except (BrokenPipeError, ConnectionResetError):
+                # The reader sees the same end and says so once everything has been shown.
+                await asyncio.Event().wait()
+
+    @contextlib.contextmanager
+    def _watched_input(self) -> Generator[None]:
+        if self._input_fd is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._input_fd, self._read_input, self._input_fd)
+        try:
+            yield
+        finally:
+            loop.remove_reader(self._input_fd)
+
+    def _read_input(self, fd: int) -> None:
+        """Take what was typed. The descriptor blocks as the shell left it, but is readable now."""
+        try:
+            data = os.read(fd, _CHUNK_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            # The terminal is gone.
+            self._is_left.set()
+            return
+        typed, is_leaving = split_at_escape(data)
+        if len(self._pending) + len(typed) > _PENDING_MAX_BYTES:
+            with contextlib.suppress(OSError):
+                os.write(self._output_fd, b"\a")
+        else:
+            self._pending += typed
+            self._has_input.set()
+        if is_leaving:
+            self._is_left.set()
+
+    @contextlib.contextmanager
+    def _watched_signals(self) -> Generator[None]:
+        """Leave in order when asked to end, so that the terminal is restored."""
+        loop = asyncio.get_running_loop()
+        # Without input Ctrl-C is how one leaves; with it the key goes to the guest.
+        signals = (*_ENDING_SIGNALS, *((signal.SIGINT,) if self._input_fd is None else ()))
+        for signum in signals:
+            loop.add_signal_handler(signum, self._is_left.set)
+        try:
+            yield
+        finally:
+            for signum in signals:
+                loop.remove_signal_handler(signum)
+
+
+async def attach(path: Path, *, input_fd: int | None, output_fd: int) -> bool:
+    """Join the serial port at `path` with a terminal; True once the operator left.
+
+    False: the VM ended. `input_fd`, which must be a terminal, is raw meanwhile; None only looks on.
+
+    Raises:
+        ConsoleError: there is no such port, or the connection broke.
+        MissingPartError: this user may not open it.
+    """
+    async with _connected(path) as sock:
+        console = Console(sock, input_fd=input_fd, output_fd=output_fd)
+        if input_fd is None:
+            return await console.run()
+        with raw_terminal(input_fd):
+            try:
+                return await console.run()
+            finally:
+                with contextlib.suppress(OSError):
+                    write_all(output_fd, _RESET)
+
+
+@contextlib.asynccontextmanager
+async def _connected(path: Path) -> AsyncGenerator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await _connect(sock, path)
+        except TimeoutError:
+            raise ConsoleError(
+                f"{path} takes no more clients", hint="others wait for this console already"
+            ) from None
+        except PermissionError as exc:
+            raise MissingPartError(
+                f"{path} may not be opened", hint="run this as root or in group qemu-node"
+            ) from exc
+        except OSError as exc:
+            raise ConsoleError(f"cannot open the console {path}: {exc.strerror}") from exc
+        yield sock
+
+
+async def _connect(sock: socket.socket, path: Path) -> None:
+    while True:
+        try:
+            sock.connect(str(path))
+        except BlockingIOError:
+            # The backlog is full; asyncio's own connect would take this for one under way.
+            await asyncio.sleep(_CONNECT_POLL_S)
+        else:
+            return
+
+
+async def is_taken(monitor: Path, *, timeout_s: float = 2.0) -> bool | None:
+    """Tell whether somebody has the console already; None where QEMU does not say in time."""
+    from qemu_node.qmp.client import QmpConnection
+
+    try:
+        async with await QmpConnection.connect(monitor, timeout_s=timeout_s) as qmp:
+            chardevs = await qmp.execute("query-chardev", timeout_s=timeout_s)
+    except QmpError:
+        return None
+    return _has_client(chardevs)
+
+
+def _has_client(chardevs: object) -> bool | None:
+    """Return what `query-chardev` says of the serial port: pure.
+
+    The name of a socket without a client begins so (QEMU, chardev/char-socket.c,
+    update_disconnected_filename).
+    """
+    if not isinstance(chardevs, list):
+        return None
+    for chardev in chardevs:
+        if isinstance(chardev, dict) and chardev.get("label") == "serial0":
+            return not str(chardev.get("filename", "")).startswith("disconnected:")
+    return None

@@ -1,0 +1,105 @@
+"""Blocking work in a thread, which a cancellation does not leave behind."""
+
+import asyncio
+import functools
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from qemu_node.host.concurrency.cancellation import Outcome, finish
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def to_the_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `function` in a thread as `asyncio.to_thread` does, and let no cancellation leave it.
+
+    A cancelled `to_thread` returns while its thread still writes: to a descriptor that is closed
+    next and may then be another file's, or into a directory that is being removed. Here the
+    cancellation waits for the thread.
+    """
+    call = functools.partial(function, *args, **kwargs)
+    return await finish(asyncio.get_running_loop().run_in_executor(None, call))
+
+
+class _Call(NamedTuple):
+    """A call, and what the thread calls with its result or its error."""
+
+    function: Callable[[], Any]
+    succeed: Callable[[Any], object]
+    fail: Callable[[BaseException], object]
+
+
+class Worker:
+    """A thread of its owner's, for calls one after the other. It starts with the first of them.
+
+    Going there and back takes half as long as through the pool behind `to_the_end`, which is for
+    calls that overlap: what counts where the call itself is short and somebody waits.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def to_the_end(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` in the thread, and let no cancellation leave it behind."""
+        loop = asyncio.get_running_loop()
+        outcome = Outcome(loop=loop)
+        self._put(
+            _Call(
+                functools.partial(function, *args, **kwargs),
+                lambda found: loop.call_soon_threadsafe(outcome.set_result, found),
+                lambda exc: loop.call_soon_threadsafe(outcome.set_exception, exc),
+            )
+        )
+        found: T = await outcome
+        return found
+
+    def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have `function` called in the thread, while a thread that may block goes on.
+
+        The call is done though its future is given up: `Future.cancel` refuses.
+        """
+        future = Future[T]()
+        # Or `cancel` would leave a future that takes no result.
+        future.set_running_or_notify_cancel()
+        call = functools.partial(function, *args, **kwargs)
+        self._put(_Call(call, future.set_result, future.set_exception))
+        return future
+
+    def _put(self, call: _Call) -> None:
+        if self._thread is None:
+            # A daemon: it keeps no process whose owner did not close it.
+            self._thread = threading.Thread(
+                target=_work, args=(self._calls,), name=self._name, daemon=True
+            )
+            self._thread.start()
+        self._calls.put(call)
+
+    def close(self) -> None:
+        """End the thread, once all calls have; a later call starts another."""
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join()
+            self._thread = None
+
+
+def _work(calls: "queue.SimpleQueue[_Call | None]") -> None:
+    while (call := calls.get()) is not None:
+        # RuntimeError: the loop has ended meanwhile, and with it who waited.
+        try:
+            found = call.function()
+        except BaseException as exc:
+            with suppress(RuntimeError):
+                call.fail(exc)
+        else:
+            with suppress(RuntimeError):
+                call.succeed(found)
+            del found
+        # Nothing of this call lives on while the next one is waited for.
+        del call

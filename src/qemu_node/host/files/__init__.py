@@ -1,0 +1,1 @@
+"""Files of this host: atomic writes, locks, safe opens, removal, free space."""

@@ -1,0 +1,78 @@
+"""Directories of ours, with the mode they need.
+
+Owns making them and correcting their mode: mkdir(2) takes the umask off the mode that it is given,
+and a directory that is there already keeps its own. Does not own what is in them.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from qemu_node.host.files.atomic import host_error
+
+_PARENT_MODE = 0o755
+
+
+def make_directory(path: Path, mode: int, *, gid: int | None = None) -> None:
+    """Make `path` a directory with exactly `mode`, whatever the umask and what was there before.
+
+    Missing parents are made with mode 0755; those that are there are left as they are.
+
+    Args:
+        path: The directory. A link in its place is refused.
+        mode: Its permissions.
+        gid: The group that it is given to.
+
+    Raises:
+        HostError: the host refused.
+    """
+    try:
+        _make(path)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if gid is not None:
+                os.fchown(fd, -1, gid)
+            if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+                os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise host_error("make", path, exc) from exc
+
+
+def open_directory(path: Path, mode: int) -> None:
+    """Make `path` a directory with at least the permissions of `mode`; further ones stay.
+
+    It may be a link, by which an operator put it on another disk. Missing parents are made with
+    mode 0755; those that are there are left as they are.
+
+    Raises:
+        HostError: the host refused.
+    """
+    try:
+        _make(path)
+        present = stat.S_IMODE(path.stat().st_mode)
+        if present & mode != mode:
+            path.chmod(present | mode)
+    except OSError as exc:
+        raise host_error("make", path, exc) from exc
+
+
+def _make(path: Path) -> None:
+    for parent in reversed([parent for parent in path.parents if not parent.is_dir()]):
+        if _make_new(parent):
+            parent.chmod(_PARENT_MODE)
+    _make_new(path)
+
+
+def _make_new(path: Path) -> bool:
+    """Make a directory that only we may use; False if there is one."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        # Others may have made it meanwhile.
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "something else is there", str(path)) from None
+        return False
+    return True

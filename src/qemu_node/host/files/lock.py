@@ -1,0 +1,139 @@
+"""A lock between processes on a file.
+
+Owns flock(2) and waiting for it. Does not own what a lock guards.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import AsyncGenerator, Generator, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from qemu_node.errors import HostError
+from qemu_node.host.files.atomic import host_error
+
+_LOCK_POLL_S = 0.02
+
+_LOCK_POLL_MAX_S = 0.25
+
+
+class LockBusyError(HostError):
+    """Somebody else holds the lock and did not let go in time; nothing was changed."""
+
+
+class FileLock:
+    """A lock between processes, and between tasks of one: flock(2) on a file of mode 0600.
+
+    Held as long as the descriptor is open, hence released by the kernel when the holder dies. The
+    file stays when the lock is released; if somebody removes it meanwhile, the next holder makes a
+    new one and nobody holds the old one without knowing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._fd is not None
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free now; False where anybody, this object included, holds it.
+
+        Raises:
+            HostError: the lock file cannot be made or opened.
+        """
+        while self._fd is None:
+            try:
+                fd = os.open(
+                    self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+                )
+            except OSError as exc:
+                raise host_error("open lock", self.path, exc) from exc
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+            except OSError as exc:
+                os.close(fd)
+                raise host_error("lock", self.path, exc) from exc
+            if self._is_current(fd):
+                self._fd = fd
+                return True
+            os.close(fd)
+        return False
+
+    def _is_current(self, fd: int) -> bool:
+        """Tell whether the locked file is still the one that the path names."""
+        try:
+            return os.path.samestat(os.fstat(fd), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+
+    async def acquire(self, timeout_s: float) -> None:
+        """Take the lock, waiting at most `timeout_s` for its holder. Cancelling is harmless.
+
+        Raises:
+            LockBusyError: it was held all the time.
+            HostError: the lock file cannot be made or opened.
+        """
+        for pause_s in self._attempts(timeout_s):
+            await asyncio.sleep(pause_s)
+
+    @contextlib.contextmanager
+    def hold_blocking(self, timeout_s: float) -> Generator[None]:
+        """Hold the lock inside the block, waiting for it as `acquire` does, but in a thread."""
+        for pause_s in self._attempts(timeout_s):
+            time.sleep(pause_s)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def _attempts(self, timeout_s: float) -> Iterator[float]:
+        """Try until the lock is ours; yield how long to sleep before each further attempt.
+
+        Polled: a thread blocked in flock() could neither be cancelled nor given a deadline.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = _LOCK_POLL_S
+        while not self.try_acquire():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise LockBusyError(f"{self.path} was locked for {timeout_s:g} s")
+            yield min(pause_s, left_s)
+            pause_s = min(pause_s * 1.5, _LOCK_POLL_MAX_S)
+
+    def release(self) -> None:
+        """Let go of the lock; harmless where it is not held."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+    @contextlib.asynccontextmanager
+    async def hold(self, timeout_s: float) -> AsyncGenerator[None]:
+        """Hold the lock inside the block, waiting for it as `acquire` does."""
+        await self.acquire(timeout_s)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def __enter__(self) -> Self:
+        if not self.try_acquire():
+            raise LockBusyError(f"{self.path} is locked by somebody else")
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()

@@ -1,0 +1,227 @@
+"""Starting processes.
+
+Owns every process start of the package. Does not own what a process is for.
+
+Two kinds of start. `run` is for short tools: it waits, bounded by a timeout, and reports failure
+with the tool's last words. `spawn` is for processes that must outlive us (QEMU): own session, no
+pipes, waited for through a pidfd. Neither uses asyncio's subprocess transports, which SIGKILL a
+live child when the event loop is torn down (seen on CPython 3.11 and 3.13), nor a fork that runs
+Python code in the child, which gRPC's threads make unsafe: only arguments that keep `subprocess` on
+its vfork path.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import subprocess  # noqa: TID251 - the one module that may
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_node.errors import HostError, MissingPartError
+from qemu_node.host.concurrency.cancellation import finish
+from qemu_node.host.process.exitstatus import describe_exit
+from qemu_node.host.process.identity import ProcessId, read_stat
+
+log = logging.getLogger(__name__)
+
+SAFE_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+"""What a child sees of the environment unless told otherwise: nothing of the agent's secrets."""
+
+_STDERR_TAIL_BYTES = 2000
+
+
+class ProcessError(HostError):
+    """A tool failed or did not end in time; it is no longer running."""
+
+    def __init__(self, argv: Sequence[str], reason: str, stderr: str = "") -> None:
+        self.argv = tuple(argv)
+        self.reason = reason
+        self.stderr = stderr
+        tail = " ".join(stderr.strip()[-_STDERR_TAIL_BYTES:].split())
+        super().__init__(f"{Path(argv[0]).name} {reason}" + (f": {tail}" if tail else ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A tool that ended: its exit code and what it printed."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Child:
+    """A process that we started and that may outlive us.
+
+    Keep the object: `exit_status` can be had only by its parent.
+    """
+
+    def __init__(self, process: ProcessId) -> None:
+        self.process = process
+        self._status: int | None = None
+
+    def exit_status(self) -> int | None:
+        """Return the exit code, -N for death by signal N, None while it runs. Reaps the child.
+
+        None for ever where somebody else has reaped it, as a library's SIGCHLD handler may.
+        """
+        if self._status is None:
+            try:
+                pid, status = os.waitpid(self.process.pid, os.WNOHANG)
+            except ChildProcessError:
+                return None
+            if pid != 0:
+                self._status = os.waitstatus_to_exitcode(status)
+        return self._status
+
+    def kill_group(self) -> None:
+        """SIGKILL it and what it started, but for what left its process group."""
+        # Once it is reaped somebody else may have the number.
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    stderr_fd: int,
+    stdin_fd: int | None = None,
+    stdout_fd: int | None = None,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+) -> Child:
+    """Start a process in a session of its own that keeps running when we end.
+
+    Args:
+        argv: The program and its arguments.
+        stderr_fd: Where it writes its words, stdout too unless `stdout_fd` is given.
+        stdin_fd: What it reads; `/dev/null` by default.
+        stdout_fd: Where stdout goes instead of `stderr_fd`.
+        pass_fds: Descriptors it inherits under the same numbers.
+        env: Its whole environment; `SAFE_ENV` by default.
+
+    Raises:
+        MissingPartError: the program is not there or may not be executed; nothing was started.
+        ProcessError: the kernel refused the start; nothing was started.
+    """
+    log.debug("spawn", extra={"argv": shlex.join(argv)})
+    try:
+        popen = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL if stdin_fd is None else stdin_fd,
+            stdout=stderr_fd if stdout_fd is None else stdout_fd,
+            stderr=stderr_fd,
+            pass_fds=tuple(pass_fds),
+            env=dict(SAFE_ENV if env is None else env),
+            start_new_session=True,
+        )
+    except (FileNotFoundError, PermissionError) as exc:
+        raise MissingPartError(f"cannot start {argv[0]}: {exc.strerror}") from exc
+    except OSError as exc:
+        raise ProcessError(argv, f"could not be started: {exc.strerror}") from exc
+    # A child of ours cannot vanish before we reap it, so its stat is there even if it ended at
+    # once.
+    fields = read_stat(popen.pid)
+    start_time = int(fields[19]) if fields is not None else 0
+    # From here the process is waited for by pid alone. A Popen that is dropped while its process
+    # runs would warn, and keep it in a list that any later Popen polls and reaps.
+    popen.returncode = 0
+    return Child(ProcessId(pid=popen.pid, start_time=start_time))
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 60.0,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+) -> Completed:
+    """Run a short tool to its end and return what it printed.
+
+    Cancelling kills the tool and whatever it started, and returns once it is gone: it writes
+    nothing behind the back of a caller who is already undoing.
+
+    Raises:
+        MissingPartError: the tool is not installed.
+        ProcessError: it exited non-zero (with `check`), or was killed because `timeout_s` passed.
+    """
+    popen = _start_tool(argv, env)
+    loop = asyncio.get_running_loop()
+    work = loop.run_in_executor(None, _finish_tool, popen, argv, stdin, timeout_s)
+    try:
+        done = await asyncio.shield(work)
+    except asyncio.CancelledError:
+        _kill_group(popen)
+        with contextlib.suppress(Exception):
+            await finish(work)
+        raise
+    return _checked(argv, done) if check else done
+
+
+def run_blocking(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 60.0,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+) -> Completed:
+    """Do what `run` does, blocking the calling thread: for command-line code without a loop."""
+    done = _finish_tool(_start_tool(argv, env), argv, stdin, timeout_s)
+    return _checked(argv, done) if check else done
+
+
+def _start_tool(argv: Sequence[str], env: Mapping[str, str] | None) -> "subprocess.Popen[bytes]":
+    log.debug("run", extra={"argv": shlex.join(argv)})
+    try:
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(SAFE_ENV if env is None else env),
+            # A Ctrl-C on our terminal is ours to answer, and a group can be killed as a whole.
+            start_new_session=True,
+        )
+    except (FileNotFoundError, PermissionError) as exc:
+        raise MissingPartError(f"cannot start {argv[0]}: {exc.strerror}") from exc
+    except OSError as exc:
+        raise ProcessError(argv, f"could not be started: {exc.strerror}") from exc
+
+
+def _finish_tool(
+    popen: "subprocess.Popen[bytes]", argv: Sequence[str], stdin: bytes, timeout_s: float
+) -> Completed:
+    """Feed the tool, collect what it prints and reap it."""
+    with popen:
+        try:
+            stdout, stderr = popen.communicate(stdin, timeout=timeout_s)
+        except subprocess.TimeoutExpired as exc:
+            _kill_group(popen)
+            words = (exc.stderr or b"").decode(errors="replace")
+            raise ProcessError(argv, f"did not end within {timeout_s:g} s", words) from exc
+        except BaseException:
+            _kill_group(popen)
+            raise
+    return Completed(returncode=popen.returncode, stdout=stdout, stderr=stderr)
+
+
+def _kill_group(popen: "subprocess.Popen[bytes]") -> None:
+    """SIGKILL a tool with all that it started; nothing once it has been reaped."""
+    # Not poll(), which would reap a leader whose children still run; unreaped, it keeps its number.
+    if popen.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(popen.pid, signal.SIGKILL)
+
+
+def _checked(argv: Sequence[str], done: Completed) -> Completed:
+    if done.returncode != 0:
+        words = done.stderr.decode(errors="replace")
+        raise ProcessError(argv, describe_exit(done.returncode), words)
+    return done

@@ -1,0 +1,209 @@
+"""Users of this host: what runs as them, and the right to run something as one of them.
+
+Owns finding processes by their user, and the claim that keeps two programs of this package from
+running something as the same user at once. Does not own which users there are (`vm.leases`).
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Container
+from pathlib import Path
+
+from qemu_node.errors import HostError
+from qemu_node.host.files.atomic import host_error, write_all
+from qemu_node.host.files.directories import make_directory
+from qemu_node.host.process.identity import ProcessId, boot_id, identify
+
+CLAIMS_DIR = Path("/run/qemu-node-users")
+"""One for the whole host, whatever node.toml says: it is where two nodes meet."""
+
+_HOLDER_MAX_BYTES = 8192
+
+
+class UserTakenError(HostError):
+    """A process that belongs to none of our VMs runs as a user that was meant for one."""
+
+
+class UserClaim:
+    """The right of one holder to run processes as a user of this host.
+
+    It is a flock on `CLAIMS_DIR/<uid>`. Processes that inherit the descriptor hold it as well, so
+    it ends with the last of them, whatever ends us. The file names the holder: a directory, whose
+    files may belong to the user for as long as it exists.
+    """
+
+    def __init__(self, uid: int, fd: int) -> None:
+        self.uid = uid
+        self.fd = fd
+        """To be inherited by what runs as the user."""
+
+    @classmethod
+    def take(cls, uid: int, holder: Path) -> "UserClaim | None":
+        """Return the claim of `holder` on `uid`; None where somebody else has it.
+
+        Raises:
+            UserTakenError: a process runs as `uid`, and no claim says whose it is.
+            HostError: the host refused.
+        """
+        path = CLAIMS_DIR / str(uid)
+        try:
+            fd = _lock(path, os.O_CREAT)
+            if fd is None:
+                return None
+            claim = cls(uid, fd)
+            try:
+                other = _read_holder(fd)
+                if other not in (None, holder) and other.is_dir():
+                    claim.close()
+                    return None
+                _check_unused(uid)
+                _write_holder(path, holder)
+            except BaseException:
+                claim.close()
+                raise
+        except OSError as exc:
+            raise host_error("claim the user of", path, exc) from exc
+        return claim
+
+    def close(self) -> None:
+        """Close our descriptor; harmless when done twice. The claim ends with the last one."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def holder_of(uid: int) -> Path | None:
+    """Return who claimed `uid` last; None if nobody has since the host was booted."""
+    with contextlib.suppress(OSError):
+        fd = os.open(CLAIMS_DIR / str(uid), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return _read_holder(fd)
+        finally:
+            os.close(fd)
+    return None
+
+
+def claimed_users() -> dict[int, Path]:
+    """Return the users that are claimed now, with their holders; empty if we may not see them."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(CLAIMS_DIR):
+            if entry.name.isdigit() and is_claimed(uid := int(entry.name)):
+                holder = holder_of(uid)
+                if holder is not None:
+                    found[uid] = holder
+    return found
+
+
+def is_claimed(uid: int) -> bool:
+    """Tell whether something holds the claim on `uid`: a process that runs or will run as it."""
+    with contextlib.suppress(OSError):
+        fd = _lock(CLAIMS_DIR / str(uid))
+        if fd is None:
+            return True
+        os.close(fd)
+    return False
+
+
+def drop_claim(uid: int, holder: Path, give_up: Callable[[], None]) -> None:
+    """Call `give_up` and forget that `holder` claimed `uid`, unless somebody has the claim.
+
+    Nobody can take it in between.
+
+    Raises:
+        OSError: the host refused.
+    """
+    path = CLAIMS_DIR / str(uid)
+    fd = _lock(path, os.O_CREAT)
+    if fd is None:
+        return
+    try:
+        give_up()
+        if _read_holder(fd) in (None, holder):
+            path.unlink()
+    finally:
+        os.close(fd)
+
+
+def _lock(path: Path, flags: int = 0) -> int | None:
+    """Return a descriptor that holds the lock on `path`; None where another one does.
+
+    Read-only: the processes that inherit it are not to write.
+    """
+    if flags & os.O_CREAT:
+        make_directory(path.parent, 0o700)
+    while True:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder may have removed the file.
+            if os.path.samestat(os.fstat(fd), path.lstat()):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _read_holder(fd: int) -> Path | None:
+    boot, _, holder = os.pread(fd, _HOLDER_MAX_BYTES, 0).partition(b"\n")
+    # A claim of an earlier boot, where /run outlives one, says nothing about processes of now.
+    return Path(os.fsdecode(holder)) if holder and boot == boot_id().encode() else None
+
+
+def _write_holder(path: Path, holder: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        write_all(fd, b"%s\n%s" % (boot_id().encode(), os.fsencode(holder)))
+    finally:
+        os.close(fd)
+
+
+def _check_unused(uid: int) -> None:
+    for process in processes_of_user(uid):
+        raise UserTakenError(
+            f"user id {uid} was meant for a VM, but process {process.pid} runs as it",
+            hint="set qemu.first_uid in node.toml to a range of ids that nobody else here uses",
+        )
+
+
+def processes_of_user(uid: int) -> list[ProcessId]:
+    """Return the processes that run as `uid`; quick if there is none."""
+    try:
+        os.getpriority(os.PRIO_USER, uid)
+    except ProcessLookupError:
+        return []
+    # A zombie counts for the kernel.
+    return [process for _, process in processes_of_users((uid,))]
+
+
+def processes_of_users(uids: Container[int]) -> list[tuple[int, ProcessId]]:
+    """Return the processes that run as one of `uids`, with which; zombies do nothing any more.
+
+    Reads the status of every process: too slow for the event loop.
+    """
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                text = (entry / "status").read_text(errors="replace")
+            except OSError:
+                continue
+            fields = dict(line.partition(":")[::2] for line in text.splitlines())
+            # Real, effective, saved and file system uid (man 5 proc_pid_status).
+            real, uid = (int(word) for word in fields["Uid"].split()[:2])
+            # Not a set-uid program: whoever started it chose its command line.
+            if real == uid in uids and (process := identify(int(entry.name))) is not None:
+                found.append((uid, process))
+    return found
+
+
+def pids_of_users(uids: range) -> set[int]:
+    """Return the processes that run as one of `uids`; see `processes_of_users`."""
+    return {process.pid for _, process in processes_of_users(uids)}

@@ -1,0 +1,1 @@
+"""One download, from a source to its place in the store."""

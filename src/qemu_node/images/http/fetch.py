@@ -1,0 +1,410 @@
+"""HTTP: one file from a source that may be slow, broken or hostile.
+
+Owns the body: limits of size and time, going on where a connection broke, starting over where the
+file is another one. Does not own the request (`request`), where the bytes go (`partial`) nor what
+they must be (`checksum`).
+"""
+
+import asyncio
+import codecs
+import logging
+import random
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from qemu_node.errors import ImageError
+from qemu_node.host.allocator import reuse_large_buffers
+from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
+from qemu_node.images.http.address import AddressPolicy
+from qemu_node.images.http.answer import (
+    ContentRange,
+    Validators,
+    parse_content_range,
+    validators_of,
+)
+from qemu_node.images.http.request import CHUNK_BYTES, Answer, FetchLimits, request
+from qemu_node.images.source.httpfile import HttpFile, SmallAnswer
+from qemu_node.units import MIB, format_size
+
+log = logging.getLogger(__name__)
+
+# UTF-32's first: UTF-16's little-endian mark begins it.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# Without a mark: which of the first two bytes is the NUL that ASCII has in UTF-16.
+_ENCODINGS_BY_NUL = {(False, True): "utf-16-le", (True, False): "utf-16-be"}
+
+_OK = 200
+_PARTIAL = 206
+_NOT_MODIFIED = 304
+_DENIED = 401
+_NOT_SATISFIABLE = 416
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """What is there of an earlier attempt: so many bytes of the file that has this ETag."""
+
+    offset_bytes: int
+    etag: str
+    total_bytes: int | None
+
+
+class Sink(Protocol):
+    """Where a download goes."""
+
+    async def begin(
+        self, offset_bytes: int, total_bytes: int | None, validators: Validators
+    ) -> None:
+        """Hear that bytes from `offset_bytes` on follow; at 0 what there was is void.
+
+        `total_bytes` is how long the whole file is, where the source told.
+        """
+
+    async def write(self, *chunks: bytes) -> None:
+        """Take the next bytes, as they were received: joining them would cost another copy."""
+
+
+async def download(
+    file: HttpFile,
+    sink: Sink,
+    *,
+    max_bytes: int,
+    known: Validators | None = None,
+    resume: Resume | None = None,
+    limits: FetchLimits,
+    addresses: AddressPolicy,
+) -> Validators | None:
+    """Put `file` into `sink` and return its validators; None if it is as `known`.
+
+    A connection that breaks is made again, at most `limits.retries` times without a gain, and the
+    download goes on where it was if the file's ETag is strong. What is `known` is worth less
+    patience: its first failure counts.
+
+    Raises:
+        ImageDownloadError: it did not arrive whole; what `sink` was given is a part of it.
+        ImageRefusedError: the source will not give it, or it is larger than `max_bytes`.
+    """
+    reuse_large_buffers()
+    transfer = _Transfer(file, sink, max_bytes, known, resume, limits, addresses)
+    try:
+        async with asyncio.timeout(limits.total_s):
+            return await transfer.run()
+    except TimeoutError:
+        raise ImageDownloadError(
+            f"cannot fetch {file}: it took longer than {limits.total_s:g} s",
+            hint="see images.download_timeout in node.toml",
+        ) from None
+
+
+async def fetch_small(
+    file: HttpFile, *, limits: FetchLimits, addresses: AddressPolicy, max_bytes: int = MIB
+) -> SmallAnswer:
+    """Return a small answer, read whole: that of HTTP 200, or 401 with its challenge.
+
+    Raises:
+        ImageDownloadError: it did not arrive whole.
+        ImageRefusedError: any other status, or the answer is larger than `max_bytes`.
+    """
+    try:
+        async with asyncio.timeout(limits.small_s):
+            return await _fetch_small(file, limits, addresses, max_bytes)
+    except TimeoutError:
+        raise ImageDownloadError(
+            f"cannot fetch {file}: it took longer than {limits.small_s:g} s"
+        ) from None
+
+
+async def _fetch_small(
+    file: HttpFile, limits: FetchLimits, addresses: AddressPolicy, max_bytes: int
+) -> SmallAnswer:
+    body = bytearray()
+    accepted = (_OK, _DENIED)
+    async with request(file, {}, accepted=accepted, limits=limits, addresses=addresses) as answer:
+        async for chunks in _chunks(answer, limits):
+            body += b"".join(chunks)
+            if len(body) > max_bytes:
+                raise ImageRefusedError(
+                    f"{file} is larger than the {format_size(max_bytes)} that it may be"
+                )
+        _check_coding(answer, file, body)
+        names = {name.lower() for name in answer.response.headers}
+        return SmallAnswer(
+            status=answer.status,
+            headers={name: ", ".join(answer.response.headers.getall(name)) for name in names},
+            body=bytes(body),
+            is_foreign=answer.is_foreign,
+        )
+
+
+async def fetch_text(file: HttpFile, *, limits: FetchLimits, addresses: AddressPolicy) -> str:
+    """Return the small text file `file`, at most 1 MiB, without its byte order mark.
+
+    It is UTF-8, or UTF-16 or UTF-32, as PowerShell writes files, or else Windows-1252, which has
+    Latin-1's letters; what it is not is replaced.
+
+    Raises:
+        ImageDownloadError: it did not arrive whole.
+        ImageRefusedError: the source will not give it, or it is larger.
+    """
+    answer = await fetch_small(file, limits=limits, addresses=addresses)
+    if answer.status != _OK:
+        raise ImageRefusedError(
+            f"cannot fetch {file}: the server answered HTTP {answer.status}", status=answer.status
+        )
+    return _text_of(answer.body)
+
+
+def _text_of(body: bytes) -> str:
+    encodings = (encoding for mark, encoding in _BYTE_ORDER_MARKS if body.startswith(mark))
+    encoding = next(encodings, None) or _ENCODINGS_BY_NUL.get(
+        (body[:1] == b"\0", body[1:2] == b"\0")
+    )
+    if encoding is None:
+        try:
+            return body.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            encoding = "cp1252"
+    return body.decode(encoding, errors="replace").removeprefix("\ufeff")
+
+
+def problem_of_part(
+    part: ContentRange | None, validators: Validators, resume: Resume
+) -> str | None:
+    """Return why an answer 206 does not continue what is there, None where it does. Pure.
+
+    It must name its version, with If-Range as well (RFC 9110, 15.3.7): a server that knows ranges
+    and not If-Range sends the rest of a file that has changed, and says so in the ETag alone.
+    """
+    if part is None or part.first != resume.offset_bytes:
+        return "the server sent another part than was asked for"
+    if None not in (part.total, resume.total_bytes) and part.total != resume.total_bytes:
+        return "the file changed its length"
+    if validators.etag is None:
+        return "the server did not say which version of the file it sent a part of"
+    if validators.etag != resume.etag:
+        return "the file changed"
+    return None
+
+
+class _Transfer:
+    """One download over as many requests as it takes."""
+
+    def __init__(
+        self,
+        file: HttpFile,
+        sink: Sink,
+        max_bytes: int,
+        known: Validators | None,
+        resume: Resume | None,
+        limits: FetchLimits,
+        addresses: AddressPolicy,
+    ) -> None:
+        self._file = file
+        self._sink = sink
+        self._max_bytes = max_bytes
+        self._known = known
+        self._limits = limits
+        self._addresses = addresses
+        self._offset_bytes = resume.offset_bytes if resume else 0
+        self._total_bytes = resume.total_bytes if resume else None
+        self._validators = Validators(etag=resume.etag) if resume else Validators()
+        self._is_begun = False
+
+    async def run(self) -> Validators | None:
+        failures = 0
+        best_bytes = self._offset_bytes
+        while True:
+            try:
+                return await self._attempt()
+            except ImageDownloadError as exc:
+                if self._known and not self._is_begun:
+                    raise
+                # Only what is more than ever before counts: a source that breaks off at the same
+                # byte each time, or changes each time, does not get us anywhere.
+                if self._offset_bytes >= best_bytes + self._limits.stall_bytes:
+                    best_bytes, failures = self._offset_bytes, 0
+                pause_s = self._pause_s(exc, failures)
+                failures += 1
+                log.info(
+                    "download interrupted",
+                    extra={
+                        "url": self._file.shown,
+                        "error": str(exc),
+                        "done_bytes": self._offset_bytes,
+                        "retry_in_s": round(pause_s, 1),
+                    },
+                )
+                await asyncio.sleep(pause_s)
+
+    def _pause_s(self, exc: ImageDownloadError, failures: int) -> float:
+        """Return how long to wait before the next attempt; raise `exc` where there is none."""
+        asked_s = exc.retry_after_s or 0.0
+        if failures >= self._limits.retries or asked_s > self._limits.retry_after_max_s:
+            raise exc
+        # Spread, so that nodes which a server lost at the same moment do not come back as one.
+        backoff_s = self._limits.backoff_s * (1 << failures) * random.uniform(0.5, 1.0)
+        return max(asked_s, backoff_s)
+
+    async def _attempt(self) -> Validators | None:
+        """Make one request, for the rest where that is possible, and take what comes."""
+        resume = self._resume()
+        headers: dict[str, str] = {}
+        accepted = {_OK}
+        if self._known and not self._is_begun:
+            headers |= self._known.request_headers()
+            accepted |= {_NOT_MODIFIED} if headers else set()
+        if resume is not None:
+            headers |= {"Range": f"bytes={resume.offset_bytes}-", "If-Range": resume.etag}
+            accepted |= {_PARTIAL, _NOT_SATISFIABLE}
+        async with request(
+            self._file,
+            headers,
+            accepted=accepted,
+            limits=self._limits,
+            addresses=self._addresses,
+        ) as answer:
+            if answer.status == _NOT_MODIFIED:
+                return None
+            if resume is None or answer.status == _OK:
+                await self._begin(answer)
+            elif self._is_complete(answer, resume):
+                return self._validators
+            else:
+                await self._continue(answer, resume)
+            await self._take(answer)
+        return self._validators
+
+    def _resume(self) -> Resume | None:
+        etag = self._validators.strong_etag
+        if etag is None or self._offset_bytes == 0:
+            return None
+        return Resume(offset_bytes=self._offset_bytes, etag=etag, total_bytes=self._total_bytes)
+
+    async def _begin(self, answer: Answer) -> None:
+        """Take the answer as the file from its first byte."""
+        self._offset_bytes = 0
+        self._validators = validators_of(answer.headers)
+        await self._expect(answer.response.content_length)
+
+    def _is_complete(self, answer: Answer, resume: Resume) -> bool:
+        """Tell whether the server says that there is no more than what we have."""
+        if answer.status != _NOT_SATISFIABLE:
+            return False
+        part = parse_content_range(answer.headers.get("Content-Range"))
+        total_bytes = None if part is None else part.total
+        # That it has our length says something of the file that we have a part of only where we
+        # know how long that is, or the answer names it.
+        etag = validators_of(answer.headers).etag
+        is_ours = etag == resume.etag if etag is not None else resume.total_bytes == total_bytes
+        if is_ours and total_bytes == resume.offset_bytes == (resume.total_bytes or total_bytes):
+            return True
+        raise self._started_over("the file is shorter than what came of it before")
+
+    async def _continue(self, answer: Answer, resume: Resume) -> None:
+        """Take the answer as the rest of the file."""
+        part = parse_content_range(answer.headers.get("Content-Range"))
+        validators = validators_of(answer.headers)
+        problem = problem_of_part(part, validators, resume)
+        if problem is not None:
+            raise self._started_over(problem)
+        self._validators = Validators(
+            etag=resume.etag,
+            last_modified=validators.last_modified or self._validators.last_modified,
+        )
+        await self._expect(resume.total_bytes or (part.total if part else None))
+
+    def _started_over(self, problem: str) -> ImageDownloadError:
+        """Forget what is there, and return the failure of this attempt."""
+        self._offset_bytes = 0
+        self._total_bytes = None
+        self._validators = Validators()
+        return ImageDownloadError(f"cannot fetch {self._file}: {problem}")
+
+    async def _expect(self, total_bytes: int | None) -> None:
+        wanted_bytes = self._file.size_bytes
+        if total_bytes is None:
+            total_bytes = wanted_bytes
+        elif wanted_bytes not in (None, total_bytes):
+            raise ImageRefusedError(
+                f"{self._file} takes {total_bytes} bytes, and should take {wanted_bytes}"
+            )
+        if total_bytes is not None and total_bytes > self._max_bytes:
+            raise _too_large(self._file, self._max_bytes)
+        self._total_bytes = total_bytes
+        await self._sink.begin(self._offset_bytes, total_bytes, self._validators)
+        self._is_begun = True
+
+    async def _take(self, answer: Answer) -> None:
+        """Hand on the body; an end before the file's is a failure."""
+        async for chunks in _chunks(answer, self._limits):
+            if self._offset_bytes == 0:
+                _check_coding(answer, self._file, b"".join(chunks))
+            end_bytes = self._offset_bytes + sum(map(len, chunks))
+            if end_bytes > self._max_bytes:
+                raise _too_large(self._file, self._max_bytes)
+            await self._sink.write(*chunks)
+            self._offset_bytes = end_bytes
+        if self._total_bytes is not None and self._offset_bytes != self._total_bytes:
+            if self._offset_bytes > self._total_bytes:
+                raise self._started_over("more came than the file holds")
+            raise ImageDownloadError(
+                f"cannot fetch {self._file}: the connection broke before the end"
+            )
+
+
+async def _chunks(answer: Answer, limits: FetchLimits) -> AsyncGenerator[list[bytes]]:
+    """Yield the body, about 1 MiB at a time; give up a source that only drips.
+
+    What has been read before a failure is yielded before the failure is raised.
+    """
+    now = asyncio.get_running_loop().time
+    content = answer.response.content
+    chunks: list[bytes] = []
+    held_bytes = since_bytes = 0
+    deadline = now() + limits.stall_s
+    failure: Exception | None = None
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                data = await content.readany()
+        except Exception as exc:
+            failure = exc
+            break
+        if not data:
+            break
+        chunks.append(data)
+        held_bytes += len(data)
+        since_bytes += len(data)
+        if held_bytes >= CHUNK_BYTES:
+            yield chunks
+            chunks, held_bytes = [], 0
+        if since_bytes >= limits.stall_bytes:
+            # After the consumer has taken the chunks: a slow disk is not the source's fault.
+            since_bytes = 0
+            deadline = now() + limits.stall_s
+    if chunks:
+        yield chunks
+    if failure is not None:
+        raise failure
+
+
+def _check_coding(answer: Answer, file: HttpFile, head: bytes | bytearray) -> None:
+    """Raise where a body that begins with `head` is encoded, though asked for as it is."""
+    if answer.recoded is not None and head.startswith(answer.recoded):
+        raise ImageRefusedError(
+            f"cannot fetch {file}: the server sent it encoded, though asked not to",
+            hint="turn off compression of images on the server",
+        )
+
+
+def _too_large(file: HttpFile, max_bytes: int) -> ImageError:
+    return ImageRefusedError(
+        f"{file} is larger than the {format_size(max_bytes)} allowed",
+        hint="see images.max_size in node.toml",
+    )

@@ -1,0 +1,298 @@
+"""One GET or HEAD, through redirects, to its answer: what is sent to whom, and how it can fail.
+
+Owns the connection, the redirects and the translation of every way to fail into a sentence without
+a secret. Does not own the body (`fetch`), nor what the answer's headers mean (`answer`).
+
+aiohttp is imported at the first request: a plugin that only starts has no need to load it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
+from qemu_node.images.http.address import AddressPolicy, Guard
+from qemu_node.images.http.answer import bucket_region, parse_retry_after, recoded_by
+from qemu_node.images.source.httpfile import HttpFile
+from qemu_node.images.source.name import redact
+from qemu_node.images.source.url import HttpUrl, UrlError, parse_url
+
+if TYPE_CHECKING:
+    import aiohttp
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 1 << 20
+"""How much of a body is handed on at once."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_RETRYABLE = frozenset({408, 425, 429})
+_OK = 200
+_LACKING = frozenset({403, 404, 410})
+# What S3 answers where a bucket is in another region ("Error responses": PermanentRedirect,
+# AuthorizationHeaderMalformed), the first without a Location.
+_ELSEWHERE = frozenset({301, 307, 400})
+_ERROR_MAX_BYTES = 8 << 10
+_HEADER_MAX_BYTES = 65 << 10
+_HEADERS_MAX = 512
+_STATUS_UNAUTHORIZED = 401
+_STATUS_SERVER_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchLimits:
+    """How long to wait, how far to follow, how often to try."""
+
+    connect_s: float = 10.0
+    stall_s: float = 60.0
+    """A source that gives less than `stall_bytes` in this time is given up."""
+    stall_bytes: int = 64 << 10
+    small_s: float = 60.0
+    """What a SUMS file, a manifest or a token may take: a start waits for each."""
+    total_s: float = 6 * 3600.0
+    """What one download may take with all its attempts."""
+    redirects: int = 5
+    mirrors: int = 4
+    """How often a redirector is asked for a mirror before we believe that none has the file."""
+    retries: int = 4
+    """Attempts after one that brought nothing new."""
+    backoff_s: float = 1.0
+    """The first pause; each further one is twice as long."""
+    retry_after_max_s: float = 60.0
+    """What a server may ask us to wait; if it wants more, the attempt fails."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer whose body is still to be read."""
+
+    response: "aiohttp.ClientResponse"
+    is_foreign: bool
+    """Whether a redirect led away from the scheme, host and port that were asked."""
+    url: HttpUrl
+    """Who gave it."""
+    is_redirected: bool
+    recoded: bytes | None
+    """The body is not the file's if it begins so (`recoded_by`)."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, by name in any case."""
+        return self.response.headers
+
+
+@contextlib.asynccontextmanager
+async def request(
+    file: HttpFile,
+    headers: Mapping[str, str],
+    *,
+    accepted: Collection[int],
+    limits: FetchLimits,
+    addresses: AddressPolicy,
+) -> AsyncGenerator[Answer]:
+    """Give the answer to a request for `file`, redirects followed; its status is in `accepted`.
+
+    What goes wrong while the body is read is translated here as well.
+
+    Raises:
+        ImageDownloadError: there is no answer, or one that says to come again.
+        ImageRefusedError: any other answer, or an address that must not be connected to.
+        ImageError: what the file's signature needs cannot be had.
+    """
+    import aiohttp
+
+    guard = Guard(addresses)
+    session = aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(
+            total=None, connect=limits.connect_s, sock_read=limits.stall_s
+        ),
+        # An image must arrive as the bytes that its checksum is of.
+        headers={"Accept-Encoding": "identity", "User-Agent": "qemu-node"},
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(force_close=True, socket_factory=guard.make_socket),
+        read_bufsize=CHUNK_BYTES,
+        max_line_size=_HEADER_MAX_BYTES,
+        max_field_size=_HEADER_MAX_BYTES,
+        max_headers=_HEADERS_MAX,
+    )
+    async with session:
+        try:
+            answer = await _ask(session, file, headers, limits)
+            async with answer.response:
+                await _check(answer, file, accepted, limits)
+                yield answer
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            if guard.refused is not None and isinstance(exc, aiohttp.ClientConnectorError):
+                raise ImageRefusedError(
+                    f"cannot fetch {file}: {exc.host} leads to {guard.refused}, which the node "
+                    "does not connect to",
+                    hint="images.allow_networks in node.toml makes exceptions",
+                ) from exc
+            raise ImageDownloadError(f"cannot fetch {file}: {_reason(exc, limits)}") from exc
+
+
+async def _ask(
+    session: "aiohttp.ClientSession",
+    file: HttpFile,
+    headers: Mapping[str, str],
+    limits: FetchLimits,
+) -> Answer:
+    """Return the answer of a mirror that has the file, if the redirector names one.
+
+    Redirectors choose one at random, also of those that do not have the file yet, and so may send
+    us to the same twice.
+    """
+    for _ in range(limits.mirrors - 1):
+        answer = await _follow(session, file, headers, limits)
+        if not answer.is_redirected or answer.status not in _LACKING:
+            return answer
+        mirror = redact(str(answer.url))
+        log.info("mirror lacks the file", extra={"url": file.shown, "mirror": mirror})
+        answer.response.close()
+    return await _follow(session, file, headers, limits)
+
+
+async def _follow(
+    session: "aiohttp.ClientSession",
+    file: HttpFile,
+    headers: Mapping[str, str],
+    limits: FetchLimits,
+) -> Answer:
+    """Return the first answer that is no redirect. Redirects are ours to judge, not aiohttp's."""
+    import yarl
+
+    try:
+        url = parse_url(file.url)
+    except UrlError as exc:
+        raise ImageRefusedError(f"cannot fetch {file}: its URL is wrong: {exc}") from exc
+    origin, origin_path = url.origin, url.path
+    wanted = {**headers, **({"Accept": file.accept} if file.accept else {})}
+    may_renew = file.renew is not None
+    hops_left = limits.redirects
+    is_foreign = False
+    while True:
+        # For good: where a foreign server sends us back to is its choice, even at home.
+        is_foreign = is_foreign or url.origin != origin
+        extra: Mapping[str, str] = {}
+        if file.sign is not None and not is_foreign:
+            # It reads the secret's file. Sent to nobody but the host that it is for.
+            extra = await asyncio.to_thread(file.sign, file.method, str(url))
+        async with asyncio.timeout(limits.connect_s + limits.stall_s):
+            response = await session.request(
+                file.method,
+                # As it is: quoting it anew would break the signature of some.
+                yarl.URL(str(url), encoded=True),
+                headers={**wanted, **extra},
+                allow_redirects=False,
+            )
+        if response.status == _STATUS_UNAUTHORIZED and may_renew and not is_foreign:
+            assert file.renew is not None
+            may_renew = False
+            response.close()
+            await file.renew()
+            continue
+        location = response.headers.get("Location")
+        if response.status not in _REDIRECTS or not location:
+            return Answer(
+                response=response,
+                is_foreign=is_foreign,
+                url=url,
+                is_redirected=hops_left < limits.redirects,
+                recoded=_recoded(response, (origin_path, url.path)),
+            )
+        response.close()
+        if hops_left == 0:
+            raise ImageRefusedError(f"{file} redirects more than {limits.redirects} times")
+        hops_left -= 1
+        url = _next_hop(file, url, location)
+
+
+def _next_hop(file: HttpFile, url: HttpUrl, location: str) -> HttpUrl:
+    try:
+        target = url.join(location)
+    except UrlError as exc:
+        raise ImageRefusedError(f"{file} redirects to what cannot be fetched: {exc}") from exc
+    if url.scheme == "https" and target.scheme == "http":
+        raise ImageRefusedError(f"{file} redirects from https to http: {redact(str(target))}")
+    return target
+
+
+async def _check(
+    answer: Answer, file: HttpFile, accepted: Collection[int], limits: FetchLimits
+) -> None:
+    """Raise unless the answer is one of those `accepted`."""
+    status = answer.status
+    if status not in accepted:
+        await _check_region(answer, file, limits)
+        if status in _REDIRECTS:
+            raise ImageRefusedError(f"{file} redirects to nowhere")
+        message = f"cannot fetch {file}: the server answered HTTP {status}"
+        if status >= _STATUS_SERVER_ERROR or status in _RETRYABLE:
+            raise ImageDownloadError(
+                message,
+                retry_after_s=parse_retry_after(answer.headers.get("Retry-After"), time.time()),
+            )
+        raise ImageRefusedError(message, status=status)
+
+
+def _recoded(response: "aiohttp.ClientResponse", names: tuple[str, ...]) -> bytes | None:
+    """Return how the body begins if it is encoded; the rest of one begins with anything."""
+    if response.status != _OK:
+        return None
+    codings = ",".join(response.headers.getall("Content-Encoding", ()))
+    return recoded_by(codings, response.headers.get("Content-Type", ""), names)
+
+
+async def _check_region(answer: Answer, file: HttpFile, limits: FetchLimits) -> None:
+    """Raise where the answer says that the bucket is in another region."""
+    import aiohttp
+
+    # Whoever was redirected comes unsigned, so a refusal may have the same reason.
+    if answer.status not in _ELSEWHERE and not answer.is_foreign:
+        return
+    body = b""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with asyncio.timeout(limits.connect_s):
+            while len(body) < _ERROR_MAX_BYTES and (
+                more := await answer.response.content.read(_ERROR_MAX_BYTES)
+            ):
+                body += more
+    region = bucket_region(answer.headers, body)
+    if region is not None:
+        raise ImageRefusedError(
+            f"cannot fetch {file}: its bucket is in the region {region}",
+            hint=f'give region = "{region}" in its [[images.credentials]] of node.toml',
+        )
+
+
+def _reason(exc: Exception, limits: FetchLimits) -> str:
+    """Say what went wrong in words of ours: the text of an exception may repeat the URL."""
+    import aiohttp
+
+    match exc:
+        case aiohttp.ConnectionTimeoutError():
+            return f"no connection within {limits.connect_s:g} s"
+        case TimeoutError():
+            return f"the server sent too little for {limits.stall_s:g} s"
+        case aiohttp.ClientConnectorDNSError():
+            return f"the name {exc.host} cannot be resolved"
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the certificate of {exc.host} is not trusted"
+        case aiohttp.ClientConnectorError():
+            return f"no connection to {exc.host}:{exc.port}: {exc.os_error.strerror or 'failed'}"
+        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError():
+            return "the connection broke before the end"
+        case OSError():
+            return exc.strerror or "the connection failed"
+        case _:
+            return f"the answer is not proper HTTP ({type(exc).__name__})"

@@ -1,0 +1,1 @@
+"""An image in an OCI registry, as a file over HTTP."""

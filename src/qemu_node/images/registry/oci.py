@@ -1,0 +1,276 @@
+"""An image in a registry as a file behind http(s).
+
+Owns the conversation that leads from a reference to a blob: manifest, token, manifest of the
+platform. Does not own making requests (`fetch`) nor what manifests mean (`manifest`).
+
+Who may see a secret: the registry that the operator named, and a token service that the registry
+names over https or that is the registry's own host. Nobody whom a redirect led to.
+
+Sources: github.com/opencontainers/distribution-spec, spec.md; distribution.github.io/distribution,
+"Token Authentication Specification".
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from qemu_node.decoding import DECODE_ERRORS
+from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
+from qemu_node.images.registry.challenge import Challenge, parse_challenges
+from qemu_node.images.registry.manifest import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    MAX_BYTES,
+    check_digest,
+    choose_layer,
+    choose_manifest,
+    digest_of,
+    parse_document,
+)
+from qemu_node.images.source.credentials import Credential, is_loopback
+from qemu_node.images.source.httpfile import HttpFile, Sign, SmallAnswer
+from qemu_node.images.source.name import OciSource
+from qemu_node.images.source.url import HttpUrl, UrlError, parse_host_port, parse_url
+
+_STATUS_UNAUTHORIZED = 401
+_TOKEN_ANSWER_MAX_BYTES = 64 << 10
+_ACCEPT = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
+# Docker Hub's images are named after docker.io, and its registry is elsewhere
+# (github.com/distribution/reference, and moby's registry/config.go).
+_ALIASES = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
+_CREDENTIALS_HINT = "see images.credentials in node.toml"
+
+
+class FetchSmall(Protocol):
+    """`fetch.fetch_small` with its limits and addresses bound."""
+
+    async def __call__(self, file: HttpFile, *, max_bytes: int) -> SmallAnswer:
+        """Return what `file` is, if it is at most so large."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OciBlob:
+    """What a reference means now, and how to fetch it."""
+
+    manifest_digest: str
+    """Of what the reference names: changes with it, like an ETag."""
+    layer_digest: str
+    """`sha256:…` or `sha512:…` of the file as the registry serves it."""
+    file: HttpFile
+
+
+async def resolve_oci(
+    source: OciSource,
+    credential: Credential | None,
+    *,
+    fetch_small: FetchSmall,
+    known: str | None = None,
+) -> OciBlob | None:
+    """Return what `source` means now; None where that is still the manifest `known`.
+
+    Raises:
+        ImageDownloadError: the registry or its token service does not answer as it should.
+        ImageRefusedError: it refuses, or what it has is no disk of a VM.
+        ChecksumMismatchError: it gave another manifest than the digest names.
+    """
+    registry = _Registry(source, credential, fetch_small)
+    if known is not None and await registry.still_has(source.reference, known):
+        return None
+    wanted = source.reference if source.is_digest else None
+    body = await registry.manifest(source.reference, wanted)
+    document = parse_document(body, source.shown)
+    manifest_digest = digest_of(body)
+    if manifest_digest == known:
+        return None
+    if document.manifests is not None:
+        chosen = choose_manifest(document, source.shown)
+        body = await registry.manifest(chosen.digest, chosen.digest, size_bytes=chosen.size)
+        document = parse_document(body, source.shown)
+    layer = choose_layer(document, source.shown)
+    return OciBlob(
+        manifest_digest=manifest_digest,
+        layer_digest=layer.digest,
+        file=registry.blob(layer.digest, layer.size),
+    )
+
+
+class _Registry:
+    """One conversation with a registry about one repository."""
+
+    def __init__(
+        self, source: OciSource, credential: Credential | None, fetch_small: FetchSmall
+    ) -> None:
+        self._source = source
+        self._credential = credential
+        self._fetch_small = fetch_small
+        host = _ALIASES.get(source.registry, source.registry)
+        is_local = is_loopback(parse_host_port(host)[0])
+        is_plain = is_local or (credential is not None and credential.plain_http)
+        self._origin = parse_url(f"{'http' if is_plain else 'https'}://{host}")
+        is_token = credential is not None and credential.bearer is not None
+        # A password is sent when asked for, since mostly it is for another host.
+        self._sign = credential.sign_http() if credential is not None and is_token else None
+        self._challenge: Challenge | None = None
+        """What the registry wants a token of its token service for."""
+
+    def blob(self, digest: str, size_bytes: int) -> HttpFile:
+        """Return how a blob is asked for, for as long as that takes."""
+        file = dataclasses.replace(self._file(f"blobs/{digest}"), size_bytes=size_bytes)
+        if self._challenge is None:
+            return file
+        return dataclasses.replace(file, sign=self._sign_now, renew=self._renew)
+
+    def _file(self, path: str, accept: str | None = None) -> HttpFile:
+        """Return how something of the repository is asked for, with what has been learnt."""
+        repository = quote(self._source.repository, safe="/")
+        return HttpFile(
+            url=f"{self._origin.scheme}://{self._origin.host_port}/v2/{repository}/{path}",
+            shown=self._source.shown,
+            sign=self._sign,
+            accept=accept,
+        )
+
+    async def still_has(self, reference: str, digest: str) -> bool:
+        """Tell whether `reference` is said to mean the manifest `digest`.
+
+        Asked by HEAD: a GET counts as a pull, of which Docker Hub allows some a day
+        (docs.docker.com/docker-hub/usage/pulls).
+        """
+        try:
+            answer = await self._ask("HEAD", reference)
+        except (ImageDownloadError, ImageRefusedError):
+            # Not every registry knows HEAD: some say 404, some 501. GET says what is the matter.
+            return False
+        return answer.headers.get("docker-content-digest") == digest
+
+    async def manifest(
+        self, reference: str, digest: str | None, *, size_bytes: int | None = None
+    ) -> bytes:
+        """Return a manifest or index, checked against `digest` and its size where known."""
+        answer = await self._ask("GET", reference)
+        if digest is not None:
+            check_digest(answer.body, digest, self._source.shown, size_bytes=size_bytes)
+        return answer.body
+
+    async def _ask(self, method: str, reference: str) -> SmallAnswer:
+        """Return the answer about a manifest, to whoever we are."""
+        path = f"manifests/{reference}"
+
+        async def ask() -> SmallAnswer:
+            file = dataclasses.replace(self._file(path, _ACCEPT), method=method)
+            return await self._fetch_small(file, max_bytes=MAX_BYTES)
+
+        answer = await ask()
+        if answer.status == _STATUS_UNAUTHORIZED and self._sign is None:
+            self._sign = await self._answer(answer)
+            answer = await ask()
+        if answer.status == _STATUS_UNAUTHORIZED:
+            raise self._denied("the registry does not accept who we are")
+        return answer
+
+    async def _answer(self, answer: SmallAnswer) -> Sign:
+        """Return what signs from now on, to a registry that asks who is there."""
+        if answer.is_foreign:
+            raise self._denied("another host, to which the registry redirects, asks who we are")
+        for challenge in parse_challenges(answer.headers.get("www-authenticate", "")):
+            if challenge.scheme == "bearer":
+                self._challenge = challenge
+                return _bearer(await self._token(challenge))
+            if challenge.scheme == "basic":
+                sign = None if self._credential is None else self._credential.sign_basic()
+                if sign is None:
+                    raise self._denied("the registry asks for a user and a password")
+                return sign
+        raise self._denied("the registry asks who we are in a way that is not known")
+
+    async def _renew(self) -> None:
+        """Get a new token."""
+        assert self._challenge is not None
+        self._sign = _bearer(await self._token(self._challenge))
+
+    def _sign_now(self, method: str, url: str) -> Mapping[str, str]:
+        """Sign with the newest token."""
+        assert self._sign is not None
+        return self._sign(method, url)
+
+    async def _token(self, challenge: Challenge) -> str:
+        """Return a token to pull with, for the operator's user or for anybody."""
+        realm = self._realm(challenge.parameters.get("realm", ""))
+        query = {"scope": f"repository:{self._source.repository}:pull"}
+        if service := challenge.parameters.get("service"):
+            query["service"] = service
+        more = urlencode(query)
+        file = HttpFile(
+            url=f"{realm}{'&' if '?' in realm.target else '?'}{more}",
+            shown=f"the token for {self._source.shown} at {realm.host}",
+            sign=self._sign_for(realm),
+        )
+        answer = await self._fetch_small(file, max_bytes=_TOKEN_ANSWER_MAX_BYTES)
+        if answer.status == _STATUS_UNAUTHORIZED:
+            raise self._denied(f"{realm.host} gives no token to who we are")
+        token = None if answer.is_foreign else parse_token(answer.body)
+        if token is None:
+            raise ImageRefusedError(f"{file.shown}: the answer holds no token")
+        return token
+
+    def _realm(self, text: str) -> HttpUrl:
+        """Return the token service's URL, if it may be asked at all."""
+        wrong = ImageRefusedError(
+            f"{self._source.shown}: the registry names no proper token service"
+        )
+        try:
+            realm = parse_url(text)
+        except UrlError:
+            raise wrong from None
+        if realm.login is not None or not text.isascii():
+            raise wrong
+        if realm.scheme == "http" and self._origin.scheme != "http":
+            raise ImageRefusedError(
+                f"{self._source.shown}: the registry names a token service without https: "
+                f"{realm.host}"
+            )
+        return realm
+
+    def _sign_for(self, realm: HttpUrl) -> Sign | None:
+        is_own = realm.host == self._origin.host
+        if self._credential is None or not (is_own or self._origin.scheme == "https"):
+            return None
+        return self._credential.sign_basic()
+
+    def _denied(self, reason: str) -> ImageRefusedError:
+        return ImageRefusedError(
+            f"cannot fetch {self._source.shown}: {reason}",
+            status=_STATUS_UNAUTHORIZED,
+            hint=_CREDENTIALS_HINT,
+        )
+
+
+class _TokenAnswer(msgspec.Struct, frozen=True):
+    """What a token service says; OAuth 2.0 calls the same thing `access_token`."""
+
+    token: str | None = None
+    access_token: str | None = None
+
+
+# RFC 6750, 2.1, and what an HTTP server takes as one header.
+_Token = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._~+/=-]{1,32768}\Z")]
+
+
+def parse_token(body: bytes) -> str | None:
+    """Return the token in a token service's answer, None where there is none that can be sent."""
+    try:
+        answer = msgspec.json.decode(body, type=_TokenAnswer)
+        return msgspec.convert(answer.token or answer.access_token, _Token)
+    except DECODE_ERRORS:
+        return None
+
+
+def _bearer(token: str) -> Sign:
+    def sign(_method: str, _url: str) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {token}"}
+
+    return sign

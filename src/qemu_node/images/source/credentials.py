@@ -1,0 +1,251 @@
+"""Who the node is at a source: the operator's credentials, found by host and namespace.
+
+Owns which entry of `[[images.credentials]]` counts for whom, when its secret may be sent, and
+reading the secret's file at each use, so that a rotated one counts at once. Does not own the checks
+of the entries (`config`) nor the protocols that use them (`fetch`, `oci`, `s3`).
+
+No secret is kept, shown, or part of a cache key.
+"""
+
+import base64
+import logging
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import msgspec
+
+from qemu_node.config.images import CredentialConfig, canonical_host
+from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
+from qemu_node.images.source.httpfile import Sign
+from qemu_node.images.source.sigv4 import Keys
+from qemu_node.images.source.url import parse_url
+
+log = logging.getLogger(__name__)
+
+_SECRET_MAX_BYTES = 64 << 10
+_LOOSE_MODE = 0o027  # written by the group, or anything by others
+
+
+class SecretFile:
+    """A file that holds one secret on one line."""
+
+    def __init__(self, path: str) -> None:
+        """Nothing is read yet."""
+        self.path = path
+        self._is_judged = False
+
+    def __repr__(self) -> str:
+        return f"SecretFile({self.path!r})"
+
+    def read(self) -> str:
+        """Return the secret as the file holds it now, without the line's end. Blocks.
+
+        Raises:
+            ImageDownloadError: there is none; whoever rotates it may be about to write it.
+        """
+        secret, info = self._load()
+        if not self._is_judged:
+            self._is_judged = True
+            for problem in loose_permissions(info):
+                log.warning("secret is badly kept", extra={"path": self.path, "problem": problem})
+        return secret
+
+    def problems(self) -> list[str]:
+        """Return what the operator should fix, in sentences without the secret. Blocks."""
+        try:
+            _, info = self._load()
+        except ImageDownloadError as exc:
+            return [str(exc)]
+        return [f"the secret {self.path}: {problem}" for problem in loose_permissions(info)]
+
+    def _load(self) -> tuple[str, os.stat_result]:
+        try:
+            content, info = self._read_bytes()
+            secret = content.decode().removesuffix("\n").removesuffix("\r")
+        except OSError as exc:
+            raise self._unusable(f"cannot be read: {exc.strerror}") from exc
+        except UnicodeDecodeError:
+            # Without its cause, which repeats the bytes.
+            raise self._unusable("is not text") from None
+        if not secret.isprintable() or not secret:
+            raise self._unusable("does not hold one line")
+        return secret, info
+
+    def _read_bytes(self) -> tuple[bytes, os.stat_result]:
+        # Links are followed: that is how secrets are rotated. A FIFO must not keep us waiting.
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise self._unusable("is no regular file")
+            if info.st_size > _SECRET_MAX_BYTES:
+                raise self._unusable("is too large for a secret")
+            return os.read(fd, _SECRET_MAX_BYTES), info
+        finally:
+            os.close(fd)
+
+    def _unusable(self, problem: str) -> ImageDownloadError:
+        return ImageDownloadError(
+            f"the secret {self.path} {problem}", hint="see images.credentials in node.toml"
+        )
+
+
+def loose_permissions(info: os.stat_result) -> list[str]:
+    """Return what is wrong with how a secret's file is kept. Pure."""
+    problems = []
+    if info.st_uid not in (0, os.geteuid()):
+        problems.append(f"it belongs to user {info.st_uid}")
+    if info.st_mode & _LOOSE_MODE:
+        problems.append(f"its mode is {stat.S_IMODE(info.st_mode):04o}, 0600 would do")
+    return problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasicLogin:
+    """A user and a password."""
+
+    username: str
+    password: SecretFile
+
+    def headers(self) -> dict[str, str]:
+        """Return the header that says so (RFC 7617). Blocks for the secret's file."""
+        pair = f"{self.username}:{self.password.read()}".encode()
+        return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Access:
+    """Where a bucket is and whose signature opens it."""
+
+    region: str
+    endpoint: str = ""
+    """http(s)://host[:port]; empty: Amazon's of the region."""
+    access_key_id: str = ""
+    """Empty: asked for without a signature."""
+    secret_key: SecretFile | None = None
+    session_token: SecretFile | None = None
+
+    def keys(self) -> Keys | None:
+        """Return what signs. Blocks for the secrets' files."""
+        if self.secret_key is None:
+            return None
+        return Keys(
+            access_key_id=self.access_key_id,
+            secret_key=self.secret_key.read(),
+            session_token=None if self.session_token is None else self.session_token.read(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """One entry of `[[images.credentials]]`; at most one of `basic`, `bearer`, `s3` is set."""
+
+    scope: str
+    """Part of the cache's key: same scope, same rights. Holds no secret and outlives a rotation."""
+    host: str
+    plain_http: bool = False
+    """Whether the host is spoken to over http, and is told the secret so."""
+    basic: BasicLogin | None = None
+    bearer: SecretFile | None = None
+    s3: S3Access | None = field(default=None)
+
+    def sign_http(self) -> Sign | None:
+        """Return what tells a web server who we are; None without a password or token."""
+        if self.basic is None and self.bearer is None:
+            return None
+        return self._http_headers
+
+    def sign_basic(self) -> Sign | None:
+        """Return what tells a server the user and the password; None without these."""
+        return None if self.basic is None else self._http_headers
+
+    def _http_headers(self, _method: str, url: str) -> Mapping[str, str]:
+        target = parse_url(url)
+        if target.scheme != "https" and not self.plain_http and not is_loopback(target.host):
+            raise ImageRefusedError(
+                f"the credentials of {self.host} are not sent over plain http",
+                hint="use https, or set plain_http in images.credentials in node.toml",
+            )
+        if self.basic is not None:
+            return self.basic.headers()
+        assert self.bearer is not None
+        return {"Authorization": f"Bearer {self.bearer.read()}"}
+
+
+class CredentialStore:
+    """The operator's credentials."""
+
+    def __init__(self, configs: Iterable[CredentialConfig]) -> None:
+        """Take entries that `config` has checked; their files are not looked at yet."""
+        self._by_use: dict[tuple[str, str | None], Credential] = {}
+        for entry in configs:
+            credential = _credential(entry)
+            for namespace in entry.namespaces or (None,):
+                self._by_use[credential.host, namespace] = credential
+
+    def find(self, host: str, namespace: str | None) -> Credential | None:
+        """Return what counts at `host` for the jobs of `namespace`, or None.
+
+        An entry that names the namespace goes before one for all.
+
+        Args:
+            host: `host` or `host:port` of a URL or registry, or `s3://bucket`.
+            namespace: The job's; None where no job asks.
+        """
+        host = canonical_host(host)
+        return self._by_use.get((host, namespace)) or self._by_use.get((host, None))
+
+
+def secret_problems(configs: Iterable[CredentialConfig]) -> list[str]:
+    """Return what is wrong with the files of secrets, for `qemu-node doctor`. Blocks."""
+    paths = dict.fromkeys(path for entry in configs for path in entry.secret_files)
+    return [problem for path in paths for problem in SecretFile(path).problems()]
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether `host` is this machine by its name or number, without asking a resolver."""
+    try:
+        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _credential(entry: CredentialConfig) -> Credential:
+    basic = bearer = s3 = None
+    if entry.is_s3:
+        s3 = S3Access(
+            region=entry.region,
+            endpoint=entry.endpoint.rstrip("/"),
+            access_key_id=entry.access_key_id,
+            secret_key=_secret(entry.secret_key_file),
+            session_token=_secret(entry.session_token_file),
+        )
+    elif entry.password_file:
+        basic = BasicLogin(username=entry.username, password=SecretFile(entry.password_file))
+    elif entry.token_file:
+        bearer = SecretFile(entry.token_file)
+    return Credential(
+        scope=_scope(entry),
+        host=canonical_host(entry.host),
+        plain_http=entry.plain_http,
+        basic=basic,
+        bearer=bearer,
+        s3=s3,
+    )
+
+
+def _secret(path: str) -> SecretFile | None:
+    return SecretFile(path) if path else None
+
+
+def _scope(entry: CredentialConfig) -> str:
+    """Name the rights of an entry: where, as whom, and for which namespaces."""
+    who = entry.username or entry.access_key_id
+    kind = "token" if entry.token_file else "user" if entry.username else "key" if who else "none"
+    endpoint = entry.endpoint.rstrip("/")
+    namespaces = sorted(set(entry.namespaces))
+    parts = [kind, canonical_host(entry.host), who, endpoint, namespaces]
+    return msgspec.json.encode(parts).decode()

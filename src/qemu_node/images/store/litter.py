@@ -1,0 +1,159 @@
+"""What killed processes and strangers leave in the image cache, and its removal.
+
+Owns partial downloads that nobody goes on with, locks of sources that are not cached, temporary
+and stray files, records that cannot be read. Does not own images (`keeper`).
+"""
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_node.errors import HostError
+from qemu_node.host.files import atomic, tree
+from qemu_node.images.errors import storage_errors
+from qemu_node.images.store.sidecar import read_sidecar, sidecar_path
+from qemu_node.images.store.store import ImageStore
+
+log = logging.getLogger(__name__)
+
+RESUMABLE_S = 86_400.0
+"""How long a broken download that can be resumed waits for that."""
+
+_TEMPORARY_S = 3_600.0
+"""A temporary file this old has no writer any more: writing one takes moments."""
+
+_KEY = re.compile(r"[0-9A-Za-z-]{1,64}")
+_LOCK = ".lock"
+
+
+def clean(store: ImageStore, now_s: float) -> int:
+    """Remove the litter of `store` at Unix time `now_s`, and return how many files that were.
+
+    A source whose lock is held is being fetched: what is its is let be.
+
+    Raises:
+        HostError: the directories cannot be read.
+    """
+    try:
+        removed = _clean_partials(store, now_s)
+        with store.exclusive():
+            # All that is written here is written under this lock: nobody is at it now.
+            removed += _remove(_stray_blobs(store))
+            removed += _remove(_stray_records(store))
+    except OSError as exc:
+        raise atomic.host_error("clean", store.root, exc) from exc
+    return removed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A download that broke off and waits to be resumed."""
+
+    key: str
+    path: Path
+    allocated_bytes: int
+    last_used_at: float
+    """Unix time at which its last byte came."""
+
+
+@contextlib.contextmanager
+def idle_parts(store: ImageStore) -> Generator[list[Part]]:
+    """Give the partial downloads that nobody has under way; nobody begins to inside the block.
+
+    Raises:
+        ImageStorageError, HostError: they cannot be read.
+    """
+    parts = []
+    with contextlib.ExitStack() as held:
+        # There is no directory before the first image.
+        with storage_errors("read", store.partials_dir), contextlib.suppress(FileNotFoundError):
+            for key in sorted(filter(_KEY.fullmatch, _names(store.partials_dir))):
+                lock = store.lock(key)
+                if lock.try_acquire():
+                    held.callback(lock.release)
+                    with contextlib.suppress(FileNotFoundError):
+                        parts.append(_part(key, store.partial_path(key)))
+        yield parts
+
+
+def _part(key: str, path: Path) -> Part:
+    info = path.lstat()
+    return Part(
+        key=key, path=path, allocated_bytes=info.st_blocks * 512, last_used_at=info.st_mtime
+    )
+
+
+def _clean_partials(store: ImageStore, now_s: float) -> int:
+    names = _names(store.partials_dir)
+    locks = {name.removesuffix(_LOCK) for name in _names(store.locks_dir) if name.endswith(_LOCK)}
+    keys = {name.partition(".")[0] for name in names} | locks
+    removed = 0
+    for key in sorted(filter(_KEY.fullmatch, keys)):
+        lock = store.lock(key)
+        if not lock.try_acquire():
+            continue
+        try:
+            removed += _remove(_dead_parts(store, key, now_s))
+            if not store.record_path(key).exists():
+                lock.path.unlink(missing_ok=True)
+        finally:
+            lock.release()
+    strays = [name for name in names if not _KEY.fullmatch(name.partition(".")[0])]
+    return removed + _remove(
+        [
+            store.partials_dir / name
+            for name in strays
+            if not name.startswith(atomic.TEMP_PREFIX)
+            or _age_s(store.partials_dir / name, now_s) > _TEMPORARY_S
+        ]
+    )
+
+
+def _dead_parts(store: ImageStore, key: str, now_s: float) -> list[Path]:
+    """Return the files of a download that nobody has under way and that go."""
+    partial = store.partial_path(key)
+    parts = [store.partials_dir / name for name in _names(store.partials_dir)]
+    parts = [path for path in parts if path.name.partition(".")[0] == key]
+    sidecar = read_sidecar(partial)
+    if sidecar is not None and sidecar.is_resumable and _age_s(partial, now_s) <= RESUMABLE_S:
+        kept = (partial, sidecar_path(partial)) if partial in parts else ()
+        return [path for path in parts if path not in kept]
+    return parts
+
+
+def _stray_blobs(store: ImageStore) -> list[Path]:
+    images = {blob.path for blob in store.blobs()}
+    return [path for path in store.blobs_dir.iterdir() if path not in images]
+
+
+def _stray_records(store: ImageStore) -> list[Path]:
+    records = {store.record_path(key) for key in store.known_sources()}
+    return [path for path in store.sources_dir.iterdir() if path not in records]
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def _age_s(path: Path, now_s: float) -> float:
+    """Return how far the file's time is from now: a clock that was set back makes it old, too."""
+    with contextlib.suppress(OSError):
+        return abs(now_s - path.lstat().st_mtime)
+    return 0.0
+
+
+def _remove(paths: list[Path]) -> int:
+    """Remove `paths` as far as possible, and return how many are gone."""
+    removed = 0
+    for path in paths:
+        try:
+            tree.remove_tree(path)
+        except HostError as exc:
+            log.warning("litter not removed", extra={"path": str(path), "error": str(exc)})
+        else:
+            removed += not os.path.lexists(path)
+    return removed

@@ -1,0 +1,171 @@
+"""What a source gave, version by version, and how to ask whether it would give the same again.
+
+Owns the records' form and every change of one; pure. Does not own their files (`store`).
+
+A record points at images by digest. The version that the source gave last is the record itself;
+`earlier` are those before it, as long as their images are in the cache: a job whose checksum names
+one of them needs no download, whatever the source gives by now.
+
+Compatibility: a record is a JSON object whose unknown fields are ignored, and whose missing ones
+have defaults. Those written before there was `earlier` are records of one version; an older driver
+reads a newer record as one of the last version alone. A change that breaks this takes another
+`RECORD_VERSION`: such a record counts as none, its image as outdated, and is fetched again.
+"""
+
+from collections.abc import Collection
+from typing import Any, Self
+
+import msgspec
+
+from qemu_node.images.format.imagefile import ImageFormat
+from qemu_node.images.source.checksum import Algorithm, Checksum
+
+RECORD_VERSION = 1
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a source served, and the image in the cache that came of it."""
+
+    sha256: str
+    """Of the image itself."""
+    source_sha256: str | None = None
+    """Of what was served, where that was compressed; else it is the image's."""
+    sha512: str | None = None
+    """Of what was served; known only where a checksum asked for it, or that was compressed."""
+    format: ImageFormat
+    size_bytes: int
+    virtual_size_bytes: int
+    fetched_at: float
+    """Unix time at which the image had arrived."""
+    sums_key: str | None = None
+    """Key of the SUMS file that lists this version, and no other of this source, by its last
+    answer."""
+    sums_checked_at: float | None = None
+    """Unix time at which that was read."""
+    by_digest: bool = False
+    """A job has named it by its digest."""
+
+    @property
+    def served_sha256(self) -> str:
+        """SHA-256 of what was served: what tells versions of a source apart."""
+        return self.source_sha256 or self.sha256
+
+    @property
+    def blob_name(self) -> str:
+        """The name of the image's file."""
+        return f"sha256-{self.sha256}.{self.format}"
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether jobs want this version, whatever the source gives by now."""
+        return self.by_digest or self.sums_key is not None
+
+    def checksum(self, algorithm: Algorithm) -> Checksum | None:
+        """Return the digest of what was served, or None where it is not known."""
+        digest = self.served_sha256 if algorithm is Algorithm.SHA256 else self.sha512
+        return None if digest is None else Checksum(algorithm, digest)
+
+
+class SourceRecord(Version, frozen=True, kw_only=True):
+    """What a source gave last, what before, and how to ask it."""
+
+    version: int = RECORD_VERSION
+    url: str
+    """Without user, password and query."""
+    etag: str | None = None
+    last_modified: str | None = None
+    checked_at: float
+    """Unix time at which the source last said that this is its image."""
+    pinned: bool = False
+    """The operator keeps what this source gives."""
+    earlier: tuple[Version, ...] = ()
+    """The versions before, the newest first."""
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """All versions, the newest first."""
+        return (self, *self.earlier)
+
+    def find(self, wanted: Checksum) -> Version | None:
+        """Return the version that has the digest `wanted`, as far as is known."""
+        for version in self.versions:
+            if version.checksum(wanted.algorithm) == wanted:
+                return version
+        return None
+
+    def listed_by(self, sums_key: str) -> Version | None:
+        """Return the version that a SUMS file listed last."""
+        return next((each for each in self.versions if each.sums_key == sums_key), None)
+
+    def after(self, former: Self | None) -> Self:
+        """Return this record of a download as what follows `former`.
+
+        What is known of the same version goes on to be known; so does the operator's wish.
+        """
+        if former is None:
+            return self
+        known = {each.served_sha256: each for each in former.versions}
+        same = known.pop(self.served_sha256, None)
+        record = msgspec.structs.replace(
+            self, pinned=former.pinned, earlier=tuple(map(_bare, known.values()))
+        )
+        if same is None:
+            return record
+        return msgspec.structs.replace(
+            record,
+            sha512=record.sha512 or same.sha512,
+            fetched_at=same.fetched_at,
+            sums_key=same.sums_key,
+            sums_checked_at=same.sums_checked_at,
+            by_digest=same.by_digest,
+        )
+
+    def reduced_to(self, kept: Collection[Version]) -> Self | None:
+        """Return the record of those of its versions that are in `kept`; None where that is none.
+
+        Without the last version the one before it stands in: as an answer that is too old to count.
+        """
+        versions = [each for each in self.versions if each in kept]
+        if not versions:
+            return None
+        earlier = tuple(map(_bare, versions[1:]))
+        if versions[0] is self:
+            return msgspec.structs.replace(self, earlier=earlier)
+        return msgspec.structs.replace(
+            self,
+            **_fields(versions[0]),
+            etag=None,
+            last_modified=None,
+            checked_at=0.0,
+            earlier=earlier,
+        )
+
+    def with_version(self, served_sha256: str, **changes: Any) -> Self:
+        """Return the record with the fields `changes` of one version changed."""
+        earlier = tuple(
+            msgspec.structs.replace(each, **changes)
+            if each.served_sha256 == served_sha256
+            else each
+            for each in self.earlier
+        )
+        own = changes if self.served_sha256 == served_sha256 else {}
+        return msgspec.structs.replace(self, earlier=earlier, **own)
+
+    def with_listed(self, served_sha256: str, sums_key: str, now_s: float) -> Self:
+        """Return the record as it is once a SUMS file was read that lists one version."""
+        record = self
+        for each in self.versions:
+            if each.sums_key == sums_key:
+                record = record.with_version(
+                    each.served_sha256, sums_key=None, sums_checked_at=None
+                )
+        return record.with_version(served_sha256, sums_key=sums_key, sums_checked_at=now_s)
+
+
+def _fields(version: Version) -> dict[str, Any]:
+    return {name: getattr(version, name) for name in Version.__struct_fields__}
+
+
+def _bare(version: Version) -> Version:
+    """Return a version without what a record says beside it."""
+    return Version(**_fields(version))

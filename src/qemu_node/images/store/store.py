@@ -1,0 +1,331 @@
+"""The image cache's files: where they are, which of them may be believed, who may touch them when.
+
+Owns the layout below, the records in it and the order in which both change. Does not own what is
+fetched (`pull`), which image goes (`eviction`, `keeper`), nor litter (`litter`).
+
+    <images>/blobs/sha256-<hex>.<format>   one image, complete, verified, 0444, never changed; its
+                                           format is part of its name and so never decided again;
+                                           its mtime is its last use
+    <images>/sources/<key>.json            SourceRecord: what the source gave, by digest
+    <images>/partial/<key>…                a download on its way; its writer holds the lock
+    <images>/locks/<key>.lock              flock: the right to fetch this source
+    <images>/store.lock                    flock, held for moments: the right to add or remove blobs
+                                           and records
+
+`<key>` stands for a source with its credentials (`Remote.key`). A blob appears under its name only
+complete and on stable storage; the record that names it is written afterwards, both under the
+store's lock, so that no sweep sees the one without the other. A crash between the two leaves a blob
+that no record names, which the next sweep removes or the next download of the same bytes takes
+over. A removal goes the other way: first the records, then the blob. The names of blobs cannot be
+listed by others than the owner, since VMs of any user may read their content.
+
+Whoever needs both locks takes the source's first.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import stat
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from qemu_node.decoding import DECODE_ERRORS
+from qemu_node.errors import HostError
+from qemu_node.host.files import atomic
+from qemu_node.host.files.directories import make_directory
+from qemu_node.host.files.lock import FileLock
+from qemu_node.images.errors import ImageStorageError, storage_errors
+from qemu_node.images.format.imagefile import ImageFormat
+from qemu_node.images.store.base import FileId
+from qemu_node.images.store.partial import PartialFile
+from qemu_node.images.store.record import RECORD_VERSION, SourceRecord, Version
+
+log = logging.getLogger(__name__)
+
+_STORE_LOCK_TIMEOUT_S = 60.0
+"""What is done under the store's lock takes milliseconds; a dying disk may take longer."""
+
+_BLOB_NAME = re.compile(
+    rf"sha256-(?P<sha256>[0-9a-f]{{64}})\.(?P<format>{'|'.join(map(re.escape, ImageFormat))})"
+)
+
+
+class SwapStep(StrEnum):
+    """The steps by which a new image comes into the cache, in order; each is announced."""
+
+    SYNC = "sync"
+    BLOB = "blob"
+    RECORD = "record"
+
+
+class RemovalStep(StrEnum):
+    """The steps by which an image leaves the cache, in order; each is announced."""
+
+    RECORDS = "records"
+    BLOB = "blob"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """An image's file as it was found."""
+
+    path: Path
+    sha256: str
+    """The digest that its content had when it was placed."""
+    format: ImageFormat
+    size_bytes: int
+    allocated_bytes: int
+    last_used_at: float
+    """Unix time."""
+    file_id: FileId
+    is_linked: bool
+    """It has another name than this one: that of a VM's base."""
+
+
+class ImageStore:
+    """The cache's directories. Methods block for a few file operations."""
+
+    def __init__(self, images_dir: Path) -> None:
+        self.root = images_dir
+        self.blobs_dir = images_dir / "blobs"
+        self.sources_dir = images_dir / "sources"
+        self.partials_dir = images_dir / "partial"
+        self.locks_dir = images_dir / "locks"
+
+    def prepare(self) -> None:
+        """Make the directories that are missing.
+
+        Raises:
+            ImageStorageError: the host refused.
+        """
+        modes = {
+            self.blobs_dir: 0o711,
+            self.sources_dir: 0o700,
+            self.partials_dir: 0o700,
+            self.locks_dir: 0o700,
+        }
+        try:
+            for directory, mode in modes.items():
+                make_directory(directory, mode)
+        except HostError as exc:
+            raise ImageStorageError(str(exc), hint=exc.hint) from exc
+
+    # Locks
+
+    def lock(self, key: str) -> FileLock:
+        """Return the lock on a source, not yet taken."""
+        return FileLock(self.locks_dir / f"{key}.lock")
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Generator[None]:
+        """Hold the store's lock inside the block: nobody else adds or removes blobs and records.
+
+        Raises:
+            ImageStorageError: it cannot be had.
+        """
+        lock = FileLock(self.root / "store.lock")
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lock.hold_blocking(_STORE_LOCK_TIMEOUT_S))
+            except HostError as exc:
+                raise ImageStorageError(str(exc), hint=exc.hint) from exc
+            yield
+
+    # Downloads
+
+    def partial_path(self, key: str) -> Path:
+        """Return where a source's download grows."""
+        return self.partials_dir / key
+
+    # What sources gave
+
+    def record_path(self, key: str) -> Path:
+        """Return where a source's record is."""
+        return self.sources_dir / f"{key}.json"
+
+    def blob_path(self, version: Version) -> Path:
+        """Return where the image of `version` is."""
+        return self.blobs_dir / version.blob_name
+
+    def read_record(self, key: str) -> SourceRecord | None:
+        """Return what is known of a source, as far as its images are there and whole."""
+        record = self._decode(self.record_path(key))
+        if record is None:
+            return None
+        return record.reduced_to([each for each in record.versions if self._is_whole(each)])
+
+    def _is_whole(self, version: Version) -> bool:
+        path = self.blob_path(version)
+        try:
+            info = path.lstat()
+        except OSError:
+            return False
+        if not stat.S_ISREG(info.st_mode) or info.st_size != version.size_bytes:
+            log.warning("cached image is damaged", extra={"path": str(path)})
+            return False
+        return True
+
+    def update(self, key: str, change: Callable[[SourceRecord], SourceRecord]) -> None:
+        """Change the record of a source, if there is one. Nobody's change is lost in another's.
+
+        Raises:
+            ImageStorageError: the host refused; the former record stands.
+        """
+        with self.exclusive():
+            record = self._decode(self.record_path(key))
+            if record is not None and (changed := change(record)) != record:
+                self._encode(key, changed)
+
+    def place(self, key: str, partial: PartialFile, record: SourceRecord) -> SourceRecord:
+        """Put a verified download in place and write its record; return that.
+
+        It follows the source's former record, whose versions stay known. The caller holds the lock.
+        The same bytes from another source are there already: then that file stays, in use or not.
+
+        Raises:
+            ImageStorageError: the host refused; neither a blob nor a record was half written.
+        """
+        blob = self.blob_path(record)
+        _announce("swap", SwapStep.SYNC)
+        with storage_errors("write", blob):
+            # Here, so that nobody waits for the store's lock as long as a large image takes.
+            os.fsync(partial.fileno())
+        with self.exclusive():
+            with contextlib.suppress(OSError):
+                if blob.lstat().st_size == record.size_bytes:
+                    # Used now: nobody finds it old before its first VM has it.
+                    os.utime(blob)
+                    partial.discard()
+            _announce("swap", SwapStep.BLOB)
+            if partial.is_open:
+                partial.place(blob)
+            _announce("swap", SwapStep.RECORD)
+            record = record.after(self._decode(self.record_path(key)))
+            self._encode(key, record)
+        return record
+
+    def set_pinned(self, key: str, *, is_pinned: bool) -> None:
+        """Keep what a source gives from now on, or do so no longer.
+
+        Raises:
+            ImageStorageError: the host refused.
+        """
+        self.update(key, lambda record: msgspec.structs.replace(record, pinned=is_pinned))
+
+    # What is there
+
+    def known_sources(self) -> dict[str, SourceRecord]:
+        """Return every record that can be read, by key, whether or not its image is there.
+
+        Raises:
+            ImageStorageError: the directory cannot be read.
+        """
+        records = {}
+        # There is no directory before the first image.
+        with storage_errors("read", self.sources_dir), contextlib.suppress(FileNotFoundError):
+            for path in self.sources_dir.iterdir():
+                if path.suffix == ".json" and not path.name.startswith(atomic.TEMP_PREFIX):
+                    records[path.stem] = self._decode(path)
+        return {key: record for key, record in records.items() if record is not None}
+
+    def blobs(self) -> list[Blob]:
+        """Return every image's file, by name; what is no image's is left out.
+
+        Raises:
+            ImageStorageError: the directory cannot be read.
+        """
+        found = []
+        with storage_errors("read", self.blobs_dir), contextlib.suppress(FileNotFoundError):
+            for path in sorted(self.blobs_dir.iterdir()):
+                match = _BLOB_NAME.fullmatch(path.name)
+                with contextlib.suppress(FileNotFoundError):
+                    info = path.lstat()
+                    if match is not None and stat.S_ISREG(info.st_mode):
+                        found.append(_blob(path, match, info))
+        return found
+
+    def set_last_used(self, blob: Blob, at_s: float) -> None:
+        """Make Unix time `at_s` the last use of an image, which may be gone meanwhile."""
+        with storage_errors("touch", blob.path), contextlib.suppress(FileNotFoundError):
+            os.utime(blob.path, (at_s, at_s), follow_symlinks=False)
+
+    # Removal; the caller holds the store's lock
+
+    def drop(self, blob: Blob) -> None:
+        """Remove an image, and the records of the sources of which nothing else is there.
+
+        Records of sources that gave other images, too, are left as they are: a disk that is full
+        takes no new ones. `forget_lost` cleans them up.
+
+        Raises:
+            ImageStorageError: the host refused; the rest goes with the next sweep.
+        """
+        name = blob.path.name
+        records = self.known_sources()
+        with storage_errors("remove", blob.path):
+            _announce("removal", RemovalStep.RECORDS)
+            for key, record in records.items():
+                if all(version.blob_name == name for version in record.versions):
+                    self.record_path(key).unlink(missing_ok=True)
+            _announce("removal", RemovalStep.BLOB)
+            blob.path.unlink(missing_ok=True)
+
+    def forget_lost(self) -> None:
+        """Remove from the records what is gone or damaged; a pinned source waits for its next pull.
+
+        Raises:
+            ImageStorageError: the host refused.
+        """
+        for key, record in self.known_sources().items():
+            found = self.read_record(key)
+            if found is None and not record.pinned:
+                with storage_errors("remove", self.record_path(key)):
+                    self.record_path(key).unlink(missing_ok=True)
+            elif found is not None and found != record:
+                try:
+                    self._encode(key, found)
+                except ImageStorageError as exc:
+                    # A full disk, which must not keep a sweep from its work.
+                    log.warning("image record not updated", extra={"error": str(exc)})
+
+    def _encode(self, key: str, record: SourceRecord) -> None:
+        try:
+            atomic.write_atomic(
+                self.record_path(key), msgspec.json.encode(record), mode=0o600, is_durable=True
+            )
+        except HostError as exc:
+            raise ImageStorageError(str(exc), hint=exc.hint) from exc
+
+    def _decode(self, path: Path) -> SourceRecord | None:
+        try:
+            record = msgspec.json.decode(path.read_bytes(), type=SourceRecord)
+        except FileNotFoundError:
+            return None
+        except (OSError, *DECODE_ERRORS) as exc:
+            # Without its record an image is fetched again, which fixes this.
+            log.warning("unreadable image record", extra={"path": str(path), "error": str(exc)})
+            return None
+        return record if record.version == RECORD_VERSION else None
+
+
+def _blob(path: Path, match: re.Match[str], info: os.stat_result) -> Blob:
+    return Blob(
+        path=path,
+        sha256=match["sha256"],
+        format=ImageFormat(match["format"]),
+        size_bytes=info.st_size,
+        allocated_bytes=info.st_blocks * 512,
+        last_used_at=info.st_mtime,
+        file_id=(info.st_dev, info.st_ino),
+        is_linked=info.st_nlink > 1,
+    )
+
+
+def _announce(kind: str, step: StrEnum) -> None:
+    """Say what comes next, so that a test can end the process there."""
+    log.debug("%s step", kind, extra={"step": step.value})

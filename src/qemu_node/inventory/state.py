@@ -1,0 +1,210 @@
+"""What each VM's files and process tell of it: quick, and for anyone on the node.
+
+Owns telling a managed VM from one whose driver is gone and from left-overs, and reading its use of
+CPU and memory. Asks neither QEMU nor the guest, so a VM that hangs delays no list. Changes nothing.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from qemu_node.config.node import Paths
+from qemu_node.host.process.identity import ProcessId, cpu_times, is_alive
+from qemu_node.vm.life.usage import DiskState, Usage, read_usage
+from qemu_node.vm.record.directory import VMDirectory, visible_vm_ids
+from qemu_node.vm.record.processes import find_vm_processes
+from qemu_node.vm.record.record import StateError, VMRecord, read_record
+
+_LOCKS = Path("/proc/locks")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class VMStatus(StrEnum):
+    """What a VM is, seen from outside."""
+
+    RUNNING = "running"
+    DISK_FULL = "disk-full"
+    """QEMU has paused it until the node's disk has room; its driver then lets it go on."""
+    UNMANAGED = "unmanaged"
+    """It runs, and no driver holds it: nobody would notice its end."""
+    STARTING = "starting"
+    """A driver prepares it."""
+    ENDED = "ended"
+    """Its process is gone; its files wait for the driver, or are being removed by it."""
+    UNREADABLE = "unreadable"
+    """What is written down of it cannot be read: damaged, or of a newer driver. It is removed only
+    when it has ended."""
+    ORPHAN = "orphan"
+    """A process or files that belong to no published VM; the driver removes them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VMSummary:
+    """One VM of this node, published or not."""
+
+    vm_id: str
+    status: VMStatus
+    record: VMRecord | None = None
+    pid: int | None = None
+    """Its QEMU, where that runs."""
+    uptime_s: float | None = None
+    cpu_pct: float | None = None
+    """Of one core, over the last half minute or so."""
+    pss_bytes: int | None = None
+    """Host memory that it uses, as its driver last measured it."""
+    drops: Mapping[str, int] = field(default_factory=dict)
+    """Frames of its guest that were not let through, by reason, as its driver last read them."""
+    disk: DiskState | None = None
+    """What it waits for, as its driver last found."""
+
+
+def judge(
+    *,
+    is_published: bool,
+    is_running: bool,
+    is_managed: bool | None,
+    is_disk_full: bool = False,
+    is_unreadable: bool = False,
+) -> VMStatus:
+    """Return what a VM is. `is_managed` None: it could not be found out, and is taken to be so."""
+    if is_unreadable:
+        return VMStatus.UNREADABLE
+    if is_published and is_running:
+        if is_managed is False:
+            return VMStatus.UNMANAGED
+        return VMStatus.DISK_FULL if is_disk_full else VMStatus.RUNNING
+    if is_published:
+        return VMStatus.ENDED
+    return VMStatus.ORPHAN if is_managed is False else VMStatus.STARTING
+
+
+def list_summaries(paths: Paths) -> list[VMSummary]:
+    """Return every VM of which a directory or a process exists, published ones first, by name."""
+    processes = dict(find_vm_processes(paths.vm_data_dir))
+    locks = held_locks()
+    found = [
+        _summarize(VMDirectory.of(paths, vm_id), processes.get(vm_id), locks)
+        for vm_id in visible_vm_ids(paths) | processes.keys()
+    ]
+    return sorted(found, key=_order)
+
+
+def summarize(paths: Paths, vm_id: str) -> VMSummary:
+    """Return what is known of one VM."""
+    return _summarize(VMDirectory.of(paths, vm_id), None, held_locks())
+
+
+def parse_locks(text: str) -> frozenset[tuple[int, int, int]]:
+    """Return major, minor and inode of every file in /proc/locks that is held by a flock(2).
+
+    Lines of waiters carry an arrow before the kind (man 5 proc).
+    """
+    held = set()
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) < 6 or fields[1] != "FLOCK":
+            continue
+        with contextlib.suppress(ValueError):
+            major, minor, inode = fields[5].split(":")
+            held.add((int(major, 16), int(minor, 16), int(inode)))
+    return frozenset(held)
+
+
+def held_locks() -> frozenset[tuple[int, int, int]]:
+    """Return what is held now. Reading it, unlike trying a lock, gets in no driver's way."""
+    try:
+        return parse_locks(_LOCKS.read_text())
+    except OSError:
+        return frozenset()
+
+
+def is_locked(path: Path, locks: Iterable[tuple[int, int, int]]) -> bool | None:
+    """Tell whether someone holds the lock on `path`; None where we may not look."""
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    device = (os.major(info.st_dev), os.minor(info.st_dev))
+    # Major 0: the device is made up, and btrfs makes up another for stat(2) than for /proc/locks.
+    return any(
+        inode == info.st_ino and (device[0] == 0 or (major, minor) == device)
+        for major, minor, inode in locks
+    )
+
+
+def _order(vm: VMSummary) -> tuple[bool, str, str]:
+    return (vm.record is None, vm.record.display_name if vm.record else "", vm.vm_id)
+
+
+def _summarize(
+    directory: VMDirectory,
+    process: ProcessId | None,
+    locks: Iterable[tuple[int, int, int]],
+) -> VMSummary:
+    record = None
+    is_unreadable = False
+    try:
+        record = read_record(directory.vm_json)
+    except StateError:
+        is_unreadable = directory.vm_json.exists()
+    if record is not None:
+        process = record.process if is_alive(record.process) else None
+    usage = None if process is None else read_usage(directory.usage_json)
+    disk = None if usage is None else usage.disk
+    is_managed = is_locked(directory.data, locks)
+    status = judge(
+        is_published=record is not None,
+        is_running=process is not None,
+        is_managed=is_managed,
+        is_disk_full=disk is not None and disk.is_full,
+        is_unreadable=is_unreadable or (is_managed is False and _has_unreadable_state(directory)),
+    )
+    if process is None:
+        return VMSummary(vm_id=directory.vm_id, status=status, record=record)
+    uptime_s = _uptime_s(process)
+    return VMSummary(
+        vm_id=directory.vm_id,
+        status=status,
+        record=record,
+        pid=process.pid,
+        uptime_s=uptime_s,
+        cpu_pct=_cpu_pct(process, usage, uptime_s),
+        pss_bytes=None if usage is None else usage.pss_bytes or None,
+        drops={} if usage is None else usage.drops,
+        disk=disk,
+    )
+
+
+def _has_unreadable_state(directory: VMDirectory) -> bool:
+    """Tell whether a driver could not take the VM up; False where only root could tell."""
+    try:
+        directory.read_state()
+    except StateError as exc:
+        return not isinstance(exc.__cause__, PermissionError)
+    return False
+
+
+def _uptime_s(process: ProcessId) -> float:
+    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return max(since_boot_s - process.start_time / _TICKS_PER_S, 0.0)
+
+
+def _cpu_pct(process: ProcessId, usage: Usage | None, uptime_s: float) -> float | None:
+    """Return the use since the driver's last measurement, else over the whole life."""
+    times = cpu_times(process)
+    if times is None:
+        return None
+    used_s = times.user_s + times.system_s
+    if usage is not None:
+        span_s = time.time() - usage.measured_at
+        since_s = used_s - usage.cpu_user_s - usage.cpu_system_s
+        # A measurement of this instant tells nothing yet, one of the future is a changed clock.
+        if span_s >= 1.0 and since_s >= 0.0:
+            return 100 * since_s / span_s
+    return 100 * used_s / uptime_s if uptime_s >= 1.0 else None

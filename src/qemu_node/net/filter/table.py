@@ -1,0 +1,121 @@
+"""The filter as it is in the kernel: taking it over, its elements, its counters.
+
+Owns loading the ruleset so that live guests stay guarded. Does not own its text (`ruleset`) nor
+which ports there are (`ports`). Calls block: use a thread.
+"""
+
+import logging
+from collections.abc import Iterable
+
+from qemu_node.net.errors import NftError, TableOwnedError
+from qemu_node.net.filter.elements import (
+    Element,
+    TableContent,
+    add_text,
+    delete_text,
+    parse_listing,
+)
+from qemu_node.net.filter.listing import Rules
+from qemu_node.net.filter.nft import Nft
+from qemu_node.net.filter.ruleset import FAMILY, TABLE, table_text
+
+log = logging.getLogger(__name__)
+
+# `owner`: nobody else can change the table, `flush ruleset` passes it by. `persist`: it stays when
+# we end, and the next driver takes it over. Owner without persist would open the node whenever the
+# driver restarts. Both need Linux 6.10 and nft 1.1.
+_FLAGS = "owner, persist"
+
+
+class FilterTable:
+    """The table of this node's guests."""
+
+    def __init__(self, nft: Nft) -> None:
+        self._nft = nft
+        self.is_owned = False
+        """Whether the kernel keeps others from changing it."""
+        self._rules: Rules = ()
+
+    def load(self) -> None:
+        """Make the table current and ours. Elements of live guests stay, with their counters.
+
+        Raises:
+            TableOwnedError: another driver has it; nothing was changed.
+            NftError: the kernel refused; nothing was changed.
+        """
+        self._load()
+        content = self.read()
+        self._rules = () if content is None else content.rules
+
+    def is_intact(self, content: TableContent | None) -> bool:
+        """Tell whether what was read of the table has the rules that were loaded."""
+        return content is not None and content.rules == self._rules
+
+    def _load(self) -> None:
+        for flags in (_FLAGS, ""):
+            try:
+                self._nft.run(table_text(flags))
+            except TableOwnedError:
+                raise
+            except NftError as exc:
+                log.debug("table not loaded", extra={"flags": flags, "reason": str(exc)})
+            else:
+                self.is_owned = bool(flags)
+                return
+        self._replace()
+
+    def _replace(self) -> None:
+        """Load the table over one whose sets are of another version; its elements go with it.
+
+        Until they come back, at the next reconcile, guests get nothing through: the table fails
+        closed.
+        """
+        problem: NftError | None = None
+        # A table that nobody owns may be deleted but not become owned; one whose owner has ended
+        # must become ours before it may be deleted, which an nft that knows no `owner` cannot do,
+        # nor declare it again.
+        removal = f"delete table {FAMILY} {TABLE}\n"
+        for flags, takeover in (
+            (_FLAGS, f"add table {FAMILY} {TABLE} {{ flags {_FLAGS}; }}\n"),
+            (_FLAGS, f"add table {FAMILY} {TABLE}\n"),
+            ("", f"add table {FAMILY} {TABLE}\n"),
+            ("", ""),
+        ):
+            try:
+                self._nft.run(takeover + removal + table_text(flags))
+            except NftError as exc:
+                problem = exc
+            else:
+                self.is_owned = bool(flags)
+                log.warning("network filter replaced: it was of another version")
+                return
+        assert problem is not None
+        raise problem
+
+    def add(self, elements: Iterable[Element]) -> None:
+        """Add elements, all or none; those that are there stay as they are."""
+        self._nft.run(add_text(elements))
+
+    def remove(self, elements: Iterable[Element]) -> None:
+        """Remove elements, be they there or not."""
+        removed = tuple(elements)
+        try:
+            self._nft.run(delete_text(removed, are_there=True))
+        except TableOwnedError:
+            raise
+        except NftError:
+            self._nft.run(delete_text(removed))
+
+    def change(self, added: Iterable[Element], removed: Iterable[Element]) -> None:
+        """Remove and add elements in one transaction.
+
+        In this order: an element of the map that leads elsewhere has the same key as the right one.
+        """
+        text = delete_text(removed) + add_text(added)
+        if text:
+            self._nft.run(text)
+
+    def read(self) -> TableContent | None:
+        """Return what is in the table, None where somebody removed it."""
+        listing = self._nft.list_table(FAMILY, TABLE)
+        return None if listing is None else parse_listing(listing)

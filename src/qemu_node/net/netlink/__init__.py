@@ -1,0 +1,1 @@
+"""What the kernel is asked and tells: rtnetlink, traffic control, notices of changes."""

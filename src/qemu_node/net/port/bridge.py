@@ -1,0 +1,75 @@
+"""The node's bridge: whether it is what VMs need, and what is wrong with it otherwise.
+
+Owns these judgements. Does not own making the bridge, which the operating system does. Calls block:
+use a thread.
+"""
+
+from collections.abc import Iterator
+
+from qemu_node.config.network import NetworkConfig
+from qemu_node.errors import MissingPartError
+from qemu_node.net.errors import BridgeUnfitError, NetworkError
+from qemu_node.net.netlink.facts import BridgeFacts
+from qemu_node.net.netlink.rtnl import RouteSocket
+from qemu_node.vlans import VID_MIN, format_vlans
+
+
+def check_bridge(route: RouteSocket, ifname: str) -> BridgeFacts:
+    """Return the facts of the node's bridge, which keeps VLANs apart.
+
+    Asked for every port anew: on a bridge whose filtering somebody turned off all VMs would share
+    one network, and the kernel would say nothing. With multicast snooping one query of a guest
+    would have multicast of all VLANs forwarded to those alone that asked for it, so that others
+    lose neighbor discovery.
+
+    Raises:
+        BridgeUnfitError: it is not there, no bridge, does not filter VLANs, or snoops.
+        NetworkError: the kernel did not answer.
+    """
+    facts = route.read_bridge(ifname)
+    if facts is None:
+        raise BridgeUnfitError(
+            f"the bridge {ifname} does not exist", hint="network.bridge in node.toml names it"
+        )
+    if not facts.is_bridge:
+        raise BridgeUnfitError(f"{ifname} is not a bridge", hint="see network.bridge in node.toml")
+    if not facts.vlan_filtering:
+        raise BridgeUnfitError(
+            f"the bridge {ifname} does not filter VLANs",
+            hint=f"ip link set {ifname} type bridge vlan_filtering 1 vlan_default_pvid 0",
+        )
+    if facts.mcast_snooping:
+        raise BridgeUnfitError(
+            f"the bridge {ifname} snoops multicast: one guest could cut off others' IPv6",
+            hint=f"ip link set {ifname} type bridge mcast_snooping 0",
+        )
+    return facts
+
+
+def bridge_problems(config: NetworkConfig) -> list[str]:
+    """Return what is wrong with bridge and uplink, each with what to do; nothing is changed."""
+    if not config.bridge:
+        return []
+    try:
+        with RouteSocket() as route:
+            bridge = check_bridge(route, config.bridge)
+            return list(_problems(route, bridge, config))
+    except (NetworkError, MissingPartError) as exc:
+        return [exc.explain()]
+
+
+def _problems(route: RouteSocket, bridge: BridgeFacts, config: NetworkConfig) -> Iterator[str]:
+    links = {link.ifname: link for link in route.read_links()}
+    name, uplink = config.bridge, config.uplink
+    if not links[name].is_up:
+        yield f"the bridge {name} is down (ip link set {name} up)"
+    if uplink and uplink not in links:
+        yield f"the uplink {uplink} does not exist (network.uplink in node.toml names it)"
+    elif uplink and links[uplink].master != bridge.ifindex:
+        yield f"the uplink {uplink} is no port of {name} (ip link set {uplink} master {name})"
+    own = route.read_vlans(bridge.ifindex).get(bridge.ifindex)
+    if own is not None and (open_ := own.vids - {config.management_vlan, VID_MIN - 1}):
+        yield (
+            f"the node itself is in VLAN {format_vlans(open_)} of {name}, which a policy may give "
+            "to VMs (set network.management_vlan in node.toml)"
+        )

@@ -1,0 +1,1 @@
+"""The driver: Nomad's RPCs, the node that it serves, its process."""

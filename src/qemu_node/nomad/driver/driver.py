@@ -1,0 +1,369 @@
+"""The task driver `vm`: Nomad's RPCs, answered by the VMs of this process.
+
+Owns the translation between Nomad's tasks and VMs: task ids, handles, exits, timeouts. Does not
+own what a VM is (`vm`), what the options mean (`task_request`), or the wire (`server`, `status`).
+
+What Nomad makes of the answers decides much here (client of 2.0.6-dev, seen run): a WaitTask that
+fails ends the task, so it never raises for a live VM; a RecoverTask that fails starts a second VM,
+so a VM that has ended is recovered all the same and reports its end; StopTask and DestroyTask of
+an unknown id are fine.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from qemu_node.errors import NodeError
+from qemu_node.host.concurrency.cancellation import Undo
+from qemu_node.nomad.driver.runtime import NodeHost
+from qemu_node.nomad.plugin.service import DriverService
+from qemu_node.nomad.plugin.status import TaskNotFoundError, UnsupportedError
+from qemu_node.nomad.proto import driver_pb2
+from qemu_node.nomad.task import exec as task_exec
+from qemu_node.nomad.task.advertise import tell_of_address, wait_to_advertise
+from qemu_node.nomad.task.events import EventBroker
+from qemu_node.nomad.task.options import parse_options, task_schema
+from qemu_node.nomad.task.request import build_request
+from qemu_node.nomad.task.stats import build_stats
+from qemu_node.nomad.task.task import PendingState, Task, decode_state, named_vm
+from qemu_node.vm.life.machine import VM
+from qemu_node.vm.node import Tell
+from qemu_node.vm.record.outcome import VMExit
+from qemu_node.vm.start.request import Advertise, VMRequest
+
+log = logging.getLogger(__name__)
+
+HANDLE_VERSION = 1
+_DEFAULT_STATS_INTERVAL_S = 1.0
+
+
+class TaskBusyError(NodeError):
+    """The task is being started already; that start goes on."""
+
+
+class TaskRunningError(NodeError):
+    """The task's VM runs, and nobody has asked to end it; it goes on."""
+
+
+class TaskStoppedError(NodeError):
+    """The task was stopped while it was being started; nothing is left of it."""
+
+
+class VMDriver(DriverService):
+    """Answers Nomad for all VMs of this node."""
+
+    def __init__(self, host: NodeHost, *, waits_for_images: bool = False) -> None:
+        """Serve the VMs of `host`.
+
+        Args:
+            host: What the driver uses of its node.
+            waits_for_images: StartTask returns when the VM runs, however long that takes; for a
+                caller that cancels it where Nomad would wait.
+        """
+        self._host = host
+        self._waits_for_images = waits_for_images
+        self._events = EventBroker()
+        self._tasks: dict[str, Task] = {}
+        self._unrecovered: dict[str, driver_pb2.TaskHandle] = {}
+        """Tasks whose recovery has failed, or is under way."""
+
+    # The driver
+
+    async def init(self, request: driver_pb2.InitRequest) -> driver_pb2.InitResponse:
+        """Begin to serve; left-overs of an earlier driver are removed in the background."""
+        await self._host.begin()
+        return driver_pb2.InitResponse()
+
+    async def shutdown(self, request: driver_pb2.ShutdownRequest) -> driver_pb2.ShutdownResponse:
+        """Put into the tasks' logs what the guests have printed; the VMs go on."""
+        await self._host.flush_logs()
+        return driver_pb2.ShutdownResponse()
+
+    async def task_config_schema(
+        self, request: driver_pb2.TaskConfigSchemaRequest
+    ) -> driver_pb2.TaskConfigSchemaResponse:
+        """Return the schema of a task's `config` block."""
+        return driver_pb2.TaskConfigSchemaResponse(spec=task_schema())
+
+    async def capabilities(
+        self, request: driver_pb2.CapabilitiesRequest
+    ) -> driver_pb2.CapabilitiesResponse:
+        """Return what the driver can do.
+
+        IMAGE isolation: `nomad alloc exec` then needs the capability alloc-exec alone, and nothing
+        of the agent's environment reaches the task. Log collection is off because the driver
+        writes Nomad's log files itself: no helper process per VM.
+        """
+        return driver_pb2.CapabilitiesResponse(
+            capabilities=driver_pb2.DriverCapabilities(
+                send_signals=False,
+                exec=True,
+                fs_isolation=driver_pb2.DriverCapabilities.IMAGE,
+                network_isolation_modes=[driver_pb2.NetworkIsolationSpec.HOST],
+                must_create_network=False,
+                mount_configs=driver_pb2.DriverCapabilities.NO_MOUNTS,
+                disable_log_collection=True,
+            )
+        )
+
+    async def fingerprint(
+        self, request: driver_pb2.FingerprintRequest
+    ) -> AsyncIterator[driver_pb2.FingerprintResponse]:
+        """Yield the node's health at once and whenever it changes."""
+        # Agents before 2.0.4 do not call Init: the first fingerprint is their sign to begin.
+        await self._host.begin()
+        async for response in self._host.fingerprints():
+            yield response
+
+    async def task_events(
+        self, request: driver_pb2.TaskEventsRequest
+    ) -> AsyncIterator[driver_pb2.DriverTaskEvent]:
+        """Yield the events of all tasks, for ever."""
+        async for event in self._events.listen():
+            yield event
+
+    # A task's life
+
+    async def start_task(
+        self, request: driver_pb2.StartTaskRequest
+    ) -> driver_pb2.StartTaskResponse:
+        """Start the task's VM and return once it runs, or once its image is seen to take long."""
+        config = request.task
+        await self._host.begin()
+        if config.id in self._tasks:
+            raise TaskBusyError(f"task {config.id} is started already")
+        supervisor = self._host.supervisor()
+        options = parse_options(config.msgpack_driver_config)
+        wanted = build_request(
+            config, options, merge_default=self._host.merge_default, network=self._host.network
+        )
+        task = self._tasks[config.id] = Task(config)
+        override = driver_pb2.NetworkOverride()
+        is_late = asyncio.Event()
+        # Nomad asks for the address once, when StartTask returns.
+        may_be_late = wanted.advertise is None and not self._waits_for_images
+        task.begin(
+            self._start(task, wanted, override, is_late.set if may_be_late else lambda: None),
+            self._host.tasks,
+        )
+        try:
+            async with Undo() as undo:
+                undo.push_async_callback(self._abandon, task)
+                is_running = await task.started(is_late)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            # The caller still waits, and gRPC answers nothing for a call that ends cancelled.
+            raise TaskStoppedError(
+                f"task {config.id} was stopped while it was being started"
+            ) from None
+        if is_running:
+            state = task.vm.state.encode()
+        else:
+            state = PendingState.of(supervisor.directory_of(wanted), config.id).encode()
+        return driver_pb2.StartTaskResponse(
+            result=driver_pb2.StartTaskResponse.SUCCESS,
+            handle=driver_pb2.TaskHandle(
+                version=HANDLE_VERSION,
+                config=config,
+                state=driver_pb2.TaskState.RUNNING,
+                driver_state=state,
+            ),
+            network_override=override if override.addr else None,
+        )
+
+    async def _abandon(self, task: Task) -> None:
+        """End a start whose caller learns of no VM, and the VM if it has just come up."""
+        await task.cancel()
+        await self._destroy(task)
+
+    async def _destroy(self, task: Task) -> None:
+        """Remove the VM of a task, if it has one, and forget the task.
+
+        Also where that fails: Nomad's client passes over an error, asks no more of the task, and
+        may start it anew. What is left of the VM is the supervisor's.
+        """
+        try:
+            if task.has_vm:
+                await self._host.vms.destroy(task.vm)
+        finally:
+            # Another call may have done it, and the task be started anew.
+            if self._tasks.get(task.config.id) is task:
+                del self._tasks[task.config.id]
+
+    async def _start(
+        self,
+        task: Task,
+        wanted: VMRequest,
+        override: driver_pb2.NetworkOverride,
+        on_long_wait: Callable[[], None],
+    ) -> VM:
+        """Return the VM, which runs; `override` has what Nomad is to advertise for the node."""
+
+        def tell(message: str, notes: dict[str, str]) -> None:
+            self._events.tell(task.config, message, notes)
+
+        supervisor = self._host.supervisor()
+        vm = await supervisor.start(wanted, tell, on_long_wait)
+        async with Undo() as undo:
+            # Nomad knows nothing of this VM yet.
+            undo.push_async_callback(supervisor.destroy, vm)
+            address = await self._announce(vm, wanted.advertise, tell)
+        if address is not None:
+            override.CopyFrom(address)
+        return vm
+
+    async def _announce(
+        self, vm: VM, advertise: Advertise | None, tell: Tell
+    ) -> driver_pb2.NetworkOverride | None:
+        """Tell that the VM runs; return its address for Nomad to advertise, if that is asked."""
+        record = vm.record
+        # Nomad shows the task as pending meanwhile, which people take for a fault.
+        more = "" if advertise is None else f"; waits up to {advertise.wait_s:g} s for its address"
+        tell(
+            f"VM {record.vm_id} runs: {record.vcpus} vCPU, {record.memory_bytes >> 20} MiB, "
+            f"{record.firmware}, {record.accelerator}{more}",
+            {"vm_id": record.vm_id, "pid": str(record.pid)},
+        )
+        if advertise is not None:
+            override = await wait_to_advertise(vm, advertise, tell)
+            if override is not None:
+                return override
+        _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {record.vm_id}")
+        return None
+
+    async def recover_task(
+        self, request: driver_pb2.RecoverTaskRequest
+    ) -> driver_pb2.RecoverTaskResponse:
+        """Take up a task of an earlier driver; OK for one that has ended, and for a known one."""
+        handle = request.handle
+        # request.task_id is empty on the wire: Nomad's client fills in the handle alone.
+        config = handle.config
+        if config.id not in self._tasks:
+            # Kept until it is recovered: Nomad answers a failure with DestroyTask, and starts the
+            # task anew, maybe elsewhere.
+            self._unrecovered[config.id] = handle
+            await self._recover(handle)
+            self._unrecovered.pop(config.id, None)
+        return driver_pb2.RecoverTaskResponse()
+
+    async def _recover(self, handle: driver_pb2.TaskHandle) -> None:
+        config = handle.config
+        await self._host.begin()
+        state = decode_state(handle.driver_state, config.id)
+
+        def tell(message: str, notes: dict[str, str]) -> None:
+            self._events.tell(config, message, notes)
+
+        vm = await self._host.vms.recover(state, tell)
+        self._tasks[config.id] = Task(config, vm)
+        # It may have come up, or moved, while no driver was there.
+        _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {state.vm_id}")
+
+    async def wait_task(self, request: driver_pb2.WaitTaskRequest) -> driver_pb2.WaitTaskResponse:
+        """Return once the VM has ended, with how."""
+        outcome = await self._find(request.task_id).wait()
+        return driver_pb2.WaitTaskResponse(result=_result(outcome), err=outcome.reason or "")
+
+    async def stop_task(self, request: driver_pb2.StopTaskRequest) -> driver_pb2.StopTaskResponse:
+        """Stop the VM within the timeout, gently first; return when it is gone."""
+        task = self._tasks.get(request.task_id)
+        if task is not None:
+            await task.cancel()
+            if task.has_vm:
+                await task.vm.stop(request.timeout.ToNanoseconds() / 1e9)
+        return driver_pb2.StopTaskResponse()
+
+    async def destroy_task(
+        self, request: driver_pb2.DestroyTaskRequest
+    ) -> driver_pb2.DestroyTaskResponse:
+        """Remove the VM and all of its files; one that runs only by force."""
+        task = self._tasks.get(request.task_id)
+        if task is not None:
+            if task.exit is None and not request.force:
+                raise TaskRunningError(f"task {request.task_id} runs: only force destroys it")
+            await task.cancel()
+            await self._destroy(task)
+        elif request.force and (handle := self._unrecovered.get(request.task_id)) is not None:
+            await self._host.vms.destroy_named(named_vm(handle))
+            self._unrecovered.pop(request.task_id, None)
+        return driver_pb2.DestroyTaskResponse()
+
+    # A task seen from outside
+
+    async def inspect_task(
+        self, request: driver_pb2.InspectTaskRequest
+    ) -> driver_pb2.InspectTaskResponse:
+        """Return the VM's state."""
+        task = self._find(request.task_id)
+        outcome = task.exit
+        status = driver_pb2.TaskStatus(
+            id=task.config.id,
+            name=task.config.name,
+            state=driver_pb2.TaskState.RUNNING if outcome is None else driver_pb2.TaskState.EXITED,
+        )
+        # A nil timestamp is an error in Nomad; the zero one means "not yet".
+        status.started_at.seconds = status.completed_at.seconds = 0
+        attributes: dict[str, str] = {}
+        if task.has_vm:
+            record = task.vm.record
+            attributes = {"vm_id": record.vm_id, "pid": str(record.pid), "image": record.image}
+            status.started_at.FromJsonString(record.created_at)
+            if task.vm.ended_at is not None:
+                status.completed_at.FromMilliseconds(int(task.vm.ended_at * 1000))
+        if outcome is not None:
+            status.result.CopyFrom(_result(outcome))
+        return driver_pb2.InspectTaskResponse(
+            task=status, driver=driver_pb2.TaskDriverStatus(attributes=attributes)
+        )
+
+    async def task_stats(
+        self, request: driver_pb2.TaskStatsRequest
+    ) -> AsyncIterator[driver_pb2.TaskStatsResponse]:
+        """Yield the VM's use of its host until it ends."""
+        task = self._find(request.task_id)
+        if not await task.has_started():
+            return
+        meter = self._host.vms.meter(task.vm)
+        interval_s = request.collection_interval.ToNanoseconds() / 1e9 or _DEFAULT_STATS_INTERVAL_S
+        while task.vm.exit is None:
+            yield build_stats(
+                task.config.id,
+                meter.cpu_share(),
+                meter.pss_bytes,
+                mhz_per_core=self._host.mhz_per_core,
+            )
+            await asyncio.sleep(interval_s)
+
+    async def exec_task(self, request: driver_pb2.ExecTaskRequest) -> driver_pb2.ExecTaskResponse:
+        """Run a command in the guest, for Nomad's script checks."""
+        vm = self._find(request.task_id).vm
+        timeout_s = request.timeout.ToNanoseconds() / 1e9
+        return await task_exec.run_once(vm, list(request.command), timeout_s)
+
+    async def signal_task(
+        self, request: driver_pb2.SignalTaskRequest
+    ) -> driver_pb2.SignalTaskResponse:
+        """Refuse: the client asks whatever the capabilities say, and shows the reason."""
+        raise UnsupportedError(
+            f"a VM takes no {request.signal}", hint='change_mode of its templates: use "noop"'
+        )
+
+    def exec_task_streaming(
+        self, requests: AsyncIterator[driver_pb2.ExecTaskStreamingRequest]
+    ) -> AsyncIterator[driver_pb2.ExecTaskStreamingResponse]:
+        """Run a command in the guest for `nomad alloc exec`."""
+        return task_exec.run_streaming(requests, lambda id_: self._find(id_).vm, self._host.tasks)
+
+    def _find(self, task_id: str) -> Task:
+        task = self._tasks.get(task_id)
+        if task is None:
+            raise TaskNotFoundError
+        return task
+
+
+def _result(outcome: VMExit) -> driver_pb2.ExitResult:
+    return driver_pb2.ExitResult(
+        exit_code=outcome.exit_code, signal=outcome.signal, oom_killed=outcome.oom_killed
+    )

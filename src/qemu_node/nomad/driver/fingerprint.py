@@ -1,0 +1,216 @@
+"""What Nomad learns of this node: attributes for placement, health with its reason.
+
+Owns the names of the attributes and the judgement (pure, from facts), and reading the cheap facts.
+Does not own proving the accelerator (`qemu.probe`). Every changed attribute is a node update
+through Raft, so nothing that fluctuates is in here; that is what the daemon's metrics are for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version as package_version
+from pathlib import Path
+
+from qemu_node.config.network import NetworkConfig
+from qemu_node.config.node import NodeConfig
+from qemu_node.errors import HostError, MissingPartError, NodeError
+from qemu_node.host.files.space import read_space
+from qemu_node.nomad.proto import driver_pb2, structs_pb2
+from qemu_node.qemu.firmware import find_firmware
+from qemu_node.qemu.spec import FirmwareMode
+from qemu_node.vm.node import Hypervisor
+
+DRIVER_NAME = "vm"
+
+
+def driver_version() -> str:
+    """Return the version of this package, which is the plugin's."""
+    return package_version("qemu-node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """Facts that a few small reads tell."""
+
+    firmware_problems: dict[FirmwareMode, str] = field(default_factory=dict)
+    """Modes that no installed firmware serves, and why."""
+    has_ksm: bool = False
+    has_vhost_net: bool = False
+    """The kernel can move frames between TAP and guest, and is to."""
+    has_cgroup2: bool = False
+    is_disk_full: bool = False
+    """Less is free on the file system of the data directory than its reserve."""
+    is_short_of_files: bool = False
+    """One VM more would take open files that the stops of the others need."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    network_problems: tuple[str, ...] = ()
+    """What keeps VMs from the network that node.toml gives them, and what to do about it."""
+    vm_problems: tuple[str, ...] = ()
+    """What there is to say of VMs that run and that nobody manages."""
+
+    @property
+    def bridge(self) -> str:
+        """The bridge that VMs can be ports of; empty where there is none that works."""
+        return "" if self.network_problems else self.network.bridge
+
+    @property
+    def vids(self) -> list[int]:
+        """The VLANs that some job may have here, ascending."""
+        if not self.bridge:
+            return []
+        return sorted(self.network.vids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """The driver's health and attributes."""
+
+    is_healthy: bool
+    description: str
+    attributes: dict[str, str | bool]
+
+    def to_response(self) -> driver_pb2.FingerprintResponse:
+        """Return this in Nomad's form."""
+        health = driver_pb2.FingerprintResponse.HealthState
+        return driver_pb2.FingerprintResponse(
+            attributes={
+                name: structs_pb2.Attribute(bool_val=value)
+                if isinstance(value, bool)
+                else structs_pb2.Attribute(string_val=value)
+                for name, value in self.attributes.items()
+            },
+            health=health.HEALTHY if self.is_healthy else health.UNHEALTHY,
+            health_description=self.description,
+        )
+
+
+def build_fingerprint(
+    hypervisor: Hypervisor | None, problem: NodeError | None, facts: HostFacts | None
+) -> Fingerprint:
+    """Return what Nomad is told.
+
+    A node whose disk is full, or whose driver has too few files left, is not healthy, so that Nomad
+    places VMs elsewhere; what runs goes on.
+    A node without one of the firmware modes is healthy as long as it has the default one: jobs that
+    want another are kept away by the attributes. Attributes that do not hold, or are not known, are
+    sent empty, because leaving one out does not take it back.
+    """
+    attributes = _attributes(hypervisor, facts)
+    if problem is None and facts is not None:
+        secure_problem = facts.firmware_problems.get(FirmwareMode.SECURE_BOOT)
+        problem = MissingPartError(secure_problem) if secure_problem else None
+        if problem is None and not facts.network.bridge and not facts.network.allow_host:
+            # Only user mode, and no VM in user mode starts on a node that is not kept from it.
+            problem = next((MissingPartError(text) for text in facts.network_problems), None)
+    if problem is None and facts is not None and facts.is_disk_full:
+        # Without figures: each change of the text is an update of the node through Raft.
+        problem = HostError(
+            "the data disk is full: its reserve is all that is free, and no VM is started",
+            hint="free space there, or set disk.reserve in node.toml",
+        )
+    if problem is None and facts is not None and facts.is_short_of_files:
+        problem = HostError(
+            "the driver may open too few files for one VM more, and none is started",
+            hint="raise LimitNOFILE of the agent's service",
+        )
+    if problem is not None or hypervisor is None or facts is None:
+        text = problem.explain() if problem is not None else "QEMU was not found"
+        is_healthy = False
+    else:
+        text = _describe(hypervisor, facts)
+        is_healthy = True
+    if facts is not None:
+        text = "; ".join((text, *facts.vm_problems))
+    return Fingerprint(is_healthy=is_healthy, description=text, attributes=attributes)
+
+
+def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[str, str | bool]:
+    values: dict[str, str | bool] = {
+        "version": driver_version(),
+        "qemu": str(hypervisor.binary.version) if hypervisor else "",
+        "accelerator": hypervisor.accelerator.value if hypervisor else "",
+        "kvm_lost": hypervisor.is_kvm_lost if hypervisor else "",
+        "firmware": "",
+        "secure_boot": "",
+        "ksm": "",
+        "vhost": "",
+        "bridge": "",
+        "vlans": "",
+        "cgroup_v2": "",
+    }
+    if facts is not None:
+        modes = [mode.value for mode in FirmwareMode if mode not in facts.firmware_problems]
+        values |= {
+            "firmware": ",".join(modes),
+            "secure_boot": FirmwareMode.SECURE_BOOT.value in modes,
+            "ksm": facts.has_ksm,
+            "vhost": facts.has_vhost_net,
+            "bridge": facts.bridge,
+            # Each by itself: that is what a constraint's `set_contains` looks for.
+            "vlans": ",".join(map(str, facts.vids)),
+            "cgroup_v2": facts.has_cgroup2,
+        }
+    prefix = f"driver.{DRIVER_NAME}"
+    return {prefix: True} | {f"{prefix}.{name}": value for name, value in values.items()}
+
+
+def _describe(hypervisor: Hypervisor, facts: HostFacts) -> str:
+    """Return the health text of a node that works, and what would make it work better."""
+    text = f"QEMU {hypervisor.binary.version}, {hypervisor.accelerator.value}"
+    if hypervisor.is_kvm_lost:
+        text = (
+            f"Degraded: KVM ran guests here before and does not now, so they are slow ({text}): "
+            f"{hypervisor.kvm_problem}"
+        )
+    elif hypervisor.kvm_problem:
+        text = f"Healthy: {text}, so guests are slow: {hypervisor.kvm_problem}"
+    else:
+        text = f"Healthy: {text}"
+    if not facts.has_cgroup2:
+        text += "; no cgroup v2: VMs run without limits"
+    if facts.network_problems:
+        text += f"; network: {'; '.join(facts.network_problems)}"
+    return text
+
+
+def read_host_facts(
+    config: NodeConfig,
+    network_problems: Sequence[str] = (),
+    vm_problems: Sequence[str] = (),
+    *,
+    is_short_of_files: bool = False,
+) -> HostFacts:
+    """Read what the host has; never fails.
+
+    Args:
+        config: The node's settings.
+        network_problems: What `Network.problems` found.
+        vm_problems: What `Supervisor.problems` found.
+        is_short_of_files: What `Admission` says.
+    """
+    network = config.network
+    directories = tuple(Path(directory) for directory in config.qemu.firmware_dirs)
+    problems = {}
+    for mode in FirmwareMode:
+        try:
+            find_firmware(mode, directories)
+        except NodeError as exc:
+            problems[mode] = exc.explain()
+    return HostFacts(
+        firmware_problems=problems,
+        has_ksm=Path("/sys/kernel/mm/ksm/run").exists(),
+        has_vhost_net=network.vhost != "off" and Path("/dev/vhost-net").exists(),
+        has_cgroup2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
+        network=network,
+        network_problems=tuple(network_problems),
+        vm_problems=tuple(vm_problems),
+        is_disk_full=_is_disk_full(config),
+        is_short_of_files=is_short_of_files,
+    )
+
+
+def _is_disk_full(config: NodeConfig) -> bool:
+    try:
+        return not read_space(Path(config.paths.data)).has_room(0, config.disk.reserved)
+    except HostError:
+        # A disk that cannot be asked is not known to be full; starts say what is wrong with it.
+        return False

@@ -1,0 +1,1 @@
+"""go-plugin's contract: handshake, gRPC server, log, schemas. Knows no VM."""

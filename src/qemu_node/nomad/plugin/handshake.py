@@ -1,0 +1,270 @@
+"""go-plugin's handshake: the environment an agent gives, the line it wants, the socket between.
+
+Owns the plugin's socket directory, its stdout, and the form of the handshake line for both ends.
+Does not own what is served on the socket (`server`) nor how a plugin is started (`client`).
+
+Facts: go-plugin 1.8.0 client.go and server.go; HandshakeConfig of Nomad's plugins/base.
+"""
+
+import contextlib
+import grp
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from qemu_node.errors import ConfigError, HostError, NodeError
+from qemu_node.host.files.atomic import host_error
+from qemu_node.host.files.directories import make_directory, open_directory
+from qemu_node.host.files.lock import FileLock
+from qemu_node.host.files.tree import remove_tree
+
+log = logging.getLogger(__name__)
+
+COOKIE_KEY = "NOMAD_PLUGIN_MAGIC_COOKIE"
+COOKIE_VALUE = "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255"
+"""Tells that Nomad started us, and not a person. It is public and protects nothing."""
+
+CORE_VERSION = 1
+"""go-plugin's own protocol."""
+PROTOCOL_VERSION = 2
+"""Nomad's plugin protocol."""
+
+VERSIONS_KEY = "PLUGIN_PROTOCOL_VERSIONS"
+_CERTIFICATE_KEY = "PLUGIN_CLIENT_CERT"
+_SOCKET_DIR_KEY = "PLUGIN_UNIX_SOCKET_DIR"
+_SOCKET_GROUP_KEY = "PLUGIN_UNIX_SOCKET_GROUP"
+
+_SUN_PATH_MAX_BYTES = 107  # sun_path holds 108 bytes with its NUL (man 7 unix)
+
+
+class HandshakeError(ConfigError):
+    """Whoever started this process does not speak the protocol; it must exit with code 1."""
+
+
+class HandshakeLineError(NodeError):
+    """What a plugin printed is no handshake of the protocol that is spoken here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handshake:
+    """Where a plugin listens: the content of its handshake line."""
+
+    socket: Path
+
+    def line(self) -> str:
+        """Return the line for stdout, without its newline. It ends with an empty certificate."""
+        return f"{CORE_VERSION}|{PROTOCOL_VERSION}|unix|{self.socket}|grpc|"
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        """Return what a plugin's line says.
+
+        Raises:
+            HandshakeLineError: no handshake line, or one of another protocol.
+        """
+        fields = line.strip().split("|")
+        if len(fields) < 4:
+            raise HandshakeLineError(f"not a handshake line: {line.strip()[:200]!r}")
+        core, version, network, address = fields[:4]
+        protocol = fields[4] if len(fields) > 4 else "netrpc"
+        spoken = (core, version, network, protocol)
+        expected = (str(CORE_VERSION), str(PROTOCOL_VERSION), "unix", "grpc")
+        if spoken != expected:
+            raise HandshakeLineError(
+                f"the plugin speaks {'|'.join(spoken)}, not {'|'.join(expected)}"
+            )
+        if len(fields) > 5 and fields[5]:
+            raise HandshakeLineError("the plugin wants TLS, which Nomad does not use")
+        return cls(socket=Path(address))
+
+
+def client_environment() -> dict[str, str]:
+    """Return the variables that Nomad gives a plugin."""
+    return {
+        COOKIE_KEY: COOKIE_VALUE,
+        VERSIONS_KEY: str(PROTOCOL_VERSION),
+        "PLUGIN_MIN_PORT": "10000",
+        "PLUGIN_MAX_PORT": "25000",
+    }
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Return if a Nomad agent started this process and expects the protocol that is spoken here.
+
+    Raises:
+        HandshakeError: it did not, or expects another; the message is for the person who did.
+    """
+    if environ.get(COOKIE_KEY) != COOKIE_VALUE:
+        raise HandshakeError(
+            "this is a plugin of Nomad and is not run by hand",
+            hint="put it into the agent's plugin_dir; to start VMs without Nomad: qemu-node run",
+        )
+    offered = environ.get(VERSIONS_KEY)
+    # Absent: the agent of an old go-plugin, which takes the plugin's version.
+    if offered is not None and str(PROTOCOL_VERSION) not in offered.split(","):
+        raise HandshakeError(
+            f"the agent speaks plugin protocol {offered or 'of no version'}, "
+            f"this plugin {PROTOCOL_VERSION}",
+            hint="use Nomad 1.11.3 or later",
+        )
+    if environ.get(_CERTIFICATE_KEY):
+        # An agent cannot reattach to a plugin under AutoMTLS, so Nomad never asks for it.
+        raise HandshakeError(
+            f"{_CERTIFICATE_KEY} is set: TLS on the plugin's socket is unsupported"
+        )
+
+
+class HandshakeOutput:
+    """The process's stdout, out of everybody's reach but for the one line it is there for.
+
+    From construction on, whatever is written to descriptor 1 goes to stderr: one stray line before
+    the handshake keeps the whole agent from starting.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.dup(1)
+        os.dup2(2, 1)
+
+    def announce(self, handshake: Handshake) -> None:
+        """Print the line; the socket must be listening already. Not to be called twice."""
+        try:
+            os.write(self._fd, handshake.line().encode("utf-8", "surrogateescape") + b"\n")
+        finally:
+            os.close(self._fd)
+
+
+@contextlib.contextmanager
+def plugin_socket(run_dir: Path, environ: Mapping[str, str]) -> Iterator[Path]:
+    """Give the path for this process's socket, in a directory that exists inside the block.
+
+    It is `<run_dir>/plugin/<pid>/plugin.sock`, the directory open to our user alone; or in the
+    directory that PLUGIN_UNIX_SOCKET_DIR names. What dead plugins left behind is removed first.
+
+    Raises:
+        HandshakeError: the path does not fit into a socket address or into the handshake line.
+        HostError: the directory cannot be made.
+    """
+    named = environ.get(_SOCKET_DIR_KEY)
+    if named:
+        socket = Path(named) / f"qemu-node-{os.getpid()}.sock"
+        _check_socket_path(socket)
+        try:
+            socket.unlink(missing_ok=True)
+        except OSError as exc:
+            raise host_error("remove", socket, exc) from exc
+        try:
+            yield socket
+        finally:
+            socket.unlink(missing_ok=True)
+        return
+    root = plugins_dir(run_dir)
+    own = root / str(os.getpid())
+    socket = own / "plugin.sock"
+    _check_socket_path(socket)
+    open_directory(run_dir, 0o755)
+    make_directory(root, 0o700)
+    sweep(root)
+    # The lock lies beside the directory: taken before the directory exists, there is no moment in
+    # which a sweep of another plugin could take a new directory for an old one.
+    with FileLock(lock_path(own)):
+        remove_tree(own)
+        make_directory(own, 0o700)
+        try:
+            yield socket
+        finally:
+            _remove(own)
+
+
+@contextlib.contextmanager
+def temporary_socket() -> Iterator[Path]:
+    """Give a path for this process's socket in a temporary directory, open to our user alone.
+
+    Raises:
+        HandshakeError: as `plugin_socket`.
+        HostError: there is no temporary directory that can be written to.
+    """
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="qemu-node-", ignore_cleanup_errors=True)
+    except OSError as exc:
+        raise HostError(f"cannot make a temporary directory: {exc.strerror or exc}") from exc
+    with directory as name:
+        socket = Path(name) / "plugin.sock"
+        _check_socket_path(socket)
+        yield socket
+
+
+def grant_group(socket: Path, environ: Mapping[str, str]) -> None:
+    """Let the group that PLUGIN_UNIX_SOCKET_GROUP names use `socket`, where it is set.
+
+    Raises:
+        HandshakeError: no such group.
+        HostError: we may not give the socket to it.
+    """
+    name = environ.get(_SOCKET_GROUP_KEY)
+    if not name:
+        return
+    try:
+        gid = int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise HandshakeError(f"{_SOCKET_GROUP_KEY}: there is no group {name!r}") from None
+    try:
+        os.chown(socket, -1, gid)
+        socket.chmod(0o660)
+    except OSError as exc:
+        raise host_error("give to the plugin group", socket, exc) from exc
+
+
+def sweep(root: Path) -> None:
+    """Remove the socket directories below `root` whose plugin has died; failures are logged.
+
+    Raises HostError where `root` cannot be read.
+
+    A SIGKILLed plugin leaves its directory, and a dead pid says nothing once it is used again: the
+    lock, which the kernel released, does.
+    """
+    try:
+        names = {entry.name.removesuffix(".lock") for entry in root.iterdir()}
+    except OSError as exc:
+        raise host_error("read", root, exc) from exc
+    for name in sorted(filter(str.isdecimal, names)):
+        directory = root / name
+        lock = FileLock(lock_path(directory))
+        try:
+            if lock.try_acquire():
+                _remove(directory)
+        except NodeError as exc:
+            log.warning("left-over plugin directory stays", extra={"reason": exc.explain()})
+        finally:
+            lock.release()
+
+
+def _remove(directory: Path) -> None:
+    """Remove a plugin's directory and its lock, which the caller holds."""
+    remove_tree(directory)
+    lock_path(directory).unlink(missing_ok=True)
+
+
+def plugins_dir(run_dir: Path) -> Path:
+    """Return where each plugin that lives has a directory, named after its pid."""
+    return run_dir / "plugin"
+
+
+def lock_path(directory: Path) -> Path:
+    """Return the lock that the plugin of `directory` holds as long as it lives."""
+    return directory.with_name(f"{directory.name}.lock")
+
+
+def _check_socket_path(socket: Path) -> None:
+    raw = os.fsencode(socket)
+    if len(raw) > _SUN_PATH_MAX_BYTES:
+        raise HandshakeError(
+            f"the plugin's socket path is longer than {_SUN_PATH_MAX_BYTES} bytes: {socket}",
+            hint="shorten paths.run in node.toml",
+        )
+    # The line has fields between "|", and go-plugin trims it.
+    if b"|" in raw or b"\n" in raw:
+        raise HandshakeError(f"the plugin's socket path cannot hold '|' or a newline: {socket!s}")

@@ -1,0 +1,208 @@
+"""`nomad alloc exec` and script checks: a command in the guest, through its agent.
+
+The guest agent gives a command's output when it has ended and takes its input before it starts, so
+input is collected to its end first, and there is no terminal: a terminal is the serial console.
+
+What the client does with an answer decides the rest (2.0.6-dev, seen run). An error of the RPC goes
+into a WebSocket close frame, which holds 125 bytes: a longer one shows as `unexpected EOF`. So a
+refusal is written to stderr with an exit code. A person's Ctrl-C reaches the driver only when the
+client next fails to pass something on: so something is sent every two seconds.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from qemu_node.errors import GuestAgentError, JobError, NodeError
+from qemu_node.host.concurrency.race import race
+from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.nomad.plugin.status import TaskNotFoundError
+from qemu_node.nomad.proto import driver_pb2
+from qemu_node.qga.client import AgentTimeoutError
+from qemu_node.qga.replies import ExecResult
+from qemu_node.qga.wire import AgentRefusedError
+from qemu_node.vm.life.machine import VM
+
+INPUT_MAX_BYTES = 4 << 20
+"""What a command can be given on stdin; it travels in one line of JSON."""
+
+CANNOT_RUN = 126
+NOT_FOUND = 127
+"""Exit codes of a command that was not run, as shells have them."""
+
+_CHUNK_BYTES = 64 << 10
+_UNLIMITED_S = 24 * 3600.0
+"""Bound of a command without a timeout of its own."""
+
+_SIGN_OF_LIFE_S = 2.0
+
+_Response = driver_pb2.ExecTaskStreamingResponse
+_Operation = driver_pb2.ExecTaskStreamingIOOperation
+_Setup = driver_pb2.ExecTaskStreamingRequest.Setup
+_Requests = AsyncIterator[driver_pb2.ExecTaskStreamingRequest]
+
+
+class ExecError(JobError):
+    """The command was not run."""
+
+
+def check_allowed(vm: VM) -> None:
+    """Raise unless the job lets commands be run in this guest.
+
+    Raises:
+        ExecError: the job does not allow it.
+    """
+    if not vm.record.allow_exec:
+        raise ExecError(
+            "exec is not allowed by this job",
+            hint="set guest_agent { allow_exec = true } in the task's config",
+        )
+
+
+async def run_once(vm: VM, command: list[str], timeout_s: float) -> driver_pb2.ExecTaskResponse:
+    """Run `command` and return what it printed; `timeout_s` 0 means no limit.
+
+    Raises:
+        ExecError: the job does not allow it.
+        GuestAgentError: the agent did not answer, or has no such command.
+    """
+    check_allowed(vm)
+    result = await vm.agent.run(command, timeout_s=timeout_s or _UNLIMITED_S)
+    return driver_pb2.ExecTaskResponse(
+        stdout=result.stdout, stderr=result.stderr, result=_exit_result(result)
+    )
+
+
+async def run_streaming(
+    requests: _Requests, find_vm: Callable[[str], VM], tasks: TaskOwner
+) -> AsyncIterator[_Response]:
+    """Run the command that the first request names and yield its output and exit code.
+
+    A command that cannot be run ends with the reason on stderr and exit code 126, or 127 where the
+    guest has no such program. When the caller goes away the command is ended, by one of `tasks`.
+
+    Raises:
+        TaskNotFoundError: `find_vm` knows no such task.
+    """
+    first = await anext(aiter(requests), None)
+    setup = _Setup() if first is None else first.setup
+    try:
+        vm = find_vm(setup.task_id)
+    except TaskNotFoundError:
+        raise
+    except NodeError as exc:
+        for response in _refusal(exc, setup):
+            yield response
+        return
+    command = _Command(vm, setup, requests)
+    run = tasks.start(command.run(), name=f"exec in {command.vm.record.vm_id}")
+    try:
+        while not run.done():
+            await asyncio.wait({run}, timeout=_SIGN_OF_LIFE_S)
+            if not run.done():
+                yield command.sign_of_life()
+    finally:
+        run.cancel()
+    outcome = run.result()
+    answer = _output(outcome) if isinstance(outcome, ExecResult) else _refusal(outcome, setup)
+    for response in answer:
+        yield response
+
+
+class _Command:
+    """One command and its input."""
+
+    def __init__(self, vm: VM, setup: _Setup, requests: _Requests) -> None:
+        self.vm = vm
+        self._setup = setup
+        self._requests = requests
+        self._waits_for: str | None = None
+
+    async def run(self) -> ExecResult | NodeError:
+        """Return how the command ended, or why it was not run; the guest's end ends the wait."""
+        try:
+            check_allowed(self.vm)
+            if self._setup.tty:
+                raise ExecError(
+                    "the guest agent offers no terminal",
+                    hint="use `nomad alloc exec -i=false -t=false`, or `qemu-node vm console` on "
+                    "the node",
+                )
+            _, result = await race(self._run(), self._until_ended())
+        except NodeError as exc:
+            return exc
+        return result
+
+    async def _run(self) -> ExecResult:
+        self._waits_for = "the guest agent"
+        try:
+            await self.vm.agent.ping()
+        except AgentTimeoutError as exc:
+            raise GuestAgentError(
+                str(exc), hint="is qemu-guest-agent installed and running in the guest?"
+            ) from exc
+        self._waits_for = "the end of stdin to start the command; -i=false gives it no input"
+        stdin = await self._collect_input()
+        self._waits_for = None
+        command = list(self._setup.command)
+        return await self.vm.agent.run(command, input=stdin, timeout_s=_UNLIMITED_S)
+
+    async def _until_ended(self) -> ExecResult:
+        """Raise once the VM has ended."""
+        await self.vm.wait()
+        raise GuestAgentError("the VM ended before the command did")
+
+    async def _collect_input(self) -> bytes:
+        """Return stdin up to its end; empty messages are heartbeats, sizes are for terminals."""
+        stdin = bytearray()
+        async for request in self._requests:
+            stdin += request.stdin.data
+            if len(stdin) > INPUT_MAX_BYTES:
+                raise ExecError(
+                    f"more than {INPUT_MAX_BYTES >> 20} MiB on stdin",
+                    hint="copy files into the guest over its network",
+                )
+            if request.stdin.close:
+                break
+        return bytes(stdin)
+
+    def sign_of_life(self) -> _Response:
+        """Return what the command waits for, once for each; else a message without meaning."""
+        awaited, self._waits_for = self._waits_for, None
+        if awaited is None:
+            return _Response()
+        return _words(f"waiting for {awaited}", self._setup)
+
+
+def _refusal(error: NodeError, setup: _Setup) -> Iterator[_Response]:
+    """Yield the messages that carry the reason why a command was not run."""
+    yield _words(error.explain(), setup)
+    # The guest's words, of glib or of its Windows: only the exit code depends on them.
+    is_absent = isinstance(error, AgentRefusedError) and "No such file" in str(error)
+    code = NOT_FOUND if is_absent else CANNOT_RUN
+    yield _Response(exited=True, result=driver_pb2.ExitResult(exit_code=code))
+
+
+def _words(text: str, setup: _Setup) -> _Response:
+    # A client with a terminal has it in raw mode.
+    end = "\r\n" if setup.tty else "\n"
+    return _Response(stderr=_Operation(data=f"vm: {text}{end}".encode()))
+
+
+def _output(result: ExecResult) -> Iterator[_Response]:
+    """Yield the messages that carry a finished command."""
+    stderr = result.stderr
+    if result.truncated:
+        stderr += b"\n[output cut: the guest agent keeps 16 MiB]\n"
+    for start in range(0, len(result.stdout), _CHUNK_BYTES):
+        data = result.stdout[start : start + _CHUNK_BYTES]
+        yield _Response(stdout=_Operation(data=data))
+    for start in range(0, len(stderr), _CHUNK_BYTES):
+        data = stderr[start : start + _CHUNK_BYTES]
+        yield _Response(stderr=_Operation(data=data))
+    yield _Response(stdout=_Operation(close=True))
+    yield _Response(stderr=_Operation(close=True))
+    yield _Response(exited=True, result=_exit_result(result))
+
+
+def _exit_result(result: ExecResult) -> driver_pb2.ExitResult:
+    return driver_pb2.ExitResult(exit_code=result.exit_code, signal=result.signal or 0)

@@ -1,0 +1,205 @@
+"""A task's log files, as Nomad's log API reads them.
+
+Owns `<task>.<stream>.<N>` in `<alloc_dir>/alloc/logs`, the highest N being the newest
+(client/fs_endpoint.go, logIndexes), their rotation and their removal. Does not own what is written,
+nor its rate.
+
+The directory has mode 0777 and the tasks of the allocation write to it, so nothing in it is
+trusted: it is opened without following links, every file relative to it likewise, and a name that
+is taken by anything but a plain file is passed over. No other file is ever made beside them: one
+with the same beginning whose end is no number makes Nomad refuse to show any.
+
+Nothing stays open between two writes: a node has two logs for each of its VMs, and most are silent.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import re
+from collections.abc import Generator
+from pathlib import Path
+from typing import Literal
+
+from qemu_node.host.files.atomic import host_error
+from qemu_node.host.files.beneath import is_plain_file, open_beneath
+
+log = logging.getLogger(__name__)
+
+_MAX_PASSED_OVER = 8
+"""How many names in a row may be taken by something else before a write is given up."""
+
+_MODE = 0o644
+
+# What opening a link, a directory, a FIFO without a reader or a socket answers.
+_NOT_A_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
+
+
+class TaskLog:
+    """One stream of one task. Writing never fails: what the disk does not take is counted.
+
+    At most `max_files` files of at most `max_file_bytes`; a line is not split over two files where
+    it fits one. A log of an earlier driver is continued in its newest file.
+    """
+
+    def __init__(
+        self,
+        logs_dir: Path,
+        task_name: str,
+        stream: Literal["stdout", "stderr"],
+        max_files: int,
+        max_file_bytes: int,
+    ) -> None:
+        """Open the log; there is a file from here on, as Nomad answers 404 for a log without one.
+
+        Args:
+            logs_dir: `<alloc_dir>/alloc/logs`. Neither of its last two components may be a link.
+            task_name: The task, by any name that Nomad allows.
+            stream: Which of its streams.
+            max_files: How many files are kept, the newest.
+            max_file_bytes: When the next one begins.
+
+        Raises:
+            HostError: the directory cannot be opened.
+        """
+        self.dropped_bytes = 0
+        """What the disk did not take since this object was made."""
+        self._unreported_bytes = 0
+        self._prefix = f"{task_name}.{stream}."
+        self._logs_dir = logs_dir
+        self._max_files = max_files
+        self._max_file_bytes = max_file_bytes
+        self._is_closed = False
+        try:
+            with _logs_dir_fd(self._logs_dir) as dir_fd:
+                self._indexes = self._list_indexes(dir_fd)
+                self._make_first(dir_fd)
+        except OSError as exc:
+            raise host_error("open log directory", logs_dir, exc) from exc
+
+    def _list_indexes(self, dir_fd: int) -> list[int]:
+        """Return the N of all files of this stream, in order."""
+        # 18 digits fit Nomad's int; a longer number was put there by somebody else.
+        pattern = re.compile(re.escape(self._prefix) + r"(0|[1-9][0-9]{0,17})")
+        with os.scandir(dir_fd) as entries:
+            matches = [pattern.fullmatch(entry.name) for entry in entries]
+        return sorted(int(match[1]) for match in matches if match is not None)
+
+    def _make_first(self, dir_fd: int) -> None:
+        try:
+            os.close(self._open(dir_fd, self._newest))
+        except OSError as exc:
+            self._report(exc)
+
+    @property
+    def _newest(self) -> int:
+        return self._indexes[-1] if self._indexes else 0
+
+    @staticmethod
+    def _open_to_readers(fd: int) -> None:
+        """Give a file that we have just made the mode of Nomad's own, whatever the umask."""
+        info = os.fstat(fd)
+        if info.st_size == 0 and info.st_uid == os.geteuid():
+            os.fchmod(fd, _MODE)
+
+    def _open(self, dir_fd: int, first: int) -> int:
+        """Open file `first`, or the next that is or becomes a plain file with room in it."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+        for index in range(first, first + _MAX_PASSED_OVER):
+            try:
+                fd = open_beneath(dir_fd, f"{self._prefix}{index}", flags, mode=_MODE)
+            except OSError as exc:
+                if exc.errno in _NOT_A_FILE:
+                    continue
+                raise
+            if is_plain_file(fd) and os.fstat(fd).st_size < self._max_file_bytes:
+                self._open_to_readers(fd)
+                self._begin(dir_fd, index)
+                return fd
+            os.close(fd)
+        raise OSError(errno.EEXIST, f"{self._prefix}{first} and the next are no plain files")
+
+    def _begin(self, dir_fd: int, index: int) -> None:
+        """Note that `index` is the newest file and remove those that are too many."""
+        self._indexes = [*(older for older in self._indexes if older < index), index]
+        for old in self._indexes[: -self._max_files]:
+            # It may be gone already, or be a directory that somebody put there.
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self._prefix}{old}", dir_fd=dir_fd)
+        del self._indexes[: -self._max_files]
+
+    def write(self, data: bytes) -> None:
+        """Append `data`. Never raises: what the disk refuses is dropped, counted and told later."""
+        if self._unreported_bytes:
+            notice = b"[%d bytes lost: the log could not be written]\n" % self._unreported_bytes
+            if self._append(notice) < len(notice):
+                self._lose(len(data))
+                return
+            self._unreported_bytes = 0
+        self._lose(len(data) - self._append(data))
+
+    def _lose(self, count: int) -> None:
+        self.dropped_bytes += count
+        self._unreported_bytes += count
+
+    def _append(self, data: bytes) -> int:
+        """Return how many bytes of `data` were written, all of them unless the disk refused."""
+        if self._is_closed:
+            return 0
+        done = 0
+        try:
+            with _logs_dir_fd(self._logs_dir) as dir_fd:
+                while done < len(data):
+                    done += self._append_some(dir_fd, data[done:])
+        except OSError as exc:
+            self._report(exc)
+        return done
+
+    def _append_some(self, dir_fd: int, data: bytes) -> int:
+        """Append to the newest file, or the next if not one line fits, and return how much."""
+        fd = self._open(dir_fd, self._newest)
+        try:
+            size = os.fstat(fd).st_size
+            end = self._fitting(data, size)
+            if end == 0 and size > 0:
+                os.close(fd)
+                fd = -1
+                fd = self._open(dir_fd, self._newest + 1)
+                size = os.fstat(fd).st_size
+                end = self._fitting(data, size)
+            # A line longer than a whole file is cut where the file ends.
+            return os.write(fd, data[: end or self._max_file_bytes - size])
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _fitting(self, data: bytes, size: int) -> int:
+        """Return how much of `data` a file of `size` bytes takes, in whole lines."""
+        room = self._max_file_bytes - size
+        return len(data) if len(data) <= room else data.rfind(b"\n", 0, room) + 1
+
+    def _report(self, exc: OSError) -> None:
+        """Tell the driver's log, once for each time that writing stops."""
+        if not self._unreported_bytes:
+            path = self._logs_dir / f"{self._prefix}*"
+            fields = {"path": str(path), "error": str(exc)}
+            log.warning("task log could not be written", extra=fields)
+
+    def close(self) -> None:
+        """Close the log; what is written afterwards counts as dropped. Harmless when done twice."""
+        self._is_closed = True
+
+
+@contextlib.contextmanager
+def _logs_dir_fd(logs_dir: Path) -> Generator[int]:
+    """Have `<alloc_dir>/alloc/logs` open, of which only `<alloc_dir>` is Nomad's alone."""
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    alloc_fd = os.open(logs_dir.parent.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        dir_fd = open_beneath(alloc_fd, f"{logs_dir.parent.name}/{logs_dir.name}", flags)
+    finally:
+        os.close(alloc_fd)
+    try:
+        yield dir_fd
+    finally:
+        os.close(dir_fd)

@@ -1,0 +1,212 @@
+"""A task that Nomad knows: its start, and its VM once there is one.
+
+Owns a start that goes on behind the answer of StartTask, and what Nomad's state keeps of such a
+task. Does not own what a start does (`vm.supervisor`) nor the RPCs (`driver`).
+
+Nomad's client asks nothing of a task until its StartTask has returned (2.0.6-dev, seen run): a stop
+waits for as long as an image is being downloaded. So StartTask answers as soon as the image is seen
+to take long, and the task counts as running; a failure is then the task's end.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from qemu_node.decoding import DECODE_ERRORS
+from qemu_node.errors import NodeError
+from qemu_node.host.concurrency.race import race
+from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.nomad.proto import driver_pb2
+from qemu_node.vm.life.machine import VM
+from qemu_node.vm.record import names
+from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.record.outcome import VMExit
+from qemu_node.vm.record.record import StateError, StateHeader, VMState
+from qemu_node.vm.record.removal import VMName
+
+log = logging.getLogger(__name__)
+
+_STOPPED = VMExit(exit_code=0)
+"""Of a task that was stopped before its VM ran."""
+
+
+class NotRunningError(NodeError):
+    """The task's VM is still being started; ask again later."""
+
+    retry = True
+
+
+class StartLostError(NodeError):
+    """The driver ended while it started the task's VM; nothing of it can be recovered."""
+
+
+class Task:
+    """A task whose VM runs, or is being started by a task of `tasks`."""
+
+    def __init__(self, config: driver_pb2.TaskConfig, vm: VM | None = None) -> None:
+        self.config = config
+        self._vm = vm
+        self._start: asyncio.Task[VM | NodeError] | None = None
+        self._is_stopped = False
+
+    @property
+    def vm(self) -> VM:
+        """The VM, which runs or has run.
+
+        Raises:
+            NotRunningError: there is none yet.
+        """
+        if self._vm is None:
+            raise NotRunningError("the VM is still being started: its image is not there yet")
+        return self._vm
+
+    @property
+    def has_vm(self) -> bool:
+        """Whether the start has succeeded."""
+        return self._vm is not None
+
+    @property
+    def exit(self) -> VMExit | None:
+        """How it ended, None while it runs or is being started."""
+        if self._vm is not None:
+            return self._vm.exit
+        if self._start is None or not self._start.done():
+            return None
+        return self._end_of_start(self._start)
+
+    def begin(self, start: Coroutine[Any, Any, VM], tasks: TaskOwner) -> None:
+        """Run `start`, which makes the VM."""
+        self._start = tasks.start(self._make(start), name=f"start {self.config.id}")
+
+    async def _make(self, start: Coroutine[Any, Any, VM]) -> VM | NodeError:
+        try:
+            self._vm = await start
+        except NodeError as exc:
+            # A result, as a task that fails is logged as a fault of ours.
+            return exc
+        return self._vm
+
+    async def started(self, is_late: asyncio.Event) -> bool:
+        """Return true once the VM runs, or false once `is_late` is set before.
+
+        Cancelling this leaves the start alone.
+
+        Raises:
+            NodeError: the start failed.
+            CancelledError: it was cancelled by `cancel`.
+        """
+        assert self._start is not None
+        await race(self._settled(), is_late.wait())
+        if not self._start.done():
+            return False
+        outcome = self._start.result()
+        if isinstance(outcome, NodeError):
+            raise outcome
+        return True
+
+    async def _settled(self) -> None:
+        if self._start is not None:
+            await asyncio.wait({self._start})
+
+    async def cancel(self) -> None:
+        """End a start that is under way and return when it is undone.
+
+        A download goes on for whoever needs the image next.
+        """
+        if self._start is None or self._start.done():
+            return
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._start.cancel()
+        await self._settled()
+
+    async def has_started(self) -> bool:
+        """Tell, once the start is over, whether there is a VM."""
+        await self._settled()
+        return self.has_vm
+
+    async def wait(self) -> VMExit:
+        """Return how the task ended, once it has: its VM, or the start."""
+        await self._settled()
+        if self._vm is not None:
+            return await self._vm.wait()
+        assert self._start is not None
+        if self._start.cancelled() and not self._is_stopped:
+            # The driver ends. Nomad is to find out from the next one.
+            await asyncio.Event().wait()
+        return self._end_of_start(self._start)
+
+    def _end_of_start(self, start: "asyncio.Task[VM | NodeError]") -> VMExit:
+        if start.cancelled():
+            return _STOPPED
+        error: BaseException | VM | None = start.exception() or start.result()
+        words = error.explain() if isinstance(error, NodeError) else f"internal error: {error}"
+        return VMExit(exit_code=1, reason=f"the VM did not start: {words}")
+
+
+class PendingState(msgspec.Struct, frozen=True, kw_only=True):
+    """driver_state of a task whose start goes on behind StartTask: where its VM will be.
+
+    Nomad never asks for the state again, so this is all it has for as long as the task lives. No
+    option of the job is in here: an image's URL may hold a password.
+    """
+
+    version: Literal[1] = 1
+    is_pending: Literal[True]
+    vm_id: str
+    task_id: str
+    data_dir: str
+    run_dir: str
+
+    @classmethod
+    def of(cls, directory: VMDirectory, task_id: str) -> "PendingState":
+        """Return the state of the task `task_id`, whose VM will be in `directory`."""
+        return cls(
+            is_pending=True,
+            vm_id=directory.vm_id,
+            task_id=task_id,
+            data_dir=str(directory.data),
+            run_dir=str(directory.run),
+        )
+
+    def encode(self) -> bytes:
+        """Return this as JSON."""
+        return msgspec.json.encode(self)
+
+
+def decode_state(data: bytes, task_id: str) -> VMState:
+    """Return the state of the VM of task `task_id` by its driver_state.
+
+    Raises:
+        StartLostError: its start was under way when the driver ended. Nomad starts a task anew that
+            cannot be recovered, whatever its restart policy.
+        StateError: it is damaged, or of a newer driver.
+    """
+    try:
+        pending = msgspec.json.decode(data, type=PendingState)
+    except DECODE_ERRORS:
+        return VMState.decode(data, f"the handle of task {task_id}")
+    directory = VMDirectory(data=Path(pending.data_dir), run=Path(pending.run_dir))
+    state = directory.read_state()
+    if state is None or state.task_id != task_id:
+        raise StartLostError("the driver ended while it waited for the image; the task starts anew")
+    return state
+
+
+def named_vm(handle: driver_pb2.TaskHandle) -> VMName:
+    """Return which VM a handle names, also one that cannot be recovered by it."""
+    config = handle.config
+    state: StateHeader | None = None
+    try:
+        state = decode_state(handle.driver_state, config.id)
+    except StateError as exc:
+        state = exc.header
+    except StartLostError:
+        # What the start had made may be there.
+        log.debug("start was lost", extra={"task_id": config.id})
+    vm_id = state.vm_id if state is not None else names.vm_id(config.alloc_id, config.name)
+    return VMName(vm_id=vm_id, task_id=config.id, state=state)

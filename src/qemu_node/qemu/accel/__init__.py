@@ -1,0 +1,1 @@
+"""The accelerator that runs guests on this host, and the proof that it does."""

@@ -1,0 +1,1 @@
+"""A job file, in whichever form, to what its VMs need."""

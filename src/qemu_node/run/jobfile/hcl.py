@@ -1,0 +1,348 @@
+"""A job file in HCL → Nomad's API form of it, by python-hcl2: for machines without a Nomad program.
+
+Owns which blocks and arguments a job file may have. What cannot be evaluated, and what
+`qemu-node run` does not do, is refused with file and line; what concerns scheduling alone is passed
+over.
+Source: Nomad's api/jobs.go, api/tasks.go (hcl tags), jobspec2/parse_job.go.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_node.run.jobfile.api import REFUSED_OF_JOB, REFUSED_OF_RESOURCES, REFUSED_OF_TASK
+from qemu_node.run.jobfile.convert import (
+    MismatchError,
+    Value,
+    to_bool,
+    to_int,
+    to_nanoseconds,
+    to_string,
+    to_strings,
+)
+from qemu_node.run.jobfile.evaluation import Evaluator
+from qemu_node.run.jobfile.syntax import (
+    Attribute,
+    Block,
+    Body,
+    HclError,
+    parse_body,
+    read_source,
+    subtrees,
+)
+from qemu_node.run.jobfile.variables import resolve_variables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """What may stand in a block: names as in HCL, and the API's keys for those that count here."""
+
+    attributes: Mapping[str, str]
+    types: Mapping[str, Callable[[Value], Value]]
+    """Of those that are no strings."""
+    passed_over: frozenset[str]
+    refused: Mapping[str, str]
+    maps: Mapping[str, str]
+    """`env`, `meta`: a block of arguments or an object."""
+    nested: frozenset[str]
+    """Blocks that are read further."""
+
+
+def _shape(
+    attributes: Mapping[str, str],
+    passed_over: str = "",
+    *,
+    types: Mapping[str, Callable[[Value], Value]] | None = None,
+    refused: Mapping[str, str] | None = None,
+    maps: Mapping[str, str] | None = None,
+    nested: str = "",
+) -> _Shape:
+    return _Shape(
+        attributes=attributes,
+        types=types or {},
+        passed_over=frozenset(passed_over.split()),
+        refused=refused or {},
+        maps=maps or {},
+        nested=frozenset(nested.split()),
+    )
+
+
+_FILE = _shape({}, "variable variables locals", nested="job")
+_JOB = _shape(
+    {"id": "ID", "name": "Name", "namespace": "Namespace", "region": "Region", "type": "Type",
+     "datacenters": "Datacenters"},
+    "priority all_at_once node_pool constraint affinity spread update migrate reschedule ui "
+    "consul_token vault_token consul_namespace vault_namespace vault secret",
+    types={"datacenters": to_strings},
+    refused={"periodic": "Periodic", "parameterized": "ParameterizedJob",
+             "multiregion": "Multiregion"},
+    maps={"meta": "Meta"},
+    nested="group task",
+)  # fmt: skip
+_GROUP = _shape(
+    {"count": "Count"},
+    "constraint affinity spread update migrate reschedule restart disconnect ephemeral_disk "
+    "shutdown_delay max_run_duration stop_after_client_disconnect max_client_disconnect consul "
+    "prevent_reschedule_on_lost volume vault secret",
+    types={"count": to_int},
+    maps={"meta": "Meta"},
+    nested="network task service scaling",
+)
+_NETWORK = _shape({"mode": "Mode"}, "device mbits dns hostname cni cidr ip", nested="port")
+_PORT = _shape(
+    {"static": "Value", "to": "To"},
+    "host_network ignore_collision",
+    types={"static": to_int, "to": to_int},
+)
+_TASK = _shape(
+    {"driver": "Driver", "kill_timeout": "KillTimeout", "kill_signal": "KillSignal"},
+    "user leader shutdown_delay kind constraint affinity restart logs consul action",
+    types={"kill_timeout": to_nanoseconds},
+    refused={"artifact": "Artifacts", "volume_mount": "VolumeMounts", "vault": "Vault",
+             "dispatch_payload": "DispatchPayload", "secret": "Secrets",
+             "lifecycle": "Lifecycle", "schedule": "Schedule", "csi_plugin": "CSIPluginConfig"},
+    maps={"env": "Env", "meta": "Meta"},
+    nested="config template resources service identity scaling",
+)  # fmt: skip
+_TEMPLATE = _shape(
+    {"data": "EmbeddedTmpl", "source": "SourcePath", "destination": "DestPath", "perms": "Perms",
+     "left_delimiter": "LeftDelim", "right_delimiter": "RightDelim", "env": "Envvars"},
+    "change_mode change_signal change_script splay once uid gid vault_grace wait "
+    "error_on_missing_key",
+    types={"env": to_bool},
+)  # fmt: skip
+_RESOURCES = _shape(
+    {"cpu": "CPU", "cores": "Cores", "memory": "MemoryMB", "memory_max": "MemoryMaxMB"},
+    "disk iops numa secrets",
+    types={"cpu": to_int, "cores": to_int, "memory": to_int, "memory_max": to_int},
+    refused={"device": "Devices", "network": "Networks"},
+)
+_ONLY_ONCE = frozenset({"config", "resources", "env", "meta"})
+
+
+def parse_hcl_job(
+    path: Path,
+    *,
+    env: Mapping[str, str],
+    var_files: Sequence[Path] = (),
+    variables: Sequence[str] = (),
+) -> dict[str, Value]:
+    """Return the job in the file `path` as Nomad's API has it, as far as VMs need it.
+
+    Args:
+        path: The job file.
+        env: The environment, for `NOMAD_VAR_…`.
+        var_files: Files of variable values.
+        variables: `name=value` of the command line.
+
+    Raises:
+        JobError: it cannot be read or evaluated; the message begins with file and line.
+    """
+    body = parse_body(read_source(path))
+    values = resolve_variables(body, env=env, var_files=var_files, arguments=variables)
+    return _JobReader(body, values, path).read()
+
+
+class _Locals:
+    """The `locals` blocks of a file, each value computed when first asked for."""
+
+    def __init__(self, body: Body) -> None:
+        self._attributes: dict[str, Attribute] = {}
+        for block in body.blocks_of("locals"):
+            for name, attribute in block.body.attributes.items():
+                if name in self._attributes:
+                    raise attribute.error(f"the local value {name!r} is given twice")
+                self._attributes[name] = attribute
+        self._values: dict[str, Value] = {}
+        self._pending: set[str] = set()
+        self.evaluator: Evaluator
+
+    def __call__(self, name: str) -> Value:
+        if name not in self._values:
+            attribute = self._attributes[name]
+            if name in self._pending:
+                raise attribute.error(f"the local value {name!r} depends on itself")
+            self._pending.add(name)
+            self._values[name] = self.evaluator.evaluate(attribute.expression, attribute.source)
+        return self._values[name]
+
+
+class _JobReader:
+    """Turns the one job block of a file into the API form."""
+
+    def __init__(self, body: Body, variables: Mapping[str, Value], path: Path) -> None:
+        self._body = body
+        self._path = path
+        local_values = _Locals(body)
+        self._evaluator = Evaluator(variables, local_values, path.parent)
+        local_values.evaluator = self._evaluator
+
+    def read(self) -> dict[str, Value]:
+        self._fields(self._body, _FILE, {})
+        jobs = self._body.blocks_of("job")
+        if not jobs:
+            raise HclError(str(self._path), 1, "there is no job block")
+        if len(jobs) > 1:
+            raise jobs[1].error("a second job block")
+        label = _label(jobs[0])
+        body = jobs[0].body
+        fields = self._fields(body, _JOB, REFUSED_OF_JOB)
+        inherited = _inherited(body)
+        # A task right below the job is a group of its own (jobspec2/parse_job.go).
+        groups = [
+            {"Name": _label(block), "Tasks": [self._task(block, inherited)]}
+            for block in body.blocks_of("task")
+        ]
+        groups += [self._group(block, inherited) for block in body.blocks_of("group")]
+        return {"ID": label, "Name": label} | fields | {"TaskGroups": groups}
+
+    def _group(self, block: Block, inherited: Mapping[str, Value]) -> dict[str, Value]:
+        body = block.body
+        inherited = {**inherited, **_inherited(body)}
+        return self._fields(body, _GROUP, {}) | {
+            "Name": _label(block),
+            "Networks": [self._network(item) for item in body.blocks_of("network")],
+            "Tasks": [self._task(item, inherited) for item in body.blocks_of("task")],
+            "Services": _presence(body, "service"),
+            "Scaling": _presence(body, "scaling"),
+        }
+
+    def _network(self, block: Block) -> dict[str, Value]:
+        reserved: list[Value] = []
+        dynamic: list[Value] = []
+        for item in block.body.blocks_of("port"):
+            port: dict[str, Value] = {"Label": _label(item)}
+            port |= self._fields(item.body, _PORT, {})
+            (reserved if port.get("Value", 0) > 0 else dynamic).append(port)
+        fields = self._fields(block.body, _NETWORK, {})
+        return fields | {"ReservedPorts": reserved, "DynamicPorts": dynamic}
+
+    def _task(self, block: Block, inherited: Mapping[str, Value]) -> dict[str, Value]:
+        body = block.body
+        fields: dict[str, Value] = {"Name": _label(block)}
+        driver = body.attributes.get("driver")
+        if driver is None:
+            raise block.error(f"task {fields['Name']!r} has no driver")
+        fields["Driver"] = self._value(driver)
+        if fields["Driver"] != "vm":
+            # Another driver's task is skipped, so nothing in it needs to make sense here.
+            return fields
+        fields |= {**inherited, **self._fields(body, _TASK, REFUSED_OF_TASK)}
+        for name, key, shape in (
+            ("template", "Templates", _TEMPLATE),
+            ("resources", "Resources", _RESOURCES),
+        ):
+            refusals = REFUSED_OF_RESOURCES if shape is _RESOURCES else {}
+            items = [self._fields(item.body, shape, refusals) for item in body.blocks_of(name)]
+            if items:
+                fields[key] = items if key == "Templates" else items[0]
+        fields["Config"] = {}
+        for item in body.blocks_of("config"):
+            fields["Config"] = self._config(item.body)
+        fields["Services"] = _presence(body, "service")
+        fields["Identities"] = _presence(body, "identity")
+        return fields
+
+    def _fields(self, body: Body, shape: _Shape, refusals: Mapping[str, str]) -> dict[str, Value]:
+        """Return the arguments that count, under the API's keys; refuse what must not be there."""
+        fields: dict[str, Value] = {}
+        for name, attribute in body.attributes.items():
+            if name in shape.attributes:
+                value = self._converted(attribute, _optional(shape.types.get(name, to_string)))
+                if value is not None:
+                    fields[shape.attributes[name]] = value
+            elif name in shape.maps:
+                fields[shape.maps[name]] = self._converted(attribute, _optional(_string_map))
+            elif name not in shape.passed_over:
+                raise attribute.error(f"there is no argument {name!r} here")
+        seen = set(body.attributes)
+        for block in body.blocks:
+            if block.type in seen & _ONLY_ONCE:
+                raise block.error(f"a second {block.type}")
+            seen.add(block.type)
+            if block.type in shape.maps:
+                fields[shape.maps[block.type]] = {
+                    name: self._converted(item, to_string)
+                    for name, item in block.body.attributes.items()
+                }
+            elif block.type in shape.refused:
+                raise block.error(
+                    f"`qemu-node run` does not support {block.type}: "
+                    f"{refusals[shape.refused[block.type]]}",
+                    hint="run this job under Nomad, or leave it out to try the VM",
+                )
+            elif block.type == "dynamic":
+                raise block.error(
+                    "dynamic blocks cannot be evaluated here",
+                    hint="install the `nomad` program, which evaluates all of HCL",
+                )
+            elif block.type not in shape.passed_over | shape.nested:
+                raise block.error(f"there is no block {block.type!r} here")
+        return fields
+
+    def _config(self, body: Body) -> dict[str, Value]:
+        """Return a config body as Nomad's API has it: blocks are lists of objects, labels keys."""
+        fields: dict[str, Value] = {}
+        for name, attribute in body.attributes.items():
+            value = self._value(attribute)
+            # An object written out is taken for a block (jobspec2/hclutil, BlocksAsAttrs).
+            is_object = isinstance(value, dict) and _is_constructor(attribute)
+            fields[name] = [value] if is_object else value
+        for block in body.blocks:
+            if block.type == "dynamic":
+                raise block.error(
+                    "dynamic blocks cannot be evaluated here",
+                    hint="install the `nomad` program, which evaluates all of HCL",
+                )
+            if block.type in body.attributes:
+                raise block.error(f"{block.type} is given as an argument and as a block")
+            item: Value = self._config(block.body)
+            for label in reversed(block.labels):
+                item = {label: [item]}
+            fields.setdefault(block.type, []).append(item)
+        return fields
+
+    def _value(self, attribute: Attribute) -> Value:
+        return self._evaluator.evaluate(attribute.expression, attribute.source)
+
+    def _converted(self, attribute: Attribute, convert: Callable[[Value], Value]) -> Value:
+        value = self._value(attribute)
+        try:
+            return convert(value)
+        except MismatchError as exc:
+            raise attribute.error(f"{attribute.name}: {exc}") from exc
+
+
+def _optional(convert: Callable[[Value], Value]) -> Callable[[Value], Value]:
+    """Return a conversion that leaves null, which is as good as no argument."""
+    return lambda value: None if value is None else convert(value)
+
+
+def _string_map(value: Value) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise MismatchError(f"{value!r} is not an object")
+    return {key: to_string(item) for key, item in value.items()}
+
+
+def _label(block: Block) -> str:
+    if len(block.labels) != 1:
+        raise block.error(f"a {block.type} block has one label, its name")
+    return block.labels[0]
+
+
+def _inherited(body: Body) -> dict[str, Value]:
+    """Return what the tasks below a job or a group have from it."""
+    return {
+        key: _presence(body, name)
+        for name, key in (("vault", "Vault"), ("secret", "Secrets"))
+        if body.blocks_of(name)
+    }
+
+
+def _presence(body: Body, type_: str) -> list[Value]:
+    return [{} for _ in body.blocks_of(type_)]
+
+
+def _is_constructor(attribute: Attribute) -> bool:
+    node = attribute.expression
+    return node.data == "expr_term" and subtrees(node)[0].data == "object"

@@ -1,0 +1,196 @@
+"""HCL2 text → blocks and attributes with their lines.
+
+Owns the contact with python-hcl2: its grammar and its parse tree (lark), which is made from the
+structure of the text alone (`hclcode`). Does not own the meaning of an expression (`hcleval`) or of
+a block (`jobfile_hcl`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hcl2
+from lark import Token, Tree
+from lark.exceptions import UnexpectedInput
+
+from qemu_node.errors import JobError
+from qemu_node.run.jobfile.code import structure_of
+from qemu_node.run.jobfile.template import TemplateSyntaxError
+from qemu_node.run.jobfile.text import unescape
+
+Node = Tree[Token]
+
+
+class HclError(JobError):
+    """The file cannot be read as it is written; the message begins with `file:line:`."""
+
+    def __init__(self, origin: str, line: int, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{origin}:{line}: {problem}", hint=hint)
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """HCL text and where it comes from. `first_line` is the line of its first character there."""
+
+    origin: str
+    text: str
+    first_line: int = 1
+
+    def line_of(self, node: Node) -> int:
+        """Return the line of the file on which `node` begins."""
+        return self.first_line + self.text.count("\n", 0, node.meta.start_pos)
+
+    def text_of(self, node: Node) -> str:
+        """Return `node` as it is written."""
+        return self.text[node.meta.start_pos : node.meta.end_pos]
+
+    def error(self, node: Node, problem: str, *, hint: str | None = None) -> HclError:
+        """Return an error that names the file and the line of `node`."""
+        return HclError(self.origin, self.line_of(node), problem, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """`name = expression`."""
+
+    name: str
+    expression: Node
+    source: Source
+
+    def error(self, problem: str, *, hint: str | None = None) -> HclError:
+        """Return an error at this attribute."""
+        return self.source.error(self.expression, problem, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`type "label" { … }`."""
+
+    type: str
+    labels: tuple[str, ...]
+    body: "Body"
+    node: Node
+    source: Source
+
+    def error(self, problem: str, *, hint: str | None = None) -> HclError:
+        """Return an error at the block's first line."""
+        return self.source.error(self.node, problem, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The inside of a file or a block; attributes are unique, blocks in order."""
+
+    attributes: dict[str, Attribute]
+    blocks: tuple[Block, ...]
+
+    def blocks_of(self, type_: str) -> list[Block]:
+        """Return the blocks of one type."""
+        return [block for block in self.blocks if block.type == type_]
+
+
+def read_source(path: Path) -> Source:
+    """Return the text of the file `path`, byte for byte but for a byte order mark.
+
+    Raises:
+        JobError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return Source(str(path), path.read_bytes().decode("utf-8-sig"))
+    except OSError as exc:
+        raise JobError(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise JobError(f"{path} is not UTF-8 text") from exc
+
+
+def parse_body(source: Source) -> Body:
+    """Return the blocks and attributes of a whole file.
+
+    Raises:
+        HclError: the text is not HCL, or gives an attribute twice.
+    """
+    try:
+        code = structure_of(source.text)
+    except TemplateSyntaxError as exc:
+        line = source.first_line + source.text.count("\n", 0, exc.offset)
+        raise HclError(source.origin, line, str(exc)) from exc
+    return _body(subtrees(_parse(code, source))[0], source, code)
+
+
+def parse_expression(source: Source) -> tuple[Node, Source]:
+    """Return a single expression, and the source that its nodes' positions refer to.
+
+    Raises:
+        HclError: the text is not an expression.
+    """
+    # The grammar knows whole files only, so the expression becomes an attribute of one.
+    wrapped = Source(source.origin, f"x = {source.text.strip()}\n", source.first_line)
+    body = parse_body(wrapped)
+    if set(body.attributes) != {"x"} or body.blocks:
+        raise HclError(source.origin, source.first_line, f"not an expression: {source.text!r}")
+    return body.attributes["x"].expression, wrapped
+
+
+def subtrees(node: Node) -> list[Node]:
+    """Return the children of `node` that mean something: no tokens, newlines or comments."""
+    return [
+        child
+        for child in node.children
+        if isinstance(child, Tree) and child.data != "new_line_or_comment"
+    ]
+
+
+def tokens(node: Node) -> Iterator[Token]:
+    """Yield the tokens directly below `node`."""
+    return (child for child in node.children if isinstance(child, Token))
+
+
+def _parse(code: str, source: Source) -> Node:
+    # parses_to_tree ends the text with a newline, which a heredoc or a comment may lack.
+    try:
+        tree: Node = hcl2.parses_to_tree(code)
+    except UnexpectedInput as exc:
+        lines = source.text.split("\n")
+        # At the end of the file lark gives -1.
+        line = exc.line if 0 < exc.line <= len(lines) else len(lines)
+        # Nothing is there where the file ends within a block.
+        shown = lines[line - 1].strip()[:80] or "it ends too early; is a } missing?"
+        raise HclError(
+            source.origin, source.first_line + line - 1, f"this is not HCL: {shown}"
+        ) from exc
+    return tree
+
+
+def _body(node: Node, source: Source, code: str) -> Body:
+    attributes: dict[str, Attribute] = {}
+    blocks: list[Block] = []
+    for number, child in enumerate(subtrees(node)):
+        if number > 0 and code[: child.meta.start_pos].rpartition("\n")[2].strip():
+            # The grammar accepts `a = 1 b = 2`; HCL does not.
+            raise source.error(child, "an argument or block must begin on a new line")
+        if child.data == "attribute":
+            name_node, expression = subtrees(child)
+            name = source.text_of(name_node)
+            if name in attributes:
+                raise source.error(child, f"{name} is given twice")
+            attributes[name] = Attribute(name, expression, source)
+        else:
+            blocks.append(_block(child, source, code))
+    return Body(attributes, tuple(blocks))
+
+
+def _block(node: Node, source: Source, code: str) -> Block:
+    type_node, *label_nodes, body = subtrees(node)
+    labels = tuple(_label(word, source) for word in label_nodes)
+    return Block(source.text_of(type_node), labels, _body(body, source, code), node, source)
+
+
+def _label(node: Node, source: Source) -> str:
+    text = source.text_of(node)
+    if not text.startswith('"'):
+        return text
+    try:
+        return unescape(text[1:-1])
+    except ValueError as exc:
+        raise source.error(node, str(exc)) from exc

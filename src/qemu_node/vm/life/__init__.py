@@ -1,0 +1,1 @@
+"""A running VM: watched, measured, stopped, ended."""

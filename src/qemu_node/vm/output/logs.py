@@ -1,0 +1,120 @@
+"""One VM's words on their way into its task's log.
+
+Owns the pair of pumps: the guest's console to stdout, QEMU's and the driver's own words to stderr.
+Does not own the files at either end (`serial`, and whoever gave the sinks).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qemu_node.config.node import LogsConfig
+from qemu_node.errors import HostError
+from qemu_node.host.concurrency.threads import Worker, to_the_end
+from qemu_node.host.process.identity import ProcessId
+from qemu_node.units import MIB
+from qemu_node.vm.output.console_log import BACKLOG_BYTES, ConsolePump
+from qemu_node.vm.output.greeting import last_words
+from qemu_node.vm.output.ratelimit import TokenBucket
+from qemu_node.vm.output.serial import SerialLog
+from qemu_node.vm.output.serialbound import SerialBound
+from qemu_node.vm.output.textfilter import TerminalFilter
+from qemu_node.vm.record.directory import VMDirectory
+
+log = logging.getLogger(__name__)
+
+Sink = Callable[[bytes], None]
+
+_BURST_S = 4
+
+UNREAD_MAX_BYTES = BACKLOG_BYTES + 8 * MIB
+"""What waits in a serial log at most while nobody reads it. More than a reader lets wait: while one
+is there, the oldest is dropped and not the newest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLogs:
+    """A task's two streams, open; a sink never fails."""
+
+    stdout: Sink
+    stderr: Sink
+    close: Callable[[], None]
+
+
+def _discard(_data: bytes) -> None:
+    pass
+
+
+NO_LOGS = TaskLogs(stdout=_discard, stderr=_discard, close=lambda: None)
+"""For a VM whose job wants none, or whose allocation's directory is gone."""
+
+
+class VMLogs:
+    """Moves what a VM prints into its task's streams, which it closes with itself."""
+
+    def __init__(
+        self,
+        directory: VMDirectory,
+        process: ProcessId,
+        task_logs: TaskLogs,
+        limits: LogsConfig,
+        worker: Worker,
+    ) -> None:
+        """Open a VM's output.
+
+        Args:
+            directory: Where QEMU writes it.
+            process: The QEMU.
+            task_logs: Where it goes.
+            limits: How fast.
+            worker: Its thread moves the bytes of all VMs, one call at a time: both ends are on
+                disks, and the event loop waits for none.
+        """
+        self._task_logs = task_logs
+        self._directory = directory
+        self._worker = worker
+        self._words: ConsolePump | None = None
+        self.pumps: list[ConsolePump] = []
+        """What is to be polled."""
+        rate = limits.rate_bytes_per_s
+        bound = SerialBound(process, UNREAD_MAX_BYTES)
+        for path, sink, its_bound in (
+            (directory.serial_log, task_logs.stdout, bound),
+            (directory.qemu_log, task_logs.stderr, None),
+        ):
+            try:
+                source = SerialLog(path, its_bound)
+            except HostError as exc:
+                # A VM whose files were taken away is managed to its end all the same.
+                log.warning("output of a VM is not logged", extra={"error": str(exc)})
+                continue
+            bucket = TokenBucket(rate_bytes_per_s=rate, burst_bytes=_BURST_S * rate)
+            self.pumps.append(ConsolePump(source, TerminalFilter(), bucket, sink))
+            if sink is task_logs.stderr:
+                self._words = self.pumps[-1]
+
+    async def last_words(self) -> str:
+        """Return the end of what QEMU wrote to stderr, on one line.
+
+        What the pump has moved and what it has not: nobody waits for the pump.
+        """
+        unread = await to_the_end(last_words, self._directory)
+        tail = b"" if self._words is None else self._words.tail
+        return " ".join(f"{tail.decode(errors='replace')} {unread}".split())
+
+    async def finish(self, last: str) -> None:
+        """Move all that is left, as QEMU is gone, and put words of the driver after it."""
+        for pump in self.pumps:
+            while await self._worker.to_the_end(pump.drain_some):
+                pass
+            await self._worker.to_the_end(pump.finish)
+        await self._worker.to_the_end(self._task_logs.stderr, f"{last}\n".encode())
+
+    async def close(self) -> None:
+        """Stop moving; what is left waits for the next driver. Idempotent."""
+        await self._worker.to_the_end(self._close)
+
+    def _close(self) -> None:
+        for pump in self.pumps:
+            pump.close()
+        self._task_logs.close()

@@ -1,0 +1,1 @@
+"""What is written down about VMs, where, under which user, and its removal."""

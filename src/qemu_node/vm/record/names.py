@@ -1,0 +1,74 @@
+"""Names derived from a task's identity: pure."""
+
+import hashlib
+import re
+import uuid
+
+from qemu_node.configdrive import HOSTNAME_MAX_CHARS, host_label, sanitise_hostname
+from qemu_node.errors import NodeError
+
+VM_ID_MAX_BYTES = 29
+"""16 of the task's name, a dash, 12 of the hash; `config` reckons socket paths with it."""
+
+VM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,15}-[0-9a-f]{12}")
+
+STATE_NAME = "state.json"
+"""The file in a VM's data directory that means that its start was completed."""
+
+
+class VMIdError(NodeError, ValueError):
+    """What was given as the id of a VM is none.
+
+    A ValueError as well: of those msgspec makes a decoding error.
+    """
+
+
+_UUID_NAMESPACE = uuid.UUID("6f1c2f0e-6d2c-5d36-9f53-2f6a8a4b6f0a")
+
+
+def vm_id(alloc_id: str, task_name: str) -> str:
+    """Return the name of a task's VM on this node, the same for every start within one allocation.
+
+    An allocation's id is unique over namespaces, jobs, groups and reschedules, and the hash covers
+    the task's whole name; the readable part is for people. At most `VM_ID_MAX_BYTES` of
+    `[a-z0-9-]`, fit for a path, a QEMU option and a host name.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", task_name.lower()).strip("-")[:16].strip("-") or "vm"
+    digest = hashlib.sha256(f"{alloc_id}/{task_name}".encode()).hexdigest()
+    return f"{readable}-{digest[:12]}"
+
+
+def check_vm_id(text: str) -> None:
+    """Return if `text` has the form of a VM's id.
+
+    Raises:
+        VMIdError: it has not.
+    """
+    if not VM_ID.fullmatch(text):
+        raise VMIdError(f"not the id of a VM: {text!r}")
+
+
+def vm_uuid(alloc_id: str, task_name: str) -> str:
+    """Return the SMBIOS UUID of a task's VM, the same for every start within one allocation."""
+    return str(uuid.uuid5(_UUID_NAMESPACE, f"{alloc_id}/{task_name}"))
+
+
+def default_hostname(job_name: str, group: str, task: str, index: int | None) -> str:
+    """Return the host name of a guest whose job names none: a label such as `web-api-3`.
+
+    Group and task of one name stand there once, and not at all where the job has it as well. Two
+    VMs of one job never have the same: where a name could mean two pairs of group and task (which
+    of its hyphens parts them?), is too long, or holds what no host name can, it gets a hash of all.
+    """
+    parts = [job_name, group, task]
+    own = [group] if group == task else [group, task]
+    label = host_label("-".join([job_name, *(own if own != [job_name] else [])]))
+    tail = "" if index is None else f"-{index}"
+    # The last hyphen but the index's is the one between them.
+    is_plain = all(part == host_label(part) for part in own) and "-" not in own[-1]
+    is_whole = is_plain or (own == [job_name] and label != "")
+    if not is_whole or len(label + tail) > HOSTNAME_MAX_CHARS:
+        digest = hashlib.sha256("/".join(parts).encode()).hexdigest()
+        tail = f"-{digest[:8]}{tail}"
+        label = label[: HOSTNAME_MAX_CHARS - len(tail)].rstrip("-")
+    return sanitise_hostname((label or "vm") + tail)

@@ -1,0 +1,95 @@
+"""How a VM ended: pure.
+
+Owns turning evidence (what QMP said, the exit status, the OOM counter, whether we were stopping it)
+into what Nomad is told. Does not own collecting the evidence.
+"""
+
+import signal
+from dataclasses import dataclass
+
+import msgspec
+
+from qemu_node.host.process.exitstatus import signal_name
+from qemu_node.qmp.events import GuestEnd
+
+
+class VMExit(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a VM as Nomad shows it. A `reason` makes the task count as failed."""
+
+    exit_code: int
+    signal: int = 0
+    oom_killed: bool = False
+    reason: str | None = None
+
+    @property
+    def is_failure(self) -> bool:
+        """True unless the guest powered off."""
+        return self.reason is not None or self.exit_code != 0
+
+
+POWERED_OFF = VMExit(exit_code=0)
+"""The guest shut itself down, asked or not."""
+
+FORCED_OFF = VMExit(exit_code=137, signal=int(signal.SIGKILL))
+"""It did not, in the time that Nomad gave it, and was killed; reported like any killed task."""
+
+
+def exit_of_guest(end: GuestEnd) -> VMExit:
+    """Return what Nomad is told of a guest's own end."""
+    if end.is_failure:
+        return VMExit(exit_code=1, reason=end.reason)
+    return POWERED_OFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessEnd:
+    """What is known once QEMU's process is gone."""
+
+    exit_status: int | None
+    """Exit code, -N for death by signal N; None: it was not our child."""
+    was_watched: bool = True
+    """The driver was there when it ended."""
+    is_stopping: bool
+    """We were ending it on Nomad's order."""
+    oom_kills: int
+    """OOM kills in its cgroup since it started."""
+    last_words: str
+    """The end of what it wrote to stderr."""
+
+
+def judge_process_end(end: ProcessEnd) -> VMExit:
+    """Return how a VM ended whose QEMU is gone without QMP having told a reason first."""
+    said = f": {end.last_words}" if end.last_words else ""
+    if end.oom_kills > 0:
+        return VMExit(
+            exit_code=137,
+            signal=int(signal.SIGKILL),
+            oom_killed=True,
+            reason="the kernel killed the VM: its cgroup was out of memory",
+        )
+    status = end.exit_status
+    if end.is_stopping:
+        return FORCED_OFF
+    if status is None:
+        how = (
+            "QEMU crashed or was killed; how is not known, as an earlier driver had started it"
+            if end.was_watched
+            else "QEMU ended while the driver was away"
+        )
+        return VMExit(exit_code=1, reason=f"{how}{said}")
+    if status < 0:
+        name = signal_name(-status)
+        return VMExit(
+            exit_code=128 - status, signal=-status, reason=f"QEMU was killed by {name}{said}"
+        )
+    if status > 0:
+        return VMExit(exit_code=status, reason=f"QEMU failed with exit code {status}{said}")
+    # QEMU exits with 0 when an operator's `quit` or a SIGTERM from outside ended it.
+    return VMExit(exit_code=0, reason=f"QEMU was ended from outside Nomad{said}")
+
+
+def describe(outcome: VMExit) -> str:
+    """Return the end of a VM in words, for the task's log."""
+    if outcome.reason is not None:
+        return outcome.reason
+    return "the guest did not shut down in time" if outcome.signal else "the guest powered off"

@@ -1,0 +1,180 @@
+"""A VM's start: the order of its steps.
+
+Owns what happens between a request and a guest that runs. Does not own the steps (`startsteps`). A
+start that fails or is cancelled leaves no process, file, socket or user id. A driver killed in the
+middle leaves what `reconcile` and the next start of the task remove.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from qemu_node.host.concurrency.cancellation import Undo
+from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.host.files.space import require_free
+from qemu_node.host.process.command import Child
+from qemu_node.host.process.identity import ProcessId, boot_id
+from qemu_node.qemu.args import check_args
+from qemu_node.qemu.firmware import find_firmware
+from qemu_node.qemu.overhead import guest_memory_bytes
+from qemu_node.qemu.spec import (
+    VMSpec,
+)
+from qemu_node.qmp.client import QmpConnection
+from qemu_node.vm.admission import Admission
+from qemu_node.vm.node import Node, Tell
+from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
+from qemu_node.vm.record.record import VMRecord, VMState
+from qemu_node.vm.start.nics import nic_records, qemu_nics
+from qemu_node.vm.start.request import VMRequest
+from qemu_node.vm.start.steps import Start
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Launched:
+    """A VM that runs, with what its manager now holds."""
+
+    state: VMState
+    directory: VMDirectory
+    lock: DirectoryLock
+    child: Child
+    qmp: QmpConnection
+
+
+async def launch(
+    request: VMRequest,
+    node: Node,
+    *,
+    tell: Tell,
+    admission: Admission,
+    on_long_wait: Callable[[], None] = lambda: None,
+) -> Launched:
+    """Start the VM that `request` describes and return once QMP says that it runs.
+
+    `on_long_wait` is called where the image takes long.
+
+    Raises:
+        NodeError: a step failed; everything that was made has been removed again.
+    """
+    # What needs no undo comes first: most mistakes of a job are found here.
+    hypervisor = await node.hypervisor()
+    args = check_args(request.args, node.qemu.allow_args)
+    ram_bytes = guest_memory_bytes(
+        request.memory_bytes,
+        accelerator=hypervisor.accelerator,
+        vcpus=request.vcpus,
+        firmware=request.firmware,
+    )
+    firmware = find_firmware(request.firmware, node.firmware_dirs)
+    await to_the_end(
+        require_free, node.paths.vm_data_dir, 0, node.disk_reserve, node.keeper.make_room
+    )
+    admission.check(request.nics)
+    async with Undo() as undo, AsyncExitStack() as turn:
+        start = Start(request, node, tell, undo)
+        lock = await start.claim()
+        image, base = await start.take_image(on_long_wait)
+        # After the image: nobody waits for another VM's download.
+        await turn.enter_async_context(admission.turn(request.nics))
+        uid = await start.lease_user()
+        await start.write_overlay(image, base)
+        pflash = await start.copy_varstore(firmware)
+        drive = await start.write_config_drive()
+        listeners = start.listen()
+        ports = await start.attach()
+        spec = VMSpec(
+            vm_id=request.identity.vm_id,
+            uuid=request.identity.uuid,
+            os=request.os,
+            accelerator=hypervisor.accelerator,
+            firmware=pflash,
+            vcpus=request.vcpus,
+            memory_bytes=ram_bytes,
+            merge=request.merge,
+            overlay=start.directory.overlay,
+            base=base,
+            config_drive=start.directory.config_drive,
+            nics=qemu_nics(request, ports.taps, drive.hostname),
+            sockets=listeners.fds,
+            vnc_socket=start.directory.run / "vnc.sock",
+            serial_log=start.directory.serial_log,
+            aio=hypervisor.aio,
+            watchdog=request.watchdog,
+            args=args,
+        )
+        scope = start.limit()
+        oom_kills = 0 if scope is None else scope.oom_kills()
+        child = await start.spawn(spec, hypervisor, listeners, ports, scope)
+        # A QEMU that takes long to greet holds up no other start.
+        await turn.aclose()
+        qmp = await start.greet(child)
+        record = _record(
+            request,
+            spec,
+            start.directory,
+            child.process,
+            image=image.origin,
+            hostname=drive.hostname,
+        )
+        state = VMState(
+            vm_id=record.vm_id,
+            task_id=request.identity.task_id,
+            boot_id=boot_id(),
+            data_dir=str(start.directory.data),
+            run_dir=str(start.directory.run),
+            record=record,
+            uid=uid,
+            scope=None if scope is None else str(scope.path),
+            oom_kills=oom_kills,
+            health=request.health,
+            has_log=request.has_log,
+        )
+        await start.publish(state)
+        # QEMU has its own copy of the descriptor.
+        image.close()
+    return Launched(state=state, directory=start.directory, lock=lock, child=child, qmp=qmp)
+
+
+def _record(
+    request: VMRequest,
+    spec: VMSpec,
+    directory: VMDirectory,
+    process: ProcessId,
+    *,
+    image: str,
+    hostname: str,
+) -> VMRecord:
+    identity = request.identity
+    return VMRecord(
+        vm_id=identity.vm_id,
+        alloc_id=identity.alloc_id,
+        namespace=identity.namespace,
+        job_id=identity.job_id,
+        job_name=identity.job_name,
+        group=identity.group,
+        task=identity.task,
+        index=identity.index,
+        node_name=identity.node_name,
+        pid=process.pid,
+        start_time=process.start_time,
+        uuid=identity.uuid,
+        hostname=hostname,
+        os=request.os.value,
+        firmware=request.firmware.value,
+        accelerator=spec.accelerator.value,
+        image=image,
+        vcpus=request.vcpus,
+        memory_bytes=spec.memory_bytes,
+        memory_min_bytes=request.memory_bytes,
+        memory_max_bytes=request.memory_max_bytes,
+        nics=nic_records(request),
+        sockets=directory.socket_paths(),
+        qga_lock=str(directory.qga_lock),
+        allow_exec=request.allow_exec,
+        alloc_dir=str(request.alloc_dir),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,272 @@
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from fakes.stored_images import put
+
+from qemu_node.cli.image import pull as imagepull
+from qemu_node.cli.image.pull import mark_of, progress_line
+from qemu_node.cli.image.table import last_use
+from qemu_node.cli.main import EXIT_INTERRUPTED, main
+from qemu_node.config.images import ImagesConfig
+from qemu_node.errors import MissingPartError
+from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.pull import Pulled
+from qemu_node.images.store.base import link_base
+from qemu_node.images.store.keptimage import KeptImage
+from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.store import ImageStore
+from qemu_node.units import MIB
+
+Output = pytest.CaptureFixture[str]
+URL = "https://a.example/debian.raw"
+
+
+@pytest.fixture
+def root(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    config = short_tmp_path / "node.toml"
+    # No share of a disk is 0: what this machine's has free plays no part.
+    config.write_text(
+        f'[paths]\nrun = "{short_tmp_path}/r"\ndata = "{short_tmp_path}/d"\n'
+        '[images]\nlow_space = "0%"\n[disk]\nreserve = "0"\n'
+    )
+    monkeypatch.setenv("QEMU_NODE_CONFIG", str(config))
+    return short_tmp_path / "d"
+
+
+@pytest.fixture
+def store(root: Path) -> ImageStore:
+    store = ImageStore(root / "images")
+    store.prepare()
+    return store
+
+
+def fill(store: ImageStore, url: str = URL, content: bytes = b"x" * 2048) -> SourceRecord:
+    return put(store, url[-20:].replace("/", "-"), content, url=url, fetched_at=time.time() - 190)
+
+
+def start(store: ImageStore, record: SourceRecord) -> None:
+    base = store.root.parent / "vm" / "web-0123456789ab" / "base.img"
+    base.parent.mkdir(parents=True)
+    with store.blob_path(record).open("rb") as file:
+        link_base(store.blob_path(record), file.fileno(), base)
+
+
+def images(store: ImageStore) -> list[KeptImage]:
+    return ImageKeeper(store.root, store.root.parent / "vm", ImagesConfig()).images()
+
+
+def said(capsys: Output) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_list_shows_sizes_users_last_use_state_and_origin(
+    store: ImageStore, capsys: Output
+) -> None:
+    record = fill(store)
+    start(store, record)
+    assert main(["image", "pin", "debian.raw"]) == 0
+    assert capsys.readouterr().out == "pinned debian.raw\n"
+    assert main(["image", "list"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    titles = ["IMAGE", "DIGEST", "FORMAT", "SIZE", "DISK", "VMS", "USED", "STATE", "ORIGIN"]
+    assert header.split() == titles
+    digest = record.sha256[:12]
+    assert line.split() == ["debian.raw", digest, "raw", "2K", "2K", "1", "now", "pinned", URL]
+
+
+def test_list_gives_each_source_of_the_same_bytes_a_line(store: ImageStore, capsys: Output) -> None:
+    fill(store)
+    fill(store, "https://b.example/mirror.raw")
+    assert main(["image", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == [URL, "https://b.example/mirror.raw"]
+
+
+def test_outdated_image_is_listed_as_long_as_a_vm_uses_it(
+    store: ImageStore, capsys: Output
+) -> None:
+    old = fill(store)
+    start(store, old)
+    fill(store, content=b"new" * 1024)
+    assert main(["image", "list"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.split() == [old.sha256[:12], old.sha256[:12], "raw", "2K", "-", "1", "now",
+                            "outdated", "-"]  # fmt: skip
+
+
+def test_image_that_a_checksum_names_is_listed_as_an_earlier_one(
+    store: ImageStore, capsys: Output
+) -> None:
+    old = fill(store)
+    [key] = store.known_sources()
+    store.update(key, lambda record: record.with_version(old.sha256, by_digest=True))
+    fill(store, content=b"new" * 1024)
+    assert main(["image", "list"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1].split()
+    assert (last[0], last[1], last[-2:]) == ("debian.raw", old.sha256[:12], ["earlier", URL])
+    assert main(["image", "show", old.sha256[:12]]) == 0
+    assert f"earlier of  {URL}" in capsys.readouterr().out
+    assert main(["image", "list", "--json"]) == 0
+    assert [image["earlier_of"] for image in said(capsys)] == [[], [URL]]
+
+
+def test_empty_cache_says_so_and_is_empty_json(root: Path, capsys: Output) -> None:
+    assert main(["image", "list"]) == 0
+    assert capsys.readouterr().err == "no images in the cache\n"
+    for command in (["list"], ["gc"], ["gc", "--dry-run"], ["verify"]):
+        assert main(["image", *command, "--json"]) == 0
+        assert said(capsys) == []
+    assert not root.exists()
+
+
+def test_json_has_bytes_digest_users_and_sources(store: ImageStore, capsys: Output) -> None:
+    record = fill(store)
+    start(store, record)
+    assert main(["image", "list", "--json"]) == 0
+    [listed] = said(capsys)
+    assert listed["digest"] == f"sha256:{record.sha256}"
+    assert listed["size_bytes"] == 2048
+    assert listed["vms"] == ["web-0123456789ab"]
+    assert isinstance(listed["sources"], list)
+    assert listed["sources"][0]["origin"] == URL
+    assert main(["image", "show", record.sha256[:8], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == listed
+
+
+def test_show_names_file_and_vms(store: ImageStore, capsys: Output) -> None:
+    record = fill(store)
+    start(store, record)
+    assert main(["image", "show", "debian.raw"]) == 0
+    shown = capsys.readouterr().out
+    assert str(store.blob_path(record)) in shown
+    assert "web-0123456789ab" in shown
+
+
+@pytest.mark.parametrize("command", [["list"], ["rm", "x"], ["gc"], ["pin", "x"]])
+def test_cache_that_may_not_be_used_is_not_shown_as_empty(
+    store: ImageStore, capsys: Output, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    fill(store)
+    monkeypatch.setattr(os, "access", lambda *_args, **_options: False)
+    assert main(["image", *command]) == 1
+    assert capsys.readouterr().err.splitlines()[1] == " hint: run this as root"
+
+
+def test_rm_refuses_an_image_in_use_in_one_line_with_a_hint(
+    store: ImageStore, capsys: Output
+) -> None:
+    start(store, fill(store))
+    assert main(["image", "rm", "debian.raw"]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert "in use by web-0123456789ab" in error
+    assert "--force" in hint
+    assert main(["image", "rm", "--force", "debian.raw"]) == 0
+    assert images(store) == []
+
+
+def test_rm_does_nothing_if_one_of_the_names_is_wrong(store: ImageStore) -> None:
+    fill(store)
+    assert main(["image", "rm", "debian.raw", "absent"]) == 1
+    assert len(images(store)) == 1
+
+
+def test_gc_removes_what_the_driver_would_and_all_on_request(
+    store: ImageStore, capsys: Output
+) -> None:
+    old = fill(store)
+    fill(store, content=b"new" * 1024)
+    assert main(["image", "gc", "--dry-run"]) == 0
+    assert old.sha256[:12] in capsys.readouterr().out
+    assert len(images(store)) == 2
+    assert main(["image", "gc", "--json"]) == 0
+    assert [one["reason"] for one in said(capsys)] == ["outdated"]
+    assert main(["image", "gc", "--all"]) == 0
+    assert capsys.readouterr().out.endswith("unused\n")
+    assert images(store) == []
+
+
+def test_unpin_lets_go(store: ImageStore, capsys: Output) -> None:
+    fill(store)
+    assert main(["image", "pin", "debian.raw", "--json"]) == 0
+    assert said(capsys)[0]["pinned"] is True
+    assert main(["image", "rm", "debian.raw"]) == 1
+    assert main(["image", "unpin", "debian.raw", "--json"]) == 0
+    assert said(capsys)[0]["pinned"] is False
+    assert main(["image", "rm", "debian.raw", "--json"]) == 0
+
+
+def test_verify_names_the_damaged_image_and_fails(store: ImageStore, capsys: Output) -> None:
+    fill(store)
+    path = store.blob_path(fill(store, "https://a.example/bad.raw", b"good" * 512))
+    path.chmod(0o644)
+    path.write_bytes(b"evil" * 512)
+    assert main(["image", "verify"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["bad.raw", "debian.raw"]
+    assert "content has changed" in lines[0]
+    assert lines[1].endswith("ok")
+    assert main(["image", "verify", "debian.raw", "--json"]) == 0
+    assert said(capsys)[0]["problem"] is None
+
+
+def test_verify_says_what_it_could_not_check(
+    store: ImageStore, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lack(_keeper: ImageKeeper, _image: KeptImage) -> str | None:
+        raise MissingPartError("qemu-img is not installed", hint="apt install qemu-utils")
+
+    fill(store)
+    monkeypatch.setattr(ImageKeeper, "verify", lack)
+    assert main(["image", "verify"]) == 0
+    assert "structure unchecked: qemu-img is not installed" in capsys.readouterr().out
+
+
+def test_pull_pins_on_request_and_shows_what_came(
+    store: ImageStore, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pull(*_args: object) -> Pulled:
+        return Pulled(version=fill(store), note="the source is down")
+
+    monkeypatch.setattr(imagepull, "_pull", pull)
+    assert main(["image", "pull", "--pin", URL]) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("debian.raw  sha256:")
+    assert output.err == "note: the source is down\n"
+    assert images(store)[0].is_pinned
+    assert main(["image", "pull", "--json", URL]) == 0
+    assert json.loads(capsys.readouterr().out)["note"] == "the source is down"
+
+
+def test_pull_that_is_interrupted_says_how_to_go_on(
+    root: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pull(*_args: object) -> Pulled:
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(imagepull, "_pull", pull)
+    assert main(["image", "pull", URL]) == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; repeat the command to go on\n"
+
+
+def test_pull_of_a_path_is_refused(root: Path, capsys: Output) -> None:
+    assert main(["image", "pull", "local/disk.qcow2"]) == 1
+    assert "is a path" in capsys.readouterr().err
+
+
+def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
+    marks = [mark_of(done * MIB, 200 * MIB) for done in range(201)]
+    assert len(set(marks)) == 11
+    assert mark_of(99 * MIB, None) < mark_of(100 * MIB, None)
+    assert progress_line(50 * MIB, 200 * MIB) == "25 % of 200.0 MiB"
+    assert progress_line(150 * MIB, None) == "150.0 MiB"
+
+
+def test_image_used_in_the_future_is_used_just_now(store: ImageStore) -> None:
+    fill(store)
+    assert last_use(images(store)[0], now_s=0.0) == "0s"

@@ -1,0 +1,401 @@
+import asyncio
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fakes.fake_qga import FakeProgram, FakeQga
+from fakes.fake_qmp import FakeQmp
+from fakes.published import VM_ID, make_record, publish
+
+from qemu_node.cli.main import main
+from qemu_node.cli.vm import table as vmtable
+from qemu_node.cli.vm.commands import vm as vm_group
+from qemu_node.config.node import Paths
+from qemu_node.inventory import report as vmreport
+from qemu_node.inventory.report import VMReport
+from qemu_node.inventory.state import VMStatus, VMSummary, summarize
+from qemu_node.units import MIB
+from qemu_node.vm.life.usage import DiskState, Usage, UsageMeter
+from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.record.record import NicRecord, VMRecord
+
+Output = pytest.CaptureFixture[str]
+
+
+class Node:
+    """A node's directories and the command line on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.paths = Paths(run=str(root / "r"), data=str(root / "d"))
+        self.config = root / "node.toml"
+        self.config.write_text(f'[paths]\nrun = "{root}/r"\ndata = "{root}/d"\n')
+
+    def publish(self, **changes: Any) -> VMRecord:
+        record = make_record(self.paths, **changes)
+        publish(self.paths, record)
+        return record
+
+    def vm(self, *arguments: str) -> int:
+        return main(["--config", str(self.config), "vm", *arguments])
+
+    async def vm_beside_peers(self, *arguments: str) -> int:
+        """Run the command where it does not keep this test's loop, and the fakes on it, waiting."""
+        return await asyncio.to_thread(self.vm, *arguments)
+
+
+@pytest.fixture
+def node(short_tmp_path: Path) -> Node:
+    return Node(short_tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+
+
+def give_input(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+# list
+
+
+def test_list_shows_a_line_per_vm_and_leftovers(node: Node, capsys: Output) -> None:
+    node.publish()
+    VMDirectory.of(node.paths, "old-0123456789ff").create_data()
+    assert node.vm("list") == 0
+    header, published, leftover = capsys.readouterr().out.splitlines()
+    assert header.split() == ["VM", "NAME", "STATE", "OS", "CPU", "MEMORY", "UPTIME", "IMAGE"]
+    assert published.startswith(f"{VM_ID}  shop/front[0]/web  unmanaged  linux")
+    assert "512M" in published
+    assert published.endswith("debian-13.qcow2")
+    assert leftover.split()[:3] == ["old-0123456789ff", "-", "orphan"]
+
+
+def test_list_of_an_empty_node_says_so_and_is_empty_json(node: Node, capsys: Output) -> None:
+    assert node.vm("list") == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "no VMs on this machine\n")
+    assert node.vm("list", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_list_as_json_has_numbers_and_identities(node: Node, capsys: Output) -> None:
+    record = node.publish()
+    node.vm("list", "--json")
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed["vm_id"] == VM_ID
+    assert listed["pid"] == os.getpid()
+    assert listed["memory_bytes"] == 512 * MIB
+    assert listed["job_id"] == record.job_id
+    assert listed["state"] == "unmanaged"
+    assert "addresses" not in listed
+
+
+async def test_the_wide_list_asks_the_guests_for_their_addresses(
+    node: Node, capsys: Output
+) -> None:
+    record = node.publish()
+    async with FakeQga(Path(record.sockets.qga)):
+        assert await node.vm_beside_peers("list", "--wide") == 0
+        wide = capsys.readouterr().out
+        assert await node.vm_beside_peers("list", "--wide", "--json") == 0
+    assert "127.0.0.1:20080 → 80" in wide
+    assert "10.0.2.15" in wide
+    assert "fe80" not in wide
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["guest_name"], listed["addresses"]) == ("guest", ["10.0.2.15"])
+    assert " guest " in wide
+
+
+def test_a_guest_without_an_agent_has_no_address_in_the_wide_list(
+    node: Node, capsys: Output
+) -> None:
+    node.publish()
+    assert node.vm("list", "--wide") == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("-")
+
+
+def test_cpu_and_memory_tell_use_and_size(tmp_path: Path) -> None:
+    record = make_record(Paths(run=str(tmp_path), data=str(tmp_path)))
+    summary = VMSummary(
+        vm_id=VM_ID,
+        status=VMStatus.RUNNING,
+        record=record,
+        pid=1,
+        uptime_s=190.0,
+        cpu_pct=12.6,
+        pss_bytes=300 * MIB,
+    )
+    (row,) = vmtable.rows([summary])
+    assert [cell.text for cell in row] == [
+        VM_ID, "shop/front[0]/web", "running", "linux", "13% of 2", "300M/512M", "3m10s",
+        "debian-13.qcow2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("https://u.example/a/b.qcow2?x=/y", "b.qcow2"),
+        ("local/disk.raw", "disk.raw"),
+        ("/srv/images/", "images"),
+        ("/", "/"),
+    ],
+)
+def test_an_image_is_known_by_its_last_part(image: str, name: str) -> None:
+    assert vmtable.image_name(image) == name
+
+
+# show
+
+
+async def test_show_tells_what_is_written_down_and_what_qemu_and_guest_say(
+    node: Node, capsys: Output
+) -> None:
+    record = node.publish()
+    monitor = FakeQmp(Path(record.sockets.monitor))
+    async with monitor, FakeQga(Path(record.sockets.qga)):
+        assert await node.vm_beside_peers("show", "web") == 0
+        shown = capsys.readouterr().out
+        assert await node.vm_beside_peers("show", "web", "--json") == 0
+    for part in (
+        record.alloc_id, record.uuid, "secure-boot", "10.0.0", "Debian GNU/Linux 13",
+        "127.0.0.1:20080 → guest port 80", "enp1s0", "10.0.2.15", record.sockets.serial,
+    ):  # fmt: skip
+        assert part in shown
+    report = json.loads(capsys.readouterr().out)
+    assert report["qemu"] == {"run_state": "running", "version": "10.0.0", "problem": None}
+    assert report["agent"]["interfaces"][1]["addresses"][0] == "10.0.2.15"
+    assert report["sockets"]["monitor"] == record.sockets.monitor
+    assert report["state"] == "unmanaged"
+
+
+def test_show_tells_a_port_s_vlans_and_what_was_dropped(node: Node, capsys: Output) -> None:
+    access = NicRecord(
+        mode="vlan", mac="02:00:00:00:00:01", ifname="qn0", vlan=30, isolated=True,
+        strict=True, queues=2, mtu=9000, rate_mbit=500, addresses=("10.3.0.0/16",),
+    )  # fmt: skip
+    trunk = NicRecord(mode="vlan", mac="02:00:00:00:00:02", ifname="qn1", trunk=(30, 31, 40))
+    user = NicRecord(mode="user", mac="02:00:00:00:00:03")
+    record = node.publish(nics=(access, trunk, user))
+    usage = Usage(
+        measured_at=0.0, cpu_user_s=0.0, cpu_system_s=0.0, pss_bytes=0, drops={"mac": 5, "tag": 1}
+    )
+    directory = VMDirectory.of(node.paths, record.vm_id)
+    directory.usage_json.write_bytes(msgspec.json.encode(usage))
+    summary = summarize(node.paths, record.vm_id)
+    report = VMReport(record=record, summary=summary)
+    lines = dict(vmtable.report_lines(report))
+    assert lines["NIC 0"] == (
+        "VLAN 30, 02:00:00:00:00:01, qn0, isolated, strict, 2 queues, MTU 9000, 500 Mbit/s, "
+        "addresses in 10.3.0.0/16"
+    )
+    assert lines["NIC 1"] == "trunk of VLANs 30-31, 40, 02:00:00:00:00:02, qn1"
+    assert lines["NIC 2"] == "user mode, 02:00:00:00:00:03"
+    assert lines["frames dropped"] == "5 mac, 1 tag"
+    assert vmtable.report_to_json(report)["drops"] == {"mac": 5, "tag": 1}
+
+
+async def test_show_tells_of_a_guest_that_waits_for_disk_space(node: Node, capsys: Output) -> None:
+    record = node.publish()
+    waiting = DiskState(is_full=True, pauses=3, paused_at=5.0)
+    directory = VMDirectory.of(node.paths, VM_ID)
+    UsageMeter(record.process, waiting).publish(directory.usage_json)
+    async with FakeQmp(Path(record.sockets.monitor), status="io-error"):
+        assert await node.vm_beside_peers("show", "web") == 0
+        shown = capsys.readouterr().out
+        assert await node.vm_beside_peers("show", "web", "--json") == 0
+    assert "io-error" in shown
+    assert "paused it 3 times" in shown
+    report = json.loads(capsys.readouterr().out)
+    assert report["disk"] == {"is_full": True, "pauses": 3, "paused_at": 5.0}
+
+
+async def test_show_waits_for_nobody_who_does_not_answer(
+    node: Node, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vmreport, "_TIMEOUT_S", 0.2)
+    record = node.publish()
+    monitor = FakeQmp(Path(record.sockets.monitor), greeting="absent")
+    async with monitor, FakeQga(Path(record.sockets.qga), sync="silent"):
+        assert await node.vm_beside_peers("show", VM_ID) == 0
+    shown = capsys.readouterr().out
+    assert "unknown: QEMU did not greet" in shown
+    assert "no answer" in shown
+    assert record.image in shown
+
+
+async def test_an_agent_that_hides_its_system_is_shown_all_the_same(
+    node: Node, capsys: Output
+) -> None:
+    record = node.publish()
+    async with FakeQga(Path(record.sockets.qga), disabled=["guest-get-osinfo"]):
+        assert await node.vm_beside_peers("show", VM_ID) == 0
+    assert "10.0.2, commands allowed" in capsys.readouterr().out
+
+
+def test_a_vm_that_has_ended_is_shown_without_being_asked(node: Node, capsys: Output) -> None:
+    node.publish(start_time=1)
+    assert node.vm("show", VM_ID) == 0
+    assert "its process is gone" in capsys.readouterr().out
+
+
+def test_a_name_that_means_no_vm_is_an_error_of_one_line_with_a_hint(
+    node: Node, capsys: Output
+) -> None:
+    node.publish()
+    assert node.vm("show", "nothing") == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: no VM 'nothing' on this node",
+        " hint: `qemu-node vm list` shows them",
+    ]
+
+
+# exec
+
+
+async def test_exec_passes_output_and_exit_code_on(node: Node, capsys: Output) -> None:
+    record = node.publish()
+    program = FakeProgram(exit_code=7, stdout=b"out\n", stderr=b"err\n")
+    async with FakeQga(Path(record.sockets.qga), programs={"uptime": program}) as guest:
+        assert await node.vm_beside_peers("exec", "web", "--", "uptime", "-p", "--json") == 7
+    shown = capsys.readouterr()
+    assert shown.err == "err\n"
+    assert shown.out == "out\n"
+    (request,) = [item for item in guest.received if item["execute"] == "guest-exec"]
+    assert request["arguments"]["arg"] == ["-p", "--json"]
+    assert "input-data" not in request["arguments"]
+
+
+async def test_exec_gives_the_command_what_is_piped_in(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = node.publish()
+    give_input(monkeypatch, b"hello\n")
+    async with FakeQga(Path(record.sockets.qga), programs={"tee": FakeProgram()}) as guest:
+        assert await node.vm_beside_peers("exec", "web", "tee") == 0
+        assert await node.vm_beside_peers("exec", "-n", "web", "tee") == 0
+    inputs = [
+        item["arguments"].get("input-data")
+        for item in guest.received
+        if item["execute"] == "guest-exec"
+    ]
+    assert inputs == ["aGVsbG8K", None]
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        (FakeProgram(exit_code=0), 0),
+        (FakeProgram(exit_code=None, signal=9), 137),
+        (FakeProgram(exit_code=0xC0000005), 255),
+        (FakeProgram(exit_code=256), 255),
+    ],
+)
+async def test_an_exit_code_that_a_shell_cannot_show_is_no_success(
+    node: Node, program: FakeProgram, code: int
+) -> None:
+    record = node.publish()
+    async with FakeQga(Path(record.sockets.qga), programs={"x": program}):
+        assert await node.vm_beside_peers("exec", "web", "x") == code
+
+
+async def test_exec_as_json_is_one_object(node: Node, capsys: Output) -> None:
+    record = node.publish()
+    program = FakeProgram(exit_code=3, stdout=b"out")
+    async with FakeQga(Path(record.sockets.qga), programs={"x": program}):
+        assert await node.vm_beside_peers("exec", "--json", "web", "x") == 3
+    assert json.loads(capsys.readouterr().out) == {
+        "exit_code": 3, "signal": None, "stdout": "out", "stderr": "", "truncated": False,
+    }  # fmt: skip
+
+
+def test_exec_is_refused_where_the_job_does_not_allow_it(node: Node, capsys: Output) -> None:
+    node.publish(allow_exec=False)
+    assert node.vm("exec", "web", "--", "id") == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert "does not allow" in error
+    assert "allow_exec = true" in hint
+
+
+# console, stop, screenshot
+
+
+def test_the_console_refuses_without_a_terminal(node: Node, capsys: Output) -> None:
+    node.publish()
+    assert node.vm("console", "web") == 2
+    assert "--no-input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["console", "exec", "stop", "screenshot"])
+def test_a_vm_that_has_ended_cannot_be_used(node: Node, capsys: Output, command: str) -> None:
+    node.publish(start_time=1)
+    arguments = {"console": ["--no-input"], "exec": [], "stop": [], "screenshot": []}[command]
+    more = {"exec": ["id"], "screenshot": ["x.png"]}.get(command, [])
+    assert node.vm(command, *arguments, "web", *more) == 1
+    assert "does not run any more" in capsys.readouterr().err
+
+
+async def test_a_vm_of_another_user_is_refused_with_what_to_do(
+    node: Node, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = node.publish()
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path).suffix != ".sock")
+    async with FakeQmp(Path(record.sockets.monitor)):
+        assert await node.vm_beside_peers("stop", "web") == 1
+    assert "in group qemu-node" in capsys.readouterr().err
+
+
+def test_a_wrong_timeout_is_wrong_usage(node: Node, capsys: Output) -> None:
+    node.publish()
+    assert node.vm("stop", "--timeout", "soon", "web") == 2
+    assert "duration" in capsys.readouterr().err
+
+
+def test_a_picture_does_not_go_to_json_and_stdout_at_once(node: Node, capsys: Output) -> None:
+    node.publish()
+    assert node.vm("screenshot", "web", "-", "--json") == 2
+    assert "name a file" in capsys.readouterr().err
+
+
+async def test_a_screen_that_cannot_be_had_leaves_no_file(
+    node: Node, capsys: Output, tmp_path: Path
+) -> None:
+    record = node.publish()
+    target = tmp_path / "screen.png"
+    monitor = FakeQmp(Path(record.sockets.monitor), errors={"screendump": "There is no console"})
+    async with monitor:
+        assert await node.vm_beside_peers("screenshot", "web", str(target)) == 1
+    assert "There is no console" in capsys.readouterr().err
+    assert not target.exists()
+
+
+# the whole
+
+
+@pytest.mark.parametrize("command", sorted(vm_group.commands))
+def test_every_command_has_examples_and_json(command: str, capsys: Output) -> None:
+    assert main(["vm", command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"qemu-node vm {command}" in shown
+    assert "Examples:" in shown
+    assert "--json" in shown or command == "console"
+
+
+def test_names_complete_to_the_ids_of_vms(
+    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    node.publish()
+    monkeypatch.setenv("QEMU_NODE_CONFIG", str(node.config))
+    monkeypatch.setenv("_QEMU_NODE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "qemu-node vm show w")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().out == f"plain,{VM_ID}\n"
