@@ -1,7 +1,7 @@
 """What needs cgroup v2, systemd or VLANs on bridges: run in a VM with Debian 13's kernel.
 
-One boot for the frame matrix, one for all other such tests, and one for those that need a Nomad
-agent as well; each that fails is named here. Elsewhere they skip themselves.
+One boot for all of them, and one for those that need a Nomad agent as well; each that fails is
+named here. Elsewhere they skip themselves.
 """
 
 import os
@@ -20,8 +20,7 @@ SOURCES = {name: cache.REPO / name for name in ("src", "tests", "osimage", "pypr
 PYTEST = """
 python3 -m pytest -p no:cacheprovider --durations=15 \
     --junitxml=/results/junit.xml -o junit_family=xunit1"""
-MATRIX = "tests/network/test_frame_matrix.py"
-OTHERS = f"-m 'needs_cgroup2 or needs_vlans' tests/integration tests/network --ignore {MATRIX}"
+SELECTION = "-m 'needs_cgroup2 or needs_vlans' tests/integration tests/network"
 # The sources are not installed there, and Nomad asks for the version of what it runs.
 NOMAD_COMMAND = f"""
 mkdir src/qemu_node-0.1.0.dist-info
@@ -53,18 +52,11 @@ def assert_passed(outcome: Outcome, parts: Sequence[str]) -> None:
         assert ran, f"no test below tests/{part} was run\n{outcome.output}"
 
 
-@pytest.mark.parametrize(
-    ("selection", "parts"),
-    [(MATRIX, ["network"]), (OTHERS, ["integration", "network"])],
-    ids=["matrix", "others"],
-)
-def test_tests_that_need_debians_kernel_pass_in_a_vm(
-    test_vm: TestVM, tmp_path: Path, selection: str, parts: list[str]
-) -> None:
+def test_tests_that_need_debians_kernel_pass_in_a_vm(test_vm: TestVM, tmp_path: Path) -> None:
     # Guests of the tests in the VM boot the VM's own kernel and busybox.
     boot = {f"boot/{path.name}": path for path in test_vm.boot_files}
-    outcome = test_vm.run(f"{PYTEST} {selection}\n", SOURCES | boot, tmp_path, timeout_s=TIMEOUT_S)
-    assert_passed(outcome, parts)
+    outcome = test_vm.run(f"{PYTEST} {SELECTION}\n", SOURCES | boot, tmp_path, timeout_s=TIMEOUT_S)
+    assert_passed(outcome, ("integration", "network"))
 
 
 @pytest.mark.needs_nomad
