@@ -73,7 +73,7 @@ def node() -> Iterator[None]:
         namespace="switch",
     )
     Path("/etc/hostname").unlink(missing_ok=True)
-    run_blocking(["cp", "-r", f"{FILES}/.", "/"])
+    run_blocking(["cp", "-r", f"{FILES}/usr", "/"])
     run_blocking(["systemctl", "daemon-reload"])
     run_blocking(["systemctl", "enable", "--quiet", *UNITS])
     dhcp = ["ip", "netns", "exec", "switch", "dnsmasq", "--port=0", "--interface=sw",

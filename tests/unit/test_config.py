@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.config.node import CONFIG_ENV, default_paths, load, parse
+from qemu_node.config import node as node_config
+from qemu_node.config.node import CONFIG_ENV, Paths, default_paths, find_earlier_data, load, parse
 from qemu_node.errors import ConfigError
 from qemu_node.units import GIB
 
@@ -56,6 +57,69 @@ def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match=r"paths\.data must be an absolute path"):
         load()
+
+
+@pytest.fixture
+def as_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Root's default file and earlier data directory, below the directory that this returns."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.delenv(CONFIG_ENV, raising=False)
+    monkeypatch.setattr(node_config, "_ROOT_CONFIG", tmp_path / "etc" / "node.toml")
+    monkeypatch.setattr(node_config, "_EARLIER_DATA", tmp_path / "data")
+    return tmp_path
+
+
+def test_root_has_its_settings_in_etc_and_its_data_in_var(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.delenv(CONFIG_ENV, raising=False)
+    assert node_config.default_path() == Path("/etc/qemu-node/node.toml")
+    assert default_paths() == Paths(run="/run/qemu-node", data="/var/lib/qemu-node")
+
+
+def test_a_user_has_all_below_the_directories_of_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.delenv(CONFIG_ENV, raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    monkeypatch.setenv("XDG_DATA_HOME", "/home/alice/data")
+    expected = Paths(run="/run/user/1000/qemu-node", data="/home/alice/data/qemu-node")
+    assert default_paths() == expected
+    assert node_config.default_path() == Path("/home/alice/data/qemu-node/config/node.toml")
+
+
+def test_settings_where_they_were_before_are_an_error_until_they_are_moved(as_root: Path) -> None:
+    assert load() == node_config.NodeConfig()
+    old, new = as_root / "data" / "config" / "node.toml", as_root / "etc" / "node.toml"
+    old.parent.mkdir(parents=True)
+    old.write_text("[network]\nbridge = 'br0'\n")
+    with pytest.raises(ConfigError, match="not read any more") as refused:
+        load()
+    assert f'data = "{as_root}/data"' in (refused.value.hint or "")
+    assert load(old).network.bridge == "br0"
+    new.parent.mkdir()
+    old.rename(new)
+    assert load().network.bridge == "br0"
+
+
+@pytest.mark.parametrize(
+    ("marks", "named"),
+    [
+        ((), None),
+        (("vm/photos", "images/cat.png"), None),
+        (("vm/.uid",), "{data}/vm: from"),
+        (("vm/.uid", "images/store.lock"), "{data}/vm and {data}/images: from"),
+    ],
+)
+def test_vms_and_images_where_they_were_before_are_named(
+    as_root: Path, marks: tuple[str, ...], named: str | None
+) -> None:
+    data = as_root / "data"
+    for mark in marks:
+        (data / mark).parent.mkdir(parents=True, exist_ok=True)
+        (data / mark).touch()
+    found = find_earlier_data(Paths(run="/r", data="/var/lib/qemu-node"))
+    assert (found or "").startswith((named or "").format(data=data))
+    assert (found is None) == (named is None)
+    assert find_earlier_data(Paths(run="/r", data=str(data))) is None
 
 
 def test_one_path_can_be_set_without_the_other() -> None:
@@ -226,3 +290,8 @@ def test_a_namespace_has_one_entry_of_credentials_per_host() -> None:
     with pytest.raises(ConfigError, match="for namespace 'a'"):
         parse(_credentials(*of_a), "node.toml")
     parse(_credentials(of_a[0], entries[1]), "node.toml")
+
+
+def test_the_os_image_keeps_its_data_on_its_data_partition() -> None:
+    path = Path(__file__).parents[2] / "osimage/files/etc/qemu-node/node.toml"
+    assert load(path).paths.data == "/data"

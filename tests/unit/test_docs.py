@@ -122,7 +122,7 @@ def test_the_settings_shown_in_full_are_the_defaults() -> None:
     text, *_ = [m["body"] for m in _FENCE.finditer(_page("docs/node-toml.md")) if m["language"]]
     shown = node_config.parse(text, "node-toml.md")
     assert shown == node_config.NodeConfig(
-        paths=node_config.Paths(run="/run/qemu-node", data="/data")
+        paths=node_config.Paths(run="/run/qemu-node", data="/var/lib/qemu-node")
     )
     for section in _SECTIONS:
         names = _names(section) - {"policy"}  # tables of their own, none by default

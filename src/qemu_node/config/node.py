@@ -21,6 +21,10 @@ from qemu_node.units import Share, parse_share, parse_size
 CONFIG_ENV = "QEMU_NODE_CONFIG"
 """Environment variable that names another node.toml than the default one."""
 
+_ROOT_CONFIG = Path("/etc/qemu-node/node.toml")
+_EARLIER_DATA = Path("/data")
+"""Root's data directory, with node.toml in `config`, before it became `/var/lib/qemu-node`."""
+
 # sun_path holds 108 bytes with its NUL (man 7 unix). Below run_dir come "/vm/", a vm_id of at most
 # 29 bytes and "/monitor.sock".
 _RUN_DIR_MAX_BYTES = 107 - len("/vm/") - 29 - len("/monitor.sock")
@@ -132,7 +136,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def default_paths() -> Paths:
     """Return root's directories, or a user's own under the XDG ones."""
     if os.geteuid() == 0:
-        return Paths(run="/run/qemu-node", data="/data")
+        return Paths(run="/run/qemu-node", data="/var/lib/qemu-node")
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     # Not Path.home(), which raises for a user without one; `load` says then that it is no path.
     data = os.environ.get("XDG_DATA_HOME") or f"{os.path.expanduser('~')}/.local/share"  # noqa: PTH111
@@ -140,9 +144,28 @@ def default_paths() -> Paths:
 
 
 def default_path() -> Path:
-    """Return where node.toml is looked for: `$QEMU_NODE_CONFIG`, else the data directory."""
+    """Return where node.toml is looked for: `$QEMU_NODE_CONFIG`, else in /etc, or a user's own."""
     named = os.environ.get(CONFIG_ENV)
-    return Path(named) if named else Path(default_paths().data) / "config" / "node.toml"
+    if named:
+        return Path(named)
+    if os.geteuid() == 0:
+        return _ROOT_CONFIG
+    return Path(default_paths().data) / "config" / "node.toml"
+
+
+def find_earlier_data(paths: Paths) -> str | None:
+    """Return what to do about root's VMs and images in `_EARLIER_DATA`; None if there are none."""
+    if os.geteuid() != 0 or Path(paths.data) == _EARLIER_DATA:
+        return None
+    # Only a driver makes these; a directory that is called the same may be anybody's.
+    marks = {_EARLIER_DATA / "vm": ".uid", _EARLIER_DATA / "images": "store.lock"}
+    kept = [str(directory) for directory, mark in marks.items() if (directory / mark).exists()]
+    if not kept:
+        return None
+    return (
+        f"{' and '.join(kept)}: from the default paths of an earlier version and not used; set "
+        f'paths.data = "{_EARLIER_DATA}" in node.toml, or remove them when no VM runs there'
+    )
 
 
 def parse(text: str, origin: str) -> NodeConfig:
@@ -194,6 +217,7 @@ def load(path: Path | None = None) -> NodeConfig:
     except FileNotFoundError:
         if path is not None or CONFIG_ENV in os.environ:
             raise ConfigError(f"{chosen}: no such file") from None
+        _refuse_earlier_config(chosen)
         config = NodeConfig()
         _check(config)
         return config
@@ -202,6 +226,16 @@ def load(path: Path | None = None) -> NodeConfig:
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{chosen} is not UTF-8 text") from exc
     return parse(text, str(chosen))
+
+
+def _refuse_earlier_config(chosen: Path) -> None:
+    """Raise if only the earlier default file exists: its rules would silently not apply."""
+    earlier = _EARLIER_DATA / "config" / "node.toml"
+    if chosen == _ROOT_CONFIG and earlier.exists():
+        raise ConfigError(
+            f"{earlier} is not read any more, and there is no {chosen}",
+            hint=f'move it there; with data = "{_EARLIER_DATA}" in [paths] VMs and images stay',
+        )
 
 
 def _check(config: NodeConfig) -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 
 from qemu_node.config.network import NetworkConfig
-from qemu_node.config.node import NodeConfig
+from qemu_node.config.node import NodeConfig, find_earlier_data
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host.files.space import read_space
 from qemu_node.nomad.proto import driver_pb2, structs_pb2
@@ -46,6 +46,8 @@ class HostFacts:
     """What keeps VMs from the network that node.toml gives them, and what to do about it."""
     vm_problems: tuple[str, ...] = ()
     """What there is to say of VMs that run and that nobody manages."""
+    earlier_data: str | None = None
+    """What to do about files in the data directory of an earlier version."""
 
     @property
     def bridge(self) -> str:
@@ -119,7 +121,7 @@ def build_fingerprint(
         text = _describe(hypervisor, facts)
         is_healthy = True
     if facts is not None:
-        text = "; ".join((text, *facts.vm_problems))
+        text = "; ".join(filter(None, (text, *facts.vm_problems, facts.earlier_data)))
     return Fingerprint(is_healthy=is_healthy, description=text, attributes=attributes)
 
 
@@ -203,6 +205,7 @@ def read_host_facts(
         network=network,
         network_problems=tuple(network_problems),
         vm_problems=tuple(vm_problems),
+        earlier_data=find_earlier_data(config.paths),
         is_disk_full=_is_disk_full(config),
         is_short_of_files=is_short_of_files,
     )

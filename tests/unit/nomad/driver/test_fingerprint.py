@@ -60,6 +60,13 @@ def test_vms_that_nobody_manages_are_named_whatever_else_is_wrong() -> None:
     assert broken.description == f"no QEMU; {problem}"
 
 
+def test_files_of_an_earlier_version_are_named_on_a_healthy_node() -> None:
+    facts = dataclasses.replace(FACTS, earlier_data="/data/vm: not used")
+    fingerprint = build_fingerprint(hypervisor(), None, facts)
+    assert fingerprint.is_healthy
+    assert fingerprint.description.endswith("; /data/vm: not used")
+
+
 def test_what_is_missing_is_named_with_its_package() -> None:
     problem = MissingPartError("QEMU is not installed", hint="apt install qemu-system-x86")
     fingerprint = build_fingerprint(None, problem, FACTS)
