@@ -14,10 +14,10 @@ from fakes.published import VM_ID, make_record, publish
 from qemu_node.cli.doctor.nodefacts import look_for_leftovers
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
+from qemu_node.inventory.registry import find_vm, list_vms
 from qemu_node.inventory.state import list_summaries
 from qemu_node.vm.life.usage import Usage, UsageMeter, read_usage
 from qemu_node.vm.record.directory import VMDirectory, known_vm_ids
-from qemu_node.vm.record.registry import find_vm, list_vms
 from qemu_node.vm.start.listeners import Listeners
 
 pytestmark = pytest.mark.needs_root

@@ -22,13 +22,13 @@ from qemu_node.images.cache import CachedImage
 from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.keeper import ImageKeeper
+from qemu_node.inventory.registry import find_vm
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.units import Share
 from qemu_node.vm.output import greeting
 from qemu_node.vm.output.greeting import QemuStartError
 from qemu_node.vm.record.names import VM_ID
 from qemu_node.vm.record.outcome import FORCED_OFF
-from qemu_node.vm.record.registry import find_vm
 from qemu_node.vm.start import download
 from qemu_node.vm.start import steps as startsteps
 from qemu_node.vm.start.steps import StartStep

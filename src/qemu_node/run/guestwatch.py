@@ -1,7 +1,7 @@
 """Asking a guest, through its agent, how it is doing.
 
-Owns what is asked and what people are told to connect to. Does not own the agent's protocol (`qga`)
-nor which addresses are believed (`vm.guestnet`).
+Owns what is asked. Does not own the agent's protocol (`qga`), nor which addresses are believed
+(`vm.life.guestnet`).
 """
 
 from dataclasses import dataclass
@@ -72,15 +72,3 @@ class AgentWatch:
 def parse_secure_boot(content: bytes) -> bool | None:
     """Return what the EFI variable SecureBoot says; None where it is not one."""
     return content[4] == 1 if len(content) == 5 else None
-
-
-def reachable_address(record: VMRecord, facts: GuestFacts | None = None) -> str:
-    """Return where people reach the VM: its forwarded ports, else its own address."""
-    forwards = [
-        f"{forward.host_ip}:{forward.host_port} → {forward.guest_port}"
-        for nic in record.nics
-        for forward in nic.forwards
-    ]
-    if forwards:
-        return ", ".join(forwards)
-    return facts.addresses[0] if facts is not None and facts.addresses else ""

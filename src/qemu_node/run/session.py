@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from qemu_node.errors import NodeError
+from qemu_node.inventory.address import reachable_address
 from qemu_node.run.driverlink import DriverInfo, TaskDriver, TaskEnd
 from qemu_node.run.events import EventKind, RunEvent
-from qemu_node.run.guestwatch import GuestFacts, GuestWatch, reachable_address
+from qemu_node.run.guestwatch import GuestFacts, GuestWatch
 from qemu_node.run.logtail import LogTail
 from qemu_node.run.placement import Placement
 from qemu_node.run.taskconfig import prepare_task
@@ -203,7 +204,7 @@ class Session:
                     placement.vm,
                     host_name=facts.host_name,
                     addresses=list(facts.addresses),
-                    address=reachable_address(record, facts),
+                    address=reachable_address(record, facts.addresses),
                     secure_boot=facts.secure_boot,
                 )
                 self._count_ready(placement.vm)

@@ -19,8 +19,8 @@ from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.output import clean
 from qemu_node.cli.terminal import Duration, print_fields, print_json, print_table, waiting
 from qemu_node.errors import ConfigError, JobError, MissingPartError, NodeError, VMNotFoundError
+from qemu_node.inventory.registry import find_vm, list_vms
 from qemu_node.vm.record.record import VMRecord
-from qemu_node.vm.record.registry import find_vm, list_vms
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

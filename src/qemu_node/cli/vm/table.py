@@ -10,9 +10,9 @@ from dataclasses import asdict
 import msgspec
 
 from qemu_node.cli.terminal import Cell, Column, Row, short_size, short_time
+from qemu_node.inventory.address import reachable_address
 from qemu_node.inventory.report import VMReport
 from qemu_node.inventory.state import VMStatus, VMSummary
-from qemu_node.run.guestwatch import reachable_address
 from qemu_node.units import format_size
 from qemu_node.vlans import format_vlans
 from qemu_node.vm.life.guestnet import GuestNetwork
