@@ -95,16 +95,3 @@ def require_free(
         f"{format_size(kept)} are kept in reserve",
         hint="free space there, or set disk.reserve in node.toml",
     )
-
-
-def free_bytes(path: Path) -> int:
-    """Return the bytes that an unprivileged process may still write to the file system of `path`.
-
-    Raises:
-        HostError: there is no such path.
-    """
-    try:
-        info = os.statvfs(path)
-    except OSError as exc:
-        raise host_error("read the free space of", path, exc) from exc
-    return info.f_bavail * info.f_frsize

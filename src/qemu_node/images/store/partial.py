@@ -19,8 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemu_node.host.files import space
-from qemu_node.host.files.space import MakeRoom, make_no_room
+from qemu_node.host.files.space import MakeRoom, make_no_room, read_space
 from qemu_node.host.process.identity import boot_id
 from qemu_node.images.errors import ImageStorageError, storage_errors
 from qemu_node.images.format import imagefile
@@ -195,7 +194,7 @@ class PartialFile:
             )
 
     def _free_bytes(self) -> int:
-        return max(space.free_bytes(self._path.parent) - self._room.reserve_bytes, 0)
+        return max(read_space(self._path.parent).free_bytes - self._room.reserve_bytes, 0)
 
     def reread(self) -> None:
         """Take in what an earlier process received, as if it arrived now.
