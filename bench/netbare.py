@@ -15,11 +15,11 @@ from pathlib import Path
 
 from qemu_node.net.filter.elements import add_text, delete_text, elements
 from qemu_node.net.filter.nft import Nft
-from qemu_node.net.netlink.request import Request, add_vlans, delete_vlans
+from qemu_node.net.netlink.messages import Request, add_vlans, delete_vlans
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.port.bridge import check_bridge
-from qemu_node.net.port.port import join_bridge, open_port
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.port.bridgeport import join_bridge, open_port
+from qemu_node.net.portspec import PortSpec
 from qemu_node.vlans import to_ranges
 
 # linux/if_tun.h

@@ -26,7 +26,7 @@ from qemu_node.net.filter.ruleset import FAMILY, TABLE
 from qemu_node.net.filter.table import FilterTable
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.port.bridge import check_bridge
-from qemu_node.net.port.port import join_bridge, open_port
+from qemu_node.net.port.bridgeport import join_bridge, open_port
 
 _SENDER, _RECEIVER = 1, 2
 _ROUNDS = 21

@@ -18,9 +18,8 @@ from bench.netfacts import PortTimes
 from qemu_node.config.network import NetworkConfig
 from qemu_node.net.filter.nft import Nft
 from qemu_node.net.filter.table import FilterTable
-from qemu_node.net.names import tap_name
-from qemu_node.net.ports import PortManager
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.manager import PortManager
+from qemu_node.net.portspec import PortSpec, tap_name
 
 BRIDGE, UPLINK = "br0", "up0"
 CONFIG = NetworkConfig(bridge=BRIDGE, uplink=UPLINK)

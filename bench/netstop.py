@@ -22,13 +22,12 @@ from bench.netfacts import StopTimes
 from bench.netports import BRIDGE, UPLINK, VLAN, build_bridge, port_spec
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
-from qemu_node.net.names import TAP_PREFIX
+from qemu_node.net.manager import PortManager
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.port.bridge import check_bridge
-from qemu_node.net.port.port import join_bridge, open_port
+from qemu_node.net.port.bridgeport import join_bridge, open_port
 from qemu_node.net.port.tap import open_tap
-from qemu_node.net.ports import PortManager
-from qemu_node.net.spec import PortSpec, UserPort
+from qemu_node.net.portspec import TAP_PREFIX, PortSpec, UserPort
 from qemu_node.units import MIB
 from qemu_node.vm.network import Network
 

@@ -1,7 +1,7 @@
 """Sets of VLANs as people write them: `"100-199"`, `"300"`.
 
 Pure. Owns which numbers are VLANs that a VM can have, and the two forms of a set: text and numbers.
-Does not own who may use which (`net.policy`) nor what is on a port (`net.reconcile`).
+Does not own who may use which (`net.policy`) nor what is on a port (`net.port.plan`).
 """
 
 import re

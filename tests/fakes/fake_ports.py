@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import HostError, NodeError
+from qemu_node.net.manager import AttachedPort, PortManager
 from qemu_node.net.port.tap import Tap
-from qemu_node.net.ports import AttachedPort, PortManager
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 
 class FakePorts(PortManager):

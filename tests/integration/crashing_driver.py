@@ -22,7 +22,7 @@ from integration.vmnode import VMNode
 from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.config.node import Paths
 from qemu_node.host.process import pidfd
-from qemu_node.net.ports import PortManager
+from qemu_node.net.manager import PortManager
 from qemu_node.vm.life.stop import StopAction
 from qemu_node.vm.network import Network
 

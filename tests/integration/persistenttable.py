@@ -7,7 +7,7 @@ include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h.
 import socket
 import struct
 
-from qemu_node.net.netlink.request import attribute
+from qemu_node.net.netlink.messages import attribute
 
 _NETLINK_NETFILTER = 12
 _BATCH_BEGIN, _BATCH_END, _NEWTABLE = 0x10, 0x11, 10 << 8

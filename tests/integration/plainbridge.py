@@ -8,11 +8,11 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
 from qemu_node.config.network import NetworkConfig
-from qemu_node.net.netlink.request import add_address, set_master, set_up
+from qemu_node.net.manager import AttachedPort, PortManager
+from qemu_node.net.netlink.messages import add_address, set_master, set_up
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.port.tap import Tap, open_tap
-from qemu_node.net.ports import AttachedPort, PortManager
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 
 class PlainBridge(PortManager):

@@ -15,7 +15,7 @@ from qemu_node.host.files.space import read_space
 from qemu_node.host.process.command import run_blocking
 from qemu_node.inventory.state import VMStatus, summarize
 from qemu_node.qmp import commands as qmp_commands
-from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import RunState
 from qemu_node.units import GIB, MIB, Share
 from qemu_node.vm.life import diskguard

@@ -31,7 +31,7 @@ from qemu_node.nomad.driver.driver import (
     TaskStoppedError,
     VMDriver,
 )
-from qemu_node.nomad.driver.identity import VMPlugin
+from qemu_node.nomad.driver.plugin import VMPlugin
 from qemu_node.nomad.driver.runtime import NodeHost
 from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, unix_target
 from qemu_node.nomad.plugin.server import PluginServer

@@ -16,7 +16,7 @@ from qemu_node.net.filter.elements import Element, elements
 from qemu_node.net.filter.nft import Nft
 from qemu_node.net.filter.ruleset import MAP_FRAMES, Reason
 from qemu_node.net.filter.table import FilterTable
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 pytestmark = [pytest.mark.needs_root]
 

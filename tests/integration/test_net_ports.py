@@ -10,11 +10,10 @@ from network.namespaces import ip, private_network
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.net.errors import BridgeUnfitError, NetworkError, NetworkOwnedError
-from qemu_node.net.names import TAP_PREFIX
-from qemu_node.net.netlink.request import delete_link, set_master
+from qemu_node.net.manager import PortManager
+from qemu_node.net.netlink.messages import delete_link, set_master
 from qemu_node.net.netlink.rtnl import RouteSocket
-from qemu_node.net.ports import PortManager
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import TAP_PREFIX, PortSpec
 
 pytestmark = [pytest.mark.needs_root]
 

@@ -18,10 +18,10 @@ from qemu_node.config.node import Paths
 from qemu_node.host.process.command import run_blocking
 from qemu_node.net.errors import NetworkError
 from qemu_node.net.filter import guard
+from qemu_node.net.manager import PortManager
 from qemu_node.net.netlink import watch
 from qemu_node.net.netlink.notices import Watched
 from qemu_node.net.netlink.watch import Watch
-from qemu_node.net.ports import PortManager
 from qemu_node.vm.network import Network
 
 pytestmark = [pytest.mark.needs_root]

@@ -24,7 +24,7 @@ from qemu_node.qemu.spec import (
     UserNic,
     VMSpec,
 )
-from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.units import MIB
 
 pytestmark = pytest.mark.needs_qemu

@@ -14,7 +14,7 @@ from qemu_node.host.process.command import Child, spawn
 from qemu_node.host.process.pidfd import send_signal
 from qemu_node.host.sockets import listen_unix
 from qemu_node.qmp import commands
-from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import QmpEvent, RunState, Shutdown, guest_end_of_event, typed
 
 pytestmark = pytest.mark.needs_qemu

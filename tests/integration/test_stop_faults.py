@@ -13,7 +13,7 @@ from integration.vmnode import VMNode, until
 
 from qemu_node.host.files.lock import FileLock
 from qemu_node.host.process import identity, pidfd
-from qemu_node.qga.commands import GuestAgent
+from qemu_node.qga.agent import GuestAgent
 from qemu_node.vm.life import machine
 from qemu_node.vm.life.machine import VM, VMPhase
 from qemu_node.vm.record.outcome import FORCED_OFF, POWERED_OFF, VMExit

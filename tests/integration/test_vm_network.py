@@ -27,7 +27,7 @@ from qemu_node.host.process.descriptors import close_descriptors
 from qemu_node.host.process.pidfd import send_signal
 from qemu_node.net.filter.usermode import table_name, table_text
 from qemu_node.net.mac import stable_mac
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 from qemu_node.nomad.driver.driver import TaskStoppedError, VMDriver
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.qemu.accel.accelerator import AcceleratorChoice

@@ -15,8 +15,7 @@ from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
 from qemu_node.net.mac import stable_mac
-from qemu_node.net.names import tap_name
-from qemu_node.net.spec import PortSpec, UserPort
+from qemu_node.net.portspec import PortSpec, UserPort, tap_name
 from qemu_node.qemu.accel.probe import QemuBinary, find_qemu
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, OsFamily, QemuVersion
 from qemu_node.units import MIB, Share

@@ -23,8 +23,8 @@ from typing import Any
 from network.facts import MANAGEMENT, set_elements, taps, vlans_of, wait_until
 from network.lab import CONFIG, port_spec
 
-from qemu_node.net import ports
-from qemu_node.net.ports import PortManager
+from qemu_node.net import manager as ports
+from qemu_node.net.manager import PortManager
 
 _WATCHED = str(Path(ports.__file__).parent)
 _ACTS = ("do", "run", "_open_queue", "_silence", "_open_vhost", "close", "release")

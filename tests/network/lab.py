@@ -25,9 +25,8 @@ from network.namespaces import bridge, inside, ip, private_network
 from network.wire import Arrival, End, Guest, Node, Sender, Wire
 
 from qemu_node.config.network import NetworkConfig, NetworkPolicy
-from qemu_node.net.names import tap_name
-from qemu_node.net.ports import AttachedPort, PortManager
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.manager import AttachedPort, PortManager
+from qemu_node.net.portspec import PortSpec, tap_name
 
 NODE_MAC, NODE_IP, NODE_PORT = "52:54:00:99:00:01", "10.99.0.1", 9999
 OUTSIDE_MAC = "52:54:00:77:00:01"

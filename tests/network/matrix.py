@@ -25,7 +25,7 @@ from network.frames import (
 from network.lab import NODE_IP, NODE_MAC, NODE_PORT, OUTSIDE_MAC, port_spec
 
 from qemu_node.net.filter.ruleset import Reason
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 PINNED_NET, PINNED_NET6 = "10.30.0.0/29", "2001:db8:30::/64"
 GUESTS: Mapping[str, PortSpec] = {

@@ -19,7 +19,7 @@ from network.wire import Arrival, Guest
 from qemu_node.host.process.command import run_blocking
 from qemu_node.net.errors import NetworkError
 from qemu_node.net.port.checksums import DEVICE
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 pytestmark = [pytest.mark.needs_vlans, pytest.mark.timeout(300)]
 
@@ -152,7 +152,7 @@ def test_a_port_is_not_made_where_its_frames_cannot_be_finished(
     def refuse(*_: object) -> int:
         raise NetworkError("no ifb")
 
-    monkeypatch.setattr("qemu_node.net.ports.ensure_device", refuse)
+    monkeypatch.setattr("qemu_node.net.manager.ensure_device", refuse)
     with pytest.raises(NetworkError, match="no ifb"):
         lab.run(lab.manager.attach(port_spec("other", 9, vlan=30, strict=True)))
     assert len(taps()) == 2

@@ -19,11 +19,11 @@ from network.namespaces import bridge, ip
 
 from qemu_node.config.network import NetworkPolicy
 from qemu_node.host.process.command import run_blocking
-from qemu_node.net import ports
+from qemu_node.net import manager as ports
 from qemu_node.net.errors import BridgeUnfitError, NetworkError, TapBusyError
-from qemu_node.net.port import repair
+from qemu_node.net.manager import PortManager
+from qemu_node.net.port import bridgeport
 from qemu_node.net.port.tap import open_tap
-from qemu_node.net.ports import PortManager
 
 pytestmark = [pytest.mark.needs_vlans, pytest.mark.timeout(300)]
 
@@ -119,7 +119,7 @@ def test_a_tap_that_is_still_there_gets_no_rights_of_the_next_one(
 
 
 @pytest.mark.parametrize(
-    "step", ["qemu_node.net.filter.table.FilterTable.add", "qemu_node.net.ports.join_bridge"]
+    "step", ["qemu_node.net.filter.table.FilterTable.add", "qemu_node.net.manager.join_bridge"]
 )
 def test_what_an_attach_that_fails_half_way_has_done_is_undone(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str
@@ -187,7 +187,7 @@ def test_a_guest_that_ends_while_its_port_is_put_right_is_no_failure(
         wait_until(lambda: taps() == [], "the TAP to go")
         raise NetworkError("no such device")
 
-    monkeypatch.setattr(repair, "join_bridge", end)
+    monkeypatch.setattr(bridgeport, "join_bridge", end)
     lab.run(lab.manager.reconcile([spec]))
 
 

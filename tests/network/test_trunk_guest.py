@@ -17,7 +17,7 @@ from network.frames import Frame
 from network.wire import Wire
 
 from qemu_node.config.node import Paths
-from qemu_node.net.ports import PortManager
+from qemu_node.net.manager import PortManager
 from qemu_node.vm.network import Network
 
 BOOT = Path("boot")

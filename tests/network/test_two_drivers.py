@@ -7,7 +7,7 @@ from network.lab import CONFIG, Lab, port_spec
 from qemu_node.host.process.command import run_blocking
 from qemu_node.net.errors import NetworkOwnedError
 from qemu_node.net.filter import table
-from qemu_node.net.ports import PortManager
+from qemu_node.net.manager import PortManager
 
 pytestmark = [pytest.mark.needs_vlans]
 

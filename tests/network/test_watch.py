@@ -16,7 +16,7 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.host.process.command import run_blocking
 from qemu_node.net.filter import table
-from qemu_node.net.ports import AttachedPort, PortManager
+from qemu_node.net.manager import AttachedPort, PortManager
 from qemu_node.vm.network import Network
 
 pytestmark = [

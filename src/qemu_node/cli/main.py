@@ -116,7 +116,7 @@ def cli(ctx: click.Context, config_path: Path | None, verbose: int) -> None:
 @pass_app
 def driver(app: App, stop_with_parent: bool) -> None:
     """Serve the task driver plugin; Nomad starts this."""
-    from qemu_node.nomad.driver.main import run_driver
+    from qemu_node.nomad.driver.plugin import run_driver
 
     run_driver(config_path=app.config_path, stop_with_parent=stop_with_parent)
 

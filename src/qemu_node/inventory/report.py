@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qemu_node.errors import GuestAgentError, HostError, QmpError
 from qemu_node.inventory.state import VMSummary
-from qemu_node.qga.commands import GuestAgent
+from qemu_node.qga.agent import GuestAgent
 from qemu_node.vm.life.guestnet import GuestNetwork
 from qemu_node.vm.record.record import VMRecord
 
@@ -108,7 +108,7 @@ async def _ask_qemu(monitor: Path) -> tuple[str | None, str | None, str | None]:
     """Return run state, version, and why they are not known."""
     # qemu.qmp takes longer to import than everything else that a list needs.
     from qemu_node.qmp import commands
-    from qemu_node.qmp.client import QmpConnection
+    from qemu_node.qmp.connection import QmpConnection
 
     try:
         async with await QmpConnection.connect(monitor, timeout_s=_TIMEOUT_S) as qmp:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable
 
 from qemu_node.net.errors import NetworkError
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 _BROADCAST = b"\xff" * 6
 _ETH_VLAN, _ETH_RARP = 0x8100, 0x8035

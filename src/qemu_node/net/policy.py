@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.errors import JobError
 from qemu_node.net.mac import parse_mac
-from qemu_node.net.names import tap_name
-from qemu_node.net.spec import (
+from qemu_node.net.portspec import (
     MAX_QUEUES,
     MTU_MAX,
     MTU_MIN,
@@ -20,6 +19,7 @@ from qemu_node.net.spec import (
     NicWish,
     PortSpec,
     UserPort,
+    tap_name,
 )
 from qemu_node.vlans import VID_MAX, VID_MIN, format_vlans, is_vid
 

@@ -1,7 +1,7 @@
 """The guest agent's bytes: requests out, lines and replies in. Pure.
 
 Owns framing, resynchronisation and the bounds that make a hostile guest's bytes safe to read. Does
-not own the socket or the deadline (`client`).
+not own the socket or the deadline (`session`).
 
 The protocol is JSON, one object per line, without ids or order across clients: a reply may belong
 to a client that is gone. `guest-sync-delimited` is the cure (qga/qapi-schema.json): the byte 0xFF,

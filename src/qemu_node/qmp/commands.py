@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from qemu_node.errors import QmpError
-from qemu_node.qmp.client import QmpClosedError, QmpConnection
+from qemu_node.qmp.connection import QmpClosedError, QmpConnection
 from qemu_node.qmp.events import StatusInfo
 
 T = TypeVar("T")

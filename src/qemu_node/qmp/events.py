@@ -1,7 +1,7 @@
 """QMP events and run states as typed values: pure.
 
-Owns what QEMU's words about a guest mean. Does not own the connection they come from (`client`) nor
-what a VM's end means for its task (`vm.outcome`).
+Owns what QEMU's words about a guest mean. Does not own the connection (`connection`) nor what a
+VM's end means for its task (`vm.outcome`).
 
 Names and members are those of QEMU's qapi/run-state.json and qapi/block-core.json. Members that a
 newer QEMU adds are ignored; what does not fit its type counts as not said, for an event can't be

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from qemu_node.errors import GuestAgentError
-from qemu_node.qga.commands import GuestAgent
+from qemu_node.qga.agent import GuestAgent
 from qemu_node.vm.life.guestnet import useful_addresses
 from qemu_node.vm.record.record import VMRecord
 

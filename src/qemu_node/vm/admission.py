@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from qemu_node.errors import HostError
 from qemu_node.host import openfiles
 from qemu_node.host.openfiles import OpenFiles
-from qemu_node.net.spec import PortSpec, UserPort
+from qemu_node.net.portspec import PortSpec, UserPort
 
 BASE_RESERVE = 64
 """For what is no VM's: the agent's connection, downloads, the network, reading /proc."""

@@ -18,10 +18,10 @@ from qemu_node.config.node import Paths
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host.concurrency.cancellation import Undo
 from qemu_node.net.mac import check_unused
+from qemu_node.net.manager import AttachedPort, PortManager
 from qemu_node.net.netlink.notices import UPLINK_MOVED
 from qemu_node.net.netlink.watch import Watch
-from qemu_node.net.ports import AttachedPort, PortManager
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 from qemu_node.vm.record.directory import VMDirectory, known_vm_ids
 from qemu_node.vm.record.processes import running_vm_ids
 from qemu_node.vm.record.record import RecordHeader, StateError, StateHeader

@@ -1,5 +1,5 @@
 from qemu_node.net.announce import frames
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 MAC = "02:00:00:00:00:a1"
 

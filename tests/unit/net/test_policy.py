@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.errors import JobError
-from qemu_node.net.names import tap_name
 from qemu_node.net.policy import decide
-from qemu_node.net.spec import NicIdentity, NicWish, PortSpec, UserPort
+from qemu_node.net.portspec import NicIdentity, NicWish, PortSpec, UserPort, tap_name
 
 NIC = NicIdentity(vm_id="web-0123456789ab", index=1, mac="02:00:00:00:00:a1")
 PROD = NetworkPolicy(namespaces=("prod", "prod-*"), vlans=("100-199",), trunk=True)

@@ -5,7 +5,7 @@ from fakes.fake_qmp import FakeQmp
 
 from qemu_node.errors import QmpError
 from qemu_node.qmp import commands
-from qemu_node.qmp.client import QmpClosedError, QmpConnection
+from qemu_node.qmp.connection import QmpClosedError, QmpConnection
 from qemu_node.qmp.events import QmpEvent, RunState
 
 

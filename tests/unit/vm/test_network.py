@@ -11,7 +11,7 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError, JobError, MissingPartError
 from qemu_node.net.errors import NftMissingError
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 from qemu_node.vm.network import LiveVMs, Network, next_pause
 from qemu_node.vm.record.record import NicRecord
 

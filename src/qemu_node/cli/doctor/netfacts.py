@@ -12,9 +12,9 @@ from qemu_node.cli.doctor.netchecks import BridgeState, NetworkFacts, UplinkStat
 from qemu_node.cli.doctor.networkunits import Unit, find_taker
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
-from qemu_node.net.names import tap_name
 from qemu_node.net.netlink.facts import PortVlans
 from qemu_node.net.netlink.rtnl import RouteSocket
+from qemu_node.net.portspec import tap_name
 
 _NET = Path("/sys/class/net")
 _BRIDGE_SYSCTLS = Path("/proc/sys/net/bridge")

@@ -311,8 +311,8 @@ def screenshot(app: App, name: str, file: Path, as_json: bool) -> None:
 
 
 async def _take_picture(monitor: Path) -> bytes:
-    from qemu_node.qmp.client import QmpConnection
     from qemu_node.qmp.commands import screendump_png
+    from qemu_node.qmp.connection import QmpConnection
 
     async with await QmpConnection.connect(monitor, timeout_s=5.0) as qmp:
         return await screendump_png(qmp)
@@ -345,7 +345,7 @@ def _read_stdin() -> bytes:
     Raises:
         ConfigError: it is more than the guest agent takes.
     """
-    from qemu_node.qga.commands import INPUT_MAX_BYTES
+    from qemu_node.qga.agent import INPUT_MAX_BYTES
 
     stdin = sys.stdin.buffer.read(INPUT_MAX_BYTES + 1)
     if len(stdin) > INPUT_MAX_BYTES:

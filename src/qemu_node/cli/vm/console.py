@@ -217,7 +217,7 @@ async def _connect(sock: socket.socket, path: Path) -> None:
 
 async def is_taken(monitor: Path, *, timeout_s: float = 2.0) -> bool | None:
     """Tell whether somebody has the console already; None where QEMU does not say in time."""
-    from qemu_node.qmp.client import QmpConnection
+    from qemu_node.qmp.connection import QmpConnection
 
     try:
         async with await QmpConnection.connect(monitor, timeout_s=timeout_s) as qmp:

@@ -21,7 +21,7 @@ from qemu_node.net.filter.ruleset import (
     drop_set,
     frame_chains,
 )
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 _LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
 # What a host sends from while it has no address.

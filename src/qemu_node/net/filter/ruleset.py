@@ -23,7 +23,7 @@ Traps that shape the rules, each seen with nft 1.1.3 on Linux 6.12:
 from collections.abc import Mapping
 from enum import StrEnum
 
-from qemu_node.net.names import TAP_PREFIX
+from qemu_node.net.portspec import TAP_PREFIX
 
 FAMILY = "bridge"
 TABLE = "qn"

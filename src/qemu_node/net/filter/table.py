@@ -1,7 +1,7 @@
 """The filter as it is in the kernel: taking it over, its elements, its counters.
 
 Owns loading the ruleset so that live guests stay guarded. Does not own its text (`ruleset`) nor
-which ports there are (`ports`). Calls block: use a thread.
+which ports there are (`manager`). Calls block: use a thread.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """What guests in user mode may not reach: this very node. The text of one nftables table. Pure.
 
 Owns the rules for connections that QEMU makes in a guest's name. Does not own loading them
-(`ports`) nor the users that VMs run as.
+(`manager`) nor the users that VMs run as.
 
 QEMU's user-mode network (libslirp, sotranslate_out4 and sotranslate_out6 in src/socket.c) turns
 10.0.2.2, 255.255.255.255 and fec0::2 into the node's loopback, and port 53 of 10.0.2.3 and fec0::3

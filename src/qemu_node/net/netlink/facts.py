@@ -1,6 +1,6 @@
 """What the kernel says about devices, as values.
 
-Owns the vocabulary of readings, as `spec` owns that of wishes. Does not own reading them (`rtnl`).
+Owns these values. Does not own reading them (`rtnl`).
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What the kernel tells of changes to devices, VLANs and nftables, and what VMs lose by it. Pure.
 
 Owns reading these messages and that judgement. Does not own hearing them (`watch`) nor putting
-anything right (`ports`).
+anything right (`manager`).
 
 A message is not told apart by who caused it. What counts is whether live VMs are without something
 afterwards: a driver that detaches a port has forgotten it before the kernel tells, and an attach
@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from qemu_node.net.netlink.facts import LinkFacts
-from qemu_node.net.netlink.request import active_port, attributes
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.netlink.messages import active_port, attributes
+from qemu_node.net.portspec import PortSpec
 
 _HEADER_BYTES = 16
 

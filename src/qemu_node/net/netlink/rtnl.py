@@ -1,7 +1,7 @@
 """The socket to rtnetlink: sending requests, reading what there is, and the errors of both.
 
 Owns the exchange and the layout of what the kernel answers. Does not own that of requests that
-change something (`request`). These calls block, a millisecond at most unless others hold the
+change something (`messages`). These calls block, a millisecond at most unless others hold the
 kernel's RTNL lock: use a thread. Numbers are those of
 include/uapi/linux/{netlink,rtnetlink,if_link,if_bridge}.h.
 """
@@ -16,7 +16,7 @@ from typing import Self
 
 from qemu_node.net.errors import NetworkError
 from qemu_node.net.netlink.facts import BridgeFacts, DeviceFacts, LinkFacts, PortVlans
-from qemu_node.net.netlink.request import (
+from qemu_node.net.netlink.messages import (
     AF_BRIDGE,
     IFF_UP,
     IFLA_IFNAME,

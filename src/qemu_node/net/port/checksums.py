@@ -18,12 +18,12 @@ from array import array
 
 from qemu_node.host.sysctl import write_sysctl
 from qemu_node.net.errors import NetworkError
-from qemu_node.net.netlink.request import make_device, set_up_device
+from qemu_node.net.netlink.messages import make_device, set_up_device
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.netlink.traffic import RTM_GETTFILTER, listing, no_queue, redirected_to
 
 DEVICE = "qn-checksums"
-"""`qn*`, which networkd leaves alone; no name of a TAP (`names.TAP_NAME`)."""
+"""`qn*`, which networkd leaves alone; no name of a TAP (`portspec.TAP_NAME`)."""
 
 _KIND = "ifb"
 # Frames that wait while another CPU takes care of the same queue. The default is 32.

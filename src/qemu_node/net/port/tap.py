@@ -1,7 +1,7 @@
 """TAP devices: made here, held open by whoever runs the guest, gone with the last descriptor.
 
 Owns opening them, their queues and vhost-net, and silencing the node's own stack on them. Does not
-own what they are connected to (`port`).
+own what they are connected to (`bridgeport`).
 """
 
 import errno

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from qemu_node.net.errors import BridgeUnfitError
 from qemu_node.net.netlink.facts import PortVlans
-from qemu_node.net.netlink.request import add_vlans, delete_vlans
+from qemu_node.net.netlink.messages import add_vlans, delete_vlans
 from qemu_node.net.netlink.rtnl import RouteSocket
-from qemu_node.net.port.reconcile import plan_uplink
+from qemu_node.net.port.plan import plan_uplink
 from qemu_node.vlans import VID_MIN, format_vlans, to_ranges
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from qemu_node.errors import NodeError
 from qemu_node.host.process import command, identity, pidfd
 from qemu_node.host.process.exitstatus import describe_exit
 from qemu_node.nomad.agent.calls import BaseCalls, DriverCalls, GoPluginCalls
+from qemu_node.nomad.agent.pipe import LinePipe
 from qemu_node.nomad.plugin import handshake
-from qemu_node.nomad.plugin.pipe import LinePipe
 from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, unix_target
 from qemu_node.nomad.plugin.status import PluginError
 

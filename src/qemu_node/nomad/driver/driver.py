@@ -21,7 +21,7 @@ from qemu_node.nomad.plugin.status import TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task import exec as task_exec
 from qemu_node.nomad.task.advertise import tell_of_address, wait_to_advertise
-from qemu_node.nomad.task.events import EventBroker
+from qemu_node.nomad.task.broker import EventBroker
 from qemu_node.nomad.task.options import parse_options, task_schema
 from qemu_node.nomad.task.request import build_request
 from qemu_node.nomad.task.stats import build_stats

@@ -22,11 +22,11 @@ from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
-from qemu_node.net.ports import PortManager
+from qemu_node.net.manager import PortManager
 from qemu_node.nomad.driver.fingerprint import Fingerprint, build_fingerprint, read_host_facts
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.nomad.task.logs import TaskLog
 from qemu_node.nomad.task.options import PluginConfig
+from qemu_node.nomad.task.tasklog import TaskLog
 from qemu_node.vm.hypervisor import HypervisorFinder
 from qemu_node.vm.network import Network
 from qemu_node.vm.node import Node

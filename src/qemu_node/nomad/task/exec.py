@@ -17,8 +17,8 @@ from qemu_node.host.concurrency.race import race
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.nomad.plugin.status import TaskNotFoundError
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.qga.client import AgentTimeoutError
 from qemu_node.qga.replies import ExecResult
+from qemu_node.qga.session import AgentTimeoutError
 from qemu_node.qga.wire import AgentRefusedError
 from qemu_node.vm.life.machine import VM
 

@@ -19,7 +19,7 @@ import msgspec
 
 from qemu_node.errors import ConfigError, JobError, NodeError
 from qemu_node.net.mac import parse_mac
-from qemu_node.net.spec import MAX_QUEUES, MTU_MAX, MTU_MIN
+from qemu_node.net.portspec import MAX_QUEUES, MTU_MAX, MTU_MIN
 from qemu_node.nomad.plugin import hclspec
 from qemu_node.nomad.proto.hclspec_pb2 import Spec
 from qemu_node.qemu.devices import MAX_NICS
@@ -69,7 +69,7 @@ def _blocks(body: type[msgspec.Struct], allowed: str, *, max_items: int) -> _Opt
 
 
 class NetworkOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`network {}`: one NIC. Which options go together is decided with the node's (`nics`)."""
+    """`network {}`: one NIC. `networkblocks` says which options go together."""
 
     mode: Annotated[Literal["user", "vlan"] | None, _attr("string", '"user" or "vlan"')] = None
     """None: "vlan" where a VLAN is named or the node has a default one, else "user"."""

@@ -10,7 +10,7 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import JobError
 from qemu_node.host.cgroup import ScopeLimits, memory_backstop_bytes
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.nomad.task.nics import plan_advertise, plan_nics
+from qemu_node.nomad.task.networkblocks import plan_advertise, plan_nics
 from qemu_node.nomad.task.options import TaskOptions
 from qemu_node.units import MIB
 from qemu_node.vm.record.record import ForwardRecord, HealthEndpoint

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from qemu_node.errors import HostError
 from qemu_node.host.files.space import DiskSpace, read_space
 from qemu_node.qmp import commands as qmp_commands
-from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import BlockIoError, QmpEvent, RunState, StatusInfo, Stop, typed
 from qemu_node.units import MIB, Share
 from qemu_node.vm.life.usage import DiskState, UsageMeter

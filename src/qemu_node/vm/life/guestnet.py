@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from qemu_node.errors import GuestAgentError, HostError
-from qemu_node.qga.commands import GuestAgent
+from qemu_node.qga.agent import GuestAgent
 from qemu_node.qga.replies import GuestInterface
 from qemu_node.vm.record.record import NicRecord
 

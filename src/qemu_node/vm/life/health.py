@@ -10,7 +10,7 @@ import logging
 import time
 
 from qemu_node.errors import GuestAgentError, HostError
-from qemu_node.qga.commands import GuestAgent
+from qemu_node.qga.agent import GuestAgent
 
 log = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ from qemu_node.host.process.descriptors import close_descriptors, copy_descripto
 from qemu_node.host.process.identity import ProcessId
 from qemu_node.host.process.pidfd import Hold, send_signal
 from qemu_node.net.port.tap import TUN
-from qemu_node.qga.commands import GuestAgent
+from qemu_node.qga.agent import GuestAgent
 from qemu_node.qmp import commands as qmp_commands
-from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import GuestEnd, QmpEvent, guest_end_of_event, guest_end_of_status
 from qemu_node.vm.life.diskguard import DiskGuard, calls_for_a_look
 from qemu_node.vm.life.stop import StopAction, plan_stop

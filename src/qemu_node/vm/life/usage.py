@@ -15,7 +15,7 @@ import msgspec
 from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.host.files import atomic, beneath
 from qemu_node.host.process.identity import ProcessId, cpu_times, pss_bytes
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 
 class DiskState(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from qemu_node.host.process.command import Child
 from qemu_node.host.process.exitstatus import describe_exit
 from qemu_node.host.process.pidfd import wait_gone
 from qemu_node.qmp import commands as qmp_commands
-from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.output.textfilter import TerminalFilter
 from qemu_node.vm.record.directory import VMDirectory
 

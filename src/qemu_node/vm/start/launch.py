@@ -22,7 +22,7 @@ from qemu_node.qemu.overhead import guest_memory_bytes
 from qemu_node.qemu.spec import (
     VMSpec,
 )
-from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.admission import Admission
 from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory

@@ -6,7 +6,7 @@ Owns matching the NICs that were asked for with the ports that were set up for t
 from collections.abc import Sequence
 
 from qemu_node.net.port.tap import Tap
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 from qemu_node.qemu.spec import PortForward, TapNic, UserNic
 from qemu_node.vm.record.record import NicRecord
 from qemu_node.vm.start.request import VMRequest

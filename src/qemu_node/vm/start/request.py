@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.host.cgroup import ScopeLimits
-from qemu_node.net.spec import PortSpec, UserPort
+from qemu_node.net.portspec import PortSpec, UserPort
 from qemu_node.qemu.spec import FirmwareMode, OsFamily
 from qemu_node.vm.record import names
 from qemu_node.vm.record.record import ForwardRecord, HealthEndpoint

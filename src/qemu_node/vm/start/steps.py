@@ -36,7 +36,7 @@ from qemu_node.qemu.spec import (
     PflashFirmware,
     VMSpec,
 )
-from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.network import VMPorts
 from qemu_node.vm.node import Hypervisor, Node, Tell
 from qemu_node.vm.output.greeting import greet

@@ -17,7 +17,7 @@ from qemu_node.net.filter.ruleset import (
     Reason,
     drop_set,
 )
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 TAP = "qn0123456789a00"
 MAC = "02:00:00:00:00:a1"

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.net.netlink.facts import LinkFacts
+from qemu_node.net.netlink.messages import attribute, nested
 from qemu_node.net.netlink.notices import (
     UPLINK_MOVED,
     Judge,
@@ -18,8 +19,7 @@ from qemu_node.net.netlink.notices import (
     route_notices,
     table_notices,
 )
-from qemu_node.net.netlink.request import attribute, nested
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 
 TAP, TRUNK, OTHER = "qn0123456789a00", "qn0123456789a01", "qn0123456789b00"
 BRIDGE_INDEX, UPLINK_INDEX, TAP_INDEX, TRUNK_INDEX = 2, 3, 7, 8

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.net.netlink.request import attribute, attributes, nested, pick
+from qemu_node.net.netlink.messages import attribute, attributes, nested, pick
 
 _ATTRIBUTES = st.lists(
     st.tuples(st.integers(0, 8) | st.integers(0, 0x3FFF), st.binary(max_size=40)), max_size=8

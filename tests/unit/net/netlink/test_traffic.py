@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.net.netlink.request import Request, attributes, pick
+from qemu_node.net.netlink.messages import Request, attributes, pick
 from qemu_node.net.netlink.traffic import police, redirect, redirected_to
 
 

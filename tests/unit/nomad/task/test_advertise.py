@@ -8,7 +8,7 @@ from fakes.published import make_record
 
 from qemu_node.config.node import Paths
 from qemu_node.nomad.task.advertise import tell_of_address, wait_to_advertise
-from qemu_node.qga.commands import GuestAgent
+from qemu_node.qga.agent import GuestAgent
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.record.outcome import POWERED_OFF, VMExit
 from qemu_node.vm.record.record import NicRecord

@@ -15,7 +15,7 @@ from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.nomad.plugin.status import TaskNotFoundError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task import exec as task_exec
-from qemu_node.qga.commands import GuestAgent
+from qemu_node.qga.agent import GuestAgent
 from qemu_node.vm.life.machine import VM
 
 LONG_S = 60.0

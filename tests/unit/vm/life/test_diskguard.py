@@ -13,7 +13,7 @@ from qemu_node.errors import HostError, QmpError
 from qemu_node.host.files.space import DiskSpace
 from qemu_node.host.process.identity import ProcessId
 from qemu_node.qmp import commands
-from qemu_node.qmp.client import QmpConnection
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import QmpEvent
 from qemu_node.units import GIB, Share
 from qemu_node.vm.life import diskguard

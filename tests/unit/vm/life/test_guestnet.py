@@ -7,7 +7,7 @@ from fakes.fake_qga import FakeQga
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.qga.commands import GuestAgent
+from qemu_node.qga.agent import GuestAgent
 from qemu_node.qga.replies import GuestInterface
 from qemu_node.vm.life.guestnet import GuestNetwork, addresses_of, until_addressed, useful_addresses
 from qemu_node.vm.record.record import NicRecord

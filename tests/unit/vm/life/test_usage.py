@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from qemu_node.host.process.identity import ProcessId, ProcessTimes, identify
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 from qemu_node.vm.life import usage
 from qemu_node.vm.life.usage import DiskState, UsageMeter, drops_of, read_usage
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.config.node import Paths
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import PortSpec
 from qemu_node.vm.record.record import (
     RECORD_VERSION,
     STATE_VERSION,

@@ -1,15 +1,14 @@
 """What has to change for the kernel to have what live VMs need, and nothing else. Pure.
 
-Owns the comparisons. Does not own reading nor changing the kernel (`ports`, `uplink`, `table`).
+Owns the comparisons. Does not own reading nor changing the kernel (`manager`, `uplink`, `table`).
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from qemu_node.net.filter.elements import Element, elements
-from qemu_node.net.names import TAP_NAME
 from qemu_node.net.netlink.facts import LinkFacts, PortVlans
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import TAP_NAME, PortSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

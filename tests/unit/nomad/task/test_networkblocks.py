@@ -5,8 +5,8 @@ import pytest
 
 from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.errors import JobError
-from qemu_node.net.spec import PortSpec, UserPort
-from qemu_node.nomad.task.nics import plan_advertise, plan_nics
+from qemu_node.net.portspec import PortSpec, UserPort
+from qemu_node.nomad.task.networkblocks import plan_advertise, plan_nics
 from qemu_node.nomad.task.options import TaskOptions
 from qemu_node.vm.start.request import Advertise, TaskIdentity
 

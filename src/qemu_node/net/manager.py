@@ -32,19 +32,17 @@ from qemu_node.net.filter.guard import UserGuard
 from qemu_node.net.filter.nft import Nft
 from qemu_node.net.filter.ruleset import FAMILY, TABLE
 from qemu_node.net.filter.table import FilterTable
-from qemu_node.net.names import TAP_NAME
 from qemu_node.net.netlink.notices import Watched
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.owner import NetworkOwner
 from qemu_node.net.port.bridge import bridge_problems, check_bridge
+from qemu_node.net.port.bridgeport import join_bridge, open_port, repair_ports
 from qemu_node.net.port.checksums import ensure_device
-from qemu_node.net.port.port import join_bridge, open_port
+from qemu_node.net.port.plan import plan_elements
 from qemu_node.net.port.rate import limit_rate
-from qemu_node.net.port.reconcile import plan_elements
-from qemu_node.net.port.repair import repair_ports
 from qemu_node.net.port.tap import Tap, check_free, open_tap
 from qemu_node.net.port.uplink import Uplink
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.portspec import TAP_NAME, PortSpec
 
 log = logging.getLogger(__name__)
 

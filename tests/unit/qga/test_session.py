@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from qemu_node.errors import GuestAgentError
 from qemu_node.host.files.lock import FileLock
-from qemu_node.qga import client
+from qemu_node.qga import session as client
 from qemu_node.qga.allowlist import CommandNotAllowedError
-from qemu_node.qga.client import AgentSession, AgentTimeoutError, ChannelClosedError
 from qemu_node.qga.replies import Nothing, RawExecStatus, RawHostName
+from qemu_node.qga.session import AgentSession, AgentTimeoutError, ChannelClosedError
 from qemu_node.qga.wire import AgentRefusedError
 
 LONG_S = 20.0

@@ -10,7 +10,7 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import JobError
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.policy import decide
-from qemu_node.net.spec import NicIdentity, NicWish, PortSpec, UserPort
+from qemu_node.net.portspec import NicIdentity, NicWish, PortSpec, UserPort
 from qemu_node.nomad.task.options import NetworkOptions, TaskOptions
 from qemu_node.vm.start.request import Advertise, TaskIdentity
 

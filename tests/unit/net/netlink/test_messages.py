@@ -2,7 +2,7 @@ import struct
 
 import pytest
 
-from qemu_node.net.netlink.request import attribute, attributes, pick, set_up, vlan_attributes
+from qemu_node.net.netlink.messages import attribute, attributes, pick, set_up, vlan_attributes
 
 
 def test_an_attribute_is_padded_to_four_bytes_and_says_its_own_length() -> None:

@@ -18,8 +18,8 @@ from typing import Literal, TypeVar
 
 from qemu_node.errors import GuestAgentError
 from qemu_node.qga import replies
-from qemu_node.qga.client import AgentSession, AgentTimeoutError
 from qemu_node.qga.replies import AgentInfo, ExecResult, GuestInterface, OsInfo
+from qemu_node.qga.session import AgentSession, AgentTimeoutError
 from qemu_node.qga.wire import printable
 
 log = logging.getLogger(__name__)

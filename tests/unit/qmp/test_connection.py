@@ -10,8 +10,8 @@ import pytest
 from fakes.fake_qmp import FakeQmp, Greeting
 
 from qemu_node.errors import QmpError
-from qemu_node.qmp import client
-from qemu_node.qmp.client import (
+from qemu_node.qmp import connection as client
+from qemu_node.qmp.connection import (
     QmpClosedError,
     QmpConnection,
     QmpRefusedError,

@@ -1,7 +1,7 @@
 """One client's turn on a guest agent's socket.
 
 Owns connecting, taking turns (QEMU's chardev serves one client, so all clients of this host share a
-lock file), resynchronisation and deadlines. Does not own what commands mean (`commands`) nor what
+lock file), resynchronisation and deadlines. Does not own what commands mean (`agent`) nor what
 bytes mean (`wire`).
 
     GuestAgentError             no usable answer

@@ -1,7 +1,8 @@
 """What is asked of rtnetlink to change something, packed by hand. Pure.
 
 Owns the layout of these messages, and attributes both ways. Does not own sending them and what the
-kernel answers (`rtnl`), nor traffic control (`traffic`), nor the order of the steps (`port`).
+kernel answers (`rtnl`), nor traffic control (`traffic`), nor the order of the steps
+(`port.bridgeport`).
 
 pyroute2 could pack and send them; its asyncio core takes six times as long for each as the kernel
 does, and here a start waits. Numbers are those of

@@ -1,7 +1,7 @@
 import asyncio
 import os
 
-from qemu_node.nomad.plugin.pipe import LinePipe
+from qemu_node.nomad.agent.pipe import LinePipe
 
 
 async def test_lines_arrive_whole_in_whatever_pieces_they_come() -> None:

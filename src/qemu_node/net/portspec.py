@@ -1,9 +1,11 @@
-"""What one NIC is to be: values, without I/O.
+"""What one NIC is to be, and what its TAP is called: values, without I/O.
 
 Owns the vocabulary: what a job wishes, and what the node's policy made of it. Does not own the
-decision (`policy`) nor how a port is set up (`ports`).
+decision (`policy`) nor how a port is set up (`manager`).
 """
 
+import hashlib
+import re
 from dataclasses import dataclass
 
 from qemu_node.vlans import is_vid
@@ -15,6 +17,14 @@ MTU_MIN, MTU_MAX = 1280, 9216
 
 RATE_MAX_MBIT = 32_000
 """Beyond it the bytes a second of a policer do not fit the kernel's 32 bits."""
+
+TAP_PREFIX = "qn"
+"""Fixed: a systemd-networkd unit and the ruleset match `qn*`."""
+
+TAP_NAME = re.compile(r"qn[0-9a-f]{13}")
+
+IFNAME_MAX_BYTES = 15
+"""IFNAMSIZ, 16, without its NUL (include/uapi/linux/if.h); a longer one is cut silently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +96,19 @@ class PortSpec:
     def vids(self) -> frozenset[int]:
         """All its VLANs, tagged or not."""
         return frozenset(self.trunk if self.vlan is None else (self.vlan,))
+
+
+def tap_name(vm_id: str, nic_index: int) -> str:
+    """Return the name of one NIC's TAP, 15 bytes: the same for every start of the same VM.
+
+    Eleven digits of a hash of `vm_id`, the same for all its NICs, and two for the NIC. Two of a
+    thousand VMs on one node share them once in 3e7 nodes; the second start is then refused,
+    because a TAP is only ever made new.
+
+    Raises:
+        ValueError: `nic_index` is not 0 to 255: a fault of the caller.
+    """
+    if not 0 <= nic_index <= 255:
+        raise ValueError(f"no NIC index: {nic_index}")
+    digest = hashlib.sha256(vm_id.encode()).hexdigest()
+    return f"{TAP_PREFIX}{digest[:11]}{nic_index:02x}"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qemu_node.errors import HostError
-from qemu_node.nomad.task.logs import TaskLog
+from qemu_node.nomad.task.tasklog import TaskLog
 
 
 @pytest.fixture

@@ -4,10 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.net.filter.elements import Element, elements
-from qemu_node.net.names import tap_name
 from qemu_node.net.netlink.facts import LinkFacts, PortVlans
-from qemu_node.net.port.reconcile import plan_elements, plan_ports, plan_uplink
-from qemu_node.net.spec import PortSpec
+from qemu_node.net.port.plan import plan_elements, plan_ports, plan_uplink
+from qemu_node.net.portspec import PortSpec, tap_name
 
 BRIDGE = 7
 _VIDS = st.frozensets(st.integers(1, 4094), max_size=12)

@@ -1,7 +1,7 @@
 import asyncio
 
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.nomad.task.events import EventBroker
+from qemu_node.nomad.task.broker import EventBroker
 
 TASK = driver_pb2.TaskConfig(id="a/t/1", alloc_id="a", name="t")
 

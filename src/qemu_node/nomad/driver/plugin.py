@@ -1,6 +1,7 @@
-"""The plugin's process: `qemu-node driver`, started by Nomad or by `qemu-node run`.
+"""The plugin `vm`: what every Nomad plugin answers, and its process, `qemu-node driver`.
 
-Owns wiring the driver to its server and the process's standard streams. No logic.
+Owns the plugin's name and settings, and wiring the driver to its server and the process's standard
+streams. Nomad starts the process, or `qemu-node run`.
 """
 
 import asyncio
@@ -11,18 +12,65 @@ import sys
 from pathlib import Path
 
 from qemu_node.config.node import default_paths, load
+from qemu_node.errors import ConfigError
 from qemu_node.host.allocator import keep_one_arena
 from qemu_node.host.concurrency.looptime import timed_loop
 from qemu_node.host.openfiles import raise_limit
 from qemu_node.nomad.driver.driver import VMDriver
-from qemu_node.nomad.driver.identity import VMPlugin
+from qemu_node.nomad.driver.fingerprint import DRIVER_NAME, driver_version
 from qemu_node.nomad.driver.runtime import NodeHost
 from qemu_node.nomad.plugin import log as plugin_log
 from qemu_node.nomad.plugin.server import serve
+from qemu_node.nomad.plugin.service import PluginBase
+from qemu_node.nomad.proto import base_pb2
+from qemu_node.nomad.task.options import parse_plugin_config, plugin_schema
 
 log = logging.getLogger(__name__)
 
 LOG_LEVEL_ENV = "QEMU_NODE_LOG_LEVEL"
+
+_API_VERSION = "v0.1.0"
+"""The one version of Nomad's driver API."""
+
+
+class VMPlugin(PluginBase):
+    """The plugin around the driver `vm`."""
+
+    def __init__(self, host: NodeHost) -> None:
+        self._host = host
+
+    async def plugin_info(self, request: base_pb2.PluginInfoRequest) -> base_pb2.PluginInfoResponse:
+        """Return the driver's name and version."""
+        return base_pb2.PluginInfoResponse(
+            type=base_pb2.PluginType.DRIVER,
+            plugin_api_versions=[_API_VERSION],
+            plugin_version=driver_version(),
+            name=DRIVER_NAME,
+        )
+
+    async def config_schema(
+        self, request: base_pb2.ConfigSchemaRequest
+    ) -> base_pb2.ConfigSchemaResponse:
+        """Return the schema of the agent's plugin block."""
+        return base_pb2.ConfigSchemaResponse(spec=plugin_schema())
+
+    async def set_config(self, request: base_pb2.SetConfigRequest) -> base_pb2.SetConfigResponse:
+        """Take the configuration; nothing is read or judged yet, and nothing can fail.
+
+        Nomad calls this several times, in processes that serve no task, and does not start its
+        agent if it fails. What is wrong is for the fingerprint to tell.
+        """
+        try:
+            self._host.configure(parse_plugin_config(request.msgpack_config))
+        except ConfigError as exc:
+            self._host.reject(exc)
+        speeds = [
+            core.max_speed or core.base_speed or core.guess_speed
+            for core in request.nomad_config.driver.Topology.cores
+        ]
+        if any(speeds):
+            self._host.mhz_per_core = sum(speeds) / len(speeds)
+        return base_pb2.SetConfigResponse()
 
 
 def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
