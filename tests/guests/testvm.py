@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from guests import cache, packages
 from guests.initramfs import Initramfs
@@ -133,7 +134,13 @@ class TestVM:
         return cls(cache.cached(directory, "testvm", digest, "", make))
 
     def run(
-        self, command: str, files: Mapping[str, Path], work: Path, *, timeout_s: float = 600.0
+        self,
+        command: str,
+        files: Mapping[str, Path],
+        work: Path,
+        *,
+        timeout_s: float = 600.0,
+        threads: Literal["single", "multi"] = "single",
     ) -> Outcome:
         """Boot, run `command` in a shell as root, power off, and return what it left.
 
@@ -142,6 +149,9 @@ class TestVM:
             files: What is put there: name in the VM to file or directory here.
             work: An empty directory for disks, logs and results.
             timeout_s: The VM is killed after so long.
+            threads: A thread for both CPUs, or one for each. With two, one CPU may run the
+                breakpoint by which the kernel patches its code after the other has removed it:
+                one boot in some dozens ends in a panic ("int3", Red Hat bug 2216496).
 
         Raises:
             AssertionError: the VM ended without results; the message has the console's last lines.
@@ -157,7 +167,7 @@ class TestVM:
             file.truncate(_RESULTS_MIB << 20)
         serial = work / "serial.log"
         try:
-            run_blocking(self._argv(inputs, outputs, serial), timeout_s=timeout_s)
+            run_blocking(self._argv(inputs, outputs, serial, threads), timeout_s=timeout_s)
             results = _unpack(outputs, work / "results")
         except (ProcessError, tarfile.TarError) as exc:
             console = serial.read_text(errors="replace") if serial.exists() else ""
@@ -166,20 +176,18 @@ class TestVM:
         output = (results / "output.txt").read_text(errors="replace")
         return Outcome(exit_code=exit_code, output=output, results=results)
 
-    def _argv(self, inputs: Path, outputs: Path, serial: Path) -> list[str]:
+    def _argv(self, inputs: Path, outputs: Path, serial: Path, threads: str) -> list[str]:
         """Return QEMU's command line."""
         # QEMU 7.2 corrupts flags at cmpxchg16b under TCG; without cx16 the guest does not use it.
         # Without svm and vmx udev does not load KVM, which could run nothing there.
         # Without svm but with la57, that QEMU corrupts what the guest reads in /proc.
-        # One thread for both CPUs: with two, one CPU may run the breakpoint by which the kernel
-        # patches its code after the other has removed it, and the kernel panics ("int3", Red Hat
-        # bug 2216496). A panic ends the VM.
+        # A panic of the kernel ends the VM.
         # fmt: off
         argv = [
             # It ends with this process, and so if that is killed.
             "setpriv", "--pdeathsig", "KILL",
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
-            "-no-reboot", "-machine", "q35", "-accel", "tcg,thread=single,tb-size=256",
+            "-no-reboot", "-machine", "q35", "-accel", f"tcg,thread={threads},tb-size=256",
             "-cpu", "max,-cx16,-svm,-vmx,-la57", "-smp", "2",
             "-m", str(_MEMORY_MIB), "-kernel", str(self._files / "vmlinuz"),
             "-initrd", str(self._files / "initrd"),
