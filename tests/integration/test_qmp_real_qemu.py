@@ -13,9 +13,11 @@ from qemu_node.errors import QmpError
 from qemu_node.host.process.command import Child, spawn
 from qemu_node.host.process.pidfd import send_signal
 from qemu_node.host.sockets import listen_unix
+from qemu_node.qemu.cmdline import ACTIONS
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
-from qemu_node.qmp.events import QmpEvent, RunState, Shutdown, guest_end_of_event, typed
+from qemu_node.qmp.events import QmpEvent, RunState, Shutdown, typed
+from qemu_node.vm.record.outcome import guest_end_of_event
 
 pytestmark = pytest.mark.needs_qemu
 
@@ -25,7 +27,7 @@ TIMEOUT_S = 60.0
 ARGV = [
     "qemu-system-x86_64", "-S", "-nodefaults", "-no-user-config", "-display", "none",
     "-machine", "q35,accel=tcg", "-m", "32", "-vga", "std",
-    "-action", "shutdown=pause,panic=pause",
+    "-action", ACTIONS,
     "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 ]
 # fmt: on

@@ -16,10 +16,9 @@ from qemu_node.host.process import command, identity, pidfd
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.connection import QmpConnection
-from qemu_node.qmp.events import guest_end_of_status
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.record.directory import VMBusyError, VMDirectory
-from qemu_node.vm.record.outcome import POWERED_OFF
+from qemu_node.vm.record.outcome import POWERED_OFF, guest_end_of_status
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(600)]
 

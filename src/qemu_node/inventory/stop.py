@@ -17,8 +17,8 @@ from qemu_node.host.process.pidfd import send_signal, wait_gone
 from qemu_node.inventory.report import agent_of
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
-from qemu_node.qmp.events import guest_end_of_status
 from qemu_node.vm.life.stop import StopAction, StopStep, plan_stop
+from qemu_node.vm.record.outcome import guest_end_of_status
 from qemu_node.vm.record.record import VMRecord
 
 _KILL_TIMEOUT_S = 30.0

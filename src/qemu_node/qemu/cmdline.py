@@ -28,14 +28,18 @@ _HYPERV = (
     "hv-tlbflush-ext=on", "hv-ipi=on", "hv-frequencies=on", "hv-xmm-input=on",
 )  # fmt: skip
 
+ACTIONS = "shutdown=pause,panic=pause,reboot=reset"
+"""`-action`: QEMU keeps a guest that has powered off or panicked, paused. So its end can be asked
+for over QMP at any later time, also by a driver that was not there. SIGTERM and `quit` still end
+QEMU."""
+
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
 def build_argv(spec: VMSpec, binary: str, version: QemuVersion) -> list[str]:
     """Return the whole argv of one VM, `binary` first.
 
-    The guest starts at once. A guest that powers off or panics stays paused (`-action`), so that
-    its end can be asked for over QMP at any later time; SIGTERM and `quit` still end the process.
+    The guest starts at once. See `ACTIONS` for how it ends.
 
     Raises:
         JobError: a value cannot be put on a command line: guest RAM that is not whole 2 MiB, no
@@ -90,15 +94,15 @@ def _machine(spec: VMSpec) -> list[str]:
         "merge": spec.merge,
         "dump": False,
     }
-    action = "shutdown=pause,panic=pause,reboot=reset"
+    actions = ACTIONS
     if spec.watchdog:
-        action += ",watchdog=pause"
+        actions += ",watchdog=pause"
     # fmt: off
     argv = [
         "-machine", ",".join(properties),
         "-m", f"{spec.memory_bytes // MIB}M",
         "-object", devices.to_json(ram),
-        "-action", action,
+        "-action", actions,
         "-boot", "strict=on",
         # OVMF does not survive S3 with Secure Boot, and a hibernated guest would lose its state
         # with its disk: neither is offered.

@@ -1,7 +1,7 @@
 """QMP events and run states as typed values: pure.
 
-Owns what QEMU's words about a guest mean. Does not own the connection (`connection`) nor what a
-VM's end means for its task (`vm.outcome`).
+Owns the shape of what QEMU says about a guest. Does not own the connection that it comes from
+(`connection`) nor which of it is the end of a VM (`vm.record.outcome`).
 
 Names and members are those of QEMU's qapi/run-state.json and qapi/block-core.json. Members that a
 newer QEMU adds are ignored; what does not fit its type counts as not said, for an event can't be
@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import msgspec
 
 _TEXT_MAX_CHARS = 400
-_UINT64_MAX = (1 << 64) - 1
 
 Word = Annotated[str, msgspec.Meta(max_length=_TEXT_MAX_CHARS, pattern=r"^[ -~]*\Z")]
 """A word of QEMU's own: ASCII on one line, whatever wrote it."""
@@ -182,91 +181,3 @@ def typed(event: QmpEvent) -> TypedEvent | None:
         return msgspec.convert(event.data, kind)
     except (msgspec.ValidationError, RecursionError):
         return None
-
-
-class GuestEndKind(StrEnum):
-    """How a guest came to its end by itself."""
-
-    POWERED_OFF = "powered-off"
-    PANICKED = "panicked"
-    INTERNAL_ERROR = "internal-error"
-    WATCHDOG = "watchdog"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuestEnd:
-    """A guest's own end, as QEMU told it: nothing of it will run again.
-
-    An end that somebody forced on QEMU (`quit`, a signal) is none: QEMU leaves by itself then, and
-    whether that was wanted only the one who asked knows.
-    """
-
-    kind: GuestEndKind
-    reason: str
-
-    @property
-    def is_failure(self) -> bool:
-        """True unless the guest powered off."""
-        return self.kind is not GuestEndKind.POWERED_OFF
-
-
-_POWERED_OFF = GuestEnd(kind=GuestEndKind.POWERED_OFF, reason="the guest powered off")
-_HUNG = GuestEnd(
-    kind=GuestEndKind.WATCHDOG,
-    reason="the guest hung or halted: it no longer fed its watchdog",
-)
-
-
-def guest_end_of_status(status: StatusInfo) -> GuestEnd | None:
-    """Return the end that a run state shows; None for a guest that may go on.
-
-    Needs `-action shutdown=pause,panic=pause`, with which QEMU keeps an ended guest to be asked.
-    """
-    match status.status:
-        case RunState.SHUTDOWN:
-            return _POWERED_OFF
-        case RunState.GUEST_PANICKED:
-            return GuestEnd(kind=GuestEndKind.PANICKED, reason="the guest's kernel panicked")
-        case RunState.INTERNAL_ERROR:
-            return GuestEnd(
-                kind=GuestEndKind.INTERNAL_ERROR,
-                reason="QEMU stopped the guest: internal error of the accelerator",
-            )
-        case RunState.WATCHDOG:
-            return _HUNG
-        case _:
-            return None
-
-
-def guest_end_of_event(event: QmpEvent) -> GuestEnd | None:
-    """Return the end that `event` announces; None for every other event.
-
-    Under `-action panic=pause` QEMU sends no SHUTDOWN after GUEST_PANICKED. An internal error is
-    announced by STOP alone, so ask for the status after one.
-    """
-    match typed(event):
-        case GuestPanicked(info=info):
-            return GuestEnd(kind=GuestEndKind.PANICKED, reason=_describe_panic(info))
-        case Shutdown(reason="guest-panic"):
-            return GuestEnd(kind=GuestEndKind.PANICKED, reason=_describe_panic(None))
-        case Shutdown(guest=True):
-            return _POWERED_OFF
-        case Watchdog(action="pause"):
-            return _HUNG
-        case _:
-            return None
-
-
-def _describe_panic(info: PanicInfo | None) -> str:
-    told = "the guest's kernel panicked"
-    if info is None:
-        return told
-    if info.type == "hyper-v":
-        code, *parameters = (
-            f"{arg & _UINT64_MAX:#x}"
-            for arg in (info.arg1, info.arg2, info.arg3, info.arg4, info.arg5)
-        )
-        return f"{told}: Windows bug check {code} ({', '.join(parameters)})"
-    return f"{told} ({printable(info.type)})" + (
-        f": {printable(info.message)}" if info.message else ""
-    )

@@ -32,7 +32,7 @@ from qemu_node.net.port.tap import TUN
 from qemu_node.qga.agent import GuestAgent
 from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.connection import QmpConnection
-from qemu_node.qmp.events import GuestEnd, QmpEvent, guest_end_of_event, guest_end_of_status
+from qemu_node.qmp.events import QmpEvent
 from qemu_node.vm.life.diskguard import DiskGuard, calls_for_a_look
 from qemu_node.vm.life.stop import StopAction, plan_stop
 from qemu_node.vm.output.logs import VMLogs
@@ -42,7 +42,8 @@ from qemu_node.vm.record.outcome import (
     ProcessEnd,
     VMExit,
     describe,
-    exit_of_guest,
+    guest_end_of_event,
+    guest_end_of_status,
     judge_process_end,
 )
 from qemu_node.vm.record.record import VMRecord, VMState
@@ -97,7 +98,7 @@ class VM:
         self._qmp: QmpConnection | None = None
         self._taps: list[int] = []
         """Copies of QEMU's TAPs, from when it is told to end."""
-        self._guest_end: GuestEnd | None = None
+        self._guest_end: VMExit | None = None
         self._news = asyncio.Event()
         self.ended_at: float | None = None
         """Unix time of its end, once it is concluded."""
@@ -268,7 +269,7 @@ class VM:
     async def _wait_exit(self) -> None:
         await self.wait()
 
-    def _note_end(self, end: GuestEnd | None) -> None:
+    def _note_end(self, end: VMExit | None) -> None:
         if end is not None and self._guest_end is None:
             self._guest_end = end
             self._news.set()
@@ -290,9 +291,9 @@ class VM:
             # We still know it ourselves; only a driver that dies right now would not be believed.
             log.warning("end of VM not written down", extra=self._fields(exc))
 
-    async def _quit_ended_guest(self, end: GuestEnd) -> None:
+    async def _quit_ended_guest(self, end: VMExit) -> None:
         """End the QEMU of a guest that has ended; its end is on disk before."""
-        await self._write_end(exit_of_guest(end))
+        await self._write_end(end)
         self._hold_taps()
         try:
             await qmp_commands.quit(self._control())
@@ -358,7 +359,7 @@ class VM:
         # Asked for in any case: a child that is not reaped stays in the process table.
         exit_status = None if self._child is None else self._child.exit_status()
         if self._guest_end is not None:
-            return exit_of_guest(self._guest_end)
+            return self._guest_end
         written = await to_the_end(self.directory.read_exit)
         if written is not None:
             return written

@@ -1,7 +1,8 @@
 """How a VM ended: pure.
 
 Owns turning evidence (what QMP said, the exit status, the OOM counter, whether we were stopping it)
-into what Nomad is told. Does not own collecting the evidence.
+into what Nomad is told: every way for a VM to end, and its reason, is here. Does not own collecting
+the evidence.
 """
 
 import signal
@@ -10,7 +11,19 @@ from dataclasses import dataclass
 import msgspec
 
 from qemu_node.host.process.exitstatus import signal_name
-from qemu_node.qmp.events import GuestEnd
+from qemu_node.qmp.events import (
+    GuestPanicked,
+    PanicInfo,
+    QmpEvent,
+    RunState,
+    Shutdown,
+    StatusInfo,
+    Watchdog,
+    printable,
+    typed,
+)
+
+_UINT64_MAX = (1 << 64) - 1
 
 
 class VMExit(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,11 +47,63 @@ FORCED_OFF = VMExit(exit_code=137, signal=int(signal.SIGKILL))
 """It did not, in the time that Nomad gave it, and was killed; reported like any killed task."""
 
 
-def exit_of_guest(end: GuestEnd) -> VMExit:
-    """Return what Nomad is told of a guest's own end."""
-    if end.is_failure:
-        return VMExit(exit_code=1, reason=end.reason)
-    return POWERED_OFF
+_HUNG = VMExit(exit_code=1, reason="the guest hung or halted: it no longer fed its watchdog")
+_INTERNAL_ERROR = VMExit(
+    exit_code=1, reason="QEMU stopped the guest: internal error of the accelerator"
+)
+
+
+def guest_end_of_status(status: StatusInfo) -> VMExit | None:
+    """Return the end of the guest that a run state shows; None for a guest that may go on.
+
+    QEMU keeps a guest that has ended, so that it can be asked (`ACTIONS` in `qemu.cmdline`). Where
+    somebody forced the end on QEMU (`quit`, a signal), QEMU exits by itself: see
+    `judge_process_end`.
+    """
+    match status.status:
+        case RunState.SHUTDOWN:
+            return POWERED_OFF
+        case RunState.GUEST_PANICKED:
+            return _panicked(None)
+        case RunState.INTERNAL_ERROR:
+            return _INTERNAL_ERROR
+        case RunState.WATCHDOG:
+            return _HUNG
+        case _:
+            return None
+
+
+def guest_end_of_event(event: QmpEvent) -> VMExit | None:
+    """Return the end of the guest that `event` announces; None for every other event.
+
+    After GUEST_PANICKED comes no SHUTDOWN, as QEMU pauses then. An internal error is announced by
+    STOP alone, so ask for the status after one.
+    """
+    match typed(event):
+        case GuestPanicked(info=info):
+            return _panicked(info)
+        case Shutdown(reason="guest-panic"):
+            return _panicked(None)
+        case Shutdown(guest=True):
+            return POWERED_OFF
+        case Watchdog(action="pause"):
+            return _HUNG
+        case _:
+            return None
+
+
+def _panicked(info: PanicInfo | None) -> VMExit:
+    reason = "the guest's kernel panicked"
+    if info is not None and info.type == "hyper-v":
+        code, *parameters = (
+            f"{arg & _UINT64_MAX:#x}"
+            for arg in (info.arg1, info.arg2, info.arg3, info.arg4, info.arg5)
+        )
+        reason += f": Windows bug check {code} ({', '.join(parameters)})"
+    elif info is not None:
+        reason += f" ({printable(info.type)})"
+        reason += f": {printable(info.message)}" if info.message else ""
+    return VMExit(exit_code=1, reason=reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

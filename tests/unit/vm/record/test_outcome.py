@@ -1,11 +1,18 @@
-import pytest
+from typing import Any
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qemu_node.qmp.events import QmpEvent, RunState, StatusInfo
 from qemu_node.vm.record.outcome import (
     FORCED_OFF,
     POWERED_OFF,
     ProcessEnd,
     VMExit,
     describe,
+    guest_end_of_event,
+    guest_end_of_status,
     judge_process_end,
 )
 
@@ -73,3 +80,84 @@ def test_an_oom_kill_is_told_apart_from_any_other_sigkill() -> None:
     assert outcome.oom_killed
     assert outcome.reason
     assert "memory" in outcome.reason
+
+
+def event(name: str, **data: Any) -> QmpEvent:
+    return QmpEvent(name=name, data=data, timestamp_s=0)
+
+
+@pytest.mark.parametrize(
+    ("given_event", "reason"),
+    [
+        (event("SHUTDOWN", guest=True, reason="guest-shutdown"), None),
+        (event("GUEST_PANICKED", action="pause"), "the guest's kernel panicked"),
+        (event("SHUTDOWN", guest=True, reason="guest-panic"), "the guest's kernel panicked"),
+        (
+            event(
+                "GUEST_PANICKED",
+                action="pause",
+                info={"type": "hyper-v", "arg1": (1 << 9000) + 0x7E, "arg3": 2, "arg5": 1 << 63},
+            ),
+            "the guest's kernel panicked: Windows bug check 0x7e "
+            "(0x0, 0x2, 0x0, 0x8000000000000000)",
+        ),
+        (
+            event("GUEST_PANICKED", action="pause", info={"type": "tdx", "message": "bad\x1b"}),
+            "the guest's kernel panicked (tdx): bad?",
+        ),
+        (
+            event("WATCHDOG", action="pause"),
+            "the guest hung or halted: it no longer fed its watchdog",
+        ),
+    ],
+)
+def test_a_guests_own_end_is_told_with_its_reason(
+    given_event: QmpEvent, reason: str | None
+) -> None:
+    assert guest_end_of_event(given_event) == VMExit(
+        exit_code=0 if reason is None else 1, reason=reason
+    )
+
+
+@pytest.mark.parametrize(
+    "given_event",
+    [
+        event("SHUTDOWN", guest=False, reason="host-qmp-quit"),
+        event("SHUTDOWN", guest=False, reason="host-signal"),
+        event("RESET", guest=True, reason="guest-reset"),
+        event("POWERDOWN"),
+        event("WATCHDOG", action="reset"),
+        event("STOP"),
+    ],
+)
+def test_a_reboot_or_an_end_forced_from_outside_is_no_end_of_the_guests_own(
+    given_event: QmpEvent,
+) -> None:
+    assert guest_end_of_event(given_event) is None
+
+
+def test_every_run_state_is_an_end_or_not() -> None:
+    ends = {
+        state: end.reason
+        for state in RunState
+        if (end := guest_end_of_status(StatusInfo(status=state, running=False))) is not None
+    }
+    # A guest that waits for disk space (io-error) has not ended.
+    assert ends == {
+        RunState.SHUTDOWN: None,
+        RunState.GUEST_PANICKED: "the guest's kernel panicked",
+        RunState.INTERNAL_ERROR: "QEMU stopped the guest: internal error of the accelerator",
+        RunState.WATCHDOG: "the guest hung or halted: it no longer fed its watchdog",
+    }
+
+
+@settings(max_examples=300)
+@given(
+    st.dictionaries(
+        st.sampled_from(["type", "message", "arg1", "arg2", "arg3", "arg4", "arg5"]),
+        st.text() | st.integers() | st.sampled_from(["hyper-v", "tdx"]),
+    )
+)
+def test_whatever_a_panic_says_its_reason_is_one_line(info: dict[str, object]) -> None:
+    end = guest_end_of_event(event("GUEST_PANICKED", action="pause", info=info))
+    assert end is None or (end.reason or "").isprintable()
