@@ -8,8 +8,7 @@ from pathlib import Path
 
 from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.errors import HostError, MissingPartError
-from qemu_node.host.concurrency.cancellation import finish
-from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.host.concurrency.threads import acquire_in_thread, to_the_end
 from qemu_node.host.files.directories import make_directory, open_directory
 from qemu_node.host.files.passage import require_passage
 from qemu_node.host.process.users import UserClaim, drop_claim
@@ -94,8 +93,7 @@ class HypervisorFinder:
         if not self._is_root:
             yield None
             return
-        taking = asyncio.get_running_loop().run_in_executor(None, self._claim_user, work_dir)
-        claim = await finish(taking, discard=UserClaim.close)
+        claim = await acquire_in_thread(self._claim_user, UserClaim.close, work_dir)
         try:
             yield claim.uid
         finally:

@@ -26,6 +26,18 @@ async def to_the_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     return await finish(asyncio.get_running_loop().run_in_executor(None, call))
 
 
+async def acquire_in_thread(
+    acquire: Callable[P, T], release: Callable[[T], object], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Return what `acquire` returns, called as by `to_the_end`.
+
+    If a cancellation keeps that from the caller, `release` is called with it.
+    """
+    call = functools.partial(acquire, *args, **kwargs)
+    work = asyncio.get_running_loop().run_in_executor(None, call)
+    return await finish(work, discard=release)
+
+
 class _Call(NamedTuple):
     """A call, and what the thread calls with its result or its error."""
 

@@ -5,7 +5,6 @@ is announced with its name in the log (`start step`), so that a test can end the
 them, and registers its undo before the next one begins.
 """
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -18,8 +17,8 @@ import msgspec
 from qemu_node import configdrive
 from qemu_node.configdrive import ConfigDrive
 from qemu_node.host.cgroup import Scope
-from qemu_node.host.concurrency.cancellation import Undo, finish
-from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.host.concurrency.cancellation import Undo
+from qemu_node.host.concurrency.threads import acquire_in_thread, to_the_end
 from qemu_node.host.files import atomic
 from qemu_node.host.process.command import Child
 from qemu_node.host.process.users import UserClaim
@@ -151,16 +150,15 @@ class Start:
         """Return the user id that QEMU will run as; None without root."""
         self._announce(StartStep.USER)
         if self._node.is_root:
-            leasing = asyncio.get_running_loop().run_in_executor(
-                None,
+            # The lease itself goes with the directory, whoever has it.
+            user = await acquire_in_thread(
                 lease_uid,
+                UserClaim.close,
                 self._node.paths.vm_data_dir,
                 self.directory.vm_id,
                 self._node.qemu.first_uid,
                 self._node.qemu.uid_count,
             )
-            # The lease itself goes with the directory, whoever has it.
-            user = await finish(leasing, discard=UserClaim.close)
             self._undo.callback(user.close)
             self._user, self._uid = user, user.uid
         return self._uid

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qemu_node.host.concurrency.threads import Worker, to_the_end
+from qemu_node.host.concurrency.threads import Worker, acquire_in_thread, to_the_end
 
 PATIENCE_S = 30.0
 
@@ -53,6 +53,27 @@ async def test_failure_of_the_thread_is_raised() -> None:
 
     with pytest.raises(ValueError, match="no"):
         await to_the_end(work)
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_what_a_cancellation_keeps_from_the_caller_is_released(*, is_cancelled: bool) -> None:
+    started, proceed = threading.Event(), threading.Event()
+    released: list[str] = []
+
+    def acquire(name: str) -> str:
+        started.set()
+        proceed.wait(PATIENCE_S)
+        return name
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(acquire_in_thread(acquire, released.append, "a lease"))
+        await asyncio.to_thread(started.wait, PATIENCE_S)
+        if is_cancelled:
+            task.cancel()
+        proceed.set()
+        await asyncio.wait({task})
+    assert task.cancelled() is is_cancelled
+    assert released == (["a lease"] if is_cancelled else [])
 
 
 async def test_a_worker_does_all_calls_in_one_thread_in_the_order_in_which_they_came(
