@@ -70,12 +70,14 @@ def make_spec(
                 hostname="web-0",
                 forwards=(PortForward(host_ip="127.0.0.1", host_port=20080, guest_port=80),),
             ),
-            TapNic(mac="02:00:00:00:00:01", tap_fds=(14,)),
+            TapNic(mac="02:00:00:00:00:01", tap_fds=(14,), vhost_fds=(), mtu=None),
             TapNic(mac="02:00:00:00:00:02", tap_fds=(15, 16), vhost_fds=(17, 18), mtu=1400),
         ),
         sockets=SocketFds(qmp=10, monitor=11, qga=12, serial=13),
         vnc_socket=run / "vnc.sock",
         serial_log=data / "serial.log",
         aio=DiskAio.IO_URING,
+        watchdog=False,
+        args=(),
     )
     return dataclasses.replace(spec, **changes)

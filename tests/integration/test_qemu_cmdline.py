@@ -140,7 +140,7 @@ async def test_qemu_has_no_rights_to_lose() -> None:
 async def test_hostile_string_is_only_a_name(text: str) -> None:
     spec, directory = _prepared(name=text)
     [nic] = spec.nics
-    spec = replace(spec, vm_id=text, nics=(UserNic(mac=nic.mac, hostname=text),))
+    spec = replace(spec, vm_id=text, nics=(UserNic(mac=nic.mac, hostname=text, forwards=()),))
     async with running(spec, directory) as vm:
         qmp = await _connect(vm)
         assert (await qmp.execute("query-name"))["name"] == text

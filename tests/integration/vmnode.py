@@ -154,6 +154,7 @@ class VMNode:
             forwards=(),
             advertise=None,
             merge=True,
+            watchdog=False,
             args=args,
             allow_exec=True,
             health=None,
@@ -161,6 +162,7 @@ class VMNode:
             limits=ScopeLimits(
                 memory_max_bytes=None, cpu_shares=100, cpuset_cpus="", pids_max=1024
             ),
+            has_log=True,
         )
 
     def port(

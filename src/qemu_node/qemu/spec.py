@@ -1,7 +1,7 @@
 """What one QEMU process is asked to be: a value, complete, without I/O.
 
-Owns the vocabulary of a VM's hardware. Does not own how the job's options become one (`vm.launch`)
-nor how it is spelled on a command line (`cmdline`).
+Owns the vocabulary of a VM's hardware. Does not own how the job's options become one
+(`vm.start.vmspec`) nor how it is spelled on a command line (`cmdline`).
 """
 
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ class UserNic:
 
     mac: str
     hostname: str
-    forwards: tuple[PortForward, ...] = ()
+    forwards: tuple[PortForward, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +107,9 @@ class TapNic:
     mac: str
     tap_fds: tuple[int, ...]
     """One descriptor of the same TAP for each pair of queues."""
-    vhost_fds: tuple[int, ...] = ()
+    vhost_fds: tuple[int, ...]
     """One of /dev/vhost-net for each pair of queues; none: QEMU moves the frames itself."""
-    mtu: int | None = None
+    mtu: int | None
     """What the guest is told, in bytes; None: nothing."""
 
 
@@ -125,7 +125,10 @@ class SocketFds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VMSpec:
-    """Everything that decides a VM's command line. Sizes in bytes."""
+    """Everything that decides a VM's command line. Sizes in bytes.
+
+    No field has a default: an option that is forgotten on its way here does not type-check.
+    """
 
     vm_id: str
     uuid: str
@@ -147,9 +150,9 @@ class VMSpec:
     vnc_socket: Path
     serial_log: Path
     """QEMU appends everything that the guest prints on its serial port."""
-    aio: DiskAio = DiskAio.THREADS
+    aio: DiskAio
     """`io_uring` only where the host is known to allow it (`probe.choose_aio`)."""
-    watchdog: bool = False
+    watchdog: bool
     """A watchdog that pauses a guest which no longer feeds it."""
-    args: tuple[str, ...] = ()
+    args: tuple[str, ...]
     """Raw options, already checked against the operator's list."""

@@ -185,12 +185,14 @@ def test_no_string_can_start_another_option(text: str) -> None:
         overlay=path,
         config_drive=path,
         base=BaseImage(path=path, format=DiskFormat.RAW),
-        nics=(UserNic(mac="52:54:00:12:34:56", hostname=text),),
+        nics=(UserNic(mac="52:54:00:12:34:56", hostname=text, forwards=()),),
         vnc_socket=path,
         serial_log=path,
     )
     argv = build_argv(spec, _BINARY, QEMU_10_0)
-    plain = build_argv(make_spec(nics=(UserNic(mac="", hostname="x"),)), _BINARY, QEMU_10_0)
+    plain = build_argv(
+        make_spec(nics=(UserNic(mac="", hostname="x", forwards=()),)), _BINARY, QEMU_10_0
+    )
     assert len(argv) == len(plain)
     assert _undouble(_values(argv, "-name")[0])[0] == f"guest={text}"
     assert _undouble(_values(argv, "-vnc")[0]) == [f"unix:{path}", "share=force-shared"]

@@ -26,7 +26,7 @@ def _all_devices(spec: VMSpec) -> list[dict[str, object]]:
 
 
 def _nic(number: int) -> UserNic:
-    return UserNic(mac=f"52:54:00:00:00:{number:02x}", hostname="")
+    return UserNic(mac=f"52:54:00:00:00:{number:02x}", hostname="", forwards=())
 
 
 @pytest.mark.parametrize("os_family", OsFamily)
@@ -87,7 +87,7 @@ def _tap(nic: TapNic) -> tuple[dict[str, object], dict[str, object]]:
 
 
 def test_a_tap_is_handed_over_open() -> None:
-    netdev, device = _tap(TapNic(mac="02:00:00:00:00:01", tap_fds=(20,)))
+    netdev, device = _tap(TapNic(mac="02:00:00:00:00:01", tap_fds=(20,), vhost_fds=(), mtu=None))
     assert netdev == {"type": "tap", "id": "net0", "fds": "20"}
     assert not device.keys() & {"mq", "vectors", "host_mtu"}
 

@@ -1,57 +1,20 @@
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.firmware import SECURE_FEATURES, FirmwareHost
 
 from qemu_node.errors import HostError, MissingPartError
 from qemu_node.qemu.firmware import ensure_varstore, find_firmware
 from qemu_node.qemu.spec import FirmwareMode
 
-_SECURE = ["acpi-s3", "enrolled-keys", "requires-smm", "secure-boot", "verbose-dynamic"]
-
-
-class Host:
-    """A directory of descriptors and the files that they name."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.descriptors = root / "firmware"
-        self.descriptors.mkdir()
-
-    def file(self, name: str) -> str:
-        path = self.root / name
-        path.write_bytes(name.encode())
-        return str(path)
-
-    def describe(self, name: str, features: list[str], **changes: Any) -> None:
-        """Write a descriptor as Debian 12 and 13 have them; `changes` replace its parts."""
-        descriptor: dict[str, Any] = {
-            "description": "UEFI firmware for x86_64",
-            "interface-types": ["uefi"],
-            "mapping": {
-                "device": "flash",
-                "executable": {"filename": self.file(f"{name}.code.fd"), "format": "raw"},
-                "nvram-template": {"filename": self.file(f"{name}.vars.fd"), "format": "raw"},
-            },
-            "targets": [{"architecture": "x86_64", "machines": ["pc-i440fx-*", "pc-q35-*"]}],
-            "features": features,
-            "tags": [],
-        }
-        (self.descriptors / f"{name}.json").write_text(json.dumps(descriptor | changes))
-
-    def describe_debian(self) -> None:
-        self.describe("40-edk2-x86_64-secure-enrolled", _SECURE)
-        self.describe("50-edk2-x86_64-secure", ["acpi-s3", "requires-smm", "secure-boot"])
-        self.describe("60-edk2-x86_64", ["acpi-s3", "amd-sev", "verbose-dynamic"])
-
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host(tmp_path)
+def host(tmp_path: Path) -> FirmwareHost:
+    return FirmwareHost(tmp_path)
 
 
-def test_secure_boot_takes_firmware_with_enrolled_keys(host: Host) -> None:
+def test_secure_boot_takes_firmware_with_enrolled_keys(host: FirmwareHost) -> None:
     host.describe_debian()
     firmware = find_firmware(FirmwareMode.SECURE_BOOT, [host.descriptors])
     assert firmware is not None
@@ -61,7 +24,7 @@ def test_secure_boot_takes_firmware_with_enrolled_keys(host: Host) -> None:
     assert firmware.varstore_template.name == "40-edk2-x86_64-secure-enrolled.vars.fd"
 
 
-def test_uefi_takes_firmware_without_secure_boot(host: Host) -> None:
+def test_uefi_takes_firmware_without_secure_boot(host: FirmwareHost) -> None:
     host.describe_debian()
     firmware = find_firmware(FirmwareMode.UEFI, [host.descriptors])
     assert firmware is not None
@@ -73,7 +36,7 @@ def test_bios_needs_no_firmware_of_the_host() -> None:
     assert find_firmware(FirmwareMode.BIOS, []) is None
 
 
-def test_missing_firmware_names_the_package_and_each_reason(host: Host) -> None:
+def test_missing_firmware_names_the_package_and_each_reason(host: FirmwareHost) -> None:
     host.describe("50-edk2-x86_64-secure", ["requires-smm", "secure-boot"])
     with pytest.raises(MissingPartError, match=r"50-edk2.*lacks enrolled-keys") as info:
         find_firmware(FirmwareMode.SECURE_BOOT, [host.descriptors, host.root / "absent"])
@@ -81,7 +44,7 @@ def test_missing_firmware_names_the_package_and_each_reason(host: Host) -> None:
 
 
 def test_earlier_directory_overrides_a_descriptor_of_the_same_name(
-    host: Host, tmp_path: Path
+    host: FirmwareHost, tmp_path: Path
 ) -> None:
     host.describe_debian()
     etc = tmp_path / "etc"
@@ -105,9 +68,9 @@ def test_earlier_directory_overrides_a_descriptor_of_the_same_name(
     ],
 )
 def test_descriptor_that_does_not_fit_is_skipped_with_its_reason(
-    host: Host, changes: dict[str, Any], reason: str
+    host: FirmwareHost, changes: dict[str, Any], reason: str
 ) -> None:
-    host.describe("40-edk2", _SECURE, **changes)
+    host.describe("40-edk2", SECURE_FEATURES, **changes)
     with pytest.raises(MissingPartError, match=reason):
         find_firmware(FirmwareMode.SECURE_BOOT, [host.descriptors])
 
@@ -122,31 +85,31 @@ def test_descriptor_that_does_not_fit_is_skipped_with_its_reason(
     ],
 )
 def test_descriptor_of_an_unusable_file_is_skipped(
-    host: Host, filename: str, image_format: str, reason: str
+    host: FirmwareHost, filename: str, image_format: str, reason: str
 ) -> None:
     file = {"filename": filename, "format": image_format}
     mapping = {"device": "flash", "executable": file, "nvram-template": file}
-    host.describe("40-edk2", _SECURE, mapping=mapping)
+    host.describe("40-edk2", SECURE_FEATURES, mapping=mapping)
     with pytest.raises(MissingPartError, match=reason):
         find_firmware(FirmwareMode.SECURE_BOOT, [host.descriptors])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\xff\xfe", "[" * 100_000, '{"mapping": {}}'])
-def test_malformed_descriptor_does_not_hide_a_good_one(host: Host, text: str) -> None:
+def test_malformed_descriptor_does_not_hide_a_good_one(host: FirmwareHost, text: str) -> None:
     host.describe_debian()
     (host.descriptors / "10-broken.json").write_text(text, encoding="latin-1")
     (host.descriptors / "20-directory.json").mkdir()
     assert find_firmware(FirmwareMode.SECURE_BOOT, [host.descriptors]) is not None
 
 
-def test_varstore_is_a_private_copy_of_the_template(host: Host, tmp_path: Path) -> None:
+def test_varstore_is_a_private_copy_of_the_template(host: FirmwareHost, tmp_path: Path) -> None:
     template, dest = Path(host.file("template.fd")), tmp_path / "varstore.fd"
     ensure_varstore(template, dest, None)
     assert dest.read_bytes() == template.read_bytes()
     assert dest.stat().st_mode & 0o777 == 0o600
 
 
-def test_varstore_that_the_guest_has_written_is_kept(host: Host, tmp_path: Path) -> None:
+def test_varstore_that_the_guest_has_written_is_kept(host: FirmwareHost, tmp_path: Path) -> None:
     dest = tmp_path / "varstore.fd"
     dest.write_bytes(b"the guest's")
     ensure_varstore(Path(host.file("template.fd")), dest, None)

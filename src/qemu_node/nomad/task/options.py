@@ -48,6 +48,8 @@ class _Option:
     spec: Callable[[str], Spec]
     """Builds the option's schema from its name."""
     allowed: str
+    body: type[msgspec.Struct] | None = None
+    """Declares the options of a block."""
 
 
 def _attr(hcl_type: str, allowed: str, *, required: bool = False) -> _Option:
@@ -59,12 +61,12 @@ def _attrs(hcl_type: str, allowed: str) -> _Option:
 
 
 def _block(body: type[msgspec.Struct], allowed: str) -> _Option:
-    return _Option(lambda name: hclspec.block(name, _schema(body)), allowed)
+    return _Option(lambda name: hclspec.block(name, _schema(body)), allowed, body)
 
 
 def _blocks(body: type[msgspec.Struct], allowed: str, *, max_items: int) -> _Option:
     return _Option(
-        lambda name: hclspec.block_list(name, _schema(body), max_items=max_items), allowed
+        lambda name: hclspec.block_list(name, _schema(body), max_items=max_items), allowed, body
     )
 
 
@@ -339,16 +341,10 @@ def _body_at(body: type[msgspec.Struct], path: tuple[str | int, ...]) -> type[ms
     """Return the Struct of the block at `path`."""
     for step in path:
         if isinstance(step, str):
-            body = _block_body(get_type_hints(body)[step])
+            block = _options(body)[step].body
+            assert block is not None, f"{step} is no block"
+            body = block
     return body
-
-
-def _block_body(hint: Any) -> type[msgspec.Struct]:
-    """Return the Struct in a block's type: itself, or what a tuple of blocks holds."""
-    struct: type[msgspec.Struct] = next(
-        kind for kind in (hint, *get_args(hint)) if isinstance(kind, type(msgspec.Struct))
-    )
-    return struct
 
 
 def _name(path: tuple[str | int, ...]) -> str:

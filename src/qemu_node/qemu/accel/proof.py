@@ -31,7 +31,14 @@ from qemu_node.qemu.accel.probe import QemuBinary
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.firmware import Firmware, ensure_varstore
 from qemu_node.qemu.process import start_qemu
-from qemu_node.qemu.spec import Accelerator, OsFamily, PflashFirmware, SocketFds, VMSpec
+from qemu_node.qemu.spec import (
+    Accelerator,
+    DiskAio,
+    OsFamily,
+    PflashFirmware,
+    SocketFds,
+    VMSpec,
+)
 from qemu_node.units import MIB
 
 log = logging.getLogger(__name__)
@@ -216,6 +223,8 @@ def _spec(
         sockets=SocketFds(**fds),
         vnc_socket=directory / "vnc.sock",
         serial_log=directory / "serial.log",
+        aio=DiskAio.THREADS,
+        watchdog=False,
         # SeaBIOS writes to the serial port only where it is told that there is no screen.
         args=() if firmware is not None else ("-machine", "graphics=off"),
     )

@@ -9,27 +9,23 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from qemu_node.host.concurrency.cancellation import Undo
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.space import require_free
 from qemu_node.host.process.command import Child
-from qemu_node.host.process.identity import ProcessId, boot_id
+from qemu_node.host.process.identity import boot_id
 from qemu_node.qemu.args import check_args
 from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.overhead import guest_memory_bytes
-from qemu_node.qemu.spec import (
-    VMSpec,
-)
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.admission import Admission
 from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
-from qemu_node.vm.record.record import VMRecord, VMState
-from qemu_node.vm.start.nics import nic_records, qemu_nics
+from qemu_node.vm.record.record import VMState
 from qemu_node.vm.start.request import VMRequest
 from qemu_node.vm.start.steps import Start
+from qemu_node.vm.start.vmspec import Checked, vm_record, vm_spec
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +56,7 @@ async def launch(
     Raises:
         NodeError: a step failed; everything that was made has been removed again.
     """
-    # What needs no undo comes first: most mistakes of a job are found here.
-    hypervisor = await node.hypervisor()
-    args = check_args(request.args, node.qemu.allow_args)
-    ram_bytes = guest_memory_bytes(
-        request.memory_bytes,
-        accelerator=hypervisor.accelerator,
-        vcpus=request.vcpus,
-        firmware=request.firmware,
-    )
-    firmware = find_firmware(request.firmware, node.firmware_dirs)
-    await to_the_end(
-        require_free, node.paths.vm_data_dir, 0, node.disk_reserve, node.keeper.make_room
-    )
-    admission.check(request.nics)
+    checked = await _check(request, node, admission)
     async with Undo() as undo, AsyncExitStack() as turn:
         start = Start(request, node, tell, undo)
         lock = await start.claim()
@@ -82,37 +65,27 @@ async def launch(
         await turn.enter_async_context(admission.turn(request.nics))
         uid = await start.lease_user()
         await start.write_overlay(image, base)
-        pflash = await start.copy_varstore(firmware)
+        pflash = await start.copy_varstore(checked.firmware)
         drive = await start.write_config_drive()
         listeners = start.listen()
         ports = await start.attach()
-        spec = VMSpec(
-            vm_id=request.identity.vm_id,
-            uuid=request.identity.uuid,
-            os=request.os,
-            accelerator=hypervisor.accelerator,
-            firmware=pflash,
-            vcpus=request.vcpus,
-            memory_bytes=ram_bytes,
-            merge=request.merge,
-            overlay=start.directory.overlay,
+        spec = vm_spec(
+            request,
+            checked,
+            start.directory,
             base=base,
-            config_drive=start.directory.config_drive,
-            nics=qemu_nics(request, ports.taps, drive.hostname),
+            pflash=pflash,
+            hostname=drive.hostname,
+            taps=ports.taps,
             sockets=listeners.fds,
-            vnc_socket=start.directory.run / "vnc.sock",
-            serial_log=start.directory.serial_log,
-            aio=hypervisor.aio,
-            watchdog=request.watchdog,
-            args=args,
         )
         scope = start.limit()
         oom_kills = 0 if scope is None else scope.oom_kills()
-        child = await start.spawn(spec, hypervisor, listeners, ports, scope)
+        child = await start.spawn(spec, checked.hypervisor, listeners, ports, scope)
         # A QEMU that takes long to greet holds up no other start.
         await turn.aclose()
         qmp = await start.greet(child)
-        record = _record(
+        record = vm_record(
             request,
             spec,
             start.directory,
@@ -139,42 +112,23 @@ async def launch(
     return Launched(state=state, directory=start.directory, lock=lock, child=child, qmp=qmp)
 
 
-def _record(
-    request: VMRequest,
-    spec: VMSpec,
-    directory: VMDirectory,
-    process: ProcessId,
-    *,
-    image: str,
-    hostname: str,
-) -> VMRecord:
-    identity = request.identity
-    return VMRecord(
-        vm_id=identity.vm_id,
-        alloc_id=identity.alloc_id,
-        namespace=identity.namespace,
-        job_id=identity.job_id,
-        job_name=identity.job_name,
-        group=identity.group,
-        task=identity.task,
-        index=identity.index,
-        node_name=identity.node_name,
-        pid=process.pid,
-        start_time=process.start_time,
-        uuid=identity.uuid,
-        hostname=hostname,
-        os=request.os.value,
-        firmware=request.firmware.value,
-        accelerator=spec.accelerator.value,
-        image=image,
+async def _check(request: VMRequest, node: Node, admission: Admission) -> Checked:
+    """Return what the node has for the VM. Needs no undo: most mistakes of a job are found here.
+
+    Raises:
+        NodeError: the VM cannot start here, or not now.
+    """
+    hypervisor = await node.hypervisor()
+    args = check_args(request.args, node.qemu.allow_args)
+    ram_bytes = guest_memory_bytes(
+        request.memory_bytes,
+        accelerator=hypervisor.accelerator,
         vcpus=request.vcpus,
-        memory_bytes=spec.memory_bytes,
-        memory_min_bytes=request.memory_bytes,
-        memory_max_bytes=request.memory_max_bytes,
-        nics=nic_records(request),
-        sockets=directory.socket_paths(),
-        qga_lock=str(directory.qga_lock),
-        allow_exec=request.allow_exec,
-        alloc_dir=str(request.alloc_dir),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        firmware=request.firmware,
     )
+    firmware = find_firmware(request.firmware, node.firmware_dirs)
+    await to_the_end(
+        require_free, node.paths.vm_data_dir, 0, node.disk_reserve, node.keeper.make_room
+    )
+    admission.check(request.nics)
+    return Checked(hypervisor=hypervisor, firmware=firmware, args=args, ram_bytes=ram_bytes)

@@ -79,7 +79,12 @@ class VMRequest:
     scope: str
     """Nomad's `cpuset_cgroup`; empty or not of cgroup v2: no limits are set."""
     limits: ScopeLimits
-    watchdog: bool = False
+    watchdog: bool
     """It has a watchdog, and ends when its guest no longer feeds it."""
-    has_log: bool = True
+    has_log: bool
     """Whether what it prints goes into the task's log."""
+
+    @property
+    def ports(self) -> list[PortSpec]:
+        """The NICs that are ports of the bridge, in their order."""
+        return [nic for nic in self.nics if isinstance(nic, PortSpec)]

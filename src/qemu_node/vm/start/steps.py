@@ -46,7 +46,6 @@ from qemu_node.vm.record.record import StateError, StateHeader, VMState
 from qemu_node.vm.record.removal import claim, kill, remove_files
 from qemu_node.vm.start.download import fetch_image
 from qemu_node.vm.start.listeners import Listeners
-from qemu_node.vm.start.nics import ports_of
 from qemu_node.vm.start.request import VMRequest
 
 log = logging.getLogger(__name__)
@@ -215,7 +214,7 @@ class Start:
     async def attach(self) -> VMPorts:
         """Return the VM's ports of the bridge; user mode is guarded."""
         self._announce(StartStep.NETWORK)
-        wanted = ports_of(self._request)
+        wanted = self._request.ports
         if len(wanted) < len(self._request.nics):
             self._undo.push_async_callback(self._node.network.unguard_host, self.directory.vm_id)
             await self._node.network.guard_host(self.directory.vm_id)

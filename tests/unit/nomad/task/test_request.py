@@ -1,16 +1,27 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import msgspec
 import pytest
+from fakes.told import ToldStart
 
-from qemu_node.config.network import NetworkConfig
+from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.errors import JobError
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.nomad.task.options import TaskOptions
+from qemu_node.nomad.task.options import TaskOptions, _options, parse_options
 from qemu_node.nomad.task.request import build_request, parse_cpu_list
 from qemu_node.units import GIB, MIB
 
 
 def task(
-    *, memory_mb: int = 1024, memory_max_mb: int = 0, cpuset: str = "", index: str = "3"
+    *,
+    memory_mb: int = 1024,
+    memory_max_mb: int = 0,
+    cpuset: str = "",
+    index: str = "3",
+    alloc_dir: Path = Path("/nomad/alloc/alloc"),
 ) -> driver_pb2.TaskConfig:
     return driver_pb2.TaskConfig(
         id="alloc/web/12345678",
@@ -20,7 +31,7 @@ def task(
         job_name="shop",
         task_group_name="front",
         namespace="prod",
-        alloc_dir="/nomad/alloc/alloc",
+        alloc_dir=str(alloc_dir),
         env={"NOMAD_ALLOC_INDEX": index},
         resources=driver_pb2.Resources(
             allocated_resources=driver_pb2.AllocatedTaskResources(
@@ -127,3 +138,109 @@ def test_a_job_without_logs_is_known_by_the_path_nomad_sends(
     config.stdout_path = stdout_path
     request = build_request(config, options(), merge_default=True, network=NetworkConfig())
     assert request.has_log is has_log
+
+
+# What each option changes: the text that QEMU's command line, a call of the node's services or the
+# VM's state has with the option alone.
+_EFFECTS: dict[str, tuple[Any, str]] = {
+    "image": ("other.img", "image other.img "),
+    "checksum": ("sha256:" + "0" * 64, "'checksum': 'sha256:0000"),
+    "disk_size": ("3G", f"disk of {3 * GIB} bytes"),
+    "os": ("windows", '"qemu-xhci"'),
+    "firmware": ("bios", "smm=off"),
+    "cpus": (3, "cpus=3,"),
+    "network.mode": ("user", '{"type":"user"'),
+    "network.vlan": (120, "vlan=120,"),
+    "network.trunk": (["120", "130"], "trunk=(120, 130)"),
+    "network.mac": ("02:00:00:00:00:aa", '"mac":"02:00:00:00:00:aa"'),
+    "network.isolated": (True, "isolated=True"),
+    "network.queues": (2, '"mq":true'),
+    "network.mtu": (1400, '"host_mtu":1400'),
+    "network.rate": (100, "rate_mbit=100"),
+    "network.advertise": ("60s", "Advertise(nic=0, wait_s=60.0)"),
+    "ports": ({"ssh": 22}, '"tcp:10.0.0.5:20022-:22"'),
+    "health_port": ("health", "HealthEndpoint(host_ip='10.0.0.5', port=20080)"),
+    "guest_agent.allow_exec": (True, "allow_exec=True"),
+    "watchdog": (True, '"i6300esb"'),
+    "merge": (False, '"merge":false'),
+    "args": (["-smbios type=11,value=x"], "type=11,value=x"),
+}
+
+
+def names_of(body: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
+    """Yield the names of all options, those of blocks after the block's."""
+    for name, option in _options(body).items():
+        if option.body is None:
+            yield prefix + name
+        else:
+            yield from names_of(option.body, f"{prefix}{name}.")
+
+
+def config_of(name: str | None) -> bytes:
+    """Return a job's `config` block as Nomad sends it, with the option `name` of the table set."""
+    block: dict[str, Any] = {"image": "disk.img"}
+    # Of a block that is there once, only what differs is given: it is a list for `network` alone.
+    if name == "ports":
+        block["network"] = [{"mode": "user"}]
+    if name is not None:
+        first, _, rest = name.partition(".")
+        value = _EFFECTS[name][0]
+        block[first] = (
+            value if not rest else [{rest: value}] if first == "network" else {rest: value}
+        )
+    return msgspec.msgpack.encode(block)
+
+
+async def told(start: ToldStart, config: bytes, *, merge_default: bool = True) -> str:
+    """Return what QEMU, the node's services and Nomad are told for a job's `config` block."""
+    network = NetworkConfig(
+        bridge="br0",
+        default_vlan=50,
+        policy=(NetworkPolicy(namespaces=("*",), vlans=("50", "100-199"), trunk=True, mac=True),),
+    )
+    request = build_request(
+        task(alloc_dir=start.alloc_dir),
+        parse_options(config),
+        merge_default=merge_default,
+        network=network,
+    )
+    return f"{await start.start(request)}\n{request.advertise}"
+
+
+@pytest.fixture
+def start(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToldStart:
+    return ToldStart(short_tmp_path, monkeypatch)
+
+
+def test_the_table_of_effects_has_every_option() -> None:
+    assert set(_EFFECTS) == set(names_of(TaskOptions))
+
+
+@pytest.mark.parametrize("name", _EFFECTS)
+async def test_each_option_changes_what_qemu_or_the_node_is_told(
+    start: ToldStart, name: str
+) -> None:
+    effect = _EFFECTS[name][1]
+    assert effect in await told(start, config_of(name))
+    assert effect not in await told(start, config_of(None))
+
+
+async def test_a_job_that_does_not_say_has_its_pages_merged_as_the_node_is_set(
+    start: ToldStart,
+) -> None:
+    assert '"merge":true' in await told(start, config_of(None), merge_default=True)
+    assert '"merge":false' in await told(start, config_of(None), merge_default=False)
+    config = msgspec.msgpack.encode({"image": "disk.img", "merge": True})
+    assert '"merge":true' in await told(start, config, merge_default=False)
+
+
+async def test_what_is_not_an_option_is_told_as_well(start: ToldStart) -> None:
+    config = task(alloc_dir=start.alloc_dir)
+    config.stdout_path = os.devnull
+    request = build_request(config, options(), merge_default=True, network=NetworkConfig())
+    text = await start.start(request)
+    assert "has_log=False" in text
+    assert "oom_kills=0" in text
+    assert '"aio":"io_uring"' in text
+    assert f"memory_min_bytes={GIB}" in text
+    assert f"data_dir='{start.node.paths.vm_data_dir}/web-" in text

@@ -1,0 +1,159 @@
+"""What QEMU is told of a VM, and what is written down about it: pure.
+
+Owns how a request becomes a `VMSpec` and a `VMState`, each option once. Does not own the steps that
+make what is named there (`steps`), nor how QEMU is told (`qemu.cmdline`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from qemu_node.host.process.identity import ProcessId
+from qemu_node.net.port.tap import Tap
+from qemu_node.net.portspec import PortSpec, UserPort
+from qemu_node.qemu.firmware import Firmware
+from qemu_node.qemu.spec import (
+    BaseImage,
+    PflashFirmware,
+    PortForward,
+    SocketFds,
+    TapNic,
+    UserNic,
+    VMSpec,
+)
+from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.record.record import NicRecord, VMRecord
+from qemu_node.vm.start.request import VMRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What a start finds out before it makes anything."""
+
+    hypervisor: Hypervisor
+    firmware: Firmware | None
+    """None: SeaBIOS."""
+    args: tuple[str, ...]
+    """The job's raw options, as the operator allows them."""
+    ram_bytes: int
+    """Guest RAM: the task's memory less QEMU's own."""
+
+
+def vm_spec(
+    request: VMRequest,
+    checked: Checked,
+    directory: VMDirectory,
+    *,
+    base: BaseImage,
+    pflash: PflashFirmware | None,
+    hostname: str,
+    taps: Sequence[Tap],
+    sockets: SocketFds,
+) -> VMSpec:
+    """Return what QEMU is to be for `request`.
+
+    Args:
+        request: What was asked for.
+        checked: What the node has for it.
+        directory: Where the VM's files are.
+        base: The image below its overlay.
+        pflash: Its firmware with its own variables; None: SeaBIOS.
+        hostname: What the guest is called by user mode's DHCP.
+        taps: Those of its ports, in the order of `request.ports`.
+        sockets: What it listens on.
+    """
+    return VMSpec(
+        vm_id=request.identity.vm_id,
+        uuid=request.identity.uuid,
+        os=request.os,
+        accelerator=checked.hypervisor.accelerator,
+        firmware=pflash,
+        vcpus=request.vcpus,
+        memory_bytes=checked.ram_bytes,
+        merge=request.merge,
+        overlay=directory.overlay,
+        base=base,
+        config_drive=directory.config_drive,
+        nics=_qemu_nics(request, taps, hostname),
+        sockets=sockets,
+        vnc_socket=Path(directory.socket_paths().vnc),
+        serial_log=directory.serial_log,
+        aio=checked.hypervisor.aio,
+        watchdog=request.watchdog,
+        args=checked.args,
+    )
+
+
+def vm_record(
+    request: VMRequest,
+    spec: VMSpec,
+    directory: VMDirectory,
+    process: ProcessId,
+    *,
+    image: str,
+    hostname: str,
+) -> VMRecord:
+    """Return what others are told of a VM that runs now."""
+    identity = request.identity
+    return VMRecord(
+        vm_id=identity.vm_id,
+        alloc_id=identity.alloc_id,
+        namespace=identity.namespace,
+        job_id=identity.job_id,
+        job_name=identity.job_name,
+        group=identity.group,
+        task=identity.task,
+        index=identity.index,
+        node_name=identity.node_name,
+        pid=process.pid,
+        start_time=process.start_time,
+        uuid=identity.uuid,
+        hostname=hostname,
+        os=request.os.value,
+        firmware=request.firmware.value,
+        accelerator=spec.accelerator.value,
+        image=image,
+        vcpus=request.vcpus,
+        memory_bytes=spec.memory_bytes,
+        memory_min_bytes=request.memory_bytes,
+        memory_max_bytes=request.memory_max_bytes,
+        nics=tuple(_nic_record(nic, request) for nic in request.nics),
+        sockets=directory.socket_paths(),
+        qga_lock=str(directory.qga_lock),
+        allow_exec=request.allow_exec,
+        alloc_dir=str(request.alloc_dir),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _qemu_nics(
+    request: VMRequest, taps: Sequence[Tap], hostname: str
+) -> tuple[UserNic | TapNic, ...]:
+    left = iter(taps)
+    return tuple(
+        _tap_nic(nic, next(left))
+        if isinstance(nic, PortSpec)
+        else UserNic(mac=nic.mac, hostname=hostname, forwards=_forwards(request))
+        for nic in request.nics
+    )
+
+
+def _tap_nic(port: PortSpec, tap: Tap) -> TapNic:
+    return TapNic(mac=port.mac, tap_fds=tap.fds, vhost_fds=tap.vhost_fds, mtu=port.mtu)
+
+
+def _forwards(request: VMRequest) -> tuple[PortForward, ...]:
+    return tuple(
+        PortForward(
+            host_ip=forward.host_ip, host_port=forward.host_port, guest_port=forward.guest_port
+        )
+        for forward in request.forwards
+    )
+
+
+def _nic_record(nic: UserPort | PortSpec, request: VMRequest) -> NicRecord:
+    if isinstance(nic, PortSpec):
+        return NicRecord.of_port(nic)
+    return NicRecord(mode="user", mac=nic.mac, forwards=request.forwards)
