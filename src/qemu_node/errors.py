@@ -14,7 +14,14 @@ package raises lives beside the code that raises it and derives from one of thes
     └── VMNotFoundError       no such VM on this node
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+AS_ROOT: Final = "run this as root"
+"""A hint, or the beginning of one; the command line adds what to type."""
+
+AS_ROOT_OR_GROUP: Final = (
+    f"{AS_ROOT}, or join the group: `sudo usermod -aG qemu-node $USER`, then log in again"
+)
 
 
 class NodeError(Exception):

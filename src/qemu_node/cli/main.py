@@ -1,9 +1,7 @@
 """`qemu-node`: the group of all commands.
 
-Owns loading a command when it is called, the global options, and what an error looks like: one line
-and a hint, no traceback for an operator's mistake. Each command lives in a module of its own.
-
-Exit codes: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
+Owns loading a command when it is called, the global options, and which exit status an error has.
+Each command lives in a module of its own; what an error looks like is `errors`.
 """
 
 import importlib
@@ -17,14 +15,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qemu_node.cli.errors import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    PROGRAM,
+    show_error,
+    show_usage_error,
+)
 from qemu_node.errors import NodeError
 
 if TYPE_CHECKING:
     from qemu_node.config.node import NodeConfig
-
-PROGRAM = "qemu-node"
-EXIT_ERROR = 1
-EXIT_INTERRUPTED = 130
 
 # name: (module, attribute, one line for --help). Listed here so that --help imports none of them.
 _COMMANDS = {
@@ -163,13 +164,16 @@ def main(arguments: Sequence[str]) -> int:
             complete_var=_completion_variable(),
             standalone_mode=False,
         )
-    except click.ClickException as exc:
+    except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
+        return exc.exit_code
+    except click.ClickException as exc:
+        show_usage_error(exc)
         return exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except NodeError as exc:
-        show_error(exc)
+        show_error(exc, arguments)
         return EXIT_ERROR
     except (BrokenPipeError, ExceptionGroup) as exc:
         # `run` writes in tasks of a TaskGroup.
@@ -179,13 +183,3 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     return result if isinstance(result, int) else 0
-
-
-def show_error(exc: NodeError) -> None:
-    """Write an error as people read it: one line, and one for what to do about it."""
-    from qemu_node.cli.output import clean
-
-    message = clean(" ".join(str(exc).split()))
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
-    if exc.hint:
-        click.echo(f"{click.style(' hint:', fg='cyan')} {clean(exc.hint)}", err=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qemu_node.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, App, pass_app
+from qemu_node.cli.errors import EXIT_ERROR, EXIT_INTERRUPTED
+from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Duration
 
 if TYPE_CHECKING:

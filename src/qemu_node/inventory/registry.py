@@ -4,11 +4,14 @@ Owns finding and naming them. Does not own managing them; the command line and t
 """
 
 import contextlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qemu_node.config.node import Paths
-from qemu_node.errors import VMNotFoundError
+from qemu_node.errors import AS_ROOT, VMNotFoundError
 from qemu_node.host.process.identity import is_alive
+from qemu_node.text import nearest
 from qemu_node.vm.record.directory import VMDirectory, visible_vm_ids
 from qemu_node.vm.record.record import StateError, VMRecord, read_record
 
@@ -56,7 +59,16 @@ def find_vm(paths: Paths, name: str) -> ListedVM:
         if matches:
             choices = ", ".join(vm.record.vm_id for vm in matches)
             raise VMNotFoundError(f"{name!r} means more than one VM: {choices}")
-    hint = (
-        "`qemu-node vm list` shows them" if vms else f"none is published under {paths.vm_run_dir}"
-    )
-    raise VMNotFoundError(f"no VM {name!r} on this node", hint=hint)
+    raise VMNotFoundError(f"no VM {name!r} on this node", hint=_hint(vms, name, paths))
+
+
+def _hint(vms: Sequence[ListedVM], name: str, paths: Paths) -> str:
+    """Return what to type for a VM that was not found."""
+    records = [vm.record for vm in vms]
+    if not records and os.geteuid() == 0:
+        return f"no VM runs under {paths.vm_run_dir}: `qemu-node run JOB` starts one"
+    if not records:
+        return f"you have none under {paths.vm_run_dir}; for the VMs of root's driver {AS_ROOT}"
+    near = nearest(name, (n for r in records for n in (r.vm_id, r.display_name, r.task)))
+    meant = f"did you mean {near}? " if near else ""
+    return f"{meant}`qemu-node vm list` shows all"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemu_node.errors import GuestAgentError, HostError, QmpError
+from qemu_node.errors import AS_ROOT, GuestAgentError, HostError, QmpError
 from qemu_node.host.concurrency.race import race
 from qemu_node.host.process.pidfd import send_signal, wait_gone
 from qemu_node.inventory.report import agent_of
@@ -177,7 +177,7 @@ class Stopper:
             send_signal(self._record.process, signum)
         except PermissionError as exc:
             raise HostError(
-                f"QEMU process {self._record.pid} is another user's", hint="run this as root"
+                f"QEMU process {self._record.pid} is another user's", hint=AS_ROOT
             ) from exc
 
     async def _monitor(self) -> QmpConnection:

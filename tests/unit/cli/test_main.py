@@ -5,9 +5,9 @@ import click
 import pytest
 
 from qemu_node.cli import main as cli_main
-from qemu_node.cli.main import main, show_error
+from qemu_node.cli.main import main
 from qemu_node.cli.run import exit_code
-from qemu_node.errors import HostError, JobError
+from qemu_node.errors import JobError
 from qemu_node.run.session import SessionResult
 
 
@@ -39,16 +39,6 @@ def test_an_operators_mistake_is_one_line_and_a_hint(
     fail_with(monkeypatch, JobError("no such\nimage", hint="list it"))
     assert main(["completion"]) == 1
     assert capsys.readouterr().err == "error: no such image\n hint: list it\n"
-
-
-def test_an_error_that_quotes_others_cannot_steer_the_terminal(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    show_error(HostError("VM \x1b[2J of \x9b31mweb", hint="see \x1b]0;title\x07"))
-    words = capsys.readouterr().err
-    assert "\x1b[2J" not in words
-    assert "\x9b" not in words
-    assert "\x1b]" not in words
 
 
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:

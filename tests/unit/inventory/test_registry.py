@@ -4,7 +4,7 @@ import pytest
 from fakes.published import VM_ID, make_record, publish
 
 from qemu_node.config.node import Paths
-from qemu_node.errors import VMNotFoundError
+from qemu_node.errors import AS_ROOT, VMNotFoundError
 from qemu_node.inventory.registry import find_vm, list_vms
 
 OTHER_ID = "web-abcdefabcdef"
@@ -54,3 +54,29 @@ def test_a_damaged_record_is_passed_over(paths: Paths) -> None:
     damaged = publish(paths, make_record(paths, "old-0123456789ff"))
     damaged.vm_json.write_text("{")
     assert [vm.record.vm_id for vm in list_vms(paths)] == [OTHER_ID, VM_ID]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("wbe", "did you mean web?"),
+        (VM_ID[:-1] + "0", f"did you mean {VM_ID}?"),
+        ("shop/frnt", "did you mean shop/front[0]/web?"),
+        ("xyzzy", "`qemu-node vm list` shows all"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest(paths: Paths, name: str, hint: str) -> None:
+    publish_two(paths)
+    with pytest.raises(VMNotFoundError) as refused:
+        find_vm(paths, name)
+    assert (refused.value.hint or "").startswith(hint)
+
+
+@pytest.mark.parametrize(("uid", "hint"), [(0, "qemu-node run JOB"), (1000, AS_ROOT)])
+def test_where_no_vm_runs_the_hint_says_how_to_see_or_start_one(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, uid: int, hint: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    with pytest.raises(VMNotFoundError) as refused:
+        find_vm(paths, "web")
+    assert hint in (refused.value.hint or "")

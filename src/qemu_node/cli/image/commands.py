@@ -7,6 +7,7 @@ import time
 
 import click
 
+from qemu_node.cli.errors import EXIT_ERROR
 from qemu_node.cli.image.pull import pull
 from qemu_node.cli.image.table import (
     COLUMNS,
@@ -18,10 +19,10 @@ from qemu_node.cli.image.table import (
     title,
     to_json,
 )
-from qemu_node.cli.main import EXIT_ERROR, App, pass_app
+from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import print_fields, print_json, print_table, waiting
 from qemu_node.config.node import NodeConfig
-from qemu_node.errors import MissingPartError
+from qemu_node.errors import AS_ROOT, MissingPartError
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.store.keptimage import KeptImage, find_image
 from qemu_node.units import format_size
@@ -273,7 +274,7 @@ def _keeper(config: NodeConfig, *, for_change: bool = False) -> ImageKeeper:
     for directory in (images_dir, images_dir / "sources", images_dir / "blobs"):
         if directory.exists() and not os.access(directory, needed):
             verb = "changed" if for_change else "read"
-            raise MissingPartError(f"{directory} may not be {verb}", hint="run this as root")
+            raise MissingPartError(f"{directory} may not be {verb}", hint=AS_ROOT)
     return ImageKeeper(
         images_dir, config.paths.vm_data_dir, config.images, reserve=config.disk.reserved
     )

@@ -18,7 +18,14 @@ import click
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.output import clean
 from qemu_node.cli.terminal import Duration, print_fields, print_json, print_table, waiting
-from qemu_node.errors import ConfigError, JobError, MissingPartError, NodeError, VMNotFoundError
+from qemu_node.errors import (
+    AS_ROOT_OR_GROUP,
+    ConfigError,
+    JobError,
+    MissingPartError,
+    NodeError,
+    VMNotFoundError,
+)
 from qemu_node.inventory.registry import find_vm, list_vms
 from qemu_node.vm.record.record import VMRecord
 
@@ -149,7 +156,9 @@ One client at a time has the console. What the guest prints is in the task's log
 def console(app: App, name: str, no_input: bool) -> None:
     """Open a serial console."""
     if not (no_input or (sys.stdin.isatty() and sys.stdout.isatty())):
-        raise click.UsageError("the console needs a terminal; --no-input only looks on")
+        raise click.UsageError(
+            "the console needs a terminal; --no-input only looks on", click.get_current_context()
+        )
     from qemu_node.cli.vm.console import ConsoleError, attach, is_taken
 
     record = _running(app, name)
@@ -214,7 +223,7 @@ def exec_(
     stdin = b"" if no_stdin or sys.stdin.isatty() else _read_stdin()
     words = list(command[1:] if command[0] == "--" else command)
     if not words:
-        raise click.UsageError("no command is given")
+        raise click.UsageError("COMMAND... is missing", ctx)
     agent = agent_of(record)
     result = asyncio.run(agent.run(words, input=stdin, timeout_s=timeout_s or _UNLIMITED_S))
     if as_json:
@@ -295,7 +304,10 @@ def screenshot(app: App, name: str, file: Path, as_json: bool) -> None:
     """Save a screenshot."""
     record = _running(app, name)
     if str(file) == "-" and (as_json or sys.stdout.isatty()):
-        raise click.UsageError("a picture does not go to a terminal or into JSON; name a file")
+        raise click.UsageError(
+            "a picture does not go to a terminal or into JSON; name a file",
+            click.get_current_context(),
+        )
     picture = asyncio.run(_take_picture(Path(record.sockets.monitor)))
     if str(file) == "-":
         _pass_on(picture, 1, is_terminal=False)
@@ -333,9 +345,7 @@ def _running(app: App, name: str) -> VMRecord:
         )
     monitor = Path(found.record.sockets.monitor)
     if monitor.exists() and not os.access(monitor, os.R_OK | os.W_OK):
-        raise MissingPartError(
-            f"{found.record.vm_id} is another user's", hint="run this as root or in group qemu-node"
-        )
+        raise MissingPartError(f"{found.record.vm_id} is another user's", hint=AS_ROOT_OR_GROUP)
     return found.record
 
 

@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 from pathlib import Path
 
 from qemu_node.cli.vm.consolefilter import ConsoleFilter
-from qemu_node.errors import MissingPartError, NodeError, QmpError
+from qemu_node.errors import AS_ROOT_OR_GROUP, MissingPartError, NodeError, QmpError
 from qemu_node.host.concurrency.race import race
 from qemu_node.host.files.atomic import write_all
 
@@ -196,9 +196,7 @@ async def _connected(path: Path) -> AsyncGenerator[socket.socket]:
                 f"{path} takes no more clients", hint="others wait for this console already"
             ) from None
         except PermissionError as exc:
-            raise MissingPartError(
-                f"{path} may not be opened", hint="run this as root or in group qemu-node"
-            ) from exc
+            raise MissingPartError(f"{path} may not be opened", hint=AS_ROOT_OR_GROUP) from exc
         except OSError as exc:
             raise ConsoleError(f"cannot open the console {path}: {exc.strerror}") from exc
         yield sock

@@ -11,6 +11,7 @@ from qemu_node.images.source.checksum import Algorithm
 from qemu_node.images.store.eviction import Reason
 from qemu_node.images.store.record import SourceRecord
 from qemu_node.images.store.store import Blob
+from qemu_node.text import nearest
 
 _DIGEST_MIN_CHARS = 4
 
@@ -104,10 +105,17 @@ def find_image(images: Sequence[KeptImage], name: str) -> KeptImage:
             raise ImageError(f"{name!r} means more than one image: {choices}")
         if matches:
             return matches[0]
-    raise ImageError(
-        f"no image {name!r} in the cache",
-        hint="`qemu-node image list` shows them" if images else "it is empty",
-    )
+    raise ImageError(f"no image {name!r} in the cache", hint=_hint(images, name))
+
+
+def _hint(images: Sequence[KeptImage], name: str) -> str:
+    """Return what to type for an image that was not found."""
+    if not images:
+        return "the cache is empty: `qemu-node image pull URL` downloads an image"
+    origins = [origin for image in images for origin in image.origins]
+    near = nearest(name, [*origins, *map(file_name, origins)])
+    meant = f"did you mean {near}? " if near else ""
+    return f"{meant}`qemu-node image list` shows all"
 
 
 def file_name(origin: str) -> str:

@@ -32,7 +32,7 @@ import msgspec
 
 from qemu_node.config.node import Paths
 from qemu_node.decoding import DECODE_ERRORS
-from qemu_node.errors import NodeError
+from qemu_node.errors import AS_ROOT, NodeError
 from qemu_node.host.files import atomic, tree
 from qemu_node.host.files.directories import make_directory, open_directory
 from qemu_node.host.process.identity import boot_id
@@ -295,7 +295,10 @@ def visible_vm_ids(paths: Paths) -> set[str]:
     try:
         published = _vm_ids_in(paths.vm_run_dir)
     except OSError as exc:
-        raise atomic.host_error("list the VMs in", paths.vm_run_dir, exc) from exc
+        error = atomic.host_error("list the VMs in", paths.vm_run_dir, exc)
+        if isinstance(exc, PermissionError):
+            error.hint = AS_ROOT
+        raise error from exc
     with contextlib.suppress(PermissionError):
         return published | known_vm_ids(paths)
     return published

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from fakes.stored_images import put
 
+from qemu_node.cli.errors import EXIT_INTERRUPTED
 from qemu_node.cli.image import pull as imagepull
 from qemu_node.cli.image.pull import mark_of, progress_line
 from qemu_node.cli.image.table import last_use
-from qemu_node.cli.main import EXIT_INTERRUPTED, main
+from qemu_node.cli.main import main
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import MissingPartError
 from qemu_node.images.keeper import ImageKeeper
@@ -154,7 +155,7 @@ def test_cache_that_may_not_be_used_is_not_shown_as_empty(
     fill(store)
     monkeypatch.setattr(os, "access", lambda *_args, **_options: False)
     assert main(["image", *command]) == 1
-    assert capsys.readouterr().err.splitlines()[1] == " hint: run this as root"
+    assert capsys.readouterr().err.splitlines()[1].startswith(" hint: run this as root (`sudo ")
 
 
 def test_rm_refuses_an_image_in_use_in_one_line_with_a_hint(
@@ -270,3 +271,12 @@ def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
 def test_image_used_in_the_future_is_used_just_now(store: ImageStore) -> None:
     fill(store)
     assert last_use(images(store)[0], now_s=0.0) == "0s"
+
+
+def test_a_mistyped_image_is_answered_with_the_nearest(store: ImageStore, capsys: Output) -> None:
+    assert main(["image", "show", "debain.raw"]) == 1
+    assert "the cache is empty: `qemu-node image pull URL`" in capsys.readouterr().err
+    fill(store)
+    for name, meant in (("debain.raw", "debian.raw"), (URL[:-2], URL)):
+        assert main(["image", "show", name]) == 1
+        assert f" hint: did you mean {meant}? " in capsys.readouterr().err
