@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile.model import Job
+from qemu_node.run.jobfile.job import Job
 from qemu_node.run.jobfile.reader import JobSource, Parser, load_job
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile.model import Group, Job, Port, VmTask
+from qemu_node.run.jobfile.job import Group, Job, Port, VmTask
 
 HOST_IP = "127.0.0.1"
 # Nomad's own range for dynamic ports (client min_dynamic_port, max_dynamic_port).

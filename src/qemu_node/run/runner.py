@@ -22,7 +22,7 @@ from qemu_node.run.allocdir import SessionDir, sweep
 from qemu_node.run.driverlink import DriverLink, driver_environment
 from qemu_node.run.events import EventKind, RunEvent
 from qemu_node.run.guestwatch import AgentWatch
-from qemu_node.run.jobfile.model import Job
+from qemu_node.run.jobfile.job import Job
 from qemu_node.run.placement import own_cpus, pick_free_ports, place
 from qemu_node.run.session import Session, SessionOptions, SessionResult
 

@@ -1,23 +1,37 @@
 """A placement → the TaskConfig that a driver's StartTask gets, with its templates rendered.
 
-Owns the order of Nomad's task hooks as far as VMs need them: directories, environment,
-interpolation, templates, options. Source: Nomad's client/allocrunner/taskrunner (buildTaskConfig).
+Owns the order of Nomad's task hooks as far as VMs need them: directories, environment, templates,
+options; and filling in the `${…}` that a job file leaves for the node. Does not own the values
+(`placement`).
+
+Sources: Nomad's client/allocrunner/taskrunner (buildTaskConfig), helper/pluginutils/hclutils
+(config: HCL templates over env, attr.*, node.*, meta.*), helper/args (env and paths).
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_node.errors import JobError
 from qemu_node.nomad.plugin.encoding import encode_config
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.proto.hclspec_pb2 import Spec
 from qemu_node.run.allocdir import make_alloc_dir, read_source, write_rendered
 from qemu_node.run.jobfile.consul_template import render
-from qemu_node.run.jobfile.interpolation import interpolate_simple, interpolate_value
-from qemu_node.run.jobfile.model import Template
+from qemu_node.run.jobfile.job import Template
+from qemu_node.run.jobfile.template import Literal, TemplateSyntaxError, split_template
 from qemu_node.run.placement import Placement, TaskDirs, node_attributes, task_env
 from qemu_node.units import MIB
+
+_TRAVERSAL = re.compile(r"[A-Za-z_][\w-]*(?:\.[\w-]+)*")
+_INDEXED = re.compile(r'(?P<root>env|attr|meta)\s*\[\s*"(?P<key>[^"\\]*)"\s*\]')
+_SIMPLE = re.compile(r"\$\{([a-zA-Z0-9_.-]+)\}")
+
+
+class UnknownVariableError(JobError):
+    """A `${…}` names nothing that this node knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,3 +137,81 @@ def _resources(placement: Placement) -> driver_pb2.Resources:
             for port in placement.ports
         ],
     )
+
+
+def interpolate(text: str, values: Mapping[str, str], where: str) -> str:
+    """Return `text` with every `${…}` replaced; `where` names the option in errors.
+
+    `values` holds environment variables and dotted names such as `attr.kernel.name`; `env["X"]` is
+    the variable X.
+
+    Raises:
+        UnknownVariableError: a name is not in `values`.
+        JobError: `text` is torn, or an expression is more than a name.
+    """
+    try:
+        parts = split_template(text)
+    except TemplateSyntaxError as exc:
+        raise JobError(f"{where}: {exc} in {_shorten(text)!r}") from exc
+    return "".join(
+        part.text if isinstance(part, Literal) else _lookup(part.source.strip(), values, where)
+        for part in parts
+    )
+
+
+def interpolate_value(value: object, values: Mapping[str, str], where: str) -> object:
+    """Return `value` with every string in it, however deep, interpolated; keys stay as they are."""
+    match value:
+        case str():
+            return interpolate(value, values, where)
+        case Mapping():
+            return {
+                key: interpolate_value(item, values, f"{where}.{key}")
+                for key, item in value.items()
+            }
+        case list() | tuple():
+            return [
+                interpolate_value(item, values, f"{where}[{n}]") for n, item in enumerate(value)
+            ]
+        case _:
+            return value
+
+
+def interpolate_simple(text: str, values: Mapping[str, str], where: str) -> str:
+    """Return `text` with `${NAME}` replaced as Nomad does in env values and paths.
+
+    There is no escape and no expression: everything else, `$${` too, is plain text.
+
+    Raises:
+        UnknownVariableError: a name is not in `values`. Nomad would leave the text as it is.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        return _lookup(match[1], values, where)
+
+    return _SIMPLE.sub(replace, text)
+
+
+def _lookup(name: str, values: Mapping[str, str], where: str) -> str:
+    indexed = _INDEXED.fullmatch(name)
+    if indexed is not None:
+        root, key = indexed["root"], indexed["key"]
+        name_in_values = key if root == "env" else f"{root}.{key}"
+    elif _TRAVERSAL.fullmatch(name):
+        name_in_values = name.removeprefix("env.").removeprefix("node.attr.")
+        if name.startswith("node.attr."):
+            name_in_values = f"attr.{name_in_values}"
+    else:
+        name_in_values = name if _SIMPLE.fullmatch(f"${{{name}}}") else ""
+        if not name_in_values:
+            raise JobError(
+                f"{where}: cannot evaluate ${{{_shorten(name)}}}",
+                hint="only names such as ${NOMAD_ALLOC_INDEX} are known once a job is placed",
+            )
+    if name_in_values not in values:
+        raise UnknownVariableError(f"{where}: there is no variable named ${{{_shorten(name)}}}")
+    return values[name_in_values]
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "…"

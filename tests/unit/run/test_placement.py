@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile.api import job_from_api
-from qemu_node.run.jobfile.model import Job
+from qemu_node.run.jobfile.job import Job, job_from_api
 from qemu_node.run.placement import (
     Placement,
     TaskDirs,

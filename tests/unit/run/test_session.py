@@ -10,7 +10,7 @@ from qemu_node.errors import JobError, MissingPartError
 from qemu_node.run.driverlink import TaskEnd, TaskEvent
 from qemu_node.run.events import EventKind, RunEvent
 from qemu_node.run.guestwatch import GuestFacts
-from qemu_node.run.jobfile.api import job_from_api
+from qemu_node.run.jobfile.job import job_from_api
 from qemu_node.run.placement import Placement, place
 from qemu_node.run.session import Session, SessionOptions, SessionResult
 from qemu_node.vm.record.record import VMRecord

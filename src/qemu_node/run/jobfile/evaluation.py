@@ -3,7 +3,7 @@
 Owns evaluation: variables, locals, operators, templates, heredocs and the functions below. What it
 cannot evaluate it refuses with file and line. Names that HCL does not know, `NOMAD_ALLOC_INDEX` or
 `attr.kernel.name`, become the text `${…}` again, for the node to fill in (Nomad: jobspec2,
-UndefinedVariable). Does not own where variables get their values (`hclvariables`).
+UndefinedVariable). Does not own where variables get their values (`variables`).
 """
 
 import base64
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from qemu_node.run.jobfile.convert import (
+from qemu_node.run.jobfile.cty import (
     MismatchError,
     Value,
     parse_number,
@@ -23,8 +23,15 @@ from qemu_node.run.jobfile.convert import (
     whole,
 )
 from qemu_node.run.jobfile.syntax import HclError, Node, Source, parse_expression, subtrees, tokens
-from qemu_node.run.jobfile.template import Literal, Part, TemplateSyntaxError, split_template
-from qemu_node.run.jobfile.text import heredoc_text, unescape, without_indentation
+from qemu_node.run.jobfile.template import (
+    Literal,
+    Part,
+    TemplateSyntaxError,
+    heredoc_text,
+    split_template,
+    unescape,
+    without_indentation,
+)
 
 T = TypeVar("T")
 

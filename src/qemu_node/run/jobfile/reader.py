@@ -9,10 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile.api import job_from_api
-from qemu_node.run.jobfile.model import Job
+from qemu_node.host.process.command import SAFE_ENV, run_blocking
+from qemu_node.run.jobfile.job import Job, job_from_api
+from qemu_node.run.jobfile.variables import ENV_PREFIX
+
+_TIMEOUT_S = 60.0
 
 
 class Parser(StrEnum):
@@ -62,8 +66,6 @@ def _parse(source: JobSource) -> object:
         raise JobError("there is no nomad program", hint="give its path with --nomad")
     # Imported here: each parser costs time that the other does not need.
     if source.nomad is not None and source.parser is not Parser.HCL2:
-        from qemu_node.run.jobfile.nomad import parse_with_nomad
-
         return parse_with_nomad(
             source.nomad,
             source.path,
@@ -71,7 +73,7 @@ def _parse(source: JobSource) -> object:
             var_files=source.var_files,
             variables=source.variables,
         )
-    from qemu_node.run.jobfile.hcl import parse_hcl_job
+    from qemu_node.run.jobfile.builtin import parse_hcl_job
 
     return parse_hcl_job(
         source.path, env=source.env, var_files=source.var_files, variables=source.variables
@@ -89,3 +91,48 @@ def _parse_json(source: JobSource) -> object:
         raise JobError(f"{source.path}:{exc.lineno}: not JSON: {exc.msg}") from exc
     except (UnicodeDecodeError, RecursionError) as exc:
         raise JobError(f"{source.path} is not a JSON job") from exc
+
+
+def parse_with_nomad(
+    binary: str,
+    path: Path,
+    *,
+    env: Mapping[str, str],
+    var_files: Sequence[Path] = (),
+    variables: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return the job in the file `path` as the Nomad program `binary` reads it.
+
+    Args:
+        binary: The program's path.
+        path: The job file.
+        env: The environment; only `NOMAD_VAR_…` reaches the program.
+        var_files: Files of variable values.
+        variables: `name=value` of the command line.
+
+    Raises:
+        JobError: Nomad refuses the file; the message is Nomad's, on one line.
+        MissingPartError: the program cannot be started.
+        ProcessError: it did not end.
+    """
+    argv = [binary, "job", "run", "-output"]
+    argv += [f"-var-file={file}" for file in var_files]
+    argv += [f"-var={variable}" for variable in variables]
+    passed = {key: value for key, value in env.items() if key.startswith(ENV_PREFIX)}
+    done = run_blocking(
+        [*argv, "--", str(path)], timeout_s=_TIMEOUT_S, env=SAFE_ENV | passed, check=False
+    )
+    if done.returncode != 0:
+        raise JobError(_message(done.stderr.decode(errors="replace"), path))
+    try:
+        job = json.loads(done.stdout)["Job"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise JobError(f"{binary} printed no job for {path}") from exc
+    return dict(job)
+
+
+def _message(stderr: str, path: Path) -> str:
+    """Return what Nomad said, less the words that say that it is an error."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Error getting job struct:")]
+    return "; ".join(told) or f"{path}: nomad cannot read it"

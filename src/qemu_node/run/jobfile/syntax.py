@@ -1,10 +1,15 @@
 """HCL2 text → blocks and attributes with their lines.
 
-Owns the contact with python-hcl2: its grammar and its parse tree (lark), which is made from the
-structure of the text alone (`hclcode`). Does not own the meaning of an expression (`hcleval`) or of
-a block (`jobfile_hcl`).
+Owns the contact with python-hcl2: its grammar and its parse tree (lark). The tree is made from the
+structure of the text alone, its strings, heredocs and comments blanked out: python-hcl2 knows HCL's
+structure well and these only in part. An end marker with a blank behind it, `/* … */` inside a line
+and names with letters beyond ASCII are HCL too. Does not own the meaning of an expression
+(`evaluation`) or of a block (`builtin`).
+
+Source: hclsyntax/scan_tokens.rl.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +19,23 @@ from lark import Token, Tree
 from lark.exceptions import UnexpectedInput
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile.code import structure_of
-from qemu_node.run.jobfile.template import TemplateSyntaxError
-from qemu_node.run.jobfile.text import unescape
+from qemu_node.run.jobfile.template import (
+    TemplateSyntaxError,
+    expression_end,
+    string_end,
+    unescape,
+)
 
 Node = Tree[Token]
+
+_TOKEN = re.compile(
+    r"""(?P<comment>\#[^\n]*|//[^\n]*|/\*.*?\*/)
+      | <<(?:-?(?P<marker>[^\W\d][\w-]*)\r?\n)?
+      | (?P<quote>")
+      | (?P<letters>(?:(?![\x00-\x7f])\w)+)""",
+    re.DOTALL | re.VERBOSE,
+)
+_INTERPOLATION = re.compile(r"\$\$\{|%%\{|[$%]\{|\n")
 
 
 class HclError(JobError):
@@ -194,3 +211,61 @@ def _label(node: Node, source: Source) -> str:
         return unescape(text[1:-1])
     except ValueError as exc:
         raise source.error(node, str(exc)) from exc
+
+
+def structure_of(text: str) -> str:
+    """Return `text`, character for character, with only its structure left as it is.
+
+    Strings and heredocs are quoted dots, comments are blanks, letters beyond ASCII are `x`.
+
+    Raises:
+        TemplateSyntaxError: a string or heredoc has no end; the message and offset say which.
+    """
+    parts: list[str] = []
+    position = 0
+    while (match := _TOKEN.search(text, position)) is not None:
+        start = match.start()
+        parts.append(text[position:start])
+        if match["comment"] is not None:
+            position = match.end()
+            parts.append(" " * (position - start))
+        elif match[0] == "<<":
+            raise TemplateSyntaxError("behind `<<` stands the heredoc's marker, a name", start)
+        elif match["letters"] is not None:
+            position = match.end()
+            parts.append("x" * (position - start))
+        else:
+            if match["marker"] is not None:
+                position = _heredoc_end(text, match)
+            else:
+                position = string_end(text, match.end()) + 1
+            parts.append(f'"{"." * (position - start - 2)}"')
+    parts.append(text[position:])
+    return "".join(parts)
+
+
+def _heredoc_end(text: str, opening: re.Match[str]) -> int:
+    """Return the offset behind the end marker of the heredoc that `opening` begins.
+
+    The marker stands alone on its line, whatever blanks are around it.
+    """
+    marker = opening["marker"]
+    position = opening.end()
+    while position < len(text):
+        newline = text.find("\n", position)
+        line = text[position:] if newline < 0 else text[position:newline]
+        if line.strip() == marker:
+            return position + line.index(marker) + len(marker)
+        position = _next_line(text, position)
+    raise TemplateSyntaxError(f"the heredoc has no line {marker!r}, its end", opening.start())
+
+
+def _next_line(text: str, position: int) -> int:
+    """Return the offset of the next line of a heredoc; newlines inside a `${…}` begin none."""
+    while (match := _INTERPOLATION.search(text, position)) is not None:
+        if match[0] == "\n":
+            return match.end()
+        position = match.end()
+        if match[0] in ("${", "%{"):
+            position = expression_end(text, position) + 1
+    return len(text)

@@ -1,12 +1,16 @@
-"""HCL's string templates, cut into literal text and expressions: pure.
+"""HCL's strings and heredocs: escapes, indentation, and the `${…}` in them. Pure.
 
-Owns where an expression begins and ends. Does not own what it means: `hcleval` evaluates those of a
-job file, `interpolate` those that Nomad leaves for the node.
+Owns where an expression begins and ends. Does not own what it means: `evaluation` computes those of
+a job file, `run.taskconfig` fills in those that Nomad leaves for the node.
 
 Source: HCL's spec.md, "Template Expressions": `${…}` and `%{…}`, escaped as `$${` and `%%{`.
 """
 
+import re
 from dataclasses import dataclass
+
+_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.|$)|\n", re.DOTALL)
+_PLAIN_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
 
 
 class TemplateSyntaxError(ValueError):
@@ -113,3 +117,60 @@ def string_end(text: str, start: int) -> int:
         else:
             position += 1
     raise TemplateSyntaxError("a string without its closing quote", start - 1)
+
+
+def unescape(text: str) -> str:
+    r"""Return the inside of a quoted string with its `\n`, `\"`, `\u00e4` … resolved.
+
+    Raises:
+        ValueError: HCL has no such escape, or the string goes on in the next line.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        escape = match[0][1:]
+        if match[0] == "\n":
+            raise ValueError(r"a quoted string ends on its line; write \n, or a heredoc")
+        if len(escape) > 1 and (code := int(escape[1:], 16)) <= 0x10FFFF:
+            return chr(code)
+        if escape not in _PLAIN_ESCAPES:
+            raise ValueError(f"there is no escape {match[0]!s} in HCL")
+        return _PLAIN_ESCAPES[escape]
+
+    return _ESCAPE.sub(replace, text)
+
+
+def heredoc_text(raw: str) -> str:
+    """Return the lines between a heredoc's markers, as written: `raw` ends with the end marker."""
+    _, _, rest = raw.partition("\n")
+    before, newline, _ = rest.rpartition("\n")
+    return before + newline
+
+
+def without_indentation(parts: list[Part]) -> list[Part]:
+    """Return the parts of a `<<-` heredoc less the indentation that all its lines share.
+
+    Blank lines neither count nor change; an expression at the start of a line counts as no
+    indentation. Source: hclsyntax/parser_template.go, flushHeredocTemplateParts.
+    """
+    indentation: int | None = None
+    starts_line = True
+    for part in parts:
+        if isinstance(part, Literal):
+            if part.starts_line and not _is_blank_line(part.text):
+                width = len(part.text) - len(part.text.lstrip())
+                indentation = width if indentation is None else min(indentation, width)
+            starts_line = part.text.endswith("\n")
+        else:
+            indentation = 0 if starts_line else indentation
+            starts_line = False
+    width = indentation or 0
+    return [
+        Literal(part.text[width:], part.starts_line)
+        if isinstance(part, Literal) and part.starts_line and not _is_blank_line(part.text)
+        else part
+        for part in parts
+    ]
+
+
+def _is_blank_line(text: str) -> bool:
+    return not text.strip() and text.endswith("\n")

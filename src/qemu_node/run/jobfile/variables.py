@@ -5,12 +5,26 @@ environment, -var-file in order, -var. Source: Nomad's jobspec2/types.variables.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile.convert import MismatchError, Value, to_bool, to_number, to_string
+from qemu_node.run.jobfile.cty import (
+    Conversion,
+    MismatchError,
+    Value,
+    list_of,
+    map_of,
+    object_of,
+    optional,
+    set_of,
+    to_bool,
+    to_number,
+    to_string,
+    tuple_of,
+    type_of,
+)
 from qemu_node.run.jobfile.evaluation import Evaluator
 from qemu_node.run.jobfile.syntax import (
     Attribute,
@@ -156,16 +170,22 @@ def _from_json(source: Source, declared: Mapping[str, _Declared]) -> dict[str, V
 
 
 def _convert_to_declared(value: Value, variable: _Declared) -> Value:
-    wanted = "of its default's type"
-    try:
-        if variable.type is None:
-            return _convert_like(value, _default(variable))
+    wanted = "of its default"
+    if variable.type is not None:
         wanted = variable.type.source.text_of(variable.type.expression)
-        return _convert(value, variable.type.expression, variable.type.source)
+    try:
+        return _conversion(variable)(value)
     except MismatchError as exc:
         raise variable.at.error(
-            f"variable {variable.name!r} is {wanted}, but its value {exc}"
+            f"variable {variable.name!r} is of the type {wanted}: {exc}"
         ) from exc
+
+
+def _conversion(variable: _Declared) -> Conversion:
+    """Return the conversion to the type of `variable`; without one it has its default's."""
+    if variable.type is None:
+        return type_of(_default(variable))
+    return _declared_type(variable.type.expression, variable.type.source)
 
 
 def _default(variable: _Declared) -> Value:
@@ -180,89 +200,38 @@ def _is_given_as_string(variable: _Declared) -> bool:
     return not isinstance(_default(variable), bool | list | dict)
 
 
-def _convert_like(value: Value, default: Value) -> Value:
-    """Return `value` as the type of `default`: a variable's type where none is declared."""
-    match default:
-        case bool():
-            return to_bool(value)
-        case int() | float():
-            return to_number(value)
-        case str():
-            return to_string(value)
-        case dict():
-            given = _object(value)
-            return {key: _convert_like(_member(given, key), item) for key, item in default.items()}
-        case list():
-            if not isinstance(value, list) or len(value) != len(default):
-                raise MismatchError(f"is not a list of {len(default)}, as its default is")
-            return [_convert_like(*pair) for pair in zip(value, default, strict=True)]
-        case _:
-            return value
-
-
-def _convert(value: Value, type_node: Node, source: Source) -> Value:
-    """Return `value` as the type that `type_node` names: cty's conversions between scalars."""
-    inner = subtrees(type_node)
-    if type_node.data == "expr_term":
-        return _convert(value, inner[0], source)
-    if value is None:
-        return None
-    if type_node.data == "identifier":
-        return _scalar(value, source.text_of(type_node), type_node, source)
-    if type_node.data == "function_call":
+def _declared_type(node: Node, source: Source) -> Conversion:
+    """Return the conversion to the type that the expression `node` names; null has any type."""
+    inner = subtrees(node)
+    if node.data == "expr_term":
+        return _declared_type(inner[0], source)
+    text = source.text_of(node)
+    if node.data == "identifier" and text in _SCALARS:
+        return optional(_SCALARS[text])
+    if node.data == "function_call":
         constructor = source.text_of(inner[0])
         argument = subtrees(inner[1])[0]
-        if constructor in ("list", "set"):
-            if not isinstance(value, list):
-                raise MismatchError("is not a list")
-            items = [_convert(item, argument, source) for item in value]
-            return items if constructor == "list" else sorted(set(items))
+        if constructor in _COLLECTIONS:
+            return optional(_COLLECTIONS[constructor](_declared_type(argument, source)))
         if constructor == "tuple":
-            types = subtrees(subtrees(argument)[0])
-            if not isinstance(value, list) or len(value) != len(types):
-                raise MismatchError(f"is not a list of {len(types)}")
-            return [_convert(*pair, source) for pair in zip(value, types, strict=True)]
-        if constructor == "map":
-            return {key: _convert(item, argument, source) for key, item in _object(value).items()}
+            items = subtrees(subtrees(argument)[0])
+            return optional(tuple_of([_declared_type(item, source) for item in items]))
         if constructor == "object":
-            return _members(_object(value), argument, source)
+            members = [subtrees(element) for element in subtrees(subtrees(argument)[0])]
+            return optional(
+                object_of(
+                    {
+                        source.text_of(key).strip('" '): _declared_type(type_, source)
+                        for key, type_ in members
+                    }
+                )
+            )
     raise source.error(
-        type_node,
-        f"the type {source.text_of(type_node)} is not supported here",
+        node,
+        f"the type {text} is not supported here",
         hint="string, number, bool, list(…), set(…), map(…), tuple([…]) and object({…}) are",
     )
 
 
-def _object(value: Value) -> dict[str, Value]:
-    if not isinstance(value, dict):
-        raise MismatchError("is not an object")
-    return value
-
-
-def _members(value: dict[str, Value], argument: Node, source: Source) -> dict[str, Value]:
-    """Return the attributes of `value` that `object({…})` names, each converted."""
-    result: dict[str, Value] = {}
-    for element in subtrees(subtrees(argument)[0]):
-        key_node, type_node = subtrees(element)
-        key = source.text_of(key_node).strip('" ')
-        result[key] = _convert(_member(value, key), type_node, source)
-    return result
-
-
-def _member(value: dict[str, Value], key: str) -> Value:
-    if key not in value:
-        raise MismatchError(f"lacks {key!r}")
-    return value[key]
-
-
-def _scalar(value: Value, name: str, node: Node, source: Source) -> Value:
-    if name not in _SCALARS:
-        raise source.error(node, f"there is no type {name}")
-    return _SCALARS[name](value)
-
-
-_SCALARS: dict[str, Callable[[Value], Value]] = {
-    "string": to_string,
-    "number": to_number,
-    "bool": to_bool,
-}
+_SCALARS: dict[str, Conversion] = {"string": to_string, "number": to_number, "bool": to_bool}
+_COLLECTIONS = {"list": list_of, "set": set_of, "map": map_of}

@@ -6,21 +6,24 @@ over.
 Source: Nomad's api/jobs.go, api/tasks.go (hcl tags), jobspec2/parse_job.go.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemu_node.run.jobfile.api import REFUSED_OF_JOB, REFUSED_OF_RESOURCES, REFUSED_OF_TASK
-from qemu_node.run.jobfile.convert import (
+from qemu_node.run.jobfile.cty import (
+    Conversion,
     MismatchError,
     Value,
+    list_of,
+    map_of,
+    optional,
     to_bool,
     to_int,
     to_nanoseconds,
     to_string,
-    to_strings,
 )
 from qemu_node.run.jobfile.evaluation import Evaluator
+from qemu_node.run.jobfile.job import REFUSED_OF_JOB, REFUSED_OF_RESOURCES, REFUSED_OF_TASK
 from qemu_node.run.jobfile.syntax import (
     Attribute,
     Block,
@@ -38,7 +41,7 @@ class _Shape:
     """What may stand in a block: names as in HCL, and the API's keys for those that count here."""
 
     attributes: Mapping[str, str]
-    types: Mapping[str, Callable[[Value], Value]]
+    types: Mapping[str, Conversion]
     """Of those that are no strings."""
     passed_over: frozenset[str]
     refused: Mapping[str, str]
@@ -52,7 +55,7 @@ def _shape(
     attributes: Mapping[str, str],
     passed_over: str = "",
     *,
-    types: Mapping[str, Callable[[Value], Value]] | None = None,
+    types: Mapping[str, Conversion] | None = None,
     refused: Mapping[str, str] | None = None,
     maps: Mapping[str, str] | None = None,
     nested: str = "",
@@ -73,7 +76,7 @@ _JOB = _shape(
      "datacenters": "Datacenters"},
     "priority all_at_once node_pool constraint affinity spread update migrate reschedule ui "
     "consul_token vault_token consul_namespace vault_namespace vault secret",
-    types={"datacenters": to_strings},
+    types={"datacenters": list_of(to_string)},
     refused={"periodic": "Periodic", "parameterized": "ParameterizedJob",
              "multiregion": "Multiregion"},
     maps={"meta": "Meta"},
@@ -248,11 +251,11 @@ class _JobReader:
         fields: dict[str, Value] = {}
         for name, attribute in body.attributes.items():
             if name in shape.attributes:
-                value = self._converted(attribute, _optional(shape.types.get(name, to_string)))
+                value = self._converted(attribute, optional(shape.types.get(name, to_string)))
                 if value is not None:
                     fields[shape.attributes[name]] = value
             elif name in shape.maps:
-                fields[shape.maps[name]] = self._converted(attribute, _optional(_string_map))
+                fields[shape.maps[name]] = self._converted(attribute, optional(map_of(to_string)))
             elif name not in shape.passed_over:
                 raise attribute.error(f"there is no argument {name!r} here")
         seen = set(body.attributes)
@@ -305,23 +308,12 @@ class _JobReader:
     def _value(self, attribute: Attribute) -> Value:
         return self._evaluator.evaluate(attribute.expression, attribute.source)
 
-    def _converted(self, attribute: Attribute, convert: Callable[[Value], Value]) -> Value:
+    def _converted(self, attribute: Attribute, convert: Conversion) -> Value:
         value = self._value(attribute)
         try:
             return convert(value)
         except MismatchError as exc:
             raise attribute.error(f"{attribute.name}: {exc}") from exc
-
-
-def _optional(convert: Callable[[Value], Value]) -> Callable[[Value], Value]:
-    """Return a conversion that leaves null, which is as good as no argument."""
-    return lambda value: None if value is None else convert(value)
-
-
-def _string_map(value: Value) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise MismatchError(f"{value!r} is not an object")
-    return {key: to_string(item) for key, item in value.items()}
 
 
 def _label(block: Block) -> str:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qemu_node.run.jobfile.code import structure_of
+from qemu_node.run.jobfile.syntax import structure_of
 from qemu_node.run.jobfile.template import TemplateSyntaxError
 
 

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile.api import job_from_api
-from qemu_node.run.jobfile.hcl import parse_hcl_job
-from qemu_node.run.jobfile.model import Job, Port, VmTask
+from qemu_node.run.jobfile.builtin import parse_hcl_job
+from qemu_node.run.jobfile.job import Job, Port, VmTask, job_from_api
 from qemu_node.run.jobfile.reader import JobSource, load_job
 
 JOB = """
@@ -304,8 +303,8 @@ def test_wrong_or_unsupported_parts_are_named_with_file_and_line(
 @pytest.mark.parametrize(
     ("variables", "problem"),
     [
-        (["count=x"], "variable 'count' is number, but its value 'x'"),
-        (["keys=1"], r"variable 'keys' is list\(string\), but its value is not a list"),
+        (["count=x"], "variable 'count' is of the type number: 'x' is not a number"),
+        (["keys=1"], r"variable 'keys' is of the type list\(string\): 1 is not a list"),
         (["nope=1"], "declares no such variable"),
         (["image"], "has no value"),
     ],

@@ -1,16 +1,23 @@
-"""Nomad's API form of a job (`nomad job run -output`, JSON job files) → the job model: pure.
+"""What a job file asks for: values, made from Nomad's API form of a job. Pure.
 
-Owns Nomad's defaults, and saying no to what `qemu-node run` does not do. Keys are those of Nomad's
-api/jobs.go and api/tasks.go; a missing one and null mean the default there and here.
+Owns Nomad's defaults, and refusing what `qemu-node run` does not do. Does not own how HCL becomes
+the API form (`reader`), nor the meaning of a task's `config`, which is the driver's.
+
+Keys are those of Nomad's api/jobs.go and api/tasks.go, as `nomad job run -output` and job files in
+JSON have them; a missing one and null mean the default there and here.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from qemu_node.errors import ConfigError, JobError
-from qemu_node.run.jobfile.model import DRIVER_NAME, Group, Job, Port, Resources, Template, VmTask
-from qemu_node.units import parse_duration
+from qemu_node.errors import JobError
+from qemu_node.run.jobfile.cty import MismatchError, to_nanoseconds, to_string
+
+T = TypeVar("T")
+
+DRIVER_NAME = "vm"
 
 # Defaults of Nomad 1.8 to 2.0: api/resources.go DefaultResources, api/tasks.go.
 _DEFAULT_CPU_MHZ = 100
@@ -46,6 +53,83 @@ _NOT_DONE = {
     "Identities": "workload identities are not signed",
     "Scaling": "scaling policies are not followed",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A port label of a group. `static` None: any free port; `to` 0: the same in the guest."""
+
+    label: str
+    static: int | None = None
+    to: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A file rendered into the task directory before the start."""
+
+    destination: str
+    data: str | None = None
+    """The template's text; None: it is read from `source`."""
+    source: str | None = None
+    left_delimiter: str = "{{"
+    right_delimiter: str = "}}"
+    perms: int = 0o644
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a task may use."""
+
+    cpu_mhz: int
+    cores: int
+    """Whole cores; 0: a share of all of them."""
+    memory_mib: int
+    memory_max_mib: int
+    """0: none given; -1: no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmTask:
+    """A task of the driver `vm`."""
+
+    name: str
+    config: Mapping[str, object]
+    """The driver's options as Nomad's API has them: a block is a list of objects."""
+    env: Mapping[str, str]
+    meta: Mapping[str, str]
+    templates: tuple[Template, ...]
+    resources: Resources
+    kill_timeout_s: float
+    kill_signal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Tasks that Nomad places together, `count` times."""
+
+    name: str
+    count: int
+    meta: Mapping[str, str]
+    ports: tuple[Port, ...]
+    tasks: tuple[VmTask, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job with its VM tasks."""
+
+    id: str
+    name: str
+    namespace: str
+    region: str
+    datacenter: str
+    meta: Mapping[str, str]
+    groups: tuple[Group, ...]
+    skipped: tuple[str, ...] = field(default=())
+    """Tasks of other drivers, as `group/task (driver)`."""
+    notes: tuple[str, ...] = field(default=())
+    """What the file asks of Nomad that has no meaning here, one line each."""
 
 
 def job_from_api(raw: object, origin: str) -> Job:
@@ -136,12 +220,12 @@ class _Reader:
     def duration_s(self, key: str, default_s: float) -> float:
         # The API writes nanoseconds; people who write JSON by hand write "20s".
         value = self._raw.get(key)
-        if isinstance(value, str):
-            try:
-                return parse_duration(value)
-            except ConfigError as exc:
-                raise self.error(f"has {key}: {exc}") from exc
-        return self.number(key, int(default_s * 1e9)) / 1e9
+        if value is None:
+            return default_s
+        nanoseconds = self._converted(key, value, to_nanoseconds)
+        if nanoseconds < 0:
+            raise self.error(f"has {key} = {value!r}, which is negative")
+        return nanoseconds / 1e9
 
     def list(self, key: str) -> Sequence[Any]:
         value = self._raw.get(key)
@@ -162,7 +246,16 @@ class _Reader:
         value = self._raw.get(key) or {}
         if not isinstance(value, Mapping):
             raise self.error(f"has {key}, which is not a map")
-        return {str(name): _as_text(item) for name, item in value.items()}
+        return {
+            str(name): "" if item is None else self._converted(f"{key}.{name}", item, to_string)
+            for name, item in value.items()
+        }
+
+    def _converted(self, key: str, value: object, convert: Callable[[object], T]) -> T:
+        try:
+            return convert(value)
+        except MismatchError as exc:
+            raise self.error(f"has {key}: {exc}") from exc
 
     def nested(self, key: str) -> "_Reader":
         return _Reader(self._raw.get(key) or {}, f"{self.where}, {key}", self.origin)
@@ -172,12 +265,6 @@ class _Reader:
         if not isinstance(value, Mapping):
             raise self.error("has Config, which is not an object")
         return {str(key): item for key, item in value.items() if item is not None}
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "" if value is None else str(value)
 
 
 def _group(reader: _Reader, notes: list[str], skipped: list[str], *, is_system: bool) -> Group:

@@ -1,7 +1,7 @@
 import pytest
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile.api import job_from_api
+from qemu_node.run.jobfile.job import job_from_api
 
 
 def raw_job(task: dict[str, object] | None = None, **group: object) -> dict[str, object]:
@@ -68,6 +68,8 @@ def test_services_are_noted_not_refused() -> None:
         (raw_job({"Templates": [{"EmbeddedTmpl": "x"}]}), "has no DestPath"),
         (raw_job({"Templates": [{"EmbeddedTmpl": "x", "DestPath": "x", "Perms": "rw"}]}), "perms"),
         (raw_job({"KillTimeout": "soon"}), "KillTimeout"),
+        (raw_job({"KillTimeout": "-1s"}), "KillTimeout = '-1s', which is negative"),
+        (raw_job({"Env": {"A": [1]}}), r"Env\.A: a list is not a string"),
         (raw_job({"Config": []}, Count=1) | {"TaskGroups": "x"}, "TaskGroups"),
         (raw_job(Count=True), "Count = True"),
         (raw_job(Networks=[{"Mode": "bridge"}]), "mode 'bridge'"),

@@ -1,7 +1,7 @@
-"""Conversions between HCL's simple values, and to the types that a job's arguments have: pure.
+"""Values of HCL and their conversions to the types that arguments and variables have: pure.
 
-Owns what counts as a number, a truth value or a duration where it is written as a string. Does not
-own which argument has which type (`jobfile_hcl`, `hclvariables`).
+Owns what counts as a number, a truth value or a duration where it is written as a string, and the
+types of several values. Does not own which argument has which type (`builtin`, `variables`).
 
 Sources: go-cty's convert/conversion_primitive.go and ParseNumberVal; Go's time.ParseDuration;
 Nomad's jobspec2/hcl_conversions.go.
@@ -9,11 +9,15 @@ Nomad's jobspec2/hcl_conversions.go.
 
 import math
 import re
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 Value = Any
 """str, int, float, bool, None, or a list or dict of such."""
+
+Conversion = Callable[[Value], Value]
+"""Returns its argument as a value of one type; raises MismatchError."""
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,300}", re.ASCII)
@@ -33,7 +37,7 @@ def parse_number(text: str) -> int | float:
     """Return the number that `text` is, an int where it is whole.
 
     Raises:
-        MismatchError: it is none, or larger than any float.
+        MismatchError: it is no number, or larger than any float.
     """
     if _INTEGER.fullmatch(text):
         return int(text)
@@ -52,7 +56,7 @@ def to_number(value: Value) -> int | float:
     """Return `value` as a number.
 
     Raises:
-        MismatchError: it is none.
+        MismatchError: it cannot be one.
     """
     if isinstance(value, str):
         return parse_number(value)
@@ -65,7 +69,7 @@ def to_int(value: Value) -> int:
     """Return `value` as a whole number.
 
     Raises:
-        MismatchError: it is none.
+        MismatchError: it cannot be one.
     """
     number = to_number(value)
     if not isinstance(number, int):
@@ -102,22 +106,11 @@ def to_string(value: Value) -> str:
     raise MismatchError(f"{kinds[type(value)]} is not a string")
 
 
-def to_strings(value: Value) -> list[str]:
-    """Return `value` as a list of strings.
-
-    Raises:
-        MismatchError: it is none.
-    """
-    if not isinstance(value, list):
-        raise MismatchError(f"{value!r} is not a list")
-    return [to_string(item) for item in value]
-
-
 def to_nanoseconds(value: Value) -> int:
     """Return a duration, written as in Go (`1h30m`, `500ms`) or as nanoseconds.
 
     Raises:
-        MismatchError: it is none.
+        MismatchError: it cannot be one.
     """
     if not isinstance(value, str):
         return to_int(value)
@@ -129,3 +122,76 @@ def to_nanoseconds(value: Value) -> int:
         raise MismatchError(f'{value!r} is not a duration such as "30s" or "1h30m"')
     parts = _DURATION_PART.findall(digits)
     return sign * sum(int(Decimal(number) * _NANOSECONDS[unit]) for number, unit in parts)
+
+
+def optional(convert: Conversion) -> Conversion:
+    """Return a conversion that leaves null, which has every type."""
+    return lambda value: None if value is None else convert(value)
+
+
+def list_of(item: Conversion) -> Conversion:
+    """Return the conversion to a list whose items `item` converts."""
+    return lambda value: [item(each) for each in _list(value)]
+
+
+def set_of(item: Conversion) -> Conversion:
+    """Return the conversion to a set, here a sorted list without doubles."""
+    return lambda value: sorted({item(each) for each in _list(value)})
+
+
+def tuple_of(items: Sequence[Conversion]) -> Conversion:
+    """Return the conversion to a list of exactly these types."""
+
+    def convert(value: Value) -> Value:
+        if len(_list(value)) != len(items):
+            raise MismatchError(f"{value!r} is not a list of {len(items)}")
+        return [item(each) for item, each in zip(items, value, strict=True)]
+
+    return convert
+
+
+def map_of(item: Conversion) -> Conversion:
+    """Return the conversion to an object whose values `item` converts."""
+    return lambda value: {key: item(each) for key, each in _object(value).items()}
+
+
+def object_of(members: Mapping[str, Conversion]) -> Conversion:
+    """Return the conversion to an object with exactly these members; others are dropped."""
+
+    def convert(value: Value) -> Value:
+        missing = [key for key in members if key not in _object(value)]
+        if missing:
+            raise MismatchError(f"{value!r} lacks {missing[0]!r}")
+        return {key: member(value[key]) for key, member in members.items()}
+
+    return convert
+
+
+def type_of(value: Value) -> Conversion:
+    """Return the conversion to the type of `value`; null has no type and converts nothing."""
+    match value:
+        case bool():
+            convert: Conversion = to_bool
+        case int() | float():
+            convert = to_number
+        case str():
+            convert = to_string
+        case dict():
+            convert = object_of({key: type_of(item) for key, item in value.items()})
+        case list():
+            convert = tuple_of([type_of(item) for item in value])
+        case _:
+            return lambda given: given
+    return optional(convert)
+
+
+def _list(value: Value) -> list[Value]:
+    if not isinstance(value, list):
+        raise MismatchError(f"{value!r} is not a list")
+    return value
+
+
+def _object(value: Value) -> dict[str, Value]:
+    if not isinstance(value, dict):
+        raise MismatchError(f"{value!r} is not an object")
+    return value
