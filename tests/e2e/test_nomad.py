@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from e2e.nomad_agent import NomadAgent
 from e2e.nomad_node import Node, running_agent
 from fakes.image_server import ImageServer, Resource
 
+from qemu_node.cli.doctor.agentfacts import read_agent
 from qemu_node.host.process import command, identity, pidfd
 
 pytestmark = [
@@ -207,6 +209,12 @@ async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
     node.node_toml.write_text("[metwork]\n")
     driver = await nomad.start(is_healthy=False)
     assert "metwork" in driver["HealthDescription"]
+    seen = await read_agent(os.environ["NOMAD"], {"NOMAD_ADDR": nomad.address})
+    assert seen.driver is not None
+    assert (seen.driver.is_detected, seen.driver.is_healthy) == (True, False)
+    assert "metwork" in seen.driver.description
+    assert seen.config is not None
+    assert (seen.config.has_plugin, seen.plugin_problem) == (True, None)
     await until_recovered(nomad, allocation["ID"])
     assert [found.process for found in node.records()] == [record.process]
     assert identity.is_alive(record.process)

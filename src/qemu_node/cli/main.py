@@ -97,7 +97,7 @@ class _LazyGroup(click.Group):
     "config_path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="PATH",
-    help="The node's settings (node.toml); default: $QEMU_NODE_CONFIG, else the data directory's.",
+    help="The node's settings; default: $QEMU_NODE_CONFIG, else /etc/qemu-node/node.toml.",
 )
 @click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
 @click.version_option(package_name=PROGRAM, prog_name=PROGRAM)

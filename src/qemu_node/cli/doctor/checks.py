@@ -25,11 +25,15 @@ from qemu_node.vm.reconcile import some
 from qemu_node.vm.record.names import VM_ID_MAX_BYTES
 
 OLDEST_PYTHON = (3, 11)
-OLDEST_NOMAD = (1, 11, 3)
 SUN_PATH_MAX_BYTES = 107  # sun_path holds 108 bytes with its NUL (man 7 unix)
 
 _LOW_SPACE_BYTES = 10 * GIB
 _FEW_VMS = 250
+_PROGRAMS = {
+    "setpriv": ("QEMU cannot be started without its rights", "util-linux"),
+    "qemu-img": ("no qcow2 image can be checked", "qemu-utils"),
+}
+"""What is lost without each, and its package in Debian."""
 _CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
 
 
@@ -204,11 +208,12 @@ def check_firmware(
     return ok(name, str(found.code))
 
 
-def check_setpriv(path: str | None) -> Check:
-    """Judge the program that takes rights away from QEMU before it starts."""
+def check_program(name: str, path: str | None) -> Check:
+    """Judge a program without which no VM starts; see `_PROGRAMS`."""
     if path is None:
-        return fail("setpriv", "not installed: QEMU cannot be started", "apt install util-linux")
-    return ok("setpriv", path)
+        lost, package = _PROGRAMS[name]
+        return fail(name, f"not installed: {lost}", f"apt install {package}")
+    return ok(name, path)
 
 
 def check_cgroup(controllers: Sequence[str] | None, *, is_root: bool) -> Check:
@@ -330,20 +335,6 @@ def check_uids(first: int, count: int, taken: Sequence[UidRange], *, is_root: bo
             "set qemu.first_uid in node.toml to a range that is free",
         )
     return ok("VM users", span)
-
-
-def check_nomad(found: tuple[str, tuple[int, int, int]] | NodeError | None) -> Check:
-    """Judge the Nomad program, which `qemu-node run` does without; None: there is none."""
-    if found is None:
-        return ok("Nomad", "not installed; `qemu-node run` does without")
-    if isinstance(found, NodeError):
-        return warn("Nomad", str(found), found.hint or "reinstall it")
-    path, version = found
-    text = ".".join(str(part) for part in version)
-    if version < OLDEST_NOMAD:
-        oldest = ".".join(str(part) for part in OLDEST_NOMAD)
-        return warn("Nomad", f"{text}, {path}", f"the driver is made for {oldest} and newer")
-    return ok("Nomad", f"{text}, {path}")
 
 
 def check_leftovers(found: Leftovers) -> Check:

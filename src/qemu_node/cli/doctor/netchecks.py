@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qemu_node.cli.doctor.checks import Check, fail, ok, warn
-from qemu_node.cli.doctor.networkunits import Taker
 from qemu_node.config.network import NetworkConfig
 from qemu_node.vlans import format_vlans
 
@@ -44,6 +43,15 @@ class UplinkState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taker:
+    """The unit of systemd-networkd that would apply to a VM's TAP."""
+
+    path: str
+    is_unmanaged: bool
+    """It tells networkd to leave the device alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkFacts:
     """What this node's network is like."""
 
@@ -54,21 +62,24 @@ class NetworkFacts:
     bridge_netfilter: tuple[str, ...] = ()
     """The sysctls that send bridged frames through the node's own firewall."""
     taker: Taker | None = None
-    """The unit that networkd would apply to a VM's TAP."""
+    """None: networkd leaves TAPs alone."""
     has_nftables: bool = True
     has_vhost_net: bool = True
     missing_modules: tuple[str, ...] = ()
     """What this kernel lacks of the modules that strict ports need."""
 
 
-def judge_network(config: NetworkConfig, facts: NetworkFacts) -> Iterator[Check]:
+def judge_network(
+    config: NetworkConfig, facts: NetworkFacts, *, is_root: bool = True
+) -> Iterator[Check]:
     """Yield the checks of everything that `[network]` makes necessary."""
     yield check_vhost_net(is_wanted=bool(config.bridge) and config.vhost == "auto",
                           exists=facts.has_vhost_net)  # fmt: skip
+    if is_root and (config.bridge or not config.allow_host):
+        yield check_nftables(exists=facts.has_nftables)
     if not config.bridge:
         yield ok("bridge", f"none in node.toml: user mode only; {PAGE} says how to have VLANs")
         return
-    yield check_nftables(exists=facts.has_nftables)
     yield check_strict(facts.missing_modules)
     yield check_bridge(config.bridge, facts.bridge)
     if facts.bridge is not None and facts.bridge.is_bridge:
@@ -93,7 +104,7 @@ def check_vhost_net(*, is_wanted: bool, exists: bool) -> Check:
 
 
 def check_nftables(*, exists: bool) -> Check:
-    """Judge the library that keeps guests from lying about their addresses."""
+    """Judge the library that keeps guests from services of the node, and from false addresses."""
     if exists:
         return ok("nftables", "libnftables")
     return fail("nftables", "libnftables.so.1 is not installed", "apt install libnftables1")

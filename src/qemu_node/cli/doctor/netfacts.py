@@ -1,15 +1,17 @@
 """Finding out what `netchecks` judges: small reads of /sys, /proc and networkd's units.
 
-Changes nothing, and needs no root.
+Owns as much of `.network` files as it takes to see which unit would apply to a TAP (man 5
+systemd.network). Changes nothing, and needs no root.
 """
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from qemu_node.cli.doctor.netchecks import BridgeState, NetworkFacts, UplinkState
-from qemu_node.cli.doctor.networkunits import Unit, find_taker
+from qemu_node.cli.doctor.netchecks import BridgeState, NetworkFacts, Taker, UplinkState
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
 from qemu_node.net.netlink.facts import PortVlans
@@ -25,6 +27,24 @@ _NETWORKD_STATE = Path("/run/systemd/netif/state")
 STRICT_MODULES = ("ifb", "act_mirred", "cls_matchall")
 _LIBNFTABLES = "libnftables.so.1"
 _NET_ADDR_SET = 3  # include/uapi/linux/netdevice.h
+
+# What a TAP is to networkd. A condition on anything else (MAC address, path, udev property, …)
+# matches some device of the operator's, and no TAP.
+_TAP_KIND, _TAP_TYPE, _TAP_DRIVER = "tun", "ether", "tun"
+_YES = ("yes", "true", "on", "1", "y", "t")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A `.network` file."""
+
+    path: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """Its file name, by which units are sorted and override each other."""
+        return self.path.rpartition("/")[2]
 
 
 def read_network(config: NetworkConfig) -> NetworkFacts:
@@ -100,6 +120,60 @@ def read_units(dirs: Sequence[Path] = _UNIT_DIRS) -> Iterator[Unit]:
                 yield Unit(path=str(path), text=path.read_text(errors="replace"))
             except OSError:
                 continue
+
+
+def find_taker(units: Iterable[Unit], ifname: str) -> Taker | None:
+    """Return the first unit that matches the TAP `ifname`; None: networkd leaves it alone.
+
+    Args:
+        units: Of directories with precedence first: of two with one name the earlier one counts.
+        ifname: The TAP.
+    """
+    by_name: dict[str, Unit] = {}
+    for unit in units:
+        by_name.setdefault(unit.name, unit)
+    for _, unit in sorted(by_name.items()):
+        settings = _parse(unit.text)
+        if _matches(settings.get("Match", []), ifname):
+            unmanaged = [value for key, value in settings.get("Link", []) if key == "Unmanaged"]
+            is_unmanaged = bool(unmanaged) and unmanaged[-1].lower() in _YES
+            return Taker(path=unit.path, is_unmanaged=is_unmanaged)
+    return None
+
+
+def _parse(text: str) -> dict[str, list[tuple[str, str]]]:
+    """Return the settings of each section, in their order."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    section: list[tuple[str, str]] = []
+    for raw in text.replace("\\\n", " ").splitlines():
+        line = raw.strip()
+        if line.startswith(("#", ";")):
+            continue
+        if line.startswith("[") and line.endswith("]"):
+            section = found.setdefault(line[1:-1], [])
+        elif "=" in line:
+            key, _, value = line.partition("=")
+            section.append((key.strip(), value.strip()))
+    return found
+
+
+def _matches(conditions: Sequence[tuple[str, str]], ifname: str) -> bool:
+    """Tell whether all `conditions` of a section [Match] hold for a TAP; none at all match none."""
+    words: dict[str, list[str]] = {}
+    for key, value in conditions:
+        # Assigning nothing takes back what was assigned before.
+        words[key] = words.get(key, []) + value.split() if value else []
+    actual = {"Name": ifname, "Kind": _TAP_KIND, "Type": _TAP_TYPE, "Driver": _TAP_DRIVER}
+    wanted = {key: globs for key, globs in words.items() if globs}
+    return bool(wanted) and all(_fits(globs, actual.get(key)) for key, globs in wanted.items())
+
+
+def _fits(globs: Sequence[str], value: str | None) -> bool:
+    """Tell whether a list of globs, inverted where it begins with "!", fits a value."""
+    is_inverted = globs[0].startswith("!")
+    bare = [glob.removeprefix("!") for glob in globs]
+    has_match = value is not None and any(fnmatchcase(value, glob) for glob in bare)
+    return has_match != is_inverted
 
 
 def missing_modules(names: Sequence[str], root: Path = Path("/")) -> tuple[str, ...]:

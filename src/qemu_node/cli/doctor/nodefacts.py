@@ -8,7 +8,6 @@ import asyncio
 import grp
 import os
 import pwd
-import re
 import resource
 import shutil
 import sys
@@ -16,16 +15,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from qemu_node.cli.doctor import checks
+from qemu_node.cli.doctor.agentchecks import judge_agent
+from qemu_node.cli.doctor.agentfacts import read_agent
 from qemu_node.cli.doctor.checks import Check, DirectoryFacts, KsmFacts, Leftovers, UidRange
 from qemu_node.cli.doctor.netchecks import judge_network
 from qemu_node.cli.doctor.netfacts import read_network
 from qemu_node.config import node as node_config
 from qemu_node.config.node import NodeConfig, Paths, QemuConfig
-from qemu_node.errors import ConfigError, HostError, MissingPartError, NodeError
+from qemu_node.errors import ConfigError, HostError, NodeError
 from qemu_node.host import openfiles
 from qemu_node.host.files.passage import closed_directory
 from qemu_node.host.files.space import DiskSpace, read_space
-from qemu_node.host.process.command import SAFE_ENV, run
+from qemu_node.host.process.command import SAFE_ENV
 from qemu_node.host.process.users import claimed_users
 from qemu_node.images.cache import check_settings
 from qemu_node.images.source.credentials import secret_problems
@@ -41,9 +42,6 @@ from qemu_node.vm.reconcile import Verdict, judge
 from qemu_node.vm.reconcile import examine as examine_vm
 from qemu_node.vm.record.directory import VMDirectory, visible_vm_ids
 from qemu_node.vm.record.processes import running_vm_ids
-
-_NOMAD_VERSION = re.compile(r"^Nomad v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
-_NOMAD_TIMEOUT_S = 20.0
 
 
 async def examine(config_path: Path | None) -> AsyncIterator[Check]:
@@ -67,9 +65,10 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
         yield check
     yield look_at_open_files(config.paths)
     network = await asyncio.to_thread(read_network, config.network)
-    for check in judge_network(config.network, network):
+    for check in judge_network(config.network, network, is_root=is_root):
         yield check
-    yield checks.check_nomad(await find_nomad(os.environ.get("NOMAD") or "nomad"))
+    for check in judge_agent(await read_agent(os.environ.get("NOMAD") or "nomad")):
+        yield check
     yield await asyncio.to_thread(look_for_leftovers, config.paths)
     found = await prove(config, is_root=is_root) if isinstance(qemu, QemuBinary) else None
     is_kvm_barred = KVM_DEVICE.exists() and not os.access(KVM_DEVICE, os.R_OK | os.W_OK)
@@ -102,7 +101,8 @@ def check_directories(config: NodeConfig) -> list[Check]:
 def check_host(qemu: QemuConfig, paths: Paths, *, is_root: bool) -> list[Check]:
     """Look at what kernel and distribution give."""
     return [
-        checks.check_setpriv(shutil.which("setpriv", path=SAFE_ENV["PATH"])),
+        checks.check_program("setpriv", shutil.which("setpriv", path=SAFE_ENV["PATH"])),
+        checks.check_program("qemu-img", shutil.which("qemu-img", path=SAFE_ENV["PATH"])),
         checks.check_cgroup(read_controllers(), is_root=is_root),
         checks.check_ksm(read_ksm(), is_wanted=qemu.merge),
         checks.check_group(group_id("qemu-node"), is_root=is_root),
@@ -216,21 +216,6 @@ def uids_of_others(vm_data_dir: Path) -> list[UidRange]:
         for uid, holder in claimed_users().items()
         if holder.parent != vm_data_dir
     ]
-
-
-async def find_nomad(name: str) -> tuple[str, tuple[int, int, int]] | NodeError | None:
-    """Return where Nomad is and its version, what is wrong with it, or None."""
-    path = shutil.which(name)
-    if path is None:
-        return None
-    try:
-        done = await run([path, "version"], timeout_s=_NOMAD_TIMEOUT_S)
-    except NodeError as exc:
-        return exc
-    match = _NOMAD_VERSION.search(done.stdout.decode(errors="replace"))
-    if match is None:
-        return MissingPartError(f"{path} does not tell its version")
-    return path, (int(match[1]), int(match[2]), int(match[3]))
 
 
 def look_for_leftovers(paths: Paths) -> Check:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 COOKIE_KEY = "NOMAD_PLUGIN_MAGIC_COOKIE"
 COOKIE_VALUE = "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255"
 """Tells that Nomad started us, and not a person. It is public and protects nothing."""
+NOT_BY_HAND = "this is a plugin of Nomad and is not run by hand"
+"""What the plugin says without the cookie."""
 
 CORE_VERSION = 1
 """go-plugin's own protocol."""
@@ -100,7 +102,7 @@ def check_environment(environ: Mapping[str, str]) -> None:
     """
     if environ.get(COOKIE_KEY) != COOKIE_VALUE:
         raise HandshakeError(
-            "this is a plugin of Nomad and is not run by hand",
+            NOT_BY_HAND,
             hint="put it into the agent's plugin_dir; to start VMs without Nomad: qemu-node run",
         )
     offered = environ.get(VERSIONS_KEY)

@@ -4,8 +4,13 @@ import pytest
 
 from qemu_node.cli.doctor import netchecks
 from qemu_node.cli.doctor.checks import Check, Level
-from qemu_node.cli.doctor.netchecks import BridgeState, NetworkFacts, UplinkState, judge_network
-from qemu_node.cli.doctor.networkunits import Taker
+from qemu_node.cli.doctor.netchecks import (
+    BridgeState,
+    NetworkFacts,
+    Taker,
+    UplinkState,
+    judge_network,
+)
 from qemu_node.config.network import NetworkConfig, NetworkPolicy
 
 CONFIG = NetworkConfig(
@@ -41,8 +46,25 @@ def test_a_node_as_the_os_image_makes_it_is_found_in_order() -> None:
 
 def test_without_a_bridge_only_the_way_to_one_is_told() -> None:
     checks = list(judge_network(NetworkConfig(), NetworkFacts(has_vhost_net=False)))
-    assert [check.level for check in checks] == [Level.OK, Level.OK]
-    assert netchecks.PAGE in checks[1].detail
+    assert [check.level for check in checks] == [Level.OK, Level.OK, Level.OK]
+    assert netchecks.PAGE in checks[2].detail
+
+
+@pytest.mark.parametrize(
+    ("config", "is_root", "level"),
+    [
+        (NetworkConfig(), True, Level.FAIL),
+        (NetworkConfig(allow_host=True), True, None),
+        (NetworkConfig(), False, None),
+        (CONFIG, True, Level.FAIL),
+    ],
+)
+def test_nftables_is_needed_wherever_guests_are_kept_from_something(
+    config: NetworkConfig, is_root: bool, level: Level | None
+) -> None:
+    facts = NetworkFacts(has_nftables=False)
+    found = {check.name: check for check in judge_network(config, facts, is_root=is_root)}
+    assert (found["nftables"].level if "nftables" in found else None) == level
 
 
 @pytest.mark.parametrize(

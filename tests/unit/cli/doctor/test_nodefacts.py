@@ -132,7 +132,3 @@ def test_what_a_driver_holds_is_no_leftover(paths: Paths) -> None:
         assert nodefacts.find_leftovers(paths).removable == []
     finally:
         lock.release()
-
-
-async def test_nomad_is_optional() -> None:
-    assert await nodefacts.find_nomad("/nonexistent/nomad") is None

@@ -1,0 +1,200 @@
+"""Finding out what `agentchecks` judges: the agent's own API, its files, its unit.
+
+The `nomad` program asks the agent: it knows tokens, TLS and sockets. Changes nothing; every
+question has a time limit.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from qemu_node.cli.doctor.agentchecks import AgentConfig, AgentFacts, DriverState, Program
+from qemu_node.decoding import DECODE_ERRORS
+from qemu_node.errors import MissingPartError, NodeError
+from qemu_node.host.process.command import SAFE_ENV, run
+from qemu_node.nomad.plugin.handshake import NOT_BY_HAND
+from qemu_node.units import GIB
+
+_NOMAD_VERSION = re.compile(r"^Nomad v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
+_TIMEOUT_S = 20.0
+_DEFAULT_ADDRESS = "http://127.0.0.1:4646"
+_CONFIG_DIR = Path("/etc/nomad.d")
+_DRIVER = "vm"
+_WORDS_MAX_CHARS = 200
+_T = TypeVar("_T")
+
+
+class _Plugin(msgspec.Struct, rename="pascal"):
+    name: str
+
+
+class _Client(msgspec.Struct, rename="pascal"):
+    gc_max_allocs: int = msgspec.field(name="GCMaxAllocs", default=50)
+
+
+class _Config(msgspec.Struct, rename="pascal"):
+    plugin_dir: str = ""
+    plugins: list[_Plugin] | None = None
+    client: _Client | None = None
+
+
+class _Self(msgspec.Struct):
+    """GET /v1/agent/self (Nomad's command/agent/agent_endpoint.go)."""
+
+    config: _Config
+    stats: dict[str, dict[str, str]] = {}
+
+
+class _Driver(msgspec.Struct, rename="pascal"):
+    detected: bool = False
+    healthy: bool = False
+    health_description: str = ""
+
+
+class _Node(msgspec.Struct, rename="pascal"):
+    """GET /v1/node/:id."""
+
+    attributes: dict[str, str] = {}
+    drivers: dict[str, _Driver] | None = None
+
+
+async def read_agent(name: str, environ: Mapping[str, str] = os.environ) -> AgentFacts:
+    """Return what Nomad is like here; `name` is its program, in the PATH or a path."""
+    program = await find_nomad(name)
+    if not isinstance(program, Program):
+        return AgentFacts(program=program)
+    address = environ.get("NOMAD_ADDR") or _DEFAULT_ADDRESS
+    problem, host_name, driver = None, "", None
+    try:
+        agent = await _ask(program.path, "/v1/agent/self", _Self, environ)
+        config: AgentConfig | None = AgentConfig(
+            plugin_dir=agent.config.plugin_dir or None,
+            has_plugin=any(plugin.name == _DRIVER for plugin in agent.config.plugins or ()),
+            gc_max_allocs=(agent.config.client or _Client()).gc_max_allocs,
+        )
+        if node_id := agent.stats.get("client", {}).get("node_id"):
+            node = await _ask(program.path, f"/v1/node/{node_id}", _Node, environ)
+            host_name = node.attributes.get("unique.hostname", "")
+            found = (node.drivers or {}).get(_DRIVER) or _Driver()
+            driver = DriverState(
+                is_detected=found.detected,
+                is_healthy=found.healthy,
+                description=found.health_description,
+            )
+    except NodeError as exc:
+        problem = str(exc)
+        config = await asyncio.to_thread(read_config_files, _CONFIG_DIR)
+    plugin_problem = None
+    if config is not None and config.plugin_dir is not None and config.has_plugin:
+        plugin_problem = await find_plugin_problem(Path(config.plugin_dir) / _DRIVER)
+    return AgentFacts(
+        program=program,
+        address=address,
+        problem=problem,
+        host_name="" if host_name == os.uname().nodename else host_name,
+        config=config,
+        driver=driver,
+        plugin_problem=plugin_problem,
+        kill_mode=await read_kill_mode(),
+        room=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // GIB,
+    )
+
+
+async def find_nomad(name: str) -> Program | NodeError | None:
+    """Return the program and its version, what is wrong with it, or None."""
+    path = shutil.which(name)
+    if path is None:
+        return None
+    try:
+        done = await run([path, "version"], timeout_s=_TIMEOUT_S)
+    except NodeError as exc:
+        return exc
+    match = _NOMAD_VERSION.search(done.stdout.decode(errors="replace"))
+    if match is None:
+        return MissingPartError(f"{path} does not tell its version")
+    return Program(path=path, version=(int(match[1]), int(match[2]), int(match[3])))
+
+
+async def _ask(nomad: str, path: str, kind: type[_T], environ: Mapping[str, str]) -> _T:
+    """Return what the agent's API answers.
+
+    Raises:
+        NodeError: nothing answers, or it refuses; the message is the reason.
+    """
+    env = SAFE_ENV | {key: text for key, text in environ.items() if key.startswith("NOMAD_")}
+    # Without the method it sends a POST, since its stdin is no terminal.
+    argv = [nomad, "operator", "api", "-X", "GET", path]
+    done = await run(argv, timeout_s=_TIMEOUT_S, env=env, check=False)
+    try:
+        return msgspec.json.decode(done.stdout, type=kind)
+    except DECODE_ERRORS:
+        # An API that refuses says so in one line of text.
+        words = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
+        reason = words.removeprefix("Error performing request: ")[:_WORDS_MAX_CHARS]
+        raise NodeError(reason or "an answer that is not JSON") from None
+
+
+def read_config_files(directory: Path) -> AgentConfig | None:
+    """Return the configuration of an agent that does not run; None if there is none to read."""
+    texts = []
+    for path in sorted(directory.glob("*.hcl")):
+        try:
+            texts.append(path.read_text(errors="replace"))
+        except OSError:
+            return None
+    return parse_config(texts) if texts else None
+
+
+def parse_config(texts: Iterable[str]) -> AgentConfig:
+    """Return what files in HCL say, as far as lines by themselves tell: pure."""
+    text = "\n".join(texts)
+    plugin_dir = re.findall(r'^\s*plugin_dir\s*=\s*"([^"]+)"', text, re.MULTILINE)
+    data_dir = re.findall(r'^\s*data_dir\s*=\s*"([^"]+)"', text, re.MULTILINE)
+    allocs = re.findall(r"^\s*gc_max_allocs\s*=\s*(\d+)", text, re.MULTILINE)
+    default_dir = f"{data_dir[-1]}/plugins" if data_dir else None
+    return AgentConfig(
+        plugin_dir=plugin_dir[-1] if plugin_dir else default_dir,
+        has_plugin=bool(re.search(rf'^\s*plugin\s+"?{_DRIVER}"?\s*\{{', text, re.MULTILINE)),
+        gc_max_allocs=int(allocs[-1]) if allocs else AgentConfig().gc_max_allocs,
+    )
+
+
+async def find_plugin_problem(path: Path) -> str | None:
+    """Return why the agent cannot start the plugin file, None if it can."""
+    if (problem := _file_problem(path)) is not None:
+        return problem
+    try:
+        done = await run([str(path)], timeout_s=_TIMEOUT_S, check=False)
+    except NodeError as exc:
+        return f"does not start: {exc}"
+    words = " ".join((done.stderr + done.stdout).decode(errors="replace").split())
+    # The driver itself, which no agent has started.
+    if NOT_BY_HAND in words:
+        return None
+    return f"does not start: {words[-_WORDS_MAX_CHARS:] or f'exit status {done.returncode}'}"
+
+
+def _file_problem(path: Path) -> str | None:
+    """Return why Nomad would pass over a file in plugin_dir, None if it would not."""
+    if not path.is_file():
+        return "does not exist"
+    # Nomad asks whether anybody may execute it (its helper/pluginutils/loader).
+    return None if path.stat().st_mode & 0o111 else "is not executable"
+
+
+async def read_kill_mode() -> str | None:
+    """Return `KillMode` of nomad.service; None if there is no such unit, or no systemd."""
+    names = ("LoadState", "KillMode")
+    argv = ["systemctl", "show", "nomad.service", *(f"--property={name}" for name in names)]
+    try:
+        done = await run(argv, timeout_s=_TIMEOUT_S)
+    except NodeError:
+        return None
+    shown = dict(line.partition("=")[::2] for line in done.stdout.decode().splitlines())
+    return shown.get("KillMode") if shown.get("LoadState") == "loaded" else None
