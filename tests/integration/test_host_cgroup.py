@@ -121,15 +121,6 @@ def test_a_launched_process_is_in_its_scope_under_the_pid_that_was_spawned(
 
 
 @pytest.mark.needs_root
-def test_a_running_process_can_be_moved_into_a_scope(
-    scope_dir: Path, spawned: Callable[..., Child]
-) -> None:
-    child = spawned("sleep", "600")
-    Scope(scope_dir).add(child.process.pid)
-    assert members(scope_dir) == {child.process.pid}
-
-
-@pytest.mark.needs_root
 def test_the_slice_of_all_tasks_is_never_taken_for_a_scope(scope_dir: Path) -> None:
     assert Scope.find(str(scope_dir.parent)) is None
 

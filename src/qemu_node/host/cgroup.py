@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from qemu_node.host.files.atomic import host_error
 from qemu_node.units import MIB
 
 log = logging.getLogger(__name__)
@@ -140,17 +139,6 @@ class Scope:
             os.write(fd, f"{value}\n".encode())
         finally:
             os.close(fd)
-
-    def add(self, pid: int) -> None:
-        """Move the process `pid`, with all its threads, into the scope.
-
-        Raises:
-            HostError: the kernel refused, or there is no such process; it is where it was.
-        """
-        try:
-            self._write("cgroup.procs", str(pid))
-        except OSError as exc:
-            raise host_error(f"move process {pid} into", self.path, exc) from exc
 
     def oom_kills(self) -> int:
         """Return how often the kernel has killed in this scope for want of memory, ever.

@@ -23,9 +23,6 @@ TAP_PREFIX = "qn"
 
 TAP_NAME = re.compile(r"qn[0-9a-f]{13}")
 
-IFNAME_MAX_BYTES = 15
-"""IFNAMSIZ, 16, without its NUL (include/uapi/linux/if.h); a longer one is cut silently."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicWish:
@@ -99,7 +96,9 @@ class PortSpec:
 
 
 def tap_name(vm_id: str, nic_index: int) -> str:
-    """Return the name of one NIC's TAP, 15 bytes: the same for every start of the same VM.
+    """Return the name of one NIC's TAP: the same for every start of the same VM.
+
+    It has 15 bytes; the kernel cuts a longer one (IFNAMSIZ without its NUL, linux/if.h).
 
     Eleven digits of a hash of `vm_id`, the same for all its NICs, and two for the NIC. Two of a
     thousand VMs on one node share them once in 3e7 nodes; the second start is then refused,

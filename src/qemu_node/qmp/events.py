@@ -67,8 +67,6 @@ class QmpEvent:
 
     name: str
     data: Mapping[str, Any]
-    timestamp_s: float
-    """Seconds since the epoch on the host's clock; 0 where QEMU could not tell."""
 
 
 class Shutdown(msgspec.Struct, frozen=True):
@@ -78,13 +76,6 @@ class Shutdown(msgspec.Struct, frozen=True):
     """The guest did it itself."""
     reason: Word = ""
     """QAPI ShutdownCause."""
-
-
-class Reset(msgspec.Struct, frozen=True):
-    """RESET: the guest begins again; QEMU goes on."""
-
-    guest: bool
-    reason: Word = ""
 
 
 class PanicInfo(msgspec.Struct, frozen=True, rename="kebab"):
@@ -133,11 +124,10 @@ class Stop(msgspec.Struct, frozen=True):
     """STOP: the vCPUs no longer execute."""
 
 
-TypedEvent = Shutdown | Reset | GuestPanicked | BlockIoError | Watchdog | Stop
+TypedEvent = Shutdown | GuestPanicked | BlockIoError | Watchdog | Stop
 
 _TYPES: dict[str, type[TypedEvent]] = {
     "SHUTDOWN": Shutdown,
-    "RESET": Reset,
     "GUEST_PANICKED": GuestPanicked,
     "BLOCK_IO_ERROR": BlockIoError,
     "WATCHDOG": Watchdog,
@@ -145,15 +135,9 @@ _TYPES: dict[str, type[TypedEvent]] = {
 }
 
 
-class _Timestamp(msgspec.Struct, frozen=True):
-    seconds: int = 0
-    microseconds: int = 0
-
-
 class _Message(msgspec.Struct):
     event: str
     data: dict[str, Any] = {}
-    timestamp: _Timestamp = _Timestamp()
 
 
 def parse_message(message: Mapping[str, object]) -> QmpEvent | None:
@@ -162,14 +146,7 @@ def parse_message(message: Mapping[str, object]) -> QmpEvent | None:
         parsed = msgspec.convert(dict(message), _Message)
     except (msgspec.ValidationError, RecursionError):
         return None
-    stamp = parsed.timestamp
-    # QEMU sends -1 for both where it could not read the clock (qapi/qmp-event.c).
-    is_told = 0 < stamp.seconds < 1 << 40 and 0 <= stamp.microseconds < 1_000_000
-    return QmpEvent(
-        name=printable(parsed.event),
-        data=parsed.data,
-        timestamp_s=stamp.seconds + stamp.microseconds / 1e6 if is_told else 0.0,
-    )
+    return QmpEvent(name=printable(parsed.event), data=parsed.data)
 
 
 def typed(event: QmpEvent) -> TypedEvent | None:

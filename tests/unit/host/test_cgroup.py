@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.errors import HostError
 from qemu_node.host.cgroup import Scope, ScopeLimits, cpu_weight, memory_backstop_bytes
 
 MIB = 1 << 20
@@ -133,12 +132,3 @@ def test_oom_kills_are_read_from_the_scopes_events(scope_dir: Path) -> None:
     assert scope.oom_kills() == 0
     (scope_dir / "memory.events").write_text("low 0\nmax 7\noom 1\noom_kill 3\noom_group_kill 1\n")
     assert scope.oom_kills() == 3
-
-
-def test_a_process_joins_through_cgroup_procs(scope_dir: Path) -> None:
-    scope = Scope(scope_dir)
-    scope.add(4711)
-    assert scope.procs_path.read_text() == "4711\n"
-    scope.procs_path.unlink()
-    with pytest.raises(HostError, match="process 4711"):
-        scope.add(4711)

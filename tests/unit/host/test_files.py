@@ -148,23 +148,6 @@ async def test_acquire_gives_up_at_its_deadline(tmp_path: Path) -> None:
         await FileLock(tmp_path / "lock").acquire(0.05)
 
 
-async def test_hold_releases_the_lock_also_when_the_block_fails(tmp_path: Path) -> None:
-    lock, other = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
-    was_free = True
-
-    async def use() -> None:
-        nonlocal was_free
-        async with lock.hold(1):
-            was_free = other.try_acquire()
-            raise ValueError("inside")
-
-    with pytest.raises(ValueError, match="inside"):
-        await use()
-    assert not was_free
-    assert other.try_acquire()
-    other.release()
-
-
 def test_a_lock_in_a_missing_directory_is_a_host_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no/lock"):
         FileLock(tmp_path / "no" / "lock").try_acquire()

@@ -334,7 +334,6 @@ async def test_events_arrive_in_order_and_are_not_kept(path: Path) -> None:
             qemu.emit("RTC_CHANGE", {"offset": number})
         await until(lambda: len(seen) == 500)
         assert [event.data["offset"] for event in seen] == list(range(500))
-        assert seen[0].timestamp_s == pytest.approx(1_700_000_000.000005)
         assert not connection._client.events.history
         assert connection._client.events.empty()
 

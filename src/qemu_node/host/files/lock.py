@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -110,15 +110,6 @@ class FileLock:
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)
-
-    @contextlib.asynccontextmanager
-    async def hold(self, timeout_s: float) -> AsyncGenerator[None]:
-        """Hold the lock inside the block, waiting for it as `acquire` does."""
-        await self.acquire(timeout_s)
-        try:
-            yield
-        finally:
-            self.release()
 
     def __enter__(self) -> Self:
         if not self.try_acquire():

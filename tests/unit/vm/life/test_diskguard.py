@@ -224,7 +224,7 @@ async def test_a_malformed_list_of_disks_changes_nothing(bench: Bench, reply: ob
 
 
 def event(name: str, **data: object) -> QmpEvent:
-    return QmpEvent(name=name, data=data, timestamp_s=0.0)
+    return QmpEvent(name=name, data=data)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_an_oom_kill_is_told_apart_from_any_other_sigkill() -> None:
 
 
 def event(name: str, **data: Any) -> QmpEvent:
-    return QmpEvent(name=name, data=data, timestamp_s=0)
+    return QmpEvent(name=name, data=data)
 
 
 @pytest.mark.parametrize(
