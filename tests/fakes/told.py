@@ -21,7 +21,7 @@ from qemu_node.qmp.connection import QmpConnection
 from qemu_node.units import GIB, MIB, Share
 from qemu_node.vm.admission import Admission
 from qemu_node.vm.node import Hypervisor, Node
-from qemu_node.vm.start import steps
+from qemu_node.vm.start import files, process
 from qemu_node.vm.start.launch import launch
 from qemu_node.vm.start.request import VMRequest
 
@@ -40,9 +40,9 @@ class ToldStart:
         os.truncate(self._image, 1 * MIB)
         firmware = FirmwareHost(root)
         firmware.describe_debian()
-        monkeypatch.setattr(steps, "start_qemu", self._start_qemu)
-        monkeypatch.setattr(steps, "greet", self._greet)
-        monkeypatch.setattr(steps, "write_overlay", self._write_overlay)
+        monkeypatch.setattr(process, "start_qemu", self._start_qemu)
+        monkeypatch.setattr(process, "greet", self._greet)
+        monkeypatch.setattr(files, "write_overlay", self._write_overlay)
         self.node = cast(
             "Node",
             _Fake(

@@ -30,8 +30,9 @@ from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.store.eviction import Reason
 from qemu_node.images.store.store import ImageStore, RemovalStep, SwapStep
-from qemu_node.vm.record.directory import VMDirectory
-from qemu_node.vm.start.steps import Start
+from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
+from qemu_node.vm.start.files import take_image
+from qemu_node.vm.start.steps import ClaimedDirectory, Start
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -92,10 +93,14 @@ async def take_base(node: VMNode, url: str, task: str = "vm", checksum: str | No
     request = replace(node.request(task=task), image=url, checksum=checksum)
     directory = VMDirectory.of(node.paths, request.identity.vm_id)
     directory.create_data()
+    lock = DirectoryLock.try_acquire(directory.data)
+    assert lock is not None
     async with Undo() as undo:
-        image, base = await Start(request, node.node, lambda *_: None, undo).take_image()
-        image.close()
-    assert base.path == directory.base
+        start = Start(request=request, node=node.node, tell=lambda *_: None, undo=undo)
+        taken = await take_image(start, ClaimedDirectory(files=directory, lock=lock))
+        taken.image.close()
+    lock.release()
+    assert taken.base.path == directory.base
     return directory.base
 
 

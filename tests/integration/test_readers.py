@@ -18,7 +18,7 @@ from qemu_node.inventory.registry import find_vm, list_vms
 from qemu_node.inventory.state import list_summaries
 from qemu_node.vm.life.usage import Usage, UsageMeter, read_usage
 from qemu_node.vm.record.directory import VMDirectory, known_vm_ids
-from qemu_node.vm.start.listeners import Listeners
+from qemu_node.vm.start.process import Listeners
 
 pytestmark = pytest.mark.needs_root
 

@@ -29,8 +29,7 @@ from qemu_node.vm.output import greeting
 from qemu_node.vm.output.greeting import QemuStartError
 from qemu_node.vm.record.names import VM_ID
 from qemu_node.vm.record.outcome import FORCED_OFF
-from qemu_node.vm.start import download
-from qemu_node.vm.start import steps as startsteps
+from qemu_node.vm.start import files, steps
 from qemu_node.vm.start.steps import StartStep
 
 pytestmark = pytest.mark.timeout(120)
@@ -262,7 +261,7 @@ async def test_a_disk_that_is_full_ends_the_start_with_the_name_of_the_file(
     node: VMNode, tiny_disk: Path, step: StartStep, path: str
 ) -> None:
     filler = _Filler(tiny_disk, step)
-    logger = logging.getLogger(startsteps.__name__)
+    logger = logging.getLogger(steps.__name__)
     level = logger.level
     logger.addHandler(filler)
     logger.setLevel(logging.DEBUG)
@@ -368,7 +367,7 @@ async def test_an_image_that_the_cache_removes_is_asked_for_again_and_the_first_
             blob.unlink()
         return given[-1]
 
-    monkeypatch.setattr(startsteps, "fetch_image", fetch_image)
+    monkeypatch.setattr(files, "fetch_image", fetch_image)
     fake = node_with(node, fake_qemu_with_qmp(short_tmp_path))
     async with nothing_left(fake):
         vm = await fake.start(fake.request())
@@ -384,7 +383,7 @@ async def test_a_start_whose_image_goes_again_and_again_ends_and_keeps_none_open
         raise ImageGoneError("removed")
 
     fetched: list[CachedImage] = []
-    real_fetch = download.fetch_image
+    real_fetch = files.fetch_image
 
     async def fetch_image(*args: Any) -> CachedImage:
         fetched.append(await real_fetch(*args))
@@ -392,8 +391,8 @@ async def test_a_start_whose_image_goes_again_and_again_ends_and_keeps_none_open
         fetched[-1].digest = "sha256:0"
         return fetched[-1]
 
-    monkeypatch.setattr(startsteps, "fetch_image", fetch_image)
-    monkeypatch.setattr(startsteps, "link_base", gone)
+    monkeypatch.setattr(files, "fetch_image", fetch_image)
+    monkeypatch.setattr(files, "link_base", gone)
     fake = node_with(node, fake_qemu_with_qmp(short_tmp_path))
     async with nothing_left(fake):
         with pytest.raises(ImageGoneError):

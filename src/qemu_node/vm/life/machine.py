@@ -49,7 +49,6 @@ from qemu_node.vm.record.outcome import (
 from qemu_node.vm.record.record import VMRecord, VMState
 from qemu_node.vm.record.removal import KILL_TIMEOUT_S, UnkillableError, remove_files
 from qemu_node.vm.start.launch import Launched
-from qemu_node.vm.start.steps import publish
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +133,7 @@ class VM:
         try:
             if not self.directory.vm_json.exists():
                 self.directory.create_run(self.state.uid)
-                publish(self.directory, self.state)
+                self.directory.publish(self.state)
         except HostError as exc:
             # Others cannot see it then; Nomad must all the same.
             log.warning("recovered VM is not published", extra={"error": str(exc)})

@@ -214,6 +214,15 @@ class VMDirectory:
             vm_id=record.vm_id, task_id="", boot_id=boot_id(), record=record, uid=None
         )
 
+    def publish(self, state: VMState) -> None:
+        """Write state.json and vm.json; the VM is known from here on.
+
+        Raises:
+            HostError: the disk is full, say.
+        """
+        atomic.write_atomic(self.vm_json, msgspec.json.encode(state.record), mode=0o644)
+        atomic.write_atomic(self.state_file, state.encode(), mode=0o600)
+
     def read_exit(self) -> VMExit | None:
         """Return the written end of the VM, or None."""
         with contextlib.suppress(OSError, *DECODE_ERRORS):

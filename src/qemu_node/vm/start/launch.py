@@ -1,11 +1,10 @@
 """A VM's start: the order of its steps.
 
-Owns what happens between a request and a guest that runs. Does not own the steps (`startsteps`). A
-start that fails or is cancelled leaves no process, file, socket or user id. A driver killed in the
-middle leaves what `reconcile` and the next start of the task remove.
+Owns what happens between a request and a guest that runs. Does not own the steps (`steps`, `files`,
+`process`). A start that fails or is cancelled leaves no process, file, socket or user id. A driver
+killed in the middle leaves what `reconcile` and the next start of the task remove.
 """
 
-import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from qemu_node.host.concurrency.cancellation import Undo
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.space import require_free
 from qemu_node.host.process.command import Child
-from qemu_node.host.process.identity import boot_id
 from qemu_node.qemu.args import check_args
 from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.overhead import guest_memory_bytes
@@ -23,11 +21,11 @@ from qemu_node.vm.admission import Admission
 from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
 from qemu_node.vm.record.record import VMState
+from qemu_node.vm.start.files import copy_varstore, make_disk, take_image, write_config_drive
+from qemu_node.vm.start.process import Inherited, attach, connect, limit, listen, publish, spawn
 from qemu_node.vm.start.request import VMRequest
-from qemu_node.vm.start.steps import Start
-from qemu_node.vm.start.vmspec import Checked, vm_record, vm_spec
-
-log = logging.getLogger(__name__)
+from qemu_node.vm.start.steps import Start, claim_directory, lease_user
+from qemu_node.vm.start.vmspec import Checked, vm_spec, vm_state
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,58 +56,50 @@ async def launch(
     """
     checked = await _check(request, node, admission)
     async with Undo() as undo, AsyncExitStack() as turn:
-        start = Start(request, node, tell, undo)
-        lock = await start.claim()
-        image, base = await start.take_image(on_long_wait)
+        start = Start(request=request, node=node, tell=tell, undo=undo)
+        directory = await claim_directory(start)
+        taken = await take_image(start, directory, on_long_wait)
         # After the image: nobody waits for another VM's download.
         await turn.enter_async_context(admission.turn(request.nics))
-        uid = await start.lease_user()
-        await start.write_overlay(image, base)
-        pflash = await start.copy_varstore(checked.firmware)
-        drive = await start.write_config_drive()
-        listeners = start.listen()
-        ports = await start.attach()
+        user = await lease_user(start, directory)
+        disk = await make_disk(start, directory, taken, user)
+        pflash = await copy_varstore(start, directory, user, checked.firmware)
+        drive = await write_config_drive(start, directory, user)
+        listeners = listen(start, directory, user)
+        ports = await attach(start, directory)
         spec = vm_spec(
             request,
             checked,
-            start.directory,
-            base=base,
+            directory.files,
+            base=disk.base,
             pflash=pflash,
             hostname=drive.hostname,
             taps=ports.taps,
             sockets=listeners.fds,
         )
-        scope = start.limit()
-        oom_kills = 0 if scope is None else scope.oom_kills()
-        child = await start.spawn(spec, checked.hypervisor, listeners, ports, scope)
+        cgroup = limit(start)
+        inherited = Inherited(user=user, disk=disk, listeners=listeners, ports=ports, cgroup=cgroup)
+        child = await spawn(start, directory, spec, checked.hypervisor, inherited)
         # A QEMU that takes long to greet holds up no other start.
         await turn.aclose()
-        qmp = await start.greet(child)
-        record = vm_record(
+        qmp = await connect(start, directory, child)
+        state = vm_state(
             request,
             spec,
-            start.directory,
+            directory.files,
             child.process,
-            image=image.origin,
+            uid=user.uid,
+            scope=cgroup.scope,
+            oom_kills=cgroup.oom_kills,
+            image=taken.image.origin,
             hostname=drive.hostname,
         )
-        state = VMState(
-            vm_id=record.vm_id,
-            task_id=request.identity.task_id,
-            boot_id=boot_id(),
-            data_dir=str(start.directory.data),
-            run_dir=str(start.directory.run),
-            record=record,
-            uid=uid,
-            scope=None if scope is None else str(scope.path),
-            oom_kills=oom_kills,
-            health=request.health,
-            has_log=request.has_log,
-        )
-        await start.publish(state)
+        await publish(start, directory, state)
         # QEMU has its own copy of the descriptor.
-        image.close()
-    return Launched(state=state, directory=start.directory, lock=lock, child=child, qmp=qmp)
+        taken.image.close()
+    return Launched(
+        state=state, directory=directory.files, lock=directory.lock, child=child, qmp=qmp
+    )
 
 
 async def _check(request: VMRequest, node: Node, admission: Admission) -> Checked:

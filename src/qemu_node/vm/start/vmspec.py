@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qemu_node.host.process.identity import ProcessId
+from qemu_node.host.cgroup import Scope
+from qemu_node.host.process.identity import ProcessId, boot_id
 from qemu_node.net.port.tap import Tap
 from qemu_node.net.portspec import PortSpec, UserPort
 from qemu_node.qemu.firmware import Firmware
@@ -24,7 +25,7 @@ from qemu_node.qemu.spec import (
 )
 from qemu_node.vm.node import Hypervisor
 from qemu_node.vm.record.directory import VMDirectory
-from qemu_node.vm.record.record import NicRecord, VMRecord
+from qemu_node.vm.record.record import NicRecord, VMRecord, VMState
 from qemu_node.vm.start.request import VMRequest
 
 
@@ -86,7 +87,48 @@ def vm_spec(
     )
 
 
-def vm_record(
+def vm_state(
+    request: VMRequest,
+    spec: VMSpec,
+    directory: VMDirectory,
+    process: ProcessId,
+    *,
+    uid: int | None,
+    scope: Scope | None,
+    oom_kills: int,
+    image: str,
+    hostname: str,
+) -> VMState:
+    """Return what is written down of a VM that runs now.
+
+    Args:
+        request: What was asked for.
+        spec: What QEMU was told.
+        directory: Where the VM's files are.
+        process: QEMU.
+        uid: The user that it runs as.
+        scope: The task's cgroup.
+        oom_kills: How many there were in it before.
+        image: What the image is called, without secrets.
+        hostname: What the guest is called.
+    """
+    record = _record(request, spec, directory, process, image=image, hostname=hostname)
+    return VMState(
+        vm_id=record.vm_id,
+        task_id=request.identity.task_id,
+        boot_id=boot_id(),
+        data_dir=str(directory.data),
+        run_dir=str(directory.run),
+        record=record,
+        uid=uid,
+        scope=None if scope is None else str(scope.path),
+        oom_kills=oom_kills,
+        health=request.health,
+        has_log=request.has_log,
+    )
+
+
+def _record(
     request: VMRequest,
     spec: VMSpec,
     directory: VMDirectory,
@@ -95,7 +137,6 @@ def vm_record(
     image: str,
     hostname: str,
 ) -> VMRecord:
-    """Return what others are told of a VM that runs now."""
     identity = request.identity
     return VMRecord(
         vm_id=identity.vm_id,

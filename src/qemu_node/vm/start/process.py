@@ -1,0 +1,184 @@
+"""A VM's QEMU: what it inherits, its process, its greeting.
+
+Owns the steps of a start from the sockets to the published VM. Sockets and TAPs are made by us and
+inherited by QEMU: so there is no moment at which a socket is not there yet, its mode and group are
+ours to choose, and QEMU needs no right to make a TAP.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_node.host import sockets
+from qemu_node.host.cgroup import Scope
+from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.host.process.command import Child
+from qemu_node.qemu.cmdline import build_argv
+from qemu_node.qemu.process import start_qemu
+from qemu_node.qemu.spec import SocketFds, VMSpec
+from qemu_node.qmp.connection import QmpConnection
+from qemu_node.vm.network import VMPorts
+from qemu_node.vm.node import Hypervisor, Node
+from qemu_node.vm.output.greeting import greet
+from qemu_node.vm.output.serialbound import create_log
+from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.record.record import VMState
+from qemu_node.vm.record.removal import kill
+from qemu_node.vm.start.files import Disk
+from qemu_node.vm.start.steps import ClaimedDirectory, Start, StartStep, VMUser
+
+log = logging.getLogger(__name__)
+
+
+class Listeners:
+    """A VM's listening sockets, ours until QEMU has inherited them."""
+
+    def __init__(self, directory: VMDirectory, shared_gid: int | None) -> None:
+        """Listen on the sockets of `directory`, for the members of group `shared_gid` too.
+
+        But for QMP: it serves one client, and whoever holds it keeps the driver from its VM.
+
+        Raises:
+            HostError: one of them cannot be made; none is left.
+        """
+        self.all_fds: list[int] = []
+        paths = directory.socket_paths()
+        owner = None if shared_gid is None else (os.geteuid(), shared_gid)
+        try:
+            self.all_fds.append(sockets.listen_unix(Path(paths.qmp), mode=0o600))
+            for path in (paths.monitor, paths.qga, paths.serial):
+                self.all_fds.append(sockets.listen_unix(Path(path), mode=0o660, owner=owner))
+        except BaseException:
+            self.close()
+            raise
+        qmp, monitor, qga, serial = self.all_fds
+        self.fds = SocketFds(qmp=qmp, monitor=monitor, qga=qga, serial=serial)
+
+    def close(self) -> None:
+        """Close our copies; harmless when done twice."""
+        while self.all_fds:
+            os.close(self.all_fds.pop())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCgroup:
+    """The task's cgroup, with its limits set."""
+
+    scope: Scope | None
+    """None: the task has none."""
+    oom_kills: int
+    """OOM kills there before QEMU's start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """What QEMU is started with, beside its command line."""
+
+    user: VMUser
+    disk: Disk
+    listeners: Listeners
+    ports: VMPorts
+    cgroup: TaskCgroup
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors that QEMU inherits.
+
+        The claim on its user among them: it lasts as long as the VM's processes.
+        """
+        base, claim = self.disk.base.fd, self.user.claim
+        return (
+            *self.listeners.all_fds,
+            *(() if base is None else (base,)),
+            *self.ports.all_fds,
+            *(() if claim is None else (claim.fd,)),
+        )
+
+
+def listen(start: Start, directory: ClaimedDirectory, user: VMUser) -> Listeners:
+    """Return the VM's sockets, listening."""
+    start.announce(StartStep.SOCKETS)
+    directory.files.create_run(user.uid)
+    listeners = Listeners(directory.files, start.node.shared_gid)
+    start.undo.callback(listeners.close)
+    return listeners
+
+
+async def attach(start: Start, directory: ClaimedDirectory) -> VMPorts:
+    """Return the VM's ports of the bridge; user mode is guarded."""
+    start.announce(StartStep.NETWORK)
+    request, network = start.request, start.node.network
+    if len(request.ports) < len(request.nics):
+        start.undo.push_async_callback(network.unguard_host, directory.files.vm_id)
+        await network.guard_host(directory.files.vm_id)
+    ports = await network.attach(request.ports)
+    start.undo.push_async_callback(network.detach, request.ports)
+    start.undo.push_async_callback(ports.close)
+    return ports
+
+
+def limit(start: Start) -> TaskCgroup:
+    """Return the task's cgroup with its limits set."""
+    start.announce(StartStep.CGROUP)
+    scope = Scope.find(start.request.scope)
+    if scope is None:
+        return TaskCgroup(scope=None, oom_kills=0)
+    scope.apply(start.request.limits)
+    return TaskCgroup(scope=scope, oom_kills=scope.oom_kills())
+
+
+async def spawn(
+    start: Start,
+    directory: ClaimedDirectory,
+    spec: VMSpec,
+    hypervisor: Hypervisor,
+    inherited: Inherited,
+) -> Child:
+    """Return QEMU's process, which has inherited sockets, ports and the claim on its user."""
+    start.announce(StartStep.SPAWN)
+    user, scope, kvm_gid = inherited.user, inherited.cgroup.scope, start.node.kvm_gid
+    serial_log, size_bytes = directory.files.serial_log, inherited.disk.size_bytes
+    create_log(serial_log, user.owner, disk_bytes=size_bytes)
+    child = await start_qemu(
+        build_argv(spec, hypervisor.binary.path, hypervisor.binary.version),
+        uid=user.uid,
+        gid=user.uid,
+        groups=() if kvm_gid is None else (kvm_gid,),
+        cgroup_procs=None if scope is None else scope.procs_path,
+        stderr_path=directory.files.qemu_log,
+        pass_fds=inherited.fds,
+    )
+    start.undo.callback(child.exit_status)
+    start.undo.push_async_callback(kill, child.process)
+    # From here QEMU alone holds them: its end is seen as a closed connection, and takes its TAPs
+    # with it.
+    inherited.listeners.close()
+    if user.claim is not None:
+        user.claim.close()
+    await inherited.ports.close()
+    return child
+
+
+async def connect(start: Start, directory: ClaimedDirectory, child: Child) -> QmpConnection:
+    """Return a connection to QEMU once it answers."""
+    start.announce(StartStep.QMP)
+    qmp = await greet(directory.files, child)
+    start.undo.push_async_callback(qmp.close)
+    _open_vnc_to_group(Path(directory.files.socket_paths().vnc), start.node)
+    return qmp
+
+
+def _open_vnc_to_group(path: Path, node: Node) -> None:
+    """Let the daemon's group use the VNC socket, which QEMU itself has made."""
+    if node.is_root and node.shared_gid is not None:
+        try:
+            os.chown(path, -1, node.shared_gid, follow_symlinks=False)
+        except OSError as exc:
+            log.warning("VNC socket stays closed to the daemon", extra={"error": str(exc)})
+
+
+async def publish(start: Start, directory: ClaimedDirectory, state: VMState) -> None:
+    """Make the VM known; from here on it is not a failed start."""
+    start.announce(StartStep.PUBLISH)
+    await to_the_end(directory.files.publish, state)
