@@ -7,9 +7,9 @@ its own part of the report and nothing else. Does not own how it is shown (`vmta
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from qemu_node.errors import GuestAgentError, HostError, QmpError
+from qemu_node.inventory.access import agent_of, connect_monitor
 from qemu_node.inventory.state import VMSummary
 from qemu_node.qga.agent import GuestAgent
 from qemu_node.vm.life.guestnet import GuestNetwork
@@ -61,7 +61,7 @@ async def report_on(record: VMRecord, summary: VMSummary) -> VMReport:
         gone = "its process is gone"
         return VMReport(record=record, summary=summary, qemu_problem=gone, agent_problem=gone)
     async with asyncio.TaskGroup() as group:
-        qemu = group.create_task(_ask_qemu(Path(record.sockets.monitor)))
+        qemu = group.create_task(_ask_qemu(record))
         guest = group.create_task(_ask_guest(agent_of(record)))
     run_state, version, qemu_problem = qemu.result()
     agent, agent_problem = guest.result()
@@ -74,11 +74,6 @@ async def report_on(record: VMRecord, summary: VMSummary) -> VMReport:
         agent=agent,
         agent_problem=agent_problem,
     )
-
-
-def agent_of(record: VMRecord) -> GuestAgent:
-    """Return the guest agent of a published VM."""
-    return GuestAgent(Path(record.sockets.qga), Path(record.qga_lock))
 
 
 async def ask_networks(vms: Sequence[VMSummary]) -> dict[str, GuestNetwork]:
@@ -104,14 +99,13 @@ async def _ask_network(record: VMRecord) -> GuestNetwork | None:
     return GuestNetwork.of(host_name, interfaces, record.nics)
 
 
-async def _ask_qemu(monitor: Path) -> tuple[str | None, str | None, str | None]:
+async def _ask_qemu(record: VMRecord) -> tuple[str | None, str | None, str | None]:
     """Return run state, version, and why they are not known."""
-    # qemu.qmp takes longer to import than everything else that a list needs.
+    # It takes long to import: see `connect_monitor`.
     from qemu_node.qmp import commands
-    from qemu_node.qmp.connection import QmpConnection
 
     try:
-        async with await QmpConnection.connect(monitor, timeout_s=_TIMEOUT_S) as qmp:
+        async with await connect_monitor(record, timeout_s=_TIMEOUT_S) as qmp:
             status = await commands.query_status(qmp, timeout_s=_TIMEOUT_S)
             version = await commands.query_version(qmp)
     except QmpError as exc:

@@ -9,21 +9,18 @@ import contextlib
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from qemu_node.errors import AS_ROOT, GuestAgentError, HostError, QmpError
 from qemu_node.host.concurrency.race import race
 from qemu_node.host.process.pidfd import send_signal, wait_gone
-from qemu_node.inventory.report import agent_of
+from qemu_node.inventory.access import agent_of, connect_monitor
 from qemu_node.qmp import commands
-from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.life.stop import StopAction, StopStep, plan_stop
 from qemu_node.vm.record.outcome import guest_end_of_status
 from qemu_node.vm.record.record import VMRecord
 
 _KILL_TIMEOUT_S = 30.0
 _POLL_S = 1.0
-_MONITOR_TIMEOUT_S = 3.0
 _AGENT_TIMEOUT_S = 5.0
 """An agent that is there answers at once; without one the power button is next."""
 _DRIVER_GRACE_S = 10.0
@@ -120,7 +117,7 @@ class Stopper:
         """Return once QEMU says that the guest has ended; it may never be able to say so."""
         while True:
             with contextlib.suppress(QmpError):
-                async with await self._monitor() as qmp:
+                async with await connect_monitor(self._record) as qmp:
                     if guest_end_of_status(await commands.query_status(qmp)) is not None:
                         self._guest_is_off.set()
                         return
@@ -155,13 +152,13 @@ class Stopper:
             await self._press_button()
 
     async def _press_button(self) -> None:
-        async with await self._monitor() as qmp:
+        async with await connect_monitor(self._record) as qmp:
             await commands.system_powerdown(qmp)
 
     async def _quit(self) -> None:
         """Make QEMU leave: by QMP, or by the signal that means the same to it."""
         try:
-            async with await self._monitor() as qmp:
+            async with await connect_monitor(self._record) as qmp:
                 await commands.quit(qmp)
         except QmpError as exc:
             self._tell(f"that did not work: {exc}")
@@ -179,7 +176,3 @@ class Stopper:
             raise HostError(
                 f"QEMU process {self._record.pid} is another user's", hint=AS_ROOT
             ) from exc
-
-    async def _monitor(self) -> QmpConnection:
-        path = Path(self._record.sockets.monitor)
-        return await QmpConnection.connect(path, timeout_s=_MONITOR_TIMEOUT_S)

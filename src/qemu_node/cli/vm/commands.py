@@ -8,7 +8,6 @@ command that needs it, so that a list comes at once.
 import asyncio
 import contextlib
 import inspect
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,7 +161,7 @@ def console(app: App, name: str, no_input: bool) -> None:
     from qemu_node.cli.vm.console import ConsoleError, attach, is_taken
 
     record = _running(app, name)
-    if asyncio.run(is_taken(Path(record.sockets.monitor))):
+    if asyncio.run(is_taken(record)):
         raise ConsoleError(
             f"somebody else has the console of {record.vm_id}",
             hint="one client at a time; what it prints is in the task's log",
@@ -212,7 +211,7 @@ def exec_(
     as_json: bool,
 ) -> None:
     """Run a command in a guest."""
-    from qemu_node.inventory.report import agent_of
+    from qemu_node.inventory.access import agent_of
 
     record = _running(app, name)
     if not record.allow_exec:
@@ -308,7 +307,7 @@ def screenshot(app: App, name: str, file: Path, as_json: bool) -> None:
             "a picture does not go to a terminal or into JSON; name a file",
             click.get_current_context(),
         )
-    picture = asyncio.run(_take_picture(Path(record.sockets.monitor)))
+    picture = asyncio.run(_take_picture(record))
     if str(file) == "-":
         _pass_on(picture, 1, is_terminal=False)
         return
@@ -322,11 +321,11 @@ def screenshot(app: App, name: str, file: Path, as_json: bool) -> None:
         click.echo(f"{file}: {len(picture)} bytes", err=True)
 
 
-async def _take_picture(monitor: Path) -> bytes:
+async def _take_picture(record: VMRecord) -> bytes:
+    from qemu_node.inventory.access import connect_monitor
     from qemu_node.qmp.commands import screendump_png
-    from qemu_node.qmp.connection import QmpConnection
 
-    async with await QmpConnection.connect(monitor, timeout_s=5.0) as qmp:
+    async with await connect_monitor(record) as qmp:
         return await screendump_png(qmp)
 
 
@@ -337,14 +336,15 @@ def _running(app: App, name: str) -> VMRecord:
         VMNotFoundError: there is no such VM, or it has ended.
         MissingPartError: this user may not use its sockets.
     """
+    from qemu_node.inventory.access import may_reach
+
     found = find_vm(app.load_config().paths, name)
     if not found.is_running:
         raise VMNotFoundError(
             f"{found.record.vm_id} does not run any more",
             hint="its driver will report its end and remove its files",
         )
-    monitor = Path(found.record.sockets.monitor)
-    if monitor.exists() and not os.access(monitor, os.R_OK | os.W_OK):
+    if not may_reach(found.record):
         raise MissingPartError(f"{found.record.vm_id} is another user's", hint=AS_ROOT_OR_GROUP)
     return found.record
 

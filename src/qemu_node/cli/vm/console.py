@@ -22,6 +22,8 @@ from qemu_node.cli.vm.consolefilter import ConsoleFilter
 from qemu_node.errors import AS_ROOT_OR_GROUP, MissingPartError, NodeError, QmpError
 from qemu_node.host.concurrency.race import race
 from qemu_node.host.files.atomic import write_all
+from qemu_node.inventory.access import connect_monitor
+from qemu_node.vm.record.record import VMRecord
 
 ESCAPE = b"\x1d"
 """Ctrl-], the key that leaves the console, as in telnet and virsh."""
@@ -213,12 +215,10 @@ async def _connect(sock: socket.socket, path: Path) -> None:
             return
 
 
-async def is_taken(monitor: Path, *, timeout_s: float = 2.0) -> bool | None:
+async def is_taken(record: VMRecord, *, timeout_s: float = 2.0) -> bool | None:
     """Tell whether somebody has the console already; None where QEMU does not say in time."""
-    from qemu_node.qmp.connection import QmpConnection
-
     try:
-        async with await QmpConnection.connect(monitor, timeout_s=timeout_s) as qmp:
+        async with await connect_monitor(record, timeout_s=timeout_s) as qmp:
             chardevs = await qmp.execute("query-chardev", timeout_s=timeout_s)
     except QmpError:
         return None

@@ -1,0 +1,47 @@
+"""How a published VM is reached by others than its driver: its QEMU's monitor, its guest's agent.
+
+Owns which of the VM's sockets that is, and whether this user may use them. The driver has sockets
+and a connection of its own (`vm.life`).
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qemu_node.qga.agent import GuestAgent
+from qemu_node.vm.record.record import VMRecord
+
+if TYPE_CHECKING:
+    from qemu_node.qmp.connection import QmpConnection
+
+_MONITOR_TIMEOUT_S = 3.0
+"""For the greeting. QEMU serves one client of the monitor at a time."""
+
+
+def agent_of(record: VMRecord) -> GuestAgent:
+    """Return the guest agent of a VM."""
+    return GuestAgent(Path(record.sockets.qga), Path(record.qga_lock))
+
+
+async def connect_monitor(
+    record: VMRecord, *, timeout_s: float = _MONITOR_TIMEOUT_S
+) -> "QmpConnection":
+    """Return a QMP connection to a VM's QEMU, for `async with`.
+
+    Raises:
+        QmpError: another client holds the monitor, QEMU hangs, or this user may not connect.
+    """
+    # qemu.qmp takes longer to import than everything else that a list of VMs needs.
+    from qemu_node.qmp.connection import QmpConnection
+
+    return await QmpConnection.connect(_monitor_of(record), timeout_s=timeout_s)
+
+
+def may_reach(record: VMRecord) -> bool:
+    """Tell whether this user may use a VM's sockets; True if they are gone."""
+    monitor = _monitor_of(record)
+    return not monitor.exists() or os.access(monitor, os.R_OK | os.W_OK)
+
+
+def _monitor_of(record: VMRecord) -> Path:
+    return Path(record.sockets.monitor)
