@@ -1,6 +1,23 @@
-"""Text for people: pure."""
+"""Text for people, and text that others have written: pure."""
 
 from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+PRINTABLE_MAX_CHARS = 400
+
+DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON that was asked for.
+
+Malformed or of another type; not UTF-8, which msgspec reports as Python does; nested too deep. Seen
+with msgspec 0.22 for `\\xff` inside a string and for a hundred thousand `[`."""
+
+
+def printable(text: str) -> str:
+    """Return the first 400 characters of `text`, with `?` for what a terminal may not show."""
+    shown = text[:PRINTABLE_MAX_CHARS]
+    return "".join(char if char.isprintable() else "?" for char in shown)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

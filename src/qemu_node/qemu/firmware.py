@@ -15,10 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError, MissingPartError
 from qemu_node.host.files.atomic import write_atomic
 from qemu_node.qemu.spec import FirmwareMode
+from qemu_node.text import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 

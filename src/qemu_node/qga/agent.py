@@ -20,7 +20,7 @@ from qemu_node.errors import GuestAgentError
 from qemu_node.qga import replies
 from qemu_node.qga.replies import AgentInfo, ExecResult, GuestInterface, OsInfo
 from qemu_node.qga.session import AgentSession, AgentTimeoutError
-from qemu_node.qga.wire import printable
+from qemu_node.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from qemu_node.errors import GuestAgentError
-from qemu_node.qga.wire import printable
+from qemu_node.text import printable
 
 _LIST_MAX = 256
 _ADDRESSES_MAX = 64

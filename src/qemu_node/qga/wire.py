@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import msgspec
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import GuestAgentError
+from qemu_node.text import DECODE_ERRORS, printable
 
 T = TypeVar("T")
 
@@ -32,7 +32,6 @@ EXEC_LINE_MAX_BYTES = 2 * (OUTPUT_MAX_BYTES * 4 // 3 + 4) + 4096
 """Longest reply to guest-exec-status: both outputs in base64, and the rest of the object."""
 
 _BRACKETS_MAX = 32
-_TEXT_MAX_CHARS = 400
 
 
 class _Reply(msgspec.Struct):
@@ -49,11 +48,6 @@ class _Error(msgspec.Struct):
 
 class AgentRefusedError(GuestAgentError):
     """The agent answered with an error; the command was not carried out."""
-
-
-def printable(text: str) -> str:
-    """Return the beginning of a guest's text, with `?` for what a terminal may not show as is."""
-    return "".join(char if char.isprintable() else "?" for char in text[:_TEXT_MAX_CHARS])
 
 
 def encode_request(command: str, arguments: Mapping[str, object]) -> bytes:

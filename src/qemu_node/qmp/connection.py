@@ -30,7 +30,8 @@ from qemu.qmp.qmp_client import GreetingError, NegotiationError
 from qemu_node.errors import QmpError
 from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.host.sockets import connect_unix
-from qemu_node.qmp.events import QmpEvent, parse_message, printable
+from qemu_node.qmp.events import QmpEvent, parse_message
+from qemu_node.text import printable
 
 log = logging.getLogger(__name__)
 

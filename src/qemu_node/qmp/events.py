@@ -15,15 +15,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-_TEXT_MAX_CHARS = 400
+from qemu_node.text import PRINTABLE_MAX_CHARS, printable
 
-Word = Annotated[str, msgspec.Meta(max_length=_TEXT_MAX_CHARS, pattern=r"^[ -~]*\Z")]
+Word = Annotated[str, msgspec.Meta(max_length=PRINTABLE_MAX_CHARS, pattern=r"^[ -~]*\Z")]
 """A word of QEMU's own: ASCII on one line, whatever wrote it."""
-
-
-def printable(text: str) -> str:
-    """Return the beginning of `text`, with `?` for what a terminal or log may not show as is."""
-    return "".join(char if char.isprintable() else "?" for char in text[:_TEXT_MAX_CHARS])
 
 
 class RunState(StrEnum):

@@ -13,13 +13,13 @@ from typing import Protocol
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.host.process.exitstatus import signal_name
 from qemu_node.nomad.plugin.encoding import encode_config
 from qemu_node.nomad.plugin.service import DriverService, PluginBase
 from qemu_node.nomad.proto import base_pb2, driver_pb2, structs_pb2
 from qemu_node.run.taskconfig import DriverFacts
+from qemu_node.text import DECODE_ERRORS
 
 _API_VERSION = "v0.1.0"
 _HANDLE_VERSION = 1

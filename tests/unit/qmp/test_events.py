@@ -12,7 +12,6 @@ from qemu_node.qmp.events import (
     Shutdown,
     Stop,
     parse_message,
-    printable,
     typed,
 )
 
@@ -87,10 +86,3 @@ def test_no_message_makes_reading_an_event_fail(message: dict[str, object]) -> N
     if parsed is not None:
         typed(parsed)
         assert parsed.name.isprintable()
-
-
-@settings(max_examples=200)
-@given(st.text())
-def test_printable_text_is_one_bounded_line(text: str) -> None:
-    assert printable(text).isprintable()
-    assert len(printable(text * 100)) <= 400

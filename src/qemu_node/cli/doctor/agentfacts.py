@@ -15,10 +15,10 @@ from typing import TypeVar
 import msgspec
 
 from qemu_node.cli.doctor.agentchecks import AgentConfig, AgentFacts, DriverState, Program
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.host.process.command import SAFE_ENV, run
 from qemu_node.nomad.plugin.handshake import NOT_BY_HAND
+from qemu_node.text import DECODE_ERRORS
 from qemu_node.units import GIB
 
 _NOMAD_VERSION = re.compile(r"^Nomad v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)

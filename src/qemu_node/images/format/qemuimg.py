@@ -19,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError, MissingPartError
 from qemu_node.host.files.atomic import host_error
 from qemu_node.host.process.command import SAFE_ENV, Completed, ProcessError
@@ -28,6 +27,7 @@ from qemu_node.host.process.privileges import ToolLimits
 from qemu_node.host.process.sandbox import Sandbox
 from qemu_node.images.errors import ImageStorageError, UnsafeImageError
 from qemu_node.images.format.imagefile import IMAGE_MODE, ImageFormat
+from qemu_node.text import DECODE_ERRORS
 from qemu_node.units import GIB, MIB
 
 LIMITS = ToolLimits(memory_bytes=GIB, cpu_s=30, file_bytes=32 * MIB)

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import msgspec
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
+from qemu_node.text import DECODE_ERRORS
 
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",

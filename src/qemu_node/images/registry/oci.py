@@ -18,7 +18,6 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.registry.challenge import Challenge, parse_challenges
 from qemu_node.images.registry.manifest import (
@@ -35,6 +34,7 @@ from qemu_node.images.source.credentials import Credential, is_loopback
 from qemu_node.images.source.httpfile import HttpFile, Sign, SmallAnswer
 from qemu_node.images.source.name import OciSource
 from qemu_node.images.source.url import HttpUrl, UrlError, parse_host_port, parse_url
+from qemu_node.text import DECODE_ERRORS
 
 _STATUS_UNAUTHORIZED = 401
 _TOKEN_ANSWER_MAX_BYTES = 64 << 10

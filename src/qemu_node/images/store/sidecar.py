@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.host.process.identity import boot_id as current_boot_id
+from qemu_node.text import DECODE_ERRORS
 
 
 class Sidecar(msgspec.Struct, frozen=True, kw_only=True):

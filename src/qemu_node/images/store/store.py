@@ -34,7 +34,6 @@ from pathlib import Path
 
 import msgspec
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import HostError
 from qemu_node.host.files import atomic
 from qemu_node.host.files.directories import make_directory
@@ -44,6 +43,7 @@ from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.store.base import FileId
 from qemu_node.images.store.partial import PartialFile
 from qemu_node.images.store.record import RECORD_VERSION, SourceRecord, Version
+from qemu_node.text import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 

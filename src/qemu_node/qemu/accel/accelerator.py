@@ -15,11 +15,11 @@ from typing import Literal
 
 import msgspec
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.host.files.atomic import write_atomic
 from qemu_node.qemu.accel.proof import AcceleratorProof, ProofGuest, proof_key, prove
 from qemu_node.qemu.spec import Accelerator
+from qemu_node.text import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 

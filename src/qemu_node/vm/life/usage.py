@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.host.files import atomic, beneath
 from qemu_node.host.process.identity import ProcessId, cpu_times, pss_bytes
 from qemu_node.net.portspec import PortSpec
+from qemu_node.text import DECODE_ERRORS
 
 
 class DiskState(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,9 +19,9 @@ from qemu_node.qmp.events import (
     Shutdown,
     StatusInfo,
     Watchdog,
-    printable,
     typed,
 )
+from qemu_node.text import printable
 
 _UINT64_MAX = (1 << 64) - 1
 

@@ -18,11 +18,11 @@ from typing import Annotated, Self, TypeVar
 
 import msgspec
 
-from qemu_node.decoding import DECODE_ERRORS
 from qemu_node.errors import NodeError
 from qemu_node.host.files.beneath import read_published
 from qemu_node.host.process.identity import ProcessId, boot_id, is_alive
 from qemu_node.net.portspec import PortSpec
+from qemu_node.text import DECODE_ERRORS
 from qemu_node.vm.record.names import check_vm_id
 
 RECORD_VERSION = 1
