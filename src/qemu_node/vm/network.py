@@ -61,7 +61,7 @@ class Network:
         self._claims: dict[str, PortSpec] = {}
         """Ports of VMs of this process, by TAP, from before they are attached."""
         self._users: set[str] = set()
-        """VMs of this process in user mode, from before they are started."""
+        """VMs of this process in user mode, from before their start or since their recovery."""
         self._adopted: dict[str, RecordHeader] = {}
         """VMs that this process has recovered; their directories may be elsewhere than ours."""
         # A look at who lives and what is done about it: nobody may end, or begin to need the guard,
@@ -105,10 +105,13 @@ class Network:
     def adopt(self, record: RecordHeader) -> None:
         """Count a recovered VM as live, until `disown`."""
         self._adopted[record.vm_id] = record
+        if record.has_user_mode:
+            self._users.add(record.vm_id)
 
     def disown(self, vm_id: str) -> None:
         """Note that a recovered VM has ended."""
         self._adopted.pop(vm_id, None)
+        self._users.discard(vm_id)
 
     async def detach(self, ports: Sequence[PortSpec]) -> None:
         """Give up the ports of a VM that has ended. Idempotent; what fails is left to reconcile."""

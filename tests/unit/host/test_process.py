@@ -19,7 +19,7 @@ def open_descriptors() -> int:
 
 
 def fake_stat(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(identity, "_read_proc", lambda _path: text)
+    monkeypatch.setattr(identity, "read_proc", lambda _path: text)
 
 
 def stat_line(comm: str, state: str = "S", start_time: int = 4242) -> str:

@@ -199,9 +199,12 @@ async def test_the_end_of_a_vm_reads_no_other_state_while_the_guard_is_needed(
     network = Network(paths, CONFIG, FakePorts())
     await network.guard_host("web-0123456789ab")
     await network.guard_host("db-0123456789ab")
+    network.adopt(make_record(paths, USER))
     await network.unguard_host("web-0123456789ab")
-    assert read == []
     await network.unguard_host("db-0123456789ab")
+    assert read == []
+    network.disown(USER)
+    await network.unguard_host(USER)
     assert read == [paths]
 
 

@@ -44,8 +44,12 @@ class ProcessTimes:
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-def _read_proc(path: str) -> str:
-    """Return a short file of /proc; read once a second for each VM, so without a file object."""
+def read_proc(path: str) -> str:
+    """Return a short file of /proc; read often and of many, so without a file object.
+
+    Raises:
+        OSError: the process is gone, or not ours to look at.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 4096).decode(errors="replace")
@@ -56,7 +60,7 @@ def _read_proc(path: str) -> str:
 def read_stat(pid: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat that follow the command name; index 0 is field 3."""
     try:
-        text = _read_proc(f"/proc/{pid}/stat")
+        text = read_proc(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command name may hold spaces and parentheses: the last ")" ends it.

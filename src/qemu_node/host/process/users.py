@@ -7,18 +7,26 @@ running something as the same user at once. Does not own which users there are (
 import contextlib
 import fcntl
 import os
+import re
+import time
 from collections.abc import Callable, Container
 from pathlib import Path
 
 from qemu_node.errors import HostError
 from qemu_node.host.files.atomic import host_error, write_all
 from qemu_node.host.files.directories import make_directory
-from qemu_node.host.process.identity import ProcessId, boot_id, identify
+from qemu_node.host.process.identity import ProcessId, boot_id, identify, read_proc
 
 CLAIMS_DIR = Path("/run/qemu-node-users")
 """One for the whole host, whatever node.toml says: it is where two nodes meet."""
 
 _HOLDER_MAX_BYTES = 8192
+
+_REAP_TRIES = 5
+_REAP_PAUSE_S = 0.01
+
+_UIDS = re.compile(r"^Uid:\s+(\d+)\s+(\d+)", re.MULTILINE)
+"""Of /proc/PID/status: the real and the effective uid. No name of a process has a line break."""
 
 
 class UserTakenError(HostError):
@@ -174,32 +182,35 @@ def _check_unused(uid: int) -> None:
 
 
 def processes_of_user(uid: int) -> list[ProcessId]:
-    """Return the processes that run as `uid`; quick if there is none."""
-    try:
-        os.getpriority(os.PRIO_USER, uid)
-    except ProcessLookupError:
-        return []
-    # A zombie counts for the kernel.
+    """Return the processes that run as `uid`; quick if there is none, else it blocks."""
+    # A zombie counts for the kernel until its parent has asked for it, which takes most parents no
+    # time; a look at every process does take some.
+    for _ in range(_REAP_TRIES):
+        try:
+            os.getpriority(os.PRIO_USER, uid)
+        except ProcessLookupError:
+            return []
+        time.sleep(_REAP_PAUSE_S)
     return [process for _, process in processes_of_users((uid,))]
 
 
 def processes_of_users(uids: Container[int]) -> list[tuple[int, ProcessId]]:
     """Return the processes that run as one of `uids`, with which; zombies do nothing any more.
 
-    Reads the status of every process: too slow for the event loop.
+    Reads the status of every process: too slow for the event loop. Its owner in /proc would be
+    quicker to read, and is root's for a process that wants it so (PR_SET_DUMPABLE, man 2 prctl).
     """
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+    for name in os.listdir("/proc"):  # noqa: PTH208 - names alone, no paths
+        if name.isdigit():
             try:
-                text = (entry / "status").read_text(errors="replace")
+                match = _UIDS.search(read_proc(f"/proc/{name}/status"))
             except OSError:
                 continue
-            fields = dict(line.partition(":")[::2] for line in text.splitlines())
-            # Real, effective, saved and file system uid (man 5 proc_pid_status).
-            real, uid = (int(word) for word in fields["Uid"].split()[:2])
+            assert match is not None, "man 5 proc_pid_status"
+            real, uid = int(match[1]), int(match[2])
             # Not a set-uid program: whoever started it chose its command line.
-            if real == uid in uids and (process := identify(int(entry.name))) is not None:
+            if real == uid in uids and (process := identify(int(name))) is not None:
                 found.append((uid, process))
     return found
 

@@ -1,5 +1,9 @@
 import os
+import time
 
+import pytest
+
+from qemu_node.host.process import users
 from qemu_node.host.process.users import pids_of_users
 
 
@@ -8,3 +12,23 @@ def test_processes_are_found_by_the_user_they_run_as() -> None:
     assert os.getpid() in pids_of_users(range(uid, uid + 1))
     assert os.getpid() not in pids_of_users(range(uid + 1, uid + 1000))
     assert pids_of_users(range(0)) == set()
+
+
+def test_a_zombie_that_its_parent_asks_for_costs_no_look_at_every_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = [True, False]
+
+    def getpriority(_which: int, _uid: int) -> int:
+        if answers.pop(0):
+            return 0
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "getpriority", getpriority)
+    monkeypatch.setattr(users, "processes_of_users", lambda _uids: pytest.fail("looked at all"))
+    assert users.processes_of_user(320_000) == []
+
+
+def test_a_process_that_stays_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    assert os.getpid() in [process.pid for process in users.processes_of_user(os.geteuid())]
