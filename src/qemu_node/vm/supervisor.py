@@ -342,6 +342,9 @@ async def _lock_for_recovery(directory: VMDirectory) -> DirectoryLock | None:
     Raises:
         VMBusyError: another live driver manages the VM.
     """
+    lock = DirectoryLock.try_acquire(directory.data)
+    if lock is not None:
+        return lock
     try:
         directory.create_data()
     except HostError as exc:

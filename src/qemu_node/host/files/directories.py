@@ -59,11 +59,14 @@ def open_directory(path: Path, mode: int) -> None:
         raise host_error("make", path, exc) from exc
 
 
-def _make(path: Path) -> None:
-    for parent in reversed([parent for parent in path.parents if not parent.is_dir()]):
-        if _make_new(parent):
-            parent.chmod(_PARENT_MODE)
-    _make_new(path)
+def _make(path: Path) -> bool:
+    """Make a directory that only we may use, with its parents; False if there is one."""
+    try:
+        return _make_new(path)
+    except FileNotFoundError:
+        if _make(path.parent):
+            path.parent.chmod(_PARENT_MODE)
+        return _make_new(path)
 
 
 def _make_new(path: Path) -> bool:

@@ -41,12 +41,12 @@ def closed_directory(path: Path) -> ClosedDirectory | None:
     """
     for directory in _above(path):
         try:
-            mode = stat.S_IMODE(directory.stat().st_mode)
+            mode = stat.S_IMODE(os.stat(directory).st_mode)  # noqa: PTH116 - no paths, as in _above
         except OSError:
             # What is missing will be made.
             continue
         if not mode & stat.S_IXOTH and not _has_acl(directory):
-            return ClosedDirectory(path=directory, mode=mode)
+            return ClosedDirectory(path=Path(directory), mode=mode)
     return None
 
 
@@ -65,14 +65,22 @@ def require_passage(path: Path, setting: str) -> None:
         raise MissingPartError(closed.problem(setting), hint=closed.hint(setting))
 
 
-def _above(path: Path) -> list[Path]:
-    """Return the directories above a path, as it is written and as it resolves, the top first."""
-    resolved = Path(os.path.realpath(path.parent))
-    found = [*reversed(path.parents), *reversed(resolved.parents), resolved]
+def _above(path: Path) -> list[str]:
+    """Return the directories above a path, as it is written and as it resolves, the top first.
+
+    As strings: each start looks at all of them.
+    """
+    written = str(path.parent)
+    found = [*_down_to(written), *_down_to(os.path.realpath(written))]
     return list(dict.fromkeys(found))
 
 
-def _has_acl(directory: Path) -> bool:
+def _down_to(directory: str) -> list[str]:
+    names = directory.split("/")
+    return ["/", *("/".join(names[:n]) for n in range(2, len(names) + 1))]
+
+
+def _has_acl(directory: str) -> bool:
     try:
         return bool(os.getxattr(directory, _ACL))
     except OSError:

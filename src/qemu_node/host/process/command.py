@@ -109,7 +109,7 @@ def spawn(
         MissingPartError: the program is not there or may not be executed; nothing was started.
         ProcessError: the kernel refused the start; nothing was started.
     """
-    log.debug("spawn", extra={"argv": shlex.join(argv)})
+    _log_argv("spawn", argv)
     try:
         popen = subprocess.Popen(
             list(argv),
@@ -132,6 +132,12 @@ def spawn(
     # runs would warn, and keep it in a list that any later Popen polls and reaps.
     popen.returncode = 0
     return Child(ProcessId(pid=popen.pid, start_time=start_time))
+
+
+def _log_argv(event: str, argv: Sequence[str]) -> None:
+    # To quote QEMU's hundred words takes as long as a short system call for each.
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug(event, extra={"argv": shlex.join(argv)})
 
 
 async def run(
@@ -178,7 +184,7 @@ def run_blocking(
 
 
 def _start_tool(argv: Sequence[str], env: Mapping[str, str] | None) -> "subprocess.Popen[bytes]":
-    log.debug("run", extra={"argv": shlex.join(argv)})
+    _log_argv("run", argv)
     try:
         return subprocess.Popen(
             list(argv),

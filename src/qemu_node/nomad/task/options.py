@@ -10,6 +10,7 @@ strings; variables filled in. Absent block lists are empty, absent blocks nil (N
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -178,8 +179,9 @@ class PluginConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """None: node.toml in its usual place."""
 
 
+@functools.cache
 def task_schema() -> Spec:
-    """Return the schema of a task's `config` block."""
+    """Return the schema of a task's `config` block; an agent asks for it once for each task."""
     return _schema(TaskOptions)
 
 
