@@ -94,8 +94,11 @@ install_python() {
             ;;
     esac
     [ -d .venv ] || say "installing the Python packages of uv.lock into .venv"
-    "$uv" sync --quiet --locked ||
+    # With bytecode, as pip installs a package. Where Python may not write it
+    # (PYTHONDONTWRITEBYTECODE), each start of the driver would compile every module anew.
+    "$uv" sync --quiet --locked --compile-bytecode ||
         fail "cannot install the Python packages; $online ($(free_space .) free here)"
+    .venv/bin/python -m compileall -q src
 }
 
 case ${1:-} in
