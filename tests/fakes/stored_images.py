@@ -4,7 +4,7 @@ import time
 
 from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.source.checksum import Algorithm
-from qemu_node.images.store.partial import PartialFile
+from qemu_node.images.store.partialfile import PartialFile
 from qemu_node.images.store.record import SourceRecord
 from qemu_node.images.store.store import ImageStore
 
@@ -20,7 +20,7 @@ def put(
     fetched_at: float | None = None,
 ) -> SourceRecord:
     """Place `content` as what the source `key` gives now, as a pull would."""
-    partial = PartialFile(store.partial_path(key), {Algorithm.SHA256})
+    partial = PartialFile.create(store.partial_path(key), {Algorithm.SHA256})
     partial.write(content)
     at_s = time.time() if fetched_at is None else fetched_at
     record = SourceRecord(

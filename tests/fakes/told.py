@@ -11,8 +11,8 @@ from fakes.specs import QEMU_10_0
 from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.host.process.command import Child
 from qemu_node.host.process.identity import identify
-from qemu_node.images.cache import CachedImage
 from qemu_node.images.format.imagefile import ImageFormat
+from qemu_node.images.openimage import CachedImage
 from qemu_node.net.port.tap import Tap
 from qemu_node.net.portspec import PortSpec
 from qemu_node.qemu.accel.probe import QemuBinary

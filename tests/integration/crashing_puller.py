@@ -2,7 +2,7 @@
 
     python crashing_puller.py IMAGES_DIR URL STEP
 
-STEP is one that is announced in the log (`PullStep`), `chunk N` for the moment at which N bytes
+STEP is one that is announced in the log (`DownloadStep`), `chunk N` for the moment at which N bytes
 have been received, or `never`. Writes the digest of what it got.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from qemu_node.config.images import ImagesConfig
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
-from qemu_node.images.store.partial import PartialFile
+from qemu_node.images.store.partialfile import PartialFile
 
 
 class _Assassin(logging.Handler):

@@ -18,7 +18,8 @@ from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import ImageError, JobError
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.host.process import command, pidfd
-from qemu_node.images.cache import CachedImage, ImageCache
+from qemu_node.images.cache import ImageCache
+from qemu_node.images.download.pull import Pulled, Puller
 from qemu_node.images.errors import (
     ChecksumMismatchError,
     ImageDownloadError,
@@ -28,9 +29,9 @@ from qemu_node.images.errors import (
     UnsafeImageError,
 )
 from qemu_node.images.format.imagefile import ImageFormat
-from qemu_node.images.http.request import FetchLimits
+from qemu_node.images.http.settings import FetchLimits
 from qemu_node.images.keeper import ImageKeeper
-from qemu_node.images.pull import Pulled, Puller
+from qemu_node.images.openimage import CachedImage
 
 V1 = Qcow2().build()
 V2 = Qcow2(virtual_size_bytes=1 << 29).build()

@@ -25,7 +25,7 @@ from qemu_node.config.images import ImagesConfig
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.host.process import command
 from qemu_node.images.cache import ImageCache
-from qemu_node.images.download.download import PullStep
+from qemu_node.images.download.download import DownloadStep
 from qemu_node.images.errors import ImageStorageError
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.store.keptimage import file_name
@@ -88,9 +88,9 @@ def sha256(content: bytes) -> str:
 
 
 @pytest.mark.parametrize("body", [IMAGE, PACKED], ids=["plain", "packed"])
-@pytest.mark.parametrize("step", PullStep)
+@pytest.mark.parametrize("step", DownloadStep)
 async def test_process_killed_at_any_step_of_a_download_leaves_no_half_image(
-    server: ImageServer, images_dir: Path, cache: ImageCache, step: PullStep, body: bytes
+    server: ImageServer, images_dir: Path, cache: ImageCache, step: DownloadStep, body: bytes
 ) -> None:
     url = server.publish("/x", body)
     await crash(images_dir, url, step)
@@ -102,7 +102,7 @@ async def test_process_killed_at_any_step_of_a_download_leaves_no_half_image(
     assert len(left_in(images_dir, "blobs")) == 1
 
 
-@pytest.mark.parametrize("step", [*SwapStep, PullStep.RELEASE])
+@pytest.mark.parametrize("step", [*SwapStep, DownloadStep.RELEASE])
 async def test_process_killed_while_a_new_version_comes_leaves_the_one_that_a_checksum_names(
     server: ImageServer, images_dir: Path, cache: ImageCache, step: str
 ) -> None:
@@ -137,7 +137,7 @@ async def test_download_that_was_killed_when_complete_is_not_sent_again(
     server: ImageServer, images_dir: Path, cache: ImageCache
 ) -> None:
     url = server.publish("/x", IMAGE)
-    await crash(images_dir, url, PullStep.JUDGE)
+    await crash(images_dir, url, DownloadStep.CHECK)
     assert await digest_of(cache, url) == sha256(IMAGE)
     assert server.requests[1].headers["range"] == f"bytes={len(IMAGE)}-"
     assert len(server.requests) == 2

@@ -8,19 +8,21 @@ from dataclasses import replace
 import pytest
 from fakes.image_server import ImageServer, Resource
 
-from qemu_node.images.download.remote import url_file
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http.address import AddressPolicy, parse_networks
 from qemu_node.images.http.answer import Validators
-from qemu_node.images.http.fetch import Resume, download, fetch_small, fetch_text
-from qemu_node.images.http.request import FetchLimits
-from qemu_node.images.source.httpfile import HttpFile
+from qemu_node.images.http.request import HttpFile
+from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.small import fetch_small, fetch_text
+from qemu_node.images.http.transfer import Resume, transfer
 from qemu_node.images.source.name import url_source
+from qemu_node.images.source.remote import url_file
 
 BODY = bytes(range(256)) * 20_000
 LOCAL = AddressPolicy(allow=parse_networks(["127.0.0.0/8"], "test"))
 PATIENT = FetchLimits(backoff_s=0.001)
 ONCE = FetchLimits(retries=0)
+HTTP = HttpSettings(limits=ONCE, addresses=LOCAL)
 QUICK = FetchLimits(connect_s=2.0, stall_s=0.5, retries=0)
 
 
@@ -64,14 +66,13 @@ async def fetched(
     content: bytes = b"",
 ) -> tuple[Validators | None, Collector]:
     sink = Collector(content)
-    validators = await download(
+    validators = await transfer(
         source(url),
         sink,
         max_bytes=max_bytes,
         known=known,
         resume=resume,
-        limits=limits,
-        addresses=LOCAL,
+        http=HttpSettings(limits=limits, addresses=LOCAL),
     )
     return validators, sink
 
@@ -238,7 +239,7 @@ async def test_a_body_that_is_labelled_as_encoded_and_is_not_is_taken(
     _, sink = await fetched(server.put("/x", resource), limits=PATIENT)
     assert sink.content == BODY
     url = server.put("/SUMS", Resource(body=b"aa  x", headers=headers))
-    assert await fetch_text(source(url), limits=ONCE, addresses=LOCAL) == "aa  x"
+    assert await fetch_text(source(url), http=HTTP) == "aa  x"
 
 
 @pytest.mark.parametrize("has_length", [True, False])
@@ -264,7 +265,7 @@ async def test_small_file_that_drips_faster_than_a_stall_is_given_up(server: Ima
     url = server.put("/SUMS", Resource(body=BODY, drip_s=0.01))
     patient = replace(ONCE, small_s=0.5, stall_s=60.0, stall_bytes=1)
     with pytest.raises(ImageDownloadError, match=r"longer than 0\.5 s"):
-        await fetch_text(source(url), limits=patient, addresses=LOCAL)
+        await fetch_text(source(url), http=HttpSettings(limits=patient, addresses=LOCAL))
 
 
 async def test_source_that_sends_no_answer_is_given_up(server: ImageServer) -> None:
@@ -360,10 +361,10 @@ async def test_failure_shows_no_secret(server: ImageServer, resource: Resource) 
 
 async def test_text_is_fetched_up_to_its_cap(server: ImageServer) -> None:
     url = server.publish("/SUMS", b"caf\xc3\xa9 \xff")
-    assert await fetch_text(source(url), limits=ONCE, addresses=LOCAL) == "cafÃ© ÿ"
+    assert await fetch_text(source(url), http=HTTP) == "cafÃ© ÿ"
     url = server.publish("/SUMS", bytes((1 << 20) + 1))
     with pytest.raises(ImageRefusedError, match="larger"):
-        await fetch_text(source(url), limits=ONCE, addresses=LOCAL)
+        await fetch_text(source(url), http=HTTP)
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
@@ -372,7 +373,7 @@ async def test_text_may_be_saved_in_unicode_with_or_without_a_mark(
     server: ImageServer, encoding: str, mark: str
 ) -> None:
     url = server.publish("/SUMS", f"{mark}aa  ü.img\r\n".encode(encoding))
-    assert await fetch_text(source(url), limits=ONCE, addresses=LOCAL) == "aa  ü.img\r\n"
+    assert await fetch_text(source(url), http=HTTP) == "aa  ü.img\r\n"
 
 
 @pytest.mark.parametrize(("encoding", "mark"), [("utf-32-le", "\ufeff"), ("cp1252", "")])
@@ -380,7 +381,7 @@ async def test_text_may_be_saved_in_other_encodings(
     server: ImageServer, encoding: str, mark: str
 ) -> None:
     url = server.publish("/SUMS", f"{mark}aa  ü.img\r\n".encode(encoding))
-    assert await fetch_text(source(url), limits=ONCE, addresses=LOCAL) == "aa  ü.img\r\n"
+    assert await fetch_text(source(url), http=HTTP) == "aa  ü.img\r\n"
 
 
 async def test_download_goes_on_where_its_connection_broke(server: ImageServer) -> None:
@@ -553,7 +554,12 @@ async def test_address_that_is_not_for_images_is_not_connected_to(
     server.publish("/x", BODY)
     file = source(f"http://{host}:{server.port}/x")
     with pytest.raises(ImageRefusedError, match=why) as error:
-        await download(file, Collector(), max_bytes=1 << 30, limits=ONCE, addresses=AddressPolicy())
+        await transfer(
+            file,
+            Collector(),
+            max_bytes=1 << 30,
+            http=HttpSettings(limits=ONCE),
+        )
     assert not error.value.retry
     assert server.requests == []
 
@@ -565,8 +571,11 @@ async def test_address_is_judged_on_each_hop(server: ImageServer) -> None:
         url = server.put("/x", Resource(redirect_to=target.replace("localhost", "127.0.0.2")))
         policy = AddressPolicy(allow=parse_networks(["127.0.0.1"], "test"))
         with pytest.raises(ImageRefusedError, match=r"127\.0\.0\.2, a loopback address"):
-            await download(
-                source(url), Collector(), max_bytes=1 << 30, limits=ONCE, addresses=policy
+            await transfer(
+                source(url),
+                Collector(),
+                max_bytes=1 << 30,
+                http=HttpSettings(limits=ONCE, addresses=policy),
             )
         assert inner.requests == []
 
@@ -578,22 +587,22 @@ async def test_file_without_a_length_is_measured_by_what_it_should_have(
     file = source(server.put("/x", Resource(body=BODY, has_length=False)))
     right = replace(file, size_bytes=len(BODY))
     sink = Collector()
-    await download(right, sink, max_bytes=1 << 30, limits=ONCE, addresses=LOCAL)
+    await transfer(right, sink, max_bytes=1 << 30, http=HTTP)
     assert sink.total == len(BODY)
     wrong = replace(file, size_bytes=len(BODY) + more)
     with pytest.raises(ImageDownloadError):
-        await download(wrong, Collector(), max_bytes=1 << 30, limits=ONCE, addresses=LOCAL)
+        await transfer(wrong, Collector(), max_bytes=1 << 30, http=HTTP)
 
 
 async def test_small_answer_has_its_headers_and_who_gave_it(server: ImageServer) -> None:
     async with ImageServer.running() as other:
         target = other.put("/y", Resource(body=b"{}", headers={"X-A": "1"}))
         url = server.put("/x", Resource(redirect_to=target))
-        answer = await fetch_small(source(url), limits=ONCE, addresses=LOCAL)
+        answer = await fetch_small(source(url), http=HTTP)
     assert (answer.status, answer.body, answer.is_foreign) == (200, b"{}", True)
     assert answer.headers["x-a"] == "1"
     url = server.put("/x", Resource(status=401, headers={"WWW-Authenticate": "Bearer a=1"}))
-    answer = await fetch_small(source(url), limits=ONCE, addresses=LOCAL)
+    answer = await fetch_small(source(url), http=HTTP)
     assert (answer.status, answer.is_foreign) == (401, False)
     assert answer.headers["www-authenticate"] == "Bearer a=1"
 
@@ -613,10 +622,10 @@ async def test_signature_that_has_run_out_is_renewed_once(server: ImageServer) -
         sign=lambda method, _url: {"Authorization": f"{method} {token}"},
         renew=renew,
     )
-    await download(file, Collector(), max_bytes=1 << 30, limits=ONCE, addresses=LOCAL)
+    await transfer(file, Collector(), max_bytes=1 << 30, http=HTTP)
     sent = [request.headers["authorization"] for request in server.requests]
     assert sent == ["GET old", "GET new"]
     resource.refuse_first = 5
     with pytest.raises(ImageRefusedError, match="HTTP 401"):
-        await download(file, Collector(), max_bytes=1 << 30, limits=ONCE, addresses=LOCAL)
+        await transfer(file, Collector(), max_bytes=1 << 30, http=HTTP)
     assert renewals == 2

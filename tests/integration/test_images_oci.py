@@ -17,15 +17,18 @@ from fakes.registry import OCI_INDEX, OCI_MANIFEST, BlobHost, Registry, TokenSer
 from qemu_node.config.images import CredentialConfig
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
 from qemu_node.images.http.address import AddressPolicy
-from qemu_node.images.http.fetch import download, fetch_small
-from qemu_node.images.http.request import FetchLimits
-from qemu_node.images.registry.oci import OciBlob, resolve_oci
+from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.small import fetch_small
+from qemu_node.images.http.transfer import transfer
+from qemu_node.images.registry.oci import resolve_oci
 from qemu_node.images.source.credentials import Credential, CredentialStore
 from qemu_node.images.source.name import OciSource
+from qemu_node.images.source.remote import Located
 
 DISK = bytes(range(256)) * 512
 LIMITS = FetchLimits(retries=0)
 LOOPBACK = AddressPolicy(allow=(ip_network("127.0.0.0/8"),))
+HTTP = HttpSettings(limits=LIMITS, addresses=LOOPBACK)
 PASSWORD = "hunter2"
 
 
@@ -65,9 +68,9 @@ async def resolve(
     credential: Credential | None = None,
     *,
     addresses: AddressPolicy = LOOPBACK,
-) -> OciBlob:
+) -> Located:
     source = OciSource(registry.host, "team/image", reference)
-    small = partial(fetch_small, limits=LIMITS, addresses=addresses)
+    small = partial(fetch_small, http=HttpSettings(limits=LIMITS, addresses=addresses))
     blob = await resolve_oci(source, credential, fetch_small=small)
     assert blob is not None
     return blob
@@ -75,7 +78,7 @@ async def resolve(
 
 async def is_still(registry: Registry, digest: str, credential: Credential | None = None) -> bool:
     source = OciSource(registry.host, "team/image", "1")
-    small = partial(fetch_small, limits=LIMITS, addresses=LOOPBACK)
+    small = partial(fetch_small, http=HTTP)
     blob = await resolve_oci(source, credential, fetch_small=small, known=digest)
     return blob is None
 
@@ -87,9 +90,9 @@ def asked(registry: Registry) -> list[str]:
     return methods
 
 
-async def fetched(blob: OciBlob) -> bytes:
+async def fetched(blob: Located) -> bytes:
     sink = MemorySink()
-    await download(blob.file, sink, max_bytes=1 << 30, limits=LIMITS, addresses=LOOPBACK)
+    await transfer(blob.file, sink, max_bytes=1 << 30, http=HTTP)
     return bytes(sink.content)
 
 
@@ -105,8 +108,8 @@ def secrets_seen(*peers: HttpPeer) -> list[str]:
 async def test_an_image_comes_out_of_an_open_registry(registry: Registry) -> None:
     pushed = registry.push("team/image:1", DISK)
     blob = await resolve(registry)
-    assert blob.manifest_digest == pushed.digest
-    assert blob.layer_digest == f"sha256:{hashlib.sha256(DISK).hexdigest()}"
+    assert blob.version == pushed.digest
+    assert str(blob.checksum) == f"sha256:{hashlib.sha256(DISK).hexdigest()}"
     assert blob.file.size_bytes == len(DISK)
     assert await fetched(blob) == DISK
 
@@ -124,7 +127,7 @@ async def test_of_an_index_the_image_of_this_machine_is_had(registry: Registry) 
         "team/image:1", {("linux", "arm64"): other, ("linux", "amd64"): ours}
     )
     blob = await resolve(registry)
-    assert blob.manifest_digest == index.digest
+    assert blob.version == index.digest
     assert await fetched(blob) == DISK
 
 
@@ -133,8 +136,8 @@ async def test_a_new_image_under_a_tag_is_another_version(registry: Registry) ->
     before = await resolve(registry)
     registry.push("team/image:1", DISK + b"more")
     after = await resolve(registry)
-    assert before.manifest_digest != after.manifest_digest
-    assert before.layer_digest != after.layer_digest
+    assert before.version != after.version
+    assert before.checksum != after.checksum
 
 
 async def test_whether_a_tag_is_unchanged_is_asked_without_a_pull(registry: Registry) -> None:
@@ -333,7 +336,7 @@ async def another_registry() -> AsyncGenerator[Registry]:
 async def test_a_registry_may_redirect_to_one_that_asks_nothing(registry: Registry) -> None:
     async with another_registry() as other:
         registry.redirect_manifests_to = f"{other.url}/v2/team/image/manifests/1"
-        assert (await resolve(registry)).layer_digest == digest_of(DISK)
+        assert str((await resolve(registry)).checksum) == digest_of(DISK)
 
 
 async def test_whom_a_registry_redirects_to_learns_no_password(

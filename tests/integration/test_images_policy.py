@@ -19,7 +19,7 @@ from fakes.s3_server import S3Server
 from qemu_node.config.images import CredentialConfig, ImagesConfig
 from qemu_node.errors import ConfigError, ImageError, JobError
 from qemu_node.host.concurrency.tasks import TaskOwner
-from qemu_node.images.cache import CachedImage, ImageCache
+from qemu_node.images.cache import ImageCache
 from qemu_node.images.download.download import PullLimits
 from qemu_node.images.errors import (
     ChecksumMismatchError,
@@ -28,7 +28,8 @@ from qemu_node.images.errors import (
     ImageStorageError,
     UnsafeImageError,
 )
-from qemu_node.images.http.request import FetchLimits
+from qemu_node.images.http.settings import FetchLimits
+from qemu_node.images.openimage import CachedImage
 from qemu_node.units import Share
 
 V1 = Qcow2().build()
@@ -71,7 +72,7 @@ class Clock:
 
     def __init__(self, cache: ImageCache) -> None:
         self.now_s = 1_800_000_000.0
-        cache._puller._clock = cache._puller._courier._clock = self
+        cache._puller._clock = cache._puller._downloader.clock = self
 
     def __call__(self) -> float:
         return self.now_s
@@ -520,7 +521,7 @@ async def test_no_secret_of_a_url_is_logged(
 def test_limits_of_the_settings_are_the_limits_of_pulls(tmp_path: Path) -> None:
     config = ImagesConfig(ttl="7m", downloads=9, download_timeout="2h", max_size="1G")
     limits: PullLimits = ImageCache(tmp_path, config, TaskOwner())._puller._limits
-    assert (limits.ttl_s, limits.downloads, limits.fetch.total_s) == (420, 9, 7200)
+    assert (limits.ttl_s, limits.downloads, limits.http.limits.total_s) == (420, 9, 7200)
     assert limits.max_bytes == 1 << 30
 
 

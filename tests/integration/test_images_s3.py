@@ -12,8 +12,8 @@ from fakes.s3_server import S3Server
 from qemu_node.config.images import CredentialConfig
 from qemu_node.images.errors import ImageRefusedError
 from qemu_node.images.http.address import AddressPolicy
-from qemu_node.images.http.fetch import download
-from qemu_node.images.http.request import FetchLimits
+from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.transfer import transfer
 from qemu_node.images.source.credentials import Credential, CredentialStore
 from qemu_node.images.source.name import S3Source, parse_source
 from qemu_node.images.source.s3 import s3_file
@@ -21,6 +21,7 @@ from qemu_node.images.source.s3 import s3_file
 DISK = bytes(range(256)) * 512
 LIMITS = FetchLimits(retries=0)
 LOOPBACK = AddressPolicy(allow=(ip_network("127.0.0.0/8"),))
+HTTP = HttpSettings(limits=LIMITS, addresses=LOOPBACK)
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 KEYS = [
@@ -70,7 +71,7 @@ def credential(server: S3Server, secret_file: Path) -> Callable[..., Credential]
 async def fetched(source: S3Source, credential: Credential) -> bytes:
     sink = MemorySink()
     file = s3_file(source, credential)
-    await download(file, sink, max_bytes=1 << 30, limits=LIMITS, addresses=LOOPBACK)
+    await transfer(file, sink, max_bytes=1 << 30, http=HTTP)
     return bytes(sink.content)
 
 

@@ -16,20 +16,21 @@ from fakes.image_server import ImageServer, Resource
 from hypothesis import HealthCheck, example, given, settings
 
 from qemu_node.errors import ImageError, JobError
-from qemu_node.images.download.remote import url_file
 from qemu_node.images.http.address import AddressPolicy, parse_networks
-from qemu_node.images.http.fetch import fetch_small, fetch_text
-from qemu_node.images.http.request import FetchLimits
+from qemu_node.images.http.request import HttpFile
+from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.small import fetch_small, fetch_text
 from qemu_node.images.registry.oci import resolve_oci
 from qemu_node.images.source.checksum import parse_checksum
-from qemu_node.images.source.httpfile import HttpFile
 from qemu_node.images.source.name import OciSource, UrlSource, parse_source
+from qemu_node.images.source.remote import url_file
 
 NOWHERE = AddressPolicy(
     allow=parse_networks(["127.0.0.1"], "test"),
     refuse=parse_networks(["::/0", "0.0.0.0/0"], "test"),
 )
 LIMITS = FetchLimits(connect_s=5.0, stall_s=5.0, retries=0, redirects=2)
+HTTP = HttpSettings(limits=LIMITS, addresses=NOWHERE)
 CALM = settings(
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -57,7 +58,7 @@ def no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def fetched(file: HttpFile) -> None:
     with pytest.raises(ImageError) as error:
-        await fetch_text(file, limits=LIMITS, addresses=NOWHERE)
+        await fetch_text(file, http=HTTP)
     # The library took what we took for a URL.
     assert "not proper HTTP" not in str(error.value)
 
@@ -96,7 +97,10 @@ def test_a_redirect_is_followed_or_refused(location: str) -> None:
         async with ImageServer.running() as server:
             url = server.put("/x", Resource(redirect_to=location))
             try:
-                await fetch_text(HttpFile(url=url, shown="x"), limits=LIMITS, addresses=NOWHERE)
+                await fetch_text(
+                    HttpFile(url=url, shown="x"),
+                    http=HTTP,
+                )
             except ImageError:
                 return
             raise AssertionError("there is nothing to be had")
@@ -122,7 +126,7 @@ def test_a_token_service_is_asked_or_refused(realm: str) -> None:
             registry.realm = "".join(
                 char for char in realm if char not in '\r\n\0"' and not "\ud800" <= char <= "\udfff"
             )
-            small = functools.partial(fetch_small, limits=LIMITS, addresses=NOWHERE)
+            small = functools.partial(fetch_small, http=HTTP)
             with pytest.raises(ImageError):
                 await resolve_oci(OciSource(registry.host, "a", "b"), None, fetch_small=small)
 
@@ -137,6 +141,6 @@ def test_a_registry_is_asked_or_refused(rest: str) -> None:
     except JobError:
         return
     assert isinstance(source, OciSource)
-    small = functools.partial(fetch_small, limits=LIMITS, addresses=NOWHERE)
+    small = functools.partial(fetch_small, http=HTTP)
     with pytest.raises(ImageError):
         asyncio.run(resolve_oci(source, None, fetch_small=small))

@@ -18,10 +18,10 @@ from qemu_node.config.node import QemuConfig
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host.files.space import DiskReserveError, read_space
 from qemu_node.host.process import command
-from qemu_node.images.cache import CachedImage
 from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.keeper import ImageKeeper
+from qemu_node.images.openimage import CachedImage
 from qemu_node.inventory.registry import find_vm
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.units import Share

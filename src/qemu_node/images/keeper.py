@@ -1,10 +1,10 @@
-"""What the image cache keeps: looked at, pinned, swept, verified.
+"""What the image cache keeps: list, pin, remove, sweep, verify.
 
-Owns the view of the cache that joins files, records and the VMs that run on them, and every removal
-of an image. Does not own the rules (`eviction`), the files' layout (`store`) nor downloads
-(`cache`). Works beside any number of processes that fetch, start and sweep.
+Owns joining the files, the records and the VMs that use them into images, and every removal of an
+image. Does not own the rules (`eviction`), the layout of the files (`store`) nor downloads
+(`cache`). Other processes may download, start VMs and sweep at the same time.
 
-In use is a file with a second name, that of a VM's base (`base`): found, never counted.
+A file with a second name, the link of a VM (`blob`), is in use.
 """
 
 import logging
@@ -24,29 +24,28 @@ from qemu_node.images.prefetch import prefetched_keys
 from qemu_node.images.source.checksum import Algorithm
 from qemu_node.images.source.credentials import CredentialStore
 from qemu_node.images.store import litter
-from qemu_node.images.store.base import find_users
+from qemu_node.images.store.blob import find_users, set_last_used
 from qemu_node.images.store.eviction import (
-    CachedBlob,
+    Evictable,
     Eviction,
     Limits,
+    needs_refresh,
     plan_eviction,
-    plan_refresh,
     plan_room,
 )
-from qemu_node.images.store.keptimage import KeptImage, KeptSource, RemovedImage
-from qemu_node.images.store.partial import remove
-from qemu_node.images.store.record import SourceRecord
-from qemu_node.images.store.store import Blob, ImageStore
+from qemu_node.images.store.keptimage import KeptImage, RemovedImage, kept_images
+from qemu_node.images.store.partialfile import remove
+from qemu_node.images.store.store import ImageStore
 from qemu_node.units import Share
 
 log = logging.getLogger(__name__)
 
 CheckImage = Callable[[Path, ImageFormat], Awaitable[None]]
-"""Judges an image's structure. Raises UnsafeImageError, or MissingPartError where it cannot."""
+"""Checks an image's tables. Raises UnsafeImageError, or MissingPartError if it cannot check."""
 
 
 class ImageKeeper:
-    """The images of one cache. Methods block for a few file operations but `verify`."""
+    """The images of one cache. All methods but `verify` block for a few file operations."""
 
     def __init__(
         self,
@@ -58,9 +57,9 @@ class ImageKeeper:
         check: CheckImage = check_image,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Keep what is in `images_dir` for the VMs whose directories are below `vm_data_dir`.
+        """Manage the images in `images_dir`; the VMs' directories are below `vm_data_dir`.
 
-        No VM starts with less free space than `reserve`: that much is a low mark, too.
+        `reserve` is a low mark, too: no VM starts with less free space.
 
         Raises:
             ConfigError: `images.prefetch` names something that cannot be fetched.
@@ -74,35 +73,29 @@ class ImageKeeper:
         self._clock = clock
 
     def images(self) -> list[KeptImage]:
-        """Return what the cache holds, by URL; the outdated ones come last.
+        """Return the images of the cache, by URL; the outdated ones come last.
 
         Raises:
             ImageStorageError: it cannot be read.
         """
-        records = self._store.known_sources()
-        users = find_users(self._vm_data_dir)
-        images = [
-            KeptImage(
-                blob=blob,
-                sources=self._sources_of(blob, records),
-                earlier_of=_earlier_of(blob, records),
-                users=users.get(blob.file_id, ()),
-            )
-            for blob in self._store.blobs()
-        ]
-        return sorted(images, key=lambda image: (image.is_outdated, not image.sources, image.label))
+        return kept_images(
+            self._store.blobs(),
+            self._store.known_sources(),
+            find_users(self._vm_data_dir),
+            self._prefetched,
+        )
 
     def pin(self, image: KeptImage, *, is_pinned: bool) -> None:
-        """Keep what the sources of an image give, whatever version that is; or no longer.
+        """Pin or unpin the sources of an image: their images are kept, of whatever version.
 
         Raises:
-            ImageError: no source gives it any more.
+            ImageError: no source serves it any more.
             ImageStorageError: the host refused.
         """
         if not image.sources:
             raise ImageError(
-                f"image {image.digest} is outdated: its source gives another one",
-                hint="pull and pin that one; VMs that run keep theirs in any case",
+                f"image {image.digest} is outdated: its source serves another one",
+                hint="pull and pin that one; running VMs keep their image in any case",
             )
         for source in image.sources:
             self._store.set_pinned(source.key, is_pinned=is_pinned)
@@ -113,10 +106,10 @@ class ImageKeeper:
         Raises:
             ImageStorageError: the host refused.
         """
-        self._store.set_last_used(image.blob, self._clock())
+        set_last_used(image.blob, self._clock())
 
     def remove(self, wanted: KeptImage, *, force: bool) -> None:
-        """Remove an image from the cache; VMs that run on it keep it by their own name for it.
+        """Remove an image from the cache; VMs that run on it keep it by their own link.
 
         Raises:
             ImageInUseError: VMs run on it, it is pinned or prefetched, and `force` is not set.
@@ -134,39 +127,38 @@ class ImageKeeper:
             self._store.drop(image.blob)
 
     def plan(self, *, everything: bool = False) -> list[RemovedImage]:
-        """Return what a sweep would remove now; with `everything` also what was used lately.
+        """Return what a sweep would remove now; with `everything` also images used recently.
 
         Raises:
             ImageStorageError, HostError: the cache cannot be read.
         """
         with litter.idle_parts(self._store) as parts:
-            there = _Contents(self.images(), parts)
-            return there.images_of(self._plan(there, everything=everything))
+            return _images_of(self._plan([*self.images(), *parts], everything=everything))
 
     def sweep(self, *, everything: bool = False) -> list[RemovedImage]:
-        """Remove the images that are to go, and litter; return the images.
+        """Remove images by the rules of eviction, and litter; return the removed images.
 
-        With `everything` those that no VM uses, and that nobody keeps, go however lately used.
+        With `everything` all images are removed that no VM uses and that are not kept.
 
         Raises:
             ImageStorageError, HostError: the host refused.
         """
         self._store.prepare()
         with litter.idle_parts(self._store) as parts, self._store.exclusive():
-            there = _Contents(self.images(), parts)
-            now_s = self._clock()
-            for blob in plan_refresh(list(map(_as_rules_see, there.images.values())), now_s):
-                self._store.set_last_used(there.images[blob.name].blob, now_s)
-            removed = self._evict(there, self._plan(there, everything=everything))
+            images, now_s = self.images(), self._clock()
+            for image in images:
+                if needs_refresh(image, now_s):
+                    set_last_used(image.blob, now_s)
+            removed = self._evict(self._plan([*images, *parts], everything=everything))
             self._store.forget_lost()
         if count := litter.clean(self._store, now_s):
             log.info("image cache cleaned", extra={"count": count})
         return removed
 
     def make_room(self, needed_bytes: int) -> None:
-        """Remove what nobody uses until `needed_bytes` are free; nothing where that cannot be.
+        """Remove unused images until `needed_bytes` are free; none if that would not be enough.
 
-        For a download, whose source's lock the caller may hold, or a VM.
+        For a VM, or for a download, whose caller may hold the lock of its source.
 
         Raises:
             ImageStorageError, HostError: the host refused.
@@ -174,18 +166,16 @@ class ImageKeeper:
         if not self._store.blobs_dir.exists():
             return
         with litter.idle_parts(self._store) as parts, self._store.exclusive():
-            there = _Contents(self.images(), parts)
+            items: list[Evictable] = [*self.images(), *parts]
             free_bytes = read_space(self._store.root).free_bytes
-            self._evict(there, plan_room(there.blobs, free_bytes, needed_bytes, self._clock()))
+            self._evict(plan_room(items, free_bytes, needed_bytes, self._clock()))
 
     async def verify(self, image: KeptImage) -> str | None:
-        """Return what is wrong with an image's file, None if it is what it was.
-
-        Reads all of it.
+        """Return what is wrong with an image's file, None if it is intact. Reads all of it.
 
         Raises:
             ImageStorageError: it cannot be read.
-            MissingPartError: the program that judges its structure is missing; its bytes are right.
+            MissingPartError: qemu-img, which checks its tables, is missing; its bytes are intact.
         """
         path = image.blob.path
         try:
@@ -206,16 +196,7 @@ class ImageKeeper:
             os.close(fd)
         return None
 
-    def _sources_of(self, blob: Blob, records: dict[str, SourceRecord]) -> tuple[KeptSource, ...]:
-        """Return the sources of a whole blob; a damaged one has none, so it goes when unused."""
-        found = [
-            KeptSource(key=key, record=record, is_prefetched=key in self._prefetched)
-            for key, record in records.items()
-            if record.blob_name == blob.path.name and record.size_bytes == blob.size_bytes
-        ]
-        return tuple(sorted(found, key=lambda source: (source.record.url, source.key)))
-
-    def _plan(self, there: "_Contents", *, everything: bool) -> list[Eviction]:
+    def _plan(self, items: Sequence[Evictable], *, everything: bool) -> list[Eviction]:
         space = read_space(self._store.root)
         limits = Limits(
             unused_for_s=0.0 if everything else self._config.unused_for_s,
@@ -225,26 +206,27 @@ class ImageKeeper:
             ),
             high_bytes=self._config.high_space_share.of(space.total_bytes),
         )
-        return plan_eviction(there.blobs, space.free_bytes, limits, self._clock())
+        return plan_eviction(items, space.free_bytes, limits, self._clock())
 
-    def _evict(self, there: "_Contents", plan: Sequence[Eviction]) -> list[RemovedImage]:
+    def _evict(self, plan: Sequence[Eviction]) -> list[RemovedImage]:
         """Remove what is planned, and return the images that are gone.
 
-        The caller holds the locks. A failure does not keep the others.
+        The caller holds the locks. If one cannot be removed, the others are removed all the same.
         """
-        for part in there.parts_of(plan):
-            remove(part.path)
-            log.info("partial download removed", extra={"size_bytes": part.allocated_bytes})
-        return [image for image in there.images_of(plan) if self._evict_image(image)]
+        for eviction in plan:
+            if isinstance(part := eviction.item, litter.Part):
+                remove(part.path)
+                log.info("partial download removed", extra={"size_bytes": part.allocated_bytes})
+        return [image for image in _images_of(plan) if self._evict_image(image)]
 
-    def _evict_image(self, doomed: RemovedImage) -> bool:
+    def _evict_image(self, removed: RemovedImage) -> bool:
         """Remove one image; True if it is gone."""
-        image = doomed.image
+        image = removed.image
         fields = {
             "sha256": image.blob.sha256,
             "origins": list(image.origins),
-            "reason": doomed.reason.value,
-            "size_bytes": image.blob.allocated_bytes,
+            "reason": removed.reason.value,
+            "size_bytes": image.allocated_bytes,
         }
         try:
             self._store.drop(image.blob)
@@ -255,67 +237,12 @@ class ImageKeeper:
         return True
 
 
-class _Contents:
-    """What takes room in a cache, and how the rules call it."""
-
-    def __init__(self, images: Sequence[KeptImage], parts: Sequence[litter.Part]) -> None:
-        self.images = {image.blob.path.name: image for image in images}
-        self._parts = {f"partial/{part.key}": part for part in parts}
-
-    @property
-    def blobs(self) -> list[CachedBlob]:
-        """All of it as the rules see it."""
-        parts = [_part_as_rules_see(name, part) for name, part in self._parts.items()]
-        return [*map(_as_rules_see, self.images.values()), *parts]
-
-    def images_of(self, plan: Sequence[Eviction]) -> list[RemovedImage]:
-        """Return the images of a plan."""
-        return [
-            RemovedImage(image=self.images[eviction.blob.name], reason=eviction.reason)
-            for eviction in plan
-            if eviction.blob.name in self.images
-        ]
-
-    def parts_of(self, plan: Sequence[Eviction]) -> list[litter.Part]:
-        """Return the partial downloads of a plan."""
-        names = [eviction.blob.name for eviction in plan]
-        return [self._parts[name] for name in names if name in self._parts]
-
-
-def _earlier_of(blob: Blob, records: dict[str, SourceRecord]) -> tuple[str, ...]:
-    """Return the URLs of sources that gave a blob earlier, and whose jobs still ask for it."""
-    return tuple(
-        sorted(
-            record.url
-            for record in records.values()
-            for version in record.earlier
-            if version.is_asked_for
-            and version.blob_name == blob.path.name
-            and version.size_bytes == blob.size_bytes
-        )
-    )
-
-
-def _as_rules_see(image: KeptImage) -> CachedBlob:
-    return CachedBlob(
-        name=image.blob.path.name,
-        allocated_bytes=image.blob.allocated_bytes,
-        last_used_s=image.blob.last_used_at,
-        is_in_use=image.is_in_use,
-        is_kept=image.is_pinned or image.is_prefetched,
-        is_outdated=image.is_outdated,
-    )
-
-
-def _part_as_rules_see(name: str, part: litter.Part) -> CachedBlob:
-    return CachedBlob(
-        name=name,
-        allocated_bytes=part.allocated_bytes,
-        last_used_s=part.last_used_at,
-        is_in_use=False,
-        is_kept=False,
-        is_outdated=False,
-    )
+def _images_of(plan: Sequence[Eviction]) -> list[RemovedImage]:
+    return [
+        RemovedImage(image=eviction.item, reason=eviction.reason)
+        for eviction in plan
+        if isinstance(eviction.item, KeptImage)
+    ]
 
 
 def _refuse_kept(image: KeptImage) -> None:
@@ -323,7 +250,7 @@ def _refuse_kept(image: KeptImage) -> None:
         who = ", ".join(image.users) or "another hard link"
         raise ImageInUseError(
             f"image {image.label} is in use by {who}",
-            hint="--force removes it from the cache all the same; VMs that run keep it",
+            hint="--force removes it from the cache; running VMs keep it",
         )
     if image.is_pinned:
         raise ImageInUseError(
@@ -332,5 +259,5 @@ def _refuse_kept(image: KeptImage) -> None:
     if image.is_prefetched:
         raise ImageInUseError(
             f"image {image.label} is one of images.prefetch in node.toml",
-            hint="take it out there: the driver would fetch it again",
+            hint="remove it there first: the driver would download it again",
         )

@@ -12,10 +12,10 @@ from typing import Protocol
 
 from qemu_node.errors import ConfigError, JobError, NodeError
 from qemu_node.host.concurrency.loops import Troubles, repeat
-from qemu_node.images.download.remote import find_remote
-from qemu_node.images.pull import Pulled
+from qemu_node.images.download.pull import Pulled
 from qemu_node.images.source.credentials import CredentialStore
 from qemu_node.images.source.name import PathSource, parse_source
+from qemu_node.images.source.remote import find_remote
 
 log = logging.getLogger(__name__)
 

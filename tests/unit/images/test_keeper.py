@@ -16,12 +16,11 @@ from qemu_node.images.format.qemuimg import check_image
 from qemu_node.images.keeper import CheckImage, ImageKeeper
 from qemu_node.images.source.checksum import Algorithm
 from qemu_node.images.source.name import UrlSource, parse_source
-from qemu_node.images.store.base import link_base
+from qemu_node.images.store.blob import Blob, link_base
 from qemu_node.images.store.eviction import RECENT_S, Reason
-from qemu_node.images.store.partial import PartialFile
+from qemu_node.images.store.partialfile import PartialFile, info_path, write_info
 from qemu_node.images.store.record import SourceRecord
-from qemu_node.images.store.sidecar import sidecar_path
-from qemu_node.images.store.store import Blob, ImageStore
+from qemu_node.images.store.store import ImageStore
 from qemu_node.units import Share
 
 NOW_S = float(int(time.time()))
@@ -176,10 +175,10 @@ def test_space_is_short_below_the_reserve_whatever_the_low_mark_is(
 
 def part(store: ImageStore, key: str, blocks: int, *, age_s: float) -> Path:
     """Leave a download as one that broke off does."""
-    partial = PartialFile(store.partial_path(key), {Algorithm.SHA256})
-    partial.describe("http://h/x", '"1"', None)
+    partial = PartialFile.create(store.partial_path(key), {Algorithm.SHA256})
+    write_info(store.partial_path(key), url="http://h/x", etag='"1"', total_bytes=None)
     partial.write(b"p" * 4096 * blocks)
-    partial.leave()
+    partial.keep()
     path = store.partial_path(key)
     os.utime(path, (NOW_S - age_s, NOW_S - age_s))
     return path
@@ -202,7 +201,7 @@ def test_room_for_a_download_is_made_of_what_nobody_uses(
         keeper(store).make_room(12 * 4096)
     assert [blob.sha256 for blob in store.blobs()] == sorted(r.sha256 for r in records[1:])
     assert (broken.exists(), under_way.exists()) == (False, True)
-    assert not sidecar_path(broken).exists()
+    assert not info_path(broken).exists()
 
 
 def test_short_space_takes_downloads_that_wait_to_be_resumed(
@@ -261,7 +260,7 @@ def test_earlier_version_that_a_checksum_names_stays_until_it_is_unused(
     [_, earlier] = keeper(store).images()
     assert (earlier.blob.sha256, earlier.label) == (old.sha256, old.url)
     assert (earlier.is_outdated, earlier.origins) == (False, ())
-    with pytest.raises(ImageError, match="its source gives another"):
+    with pytest.raises(ImageError, match="its source serves another"):
         keeper(store).pin(earlier, is_pinned=True)
     use(store, old, WEEK_S)
     assert swept(keeper(store)) == [(old.sha256, Reason.UNUSED)]

@@ -7,12 +7,12 @@ from fakes.stored_images import put
 
 from qemu_node.config.images import CredentialConfig
 from qemu_node.host.concurrency.loops import Troubles
-from qemu_node.images.download.remote import find_remote
+from qemu_node.images.download.pull import Pulled
 from qemu_node.images.errors import ImageDownloadError
 from qemu_node.images.prefetch import Prefetcher, prefetched_keys
-from qemu_node.images.pull import Pulled
 from qemu_node.images.source.credentials import CredentialStore
 from qemu_node.images.source.name import PathSource, parse_source
+from qemu_node.images.source.remote import find_remote
 from qemu_node.images.store.record import SourceRecord
 from qemu_node.images.store.store import ImageStore
 

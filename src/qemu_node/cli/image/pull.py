@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from qemu_node.config.node import NodeConfig
     from qemu_node.images.cache import OnProgress
-    from qemu_node.images.pull import Pulled
+    from qemu_node.images.download.pull import Pulled
 
 _LINE_PCT = 10
 _LINE_BYTES = 100 * MIB

@@ -1,40 +1,32 @@
 """One download, from its source to its place in the store.
 
-Owns the order of its steps, the right to be one of a few at once, and the judgement of what came.
-Does not own whether one is needed (`pull`), nor receiving (`fetch`, `intake`).
+Owns the order of its steps, the limit on downloads at once, and the check of what arrived. Does not
+own whether a download is needed (`pull`), the transfer (`http`) nor writing it (`writer`).
 """
 
 import asyncio
 import functools
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import msgspec
-
 from qemu_node.errors import MissingPartError
 from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.host.concurrency.threads import to_the_end
-from qemu_node.host.files.space import MakeRoom
-from qemu_node.images.download.intake import Intake, Progress
-from qemu_node.images.download.remote import Located, Remote, locate
-from qemu_node.images.errors import (
-    ChecksumMismatchError,
-    ImageDownloadError,
-    ImageStorageError,
-    UnsafeImageError,
-)
+from qemu_node.host.files.space import MakeRoom, read_space
+from qemu_node.images.download.writer import DownloadWriter, Progress
+from qemu_node.images.errors import ChecksumMismatchError, ImageDownloadError, UnsafeImageError
 from qemu_node.images.format import imagefile
-from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.format.qemuimg import check_image
-from qemu_node.images.http.address import AddressPolicy
 from qemu_node.images.http.answer import Validators
-from qemu_node.images.http.fetch import Resume, download, fetch_small
-from qemu_node.images.http.request import FetchLimits
-from qemu_node.images.source.checksum import Algorithm, Checksum
-from qemu_node.images.store.partial import PartialFile, Room
+from qemu_node.images.http.settings import HttpSettings
+from qemu_node.images.http.small import fetch_small
+from qemu_node.images.http.transfer import Resume, transfer
+from qemu_node.images.source.checksum import Algorithm, Checksum, require_equal
+from qemu_node.images.source.name import OciSource, S3Source, UrlSource
+from qemu_node.images.source.remote import Located, Remote, url_file
+from qemu_node.images.store.partialfile import DiskLimits, PartialFile
 from qemu_node.images.store.record import SourceRecord
 from qemu_node.images.store.store import ImageStore
 from qemu_node.units import Share
@@ -42,36 +34,35 @@ from qemu_node.units import Share
 log = logging.getLogger(__name__)
 
 
-class PullStep(StrEnum):
+class DownloadStep(StrEnum):
     """The steps of a download, in order; each is announced in the log when it begins."""
 
     LOCATE = "locate"
     FETCH = "fetch"
     BEGIN = "begin"
     FINISH = "finish"
-    JUDGE = "judge"
+    CHECK = "check"
     PLACE = "place"
     RELEASE = "release"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullLimits:
-    """What a pull may take."""
+    """How large a download may be, how many run at once, and how often a source is asked."""
 
     max_bytes: int
-    """Of a download, and of the disk that it describes."""
+    """The largest download, and the largest virtual size of a disk."""
     ttl_s: float = 300.0
-    """For so long after its answer a source is not asked again."""
+    """How long an answer of a source counts: until then it is not asked again."""
     downloads: int = 4
-    """At once."""
+    """How many run at once."""
     reserve: Share = field(default_factory=Share)
-    """What of the file system stays free."""
-    fetch: FetchLimits = field(default_factory=FetchLimits)
-    addresses: AddressPolicy = field(default_factory=AddressPolicy)
+    """How much of the file system stays free."""
+    http: HttpSettings = field(default_factory=HttpSettings)
 
 
-class Courier:
-    """Delivers images into one store."""
+class Downloader:
+    """Downloads images into one store, a few at once."""
 
     def __init__(
         self,
@@ -81,144 +72,170 @@ class Courier:
         make_room: MakeRoom,
         clock: Callable[[], float],
     ) -> None:
-        """Deliver into `store`; `clock` is Unix time."""
-        self._make_room = make_room
-        self._store = store
-        self._limits = limits
-        self._clock = clock
-        self._slots = asyncio.Semaphore(limits.downloads)
-        self._fetch_small = functools.partial(
-            fetch_small, limits=limits.fetch, addresses=limits.addresses
-        )
+        """Download into `store`; `clock` is Unix time."""
+        self.store = store
+        self.limits = limits
+        self.make_room = make_room
+        self.clock = clock
+        self.slots = asyncio.Semaphore(limits.downloads)
 
-    async def deliver(
+    async def download(
         self,
         remote: Remote,
         known: SourceRecord | None,
         wanted: Checksum | None,
         progress: Progress,
-    ) -> SourceRecord:
-        """Return the record of what the source gives: `known` again, or a new image in place.
+    ) -> SourceRecord | None:
+        """Put the image of a source in the store and return its record; None if it is `known`.
 
         The caller holds the lock of `remote`.
 
         Args:
             remote: The source.
-            known: What is cached of it, if the source may answer that nothing has changed.
-            wanted: What a checksum asks for, of the bytes as served.
-            progress: Told how far it is.
+            known: The record of the cached image, if the source may answer that it has not changed.
+            wanted: The digest that the file must have as it is served.
+            progress: Updated as bytes arrive.
 
         Raises:
             As `Puller.pull`.
         """
-        announce(PullStep.LOCATE)
+        announce(DownloadStep.LOCATE)
         version = None if known is None else known.etag
-        located = await locate(remote, self._fetch_small, known=version)
+        located = await _locate(remote, self.limits.http, known=version)
         if located is None:
-            assert known is not None
-            return await self._confirmed(remote, known)
+            return None
         if located.version is not None:
             known = None
-        _compare(remote, wanted, located.checksum)
-        asked = tuple(checksum for checksum in (wanted, located.checksum) if checksum is not None)
-        errand = _Errand(remote, located, known, asked, progress)
-        slot = _Slot(self._slots)
+        offered = located.checksum
+        if wanted and offered and wanted.algorithm is offered.algorithm:
+            # Before the file is downloaded.
+            require_equal(str(remote), offered, wanted)
+        checksums = tuple(checksum for checksum in (wanted, offered) if checksum is not None)
+        return await Download(self, remote, located, known, checksums, progress).run()
+
+
+class Download:
+    """One download. It holds one of the slots of its `Downloader` while bytes arrive."""
+
+    def __init__(
+        self,
+        downloader: Downloader,
+        remote: Remote,
+        located: Located,
+        known: SourceRecord | None,
+        checksums: tuple[Checksum, ...],
+        progress: Progress,
+    ) -> None:
+        self._downloader = downloader
+        self._limits = downloader.limits
+        self._remote = remote
+        self._located = located
+        self._known = known
+        self._checksums = checksums
+        self._progress = progress
+        self._has_slot = False
+
+    async def run(self) -> SourceRecord | None:
+        """Download the image and return its record; None if it has not changed."""
         may_resume = True
         try:
-            if known is None:
-                await slot.take()
+            if self._known is None:
+                await self._take_slot()
             while True:
                 try:
-                    return await self._take_in(errand, slot, may_resume=may_resume)
+                    return await self._attempt(may_resume=may_resume)
                 except _NoSlotError:
-                    await slot.take()
-                except _ResumedInVainError as exc:
-                    log.warning(
-                        "download begins again",
-                        extra={"url": str(remote), "error": str(exc.__cause__)},
-                    )
+                    await self._take_slot()
+                except _ResumeFailedError as exc:
+                    extra = {"url": str(self._remote), "error": str(exc.__cause__)}
+                    log.warning("download begins again", extra=extra)
                     may_resume = False
         finally:
-            slot.release()
+            if self._has_slot:
+                self._downloader.slots.release()
 
-    async def _take_in(self, errand: "_Errand", slot: "_Slot", *, may_resume: bool) -> SourceRecord:
-        """Make one download, or the rest of one, and put it in place."""
-        remote, known = errand.remote, errand.known
-        intake = await self._intake(errand, slot)
+    async def _attempt(self, *, may_resume: bool) -> SourceRecord | None:
+        """Download the file, or the rest of it, check it and put it in place."""
+        store = self._downloader.store
+        writer = await self._writer()
         resume: Resume | None = None
-        is_broken = False
+        is_interrupted = False
         try:
-            resume = await intake.resume() if may_resume else None
-            announce(PullStep.FETCH)
-            validators = await download(
-                errand.located.file,
-                intake,
+            resume = await writer.resume() if may_resume else None
+            announce(DownloadStep.FETCH)
+            validators = await transfer(
+                self._located.file,
+                writer,
                 max_bytes=self._limits.max_bytes,
-                known=_validators_of(known),
+                known=_validators_of(self._known),
                 resume=resume,
-                limits=self._limits.fetch,
-                addresses=self._limits.addresses,
+                http=self._limits.http,
             )
-            if known is not None and validators is None:
-                return await self._confirmed(remote, known)
-            announce(PullStep.FINISH)
-            await intake.finish()
-            announce(PullStep.JUDGE)
-            record = self._judge(errand, intake.partial, validators or Validators())
-            await _ask_qemu_img(intake.partial, record.format)
-            announce(PullStep.PLACE)
-            record = await to_the_end(self._store.place, remote.key, intake.partial, record)
+            if self._known is not None and validators is None:
+                return None
+            announce(DownloadStep.FINISH)
+            await writer.finish()
+            announce(DownloadStep.CHECK)
+            record = await self._check(writer.partial, validators or Validators())
+            announce(DownloadStep.PLACE)
+            record = await to_the_end(store.place, self._remote.key, writer.partial, record)
         except (UnsafeImageError, ChecksumMismatchError) as exc:
             if resume is not None:
-                # The fault may be in what an earlier process left, not in what the source has.
-                raise _ResumedInVainError from exc
+                # The fault may be in the bytes of an earlier process, not in the source's file.
+                raise _ResumeFailedError from exc
             if isinstance(exc, ChecksumMismatchError):
                 raise
-            raise UnsafeImageError(f"image {remote} is refused: {exc}", hint=exc.hint) from exc
+            raise UnsafeImageError(
+                f"image {self._remote} is refused: {exc}", hint=exc.hint
+            ) from exc
         except (ImageDownloadError, _NoSlotError, asyncio.CancelledError):
-            is_broken = True
+            is_interrupted = True
             raise
         finally:
-            await finish(intake.close(keep=is_broken))
+            await finish(writer.close(keep=is_interrupted))
         log.info(
             "image fetched",
-            extra={"url": str(remote), "sha256": record.sha256, "size_bytes": record.size_bytes},
+            extra={
+                "url": str(self._remote),
+                "sha256": record.sha256,
+                "size_bytes": record.size_bytes,
+            },
         )
         return record
 
-    async def _intake(self, errand: "_Errand", slot: "_Slot") -> Intake:
-        async def admit() -> None:
-            await slot.take_now()
-            announce(PullStep.BEGIN)
-
-        path = self._store.partial_path(errand.remote.key)
-        usage = await to_the_end(shutil.disk_usage, path.parent)
-        return Intake(
+    async def _writer(self) -> DownloadWriter:
+        path = self._downloader.store.partial_path(self._remote.key)
+        space = await to_the_end(read_space, path.parent)
+        return DownloadWriter(
             path,
-            url=str(errand.remote),
-            algorithms=frozenset(checksum.algorithm for checksum in errand.asked),
-            max_bytes=self._limits.max_bytes,
-            room=Room(reserve_bytes=self._limits.reserve.of(usage.total), make=self._make_room),
-            progress=errand.progress,
-            admit=admit,
+            url=str(self._remote),
+            algorithms=frozenset(checksum.algorithm for checksum in self._checksums),
+            limits=DiskLimits(
+                max_unpacked_bytes=self._limits.max_bytes,
+                reserve_bytes=self._limits.reserve.of(space.total_bytes),
+                make_room=self._downloader.make_room,
+            ),
+            progress=self._progress,
+            before_writing=self._need_slot,
         )
 
-    def _judge(
-        self, errand: "_Errand", partial: PartialFile, validators: Validators
-    ) -> SourceRecord:
+    async def _check(self, partial: PartialFile, validators: Validators) -> SourceRecord:
         """Return the record of a complete download, if it is the right one and safe to open."""
-        for wanted in errand.asked:
-            if (actual := partial.checksum(wanted.algorithm)) != wanted:
-                raise _mismatch(errand.remote, actual, wanted)
+        for wanted in self._checksums:
+            require_equal(str(self._remote), partial.checksum(wanted.algorithm), wanted)
         info = imagefile.inspect(partial.fileno(), max_virtual_size_bytes=self._limits.max_bytes)
-        content = partial.content_checksum().digest
+        try:
+            await check_image(partial.content_path, info.format)
+        except MissingPartError as exc:
+            # The header was checked; a node without qemu-img uses the image all the same.
+            log.warning("image not checked by qemu-img", extra={"error": exc.explain()})
         is_packed = partial.packing is not None
-        has_sha512 = is_packed or any(c.algorithm is Algorithm.SHA512 for c in errand.asked)
-        version = errand.located.version
-        now_s = self._clock()
+        has_sha512 = is_packed or any(c.algorithm is Algorithm.SHA512 for c in self._checksums)
+        version = self._located.version
+        now_s = self._downloader.clock()
         return SourceRecord(
-            url=str(errand.remote),
-            sha256=content,
+            url=str(self._remote),
+            sha256=partial.content_checksum().digest,
             source_sha256=partial.checksum(Algorithm.SHA256).digest if is_packed else None,
             sha512=partial.checksum(Algorithm.SHA512).digest if has_sha512 else None,
             format=info.format,
@@ -230,102 +247,51 @@ class Courier:
             checked_at=now_s,
         )
 
-    async def _confirmed(self, remote: Remote, known: SourceRecord) -> SourceRecord:
-        """Write down that the source still gives what is cached."""
-        now_s = self._clock()
-        return await self.note(
-            remote, known, lambda record: msgspec.structs.replace(record, checked_at=now_s)
-        )
+    async def _need_slot(self) -> None:
+        """Take a slot, if there is a free one, before the first bytes are written.
 
-    async def note(
-        self,
-        remote: Remote,
-        record: SourceRecord,
-        change: Callable[[SourceRecord], SourceRecord],
-    ) -> SourceRecord:
-        """Write down what was learnt of a source, and return its record as changed.
-
-        Where that cannot be written the image is as good as before.
+        The question whether an image has changed needs no slot: behind downloads it would wait for
+        hours, and with it a VM whose image is cached. If it has changed and no slot is free, the
+        request is given up and made again when there is one.
         """
-        try:
-            await to_the_end(self._store.update, remote.key, change)
-        except ImageStorageError as exc:
-            log.warning("image record not updated", extra={"url": str(remote), "error": str(exc)})
-        return change(record)
+        if not self._has_slot:
+            if self._downloader.slots.locked():
+                raise _NoSlotError
+            await self._take_slot()
+        announce(DownloadStep.BEGIN)
+
+    async def _take_slot(self) -> None:
+        await self._downloader.slots.acquire()
+        self._has_slot = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Errand:
-    """What one delivery is about."""
-
-    remote: Remote
-    located: Located
-    known: SourceRecord | None
-    asked: tuple[Checksum, ...]
-    progress: Progress
-
-
-class _ResumedInVainError(Exception):
-    """What came of going on with an earlier process's bytes is not the image."""
+class _ResumeFailedError(Exception):
+    """A resumed download is not the image that was asked for."""
 
 
 class _NoSlotError(Exception):
-    """As many downloads as allowed are under way."""
+    """As many downloads run as are allowed."""
 
 
-class _Slot:
-    """One of the downloads at once.
+async def _locate(remote: Remote, http: HttpSettings, *, known: str | None) -> Located | None:
+    """Return the file that `remote` names now; None if that is still the version `known`."""
+    match remote.source:
+        case UrlSource():
+            return Located(file=url_file(remote.source, remote.credential))
+        case S3Source():
+            from qemu_node.images.source.s3 import s3_file
 
-    A question whether an image has changed needs none: it would otherwise wait for hours behind
-    downloads, and a VM whose image is cached with it. Only if there is something to download it
-    needs one at once, or comes back when there is one.
-    """
+            return Located(file=s3_file(remote.source, remote.credential))
+        case OciSource():
+            from qemu_node.images.registry.oci import resolve_oci
 
-    def __init__(self, slots: asyncio.Semaphore) -> None:
-        self._slots = slots
-        self._is_held = False
-
-    async def take(self) -> None:
-        await self._slots.acquire()
-        self._is_held = True
-
-    async def take_now(self) -> None:
-        if not self._is_held:
-            if self._slots.locked():
-                raise _NoSlotError
-            await self.take()
-
-    def release(self) -> None:
-        if self._is_held:
-            self._is_held = False
-            self._slots.release()
+            ask = functools.partial(fetch_small, http=http)
+            return await resolve_oci(remote.source, remote.credential, fetch_small=ask, known=known)
 
 
-def _compare(remote: Remote, wanted: Checksum | None, offered: Checksum | None) -> None:
-    """Raise where a registry names another file than is wanted, before that is downloaded."""
-    if wanted is None or offered is None or wanted.algorithm is not offered.algorithm:
-        return
-    if wanted != offered:
-        raise _mismatch(remote, offered, wanted)
-
-
-def _mismatch(remote: Remote, actual: Checksum, wanted: Checksum) -> ChecksumMismatchError:
-    return ChecksumMismatchError(
-        f"{remote} is not the image that its checksum names: got {actual}, expected {wanted}"
-    )
-
-
-async def _ask_qemu_img(partial: PartialFile, image_format: ImageFormat) -> None:
-    """Raise where qemu-img finds the image corrupt; a node without it goes by the header alone."""
-    try:
-        await check_image(partial.content_path, image_format)
-    except MissingPartError as exc:
-        log.warning("image not checked by qemu-img", extra={"error": exc.explain()})
-
-
-def announce(step: PullStep) -> None:
-    """Say what comes next, so that a test can end the process there."""
-    log.debug("pull step", extra={"step": step.value})
+def announce(step: DownloadStep) -> None:
+    """Log the next step, so that a test can end the process there."""
+    log.debug("download step", extra={"step": step.value})
 
 
 def _validators_of(record: SourceRecord | None) -> Validators | None:

@@ -1,7 +1,7 @@
 """Compressed images, unpacked as they arrive: gzip, xz and zstd, told apart by their first bytes.
 
 Owns the stream of unpacked bytes with bounds on memory and size. Does not own where they go
-(`partial`) nor what they are (`imagefile`). What comes in is hostile: a few bytes may stand for
+(`partialfile`) nor what they are (`imagefile`). What comes in is hostile: a few bytes may stand for
 terabytes, so nothing here unpacks more than a piece at a time.
 
 A file may hold several members one after the other, as `pigz`, `pixz` and `cat` make them; after

@@ -1,14 +1,26 @@
-"""What the headers of an HTTP answer say: pure, and distrustful.
+"""An HTTP answer: what its headers say, and its body as it arrives. No server is trusted.
 
 Owns the grammars of Content-Range, Content-Encoding, ETag and Retry-After as far as a download
-needs them (RFC 9110), and where S3 says that a bucket is. Does not own what follows (`fetch`,
-`request`).
+needs them (RFC 9110), the region in an answer of S3, and reading a body in chunks. Does not own the
+request (`request`) nor what is done with the bytes (`small`, `transfer`).
 """
 
+import asyncio
 import email.utils
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qemu_node.images.errors import ImageRefusedError
+from qemu_node.images.http.settings import FetchLimits
+from qemu_node.images.http.url import HttpUrl
+
+if TYPE_CHECKING:
+    import aiohttp
+
+CHUNK_BYTES = 1 << 20
+"""How much of a body is handed on at once."""
 
 _VALIDATOR_MAX_CHARS = 1024
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
@@ -18,6 +30,76 @@ _RANGE = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _SECONDS = re.compile(r"\d{1,9}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer whose body is still to be read."""
+
+    response: "aiohttp.ClientResponse"
+    is_foreign: bool
+    """Whether a redirect led away from the scheme, host and port that were asked."""
+    url: HttpUrl
+    """The URL that was asked last."""
+    is_redirected: bool
+    recoded: bytes | None
+    """The body is not the file's own bytes if it begins so (`recoded_by`)."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, by name in any case."""
+        return self.response.headers
+
+    async def chunks(self, limits: FetchLimits) -> AsyncGenerator[list[bytes]]:
+        """Yield the body, about 1 MiB at a time; fail if too little arrives within `stall_s`.
+
+        What has been read before a failure is yielded before the failure is raised.
+        """
+        now = asyncio.get_running_loop().time
+        chunks: list[bytes] = []
+        held_bytes = since_bytes = 0
+        deadline = now() + limits.stall_s
+        failure: Exception | None = None
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    data = await self.response.content.readany()
+            except Exception as exc:
+                failure = exc
+                break
+            if not data:
+                break
+            chunks.append(data)
+            held_bytes += len(data)
+            since_bytes += len(data)
+            if held_bytes >= CHUNK_BYTES:
+                yield chunks
+                chunks, held_bytes = [], 0
+            if since_bytes >= limits.stall_bytes:
+                # After the consumer has taken the chunks: a slow disk is not the source's fault.
+                since_bytes = 0
+                deadline = now() + limits.stall_s
+        if chunks:
+            yield chunks
+        if failure is not None:
+            raise failure
+
+    def check_coding(self, shown: str, head: bytes | bytearray) -> None:
+        """Raise if a body that begins with `head` is encoded, which the request did not allow.
+
+        Raises:
+            ImageRefusedError: it is; `shown` names the file.
+        """
+        if self.recoded is not None and head.startswith(self.recoded):
+            raise ImageRefusedError(
+                f"cannot fetch {shown}: the server sent it encoded, though asked not to",
+                hint="turn off compression of images on the server",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """One GET or HEAD, through redirects, to its answer: what is sent to whom, and how it can fail.
 
-Owns the connection, the redirects and the translation of every way to fail into a sentence without
-a secret. Does not own the body (`fetch`), nor what the answer's headers mean (`answer`).
+Owns what is asked for (`HttpFile`), the connection, the redirects and the translation of every way
+to fail into a sentence without a secret. Does not own how a source becomes a file (`source`,
+`registry`), nor the answer's headers and body (`answer`).
 
 aiohttp is imported at the first request: a plugin that only starts has no need to load it.
 """
@@ -10,24 +11,33 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
-from qemu_node.images.http.address import AddressPolicy, Guard
-from qemu_node.images.http.answer import bucket_region, parse_retry_after, recoded_by
-from qemu_node.images.source.httpfile import HttpFile
-from qemu_node.images.source.name import redact
-from qemu_node.images.source.url import HttpUrl, UrlError, parse_url
+from qemu_node.images.http.address import Guard
+from qemu_node.images.http.answer import (
+    CHUNK_BYTES,
+    Answer,
+    bucket_region,
+    parse_retry_after,
+    recoded_by,
+)
+from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.url import HttpUrl, UrlError, parse_url, redact
 
 if TYPE_CHECKING:
     import aiohttp
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 1 << 20
-"""How much of a body is handed on at once."""
+Sign = Callable[[str, str], Mapping[str, str]]
+"""(method, URL as sent) → headers to add.
+
+Reads the operator's secret when called, so that a new one counts at once: blocks for a small file;
+call it in a thread. Raises an ImageError if the secret cannot be read or must not be sent there.
+"""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRYABLE = frozenset({408, 425, 429})
@@ -44,50 +54,29 @@ _STATUS_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FetchLimits:
-    """How long to wait, how far to follow, how often to try."""
+class HttpFile:
+    """One file behind http(s), and how it is asked for; as text it shows no secret."""
 
-    connect_s: float = 10.0
-    stall_s: float = 60.0
-    """A source that gives less than `stall_bytes` in this time is given up."""
-    stall_bytes: int = 64 << 10
-    small_s: float = 60.0
-    """What a SUMS file, a manifest or a token may take: a start waits for each."""
-    total_s: float = 6 * 3600.0
-    """What one download may take with all its attempts."""
-    redirects: int = 5
-    mirrors: int = 4
-    """How often a redirector is asked for a mirror before we believe that none has the file."""
-    retries: int = 4
-    """Attempts after one that brought nothing new."""
-    backoff_s: float = 1.0
-    """The first pause; each further one is twice as long."""
-    retry_after_max_s: float = 60.0
-    """What a server may ask us to wait; if it wants more, the attempt fails."""
+    url: str = field(repr=False)
+    """May hold a password or a token: not to be shown."""
+    shown: str
+    """The file's name in messages."""
+    sign: Sign | None = field(default=None, repr=False)
+    """Called anew for each request, only for those to `url`'s own scheme, host and port."""
+    renew: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
+    """Makes `sign` return something new, after `url`'s own origin answered 401.
 
+    A registry's token is valid for minutes, a download may take hours. Tried once for each request.
+    """
+    accept: str | None = None
+    """The Accept header."""
+    method: str = "GET"
+    """HEAD asks for the headers alone."""
+    size_bytes: int | None = None
+    """The file's length, if it is known before; a file of another length is refused."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An answer whose body is still to be read."""
-
-    response: "aiohttp.ClientResponse"
-    is_foreign: bool
-    """Whether a redirect led away from the scheme, host and port that were asked."""
-    url: HttpUrl
-    """Who gave it."""
-    is_redirected: bool
-    recoded: bytes | None
-    """The body is not the file's if it begins so (`recoded_by`)."""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return self.response.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers, by name in any case."""
-        return self.response.headers
+    def __str__(self) -> str:
+        return self.shown
 
 
 @contextlib.asynccontextmanager
@@ -96,8 +85,7 @@ async def request(
     headers: Mapping[str, str],
     *,
     accepted: Collection[int],
-    limits: FetchLimits,
-    addresses: AddressPolicy,
+    http: HttpSettings,
 ) -> AsyncGenerator[Answer]:
     """Give the answer to a request for `file`, redirects followed; its status is in `accepted`.
 
@@ -110,7 +98,7 @@ async def request(
     """
     import aiohttp
 
-    guard = Guard(addresses)
+    guard, limits = Guard(http.addresses), http.limits
     session = aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(
             total=None, connect=limits.connect_s, sock_read=limits.stall_s

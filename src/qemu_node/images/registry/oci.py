@@ -1,7 +1,7 @@
 """An image in a registry as a file behind http(s).
 
 Owns the conversation that leads from a reference to a blob: manifest, token, manifest of the
-platform. Does not own making requests (`fetch`) nor what manifests mean (`manifest`).
+platform. Does not own making requests (`http`) nor what manifests mean (`manifest`).
 
 Who may see a secret: the registry that the operator named, and a token service that the registry
 names over https or that is the registry's own host. Nobody whom a redirect led to.
@@ -12,13 +12,15 @@ Sources: github.com/opencontainers/distribution-spec, spec.md; distribution.gith
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Protocol
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
+from qemu_node.images.http.request import HttpFile, Sign
+from qemu_node.images.http.small import SmallAnswer
+from qemu_node.images.http.url import HttpUrl, UrlError, parse_host_port, parse_url
 from qemu_node.images.registry.challenge import Challenge, parse_challenges
 from qemu_node.images.registry.manifest import (
     INDEX_TYPES,
@@ -30,10 +32,10 @@ from qemu_node.images.registry.manifest import (
     digest_of,
     parse_document,
 )
+from qemu_node.images.source.checksum import Algorithm, Checksum
 from qemu_node.images.source.credentials import Credential, is_loopback
-from qemu_node.images.source.httpfile import HttpFile, Sign, SmallAnswer
 from qemu_node.images.source.name import OciSource
-from qemu_node.images.source.url import HttpUrl, UrlError, parse_host_port, parse_url
+from qemu_node.images.source.remote import Located
 from qemu_node.text import DECODE_ERRORS
 
 _STATUS_UNAUTHORIZED = 401
@@ -52,24 +54,13 @@ class FetchSmall(Protocol):
         """Return what `file` is, if it is at most so large."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OciBlob:
-    """What a reference means now, and how to fetch it."""
-
-    manifest_digest: str
-    """Of what the reference names: changes with it, like an ETag."""
-    layer_digest: str
-    """`sha256:…` or `sha512:…` of the file as the registry serves it."""
-    file: HttpFile
-
-
 async def resolve_oci(
     source: OciSource,
     credential: Credential | None,
     *,
     fetch_small: FetchSmall,
     known: str | None = None,
-) -> OciBlob | None:
+) -> Located | None:
     """Return what `source` means now; None where that is still the manifest `known`.
 
     Raises:
@@ -91,10 +82,11 @@ async def resolve_oci(
         body = await registry.manifest(chosen.digest, chosen.digest, size_bytes=chosen.size)
         document = parse_document(body, source.shown)
     layer = choose_layer(document, source.shown)
-    return OciBlob(
-        manifest_digest=manifest_digest,
-        layer_digest=layer.digest,
+    algorithm, _, digest = layer.digest.partition(":")
+    return Located(
         file=registry.blob(layer.digest, layer.size),
+        version=manifest_digest,
+        checksum=Checksum(Algorithm(algorithm), digest),
     )
 
 

@@ -1,1 +1,1 @@
-"""What a job's `image` names, who may use it, and as whom it is asked for."""
+"""What a job's `image` names, who may use it, and the credentials for it."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qemu_node.errors import ConfigError, JobError
+from qemu_node.images.http.url import DEFAULT_PORTS
 from qemu_node.images.source.name import RemoteSource, UrlSource
 
-_DEFAULT_PORTS = {"https": 443, "http": 80}
 _HOST = re.compile(
     r"(?P<wild>\*\.)?(?P<name>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(?P<port>\d+))?"
 )
@@ -65,7 +65,7 @@ def parse_allowed(text: str) -> AllowedSource:
     prefix = _PREFIX.fullmatch(text)
     if prefix is not None:
         scheme, host, path = prefix["scheme"], prefix["host"].lower(), prefix["path"] or "/"
-        is_query = scheme in _DEFAULT_PORTS and any(char in path for char in "?#")
+        is_query = scheme in DEFAULT_PORTS and any(char in path for char in "?#")
         if is_query or _has_dots(path):
             raise wrong
     else:
@@ -73,7 +73,7 @@ def parse_allowed(text: str) -> AllowedSource:
     match = _HOST.fullmatch(host)
     if match is None or (prefix is not None and match["wild"]):
         raise wrong
-    port = int(match["port"]) if match["port"] else _DEFAULT_PORTS.get(scheme)
+    port = int(match["port"]) if match["port"] else DEFAULT_PORTS.get(scheme)
     return AllowedSource(text, _Place(scheme, match["name"], port, path), bool(match["wild"]))
 
 
@@ -102,7 +102,7 @@ def _place_of(source: RemoteSource) -> _Place:
     if not colon:
         name, port = host, ""
     scheme = scheme.lower()
-    return _Place(scheme, name, int(port) if port else _DEFAULT_PORTS.get(scheme), f"/{path}")
+    return _Place(scheme, name, int(port) if port else DEFAULT_PORTS.get(scheme), f"/{path}")
 
 
 def _is_below(path: str, top: str, *, is_oci: bool) -> bool:

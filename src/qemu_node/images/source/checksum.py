@@ -1,6 +1,6 @@
 """Checksums: what a job's `checksum` means and how a SUMS file is read. Pure.
 
-Owns both grammars. Does not own fetching the file (`fetch`) nor the digesting (`partial`).
+Owns both grammars. Does not own fetching the file (`http`) nor the digesting (`partialfile`).
 """
 
 import base64
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qemu_node.errors import ImageError, JobError
+from qemu_node.images.errors import ChecksumMismatchError
+from qemu_node.images.http.url import SCHEMES
 from qemu_node.images.source.name import UrlSource, url_source
-from qemu_node.images.source.url import SCHEMES
 
 
 class Algorithm(StrEnum):
@@ -35,6 +36,18 @@ class Checksum:
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.digest}"
+
+
+def require_equal(shown: str, actual: Checksum, wanted: Checksum) -> None:
+    """Raise unless the image that is shown as `shown` has the digest `wanted`.
+
+    Raises:
+        ChecksumMismatchError: it has another one.
+    """
+    if actual != wanted:
+        raise ChecksumMismatchError(
+            f"{shown} is not the image that its checksum names: got {actual}, expected {wanted}"
+        )
 
 
 _VALUE = re.compile(r"(?P<algorithm>[A-Za-z0-9-]+):(?P<digest>[0-9A-Fa-f]+)")

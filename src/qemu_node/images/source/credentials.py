@@ -2,7 +2,7 @@
 
 Owns which entry of `[[images.credentials]]` counts for whom, when its secret may be sent, and
 reading the secret's file at each use, so that a rotated one counts at once. Does not own the checks
-of the entries (`config`) nor the protocols that use them (`fetch`, `oci`, `s3`).
+of the entries (`config`) nor the protocols that use them (`http`, `oci`, `s3`).
 
 No secret is kept, shown, or part of a cache key.
 """
@@ -19,9 +19,8 @@ import msgspec
 
 from qemu_node.config.images import CredentialConfig, canonical_host
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
-from qemu_node.images.source.httpfile import Sign
-from qemu_node.images.source.sigv4 import Keys
-from qemu_node.images.source.url import parse_url
+from qemu_node.images.http.request import Sign
+from qemu_node.images.http.url import parse_url
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +116,16 @@ class BasicLogin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class S3Keys:
+    """What signs a request of S3; as text it shows no secret."""
+
+    access_key_id: str
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    """Of temporary credentials."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class S3Access:
     """Where a bucket is and whose signature opens it."""
 
@@ -128,11 +137,11 @@ class S3Access:
     secret_key: SecretFile | None = None
     session_token: SecretFile | None = None
 
-    def keys(self) -> Keys | None:
+    def keys(self) -> S3Keys | None:
         """Return what signs. Blocks for the secrets' files."""
         if self.secret_key is None:
             return None
-        return Keys(
+        return S3Keys(
             access_key_id=self.access_key_id,
             secret_key=self.secret_key.read(),
             session_token=None if self.session_token is None else self.session_token.read(),

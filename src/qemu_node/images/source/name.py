@@ -9,10 +9,10 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote
 
 from qemu_node.errors import JobError
-from qemu_node.images.source.url import UrlError, parse_host_port, parse_url
+from qemu_node.images.http.url import UrlError, parse_host_port, parse_url, redact
 
 DIGEST_PREFIX = "sha256:"
 
@@ -198,20 +198,6 @@ def _decoded(path: str) -> str:
         return unquote(path, errors="strict")
     except UnicodeDecodeError:
         return unquote(path, encoding="cp1252", errors="replace")
-
-
-def redact(url: str) -> str:
-    """Return `url` without user, password, the values of its query and its fragment.
-
-    Works on text that is no proper URL as well, for the message that says so.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return f"{url.partition('://')[0]}://…"
-    host = parts.netloc.rpartition("@")[2]
-    query = "…" if parts.query else ""
-    return SplitResult(parts.scheme, host, parts.path, query, "").geturl()
 
 
 def _parse_s3(text: str, rest: str) -> S3Source:

@@ -1,1 +1,1 @@
-"""The files of the image cache: images, partial downloads, records, and what may be removed."""
+"""The files of the image cache: images, partial downloads, records, and what is removed."""

@@ -1,17 +1,17 @@
-"""Which images leave the cache, and why. Pure.
+"""Which images are removed from the cache, and why. Pure.
 
 Owns the rules, in their order:
 
-1. What a VM uses, what the operator has pinned and what the node prefetches stays.
-2. An image that no source gives any more is outdated and goes.
-3. An image that no VM has used for long goes.
-4. While the file system has less free space than the low mark, the least recently used go until
-   the high mark is reached, except those used within the last minutes: a start that had to be
-   given up because its download took long finds the image when it is tried again.
+1. An image that a VM uses, that is pinned or that is prefetched stays.
+2. An outdated image, one that no source serves any more, is removed.
+3. An image that no VM has used for `unused_for` is removed.
+4. While the file system has less free space than the low mark, the least recently used images are
+   removed until the high mark is reached, except those used within the last minutes: a start that
+   timed out because its download was slow finds the image when it is tried again.
 
-A download that has no room has it made by the same rules, as far as it needs and only where that
-is enough. A download that broke off and waits to be resumed is taken like an image that was used
-when its last byte came.
+If a download or a VM needs room, images are removed by the same rules: as many as it needs, and
+none if that would not be enough. An interrupted download that can be resumed counts as an image
+that was last used when its last byte arrived.
 
 Does not own finding the facts nor removing anything (`keeper`).
 """
@@ -19,119 +19,132 @@ Does not own finding the facts nor removing anything (`keeper`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 RECENT_S = 600.0
-"""How long an image is safe from a lack of space after its last use.
+"""How long after its last use an image is not removed for lack of space.
 
-Longer than the delays after which Nomad tries a failed start again by default."""
+Longer than the delays after which Nomad retries a failed start by default."""
 
 
 class Reason(StrEnum):
-    """Why an image goes."""
+    """Why an image is removed."""
 
     OUTDATED = "outdated"
     UNUSED = "unused"
     SPACE = "space"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachedBlob:
-    """One image of the cache, or part of one, as the rules see it."""
+class Evictable(Protocol):
+    """An image of the cache, or a part of one, as the rules see it."""
 
-    name: str
-    allocated_bytes: int
-    """What its removal frees."""
-    last_used_s: float
-    """Unix time; may be in the future where the clock was set back."""
-    is_in_use: bool
-    is_kept: bool
-    """Pinned or prefetched."""
-    is_outdated: bool
-    """No source is known to give it."""
+    @property
+    def name(self) -> str:
+        """Of its file."""
+
+    @property
+    def allocated_bytes(self) -> int:
+        """How much space its removal frees."""
+
+    @property
+    def last_used_at(self) -> float:
+        """Unix time; in the future if the clock was set back."""
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a VM uses it."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is pinned or prefetched."""
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether no source is known to serve it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When images go for want of use or of space."""
+    """When images are removed because they are unused, or because space is short."""
 
     unused_for_s: float
     low_bytes: int
-    """Less free space than this makes unused images go…"""
+    """With less free space than this, unused images are removed…"""
     high_bytes: int
     """…until this much is free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eviction:
-    """An image that goes."""
+    """An image that is to be removed."""
 
-    blob: CachedBlob
+    item: Evictable
     reason: Reason
 
 
 def plan_eviction(
-    blobs: Sequence[CachedBlob], free_bytes: int, limits: Limits, now_s: float
+    items: Sequence[Evictable], free_bytes: int, limits: Limits, now_s: float
 ) -> list[Eviction]:
-    """Return which of `blobs` go, in this order, where `free_bytes` are free at Unix time `now_s`.
+    """Return which of `items` to remove, in order, if `free_bytes` are free at Unix time `now_s`.
 
-    A last use in the future counts as now: a clock that was set back makes nothing old, and delays
-    the removal by what it was set back at most.
+    A last use in the future counts as now: after a clock was set back, nothing is removed early,
+    and nothing later than by the time that it was set back.
     """
-    removable = [blob for blob in blobs if not blob.is_in_use and not blob.is_kept]
+    removable = [item for item in items if not item.is_in_use and not item.is_kept]
     plan = []
     rest = []
-    for blob in _oldest_first(removable, now_s):
-        if blob.is_outdated:
-            plan.append(Eviction(blob=blob, reason=Reason.OUTDATED))
-        elif _age_s(blob, now_s) >= limits.unused_for_s:
-            plan.append(Eviction(blob=blob, reason=Reason.UNUSED))
+    for item in _oldest_first(removable, now_s):
+        if item.is_outdated:
+            plan.append(Eviction(item=item, reason=Reason.OUTDATED))
+        elif _age_s(item, now_s) >= limits.unused_for_s:
+            plan.append(Eviction(item=item, reason=Reason.UNUSED))
         else:
-            rest.append(blob)
-    free_bytes += sum(eviction.blob.allocated_bytes for eviction in plan)
+            rest.append(item)
+    free_bytes += sum(eviction.item.allocated_bytes for eviction in plan)
     if free_bytes < limits.low_bytes:
-        for blob in rest:
+        for item in rest:
             if free_bytes >= max(limits.high_bytes, limits.low_bytes):
                 break
-            if _age_s(blob, now_s) >= RECENT_S:
-                plan.append(Eviction(blob=blob, reason=Reason.SPACE))
-                free_bytes += blob.allocated_bytes
+            if _age_s(item, now_s) >= RECENT_S:
+                plan.append(Eviction(item=item, reason=Reason.SPACE))
+                free_bytes += item.allocated_bytes
     return plan
 
 
 def plan_room(
-    blobs: Sequence[CachedBlob], free_bytes: int, needed_bytes: int, now_s: float
+    items: Sequence[Evictable], free_bytes: int, needed_bytes: int, now_s: float
 ) -> list[Eviction]:
-    """Return which of `blobs` go, in this order, so that `needed_bytes` are free.
+    """Return which of `items` to remove, in order, so that `needed_bytes` are free.
 
-    None where they would not be in any case: what is there serves others.
+    None if they would not be free in any case.
     """
-    removable = [blob for blob in blobs if not blob.is_in_use and not blob.is_kept]
-    outdated = [blob for blob in removable if blob.is_outdated]
+    removable = [item for item in items if not item.is_in_use and not item.is_kept]
+    outdated = [item for item in removable if item.is_outdated]
     others = [
-        blob for blob in removable if not blob.is_outdated and _age_s(blob, now_s) >= RECENT_S
+        item for item in removable if not item.is_outdated and _age_s(item, now_s) >= RECENT_S
     ]
     plan = []
-    for blob in (*_oldest_first(outdated, now_s), *_oldest_first(others, now_s)):
+    for item in (*_oldest_first(outdated, now_s), *_oldest_first(others, now_s)):
         if free_bytes >= needed_bytes:
             break
-        reason = Reason.OUTDATED if blob.is_outdated else Reason.SPACE
-        plan.append(Eviction(blob=blob, reason=reason))
-        free_bytes += blob.allocated_bytes
+        reason = Reason.OUTDATED if item.is_outdated else Reason.SPACE
+        plan.append(Eviction(item=item, reason=reason))
+        free_bytes += item.allocated_bytes
     return plan if free_bytes >= needed_bytes else []
 
 
-def plan_refresh(blobs: Sequence[CachedBlob], now_s: float) -> list[CachedBlob]:
-    """Return the blobs whose last use is to be set to `now_s`.
+def needs_refresh(item: Evictable, now_s: float) -> bool:
+    """Tell whether the last use of `item` is to be set to `now_s`.
 
-    That is what a VM uses now, and what claims to have been used in the future: from there its age
-    would not grow until the clock has caught up.
+    That is so if a VM uses it now, or if its last use is in the future: otherwise it would not age
+    until the clock has caught up.
     """
-    return [blob for blob in blobs if blob.is_in_use or blob.last_used_s > now_s]
+    return item.is_in_use or item.last_used_at > now_s
 
 
-def _oldest_first(blobs: Sequence[CachedBlob], now_s: float) -> list[CachedBlob]:
-    return sorted(blobs, key=lambda blob: (min(blob.last_used_s, now_s), blob.name))
+def _oldest_first(items: Sequence[Evictable], now_s: float) -> list[Evictable]:
+    return sorted(items, key=lambda item: (min(item.last_used_at, now_s), item.name))
 
 
-def _age_s(blob: CachedBlob, now_s: float) -> float:
-    return max(now_s - blob.last_used_s, 0.0)
+def _age_s(item: Evictable, now_s: float) -> float:
+    return max(now_s - item.last_used_at, 0.0)

@@ -1,6 +1,6 @@
 """A file that is only ever appended to, and sent to the disk as it grows.
 
-Owns writing it. Does not own what is in it (`partial`). Its methods block.
+Owns writing it. Does not own what is in it (`partialfile`). Its methods block.
 """
 
 import os
@@ -13,8 +13,8 @@ from qemu_node.units import MIB
 _HOLE_BYTES = 64 << 10
 _WRITEBACK_BYTES = 16 * MIB
 _WRITE_BYTES = 256 << 10
-"""What one system call writes: where the page cache has large folios, finding those that hold a
-MiB takes three times as long as filling small ones (ext4, Linux 6.18)."""
+"""How much one system call writes: with large folios in the page cache, finding those for a MiB
+takes three times as long as filling small ones (ext4, Linux 6.18)."""
 
 
 class GrowingFile:
@@ -37,7 +37,7 @@ class GrowingFile:
         self._grow(len(data))
 
     def append_sparse(self, data: bytes) -> None:
-        """Append `data`, leaving holes for what is zero: a raw image is mostly that.
+        """Append `data`, with holes for zeros: a raw image is mostly zeros.
 
         Raises:
             ImageStorageError: the host refused.
@@ -57,7 +57,7 @@ class GrowingFile:
             self._sent_bytes = self.size_bytes
 
     def finish(self) -> None:
-        """Make a hole at the end count.
+        """Set the file's length, which a hole at its end does not.
 
         Raises:
             ImageStorageError: the host refused.
@@ -66,7 +66,7 @@ class GrowingFile:
             os.ftruncate(self.fd, self.size_bytes)
 
     def close(self) -> None:
-        """Close the file; done already, do nothing."""
+        """Close the file; harmless if it is closed already."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -1,16 +1,16 @@
-"""An image of the cache with where it came from and who uses it, and finding one by name. Pure.
+"""An image of the cache with its sources and its users, and finding one by name. Pure.
 
-Does not own finding the facts, nor what is done with it (`keeper`).
+Does not own finding the facts, nor what is done with an image (`keeper`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qemu_node.errors import ImageError
 from qemu_node.images.source.checksum import Algorithm
+from qemu_node.images.store.blob import Blob, FileId
 from qemu_node.images.store.eviction import Reason
-from qemu_node.images.store.record import SourceRecord
-from qemu_node.images.store.store import Blob
+from qemu_node.images.store.record import SourceRecord, Version
 from qemu_node.text import nearest
 
 _DIGEST_MIN_CHARS = 4
@@ -27,13 +27,13 @@ class KeptSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptImage:
-    """An image of the cache, with where it came from and who uses it."""
+    """An image of the cache with its sources and its users."""
 
     blob: Blob
     sources: tuple[KeptSource, ...]
-    """Those that give it as far as is known, by URL."""
+    """The sources that serve it as far as is known, by URL."""
     earlier_of: tuple[str, ...]
-    """URLs of sources that give another one by now, while jobs ask for this one by checksum."""
+    """URLs of sources that now serve another image, while jobs ask for this one by checksum."""
     users: tuple[str, ...]
     """`vm_id`s of the VMs that run on it."""
 
@@ -43,8 +43,23 @@ class KeptImage:
         return f"{Algorithm.SHA256}:{self.blob.sha256}"
 
     @property
+    def name(self) -> str:
+        """The name of its file."""
+        return self.blob.path.name
+
+    @property
+    def allocated_bytes(self) -> int:
+        """How much space it takes."""
+        return self.blob.allocated_bytes
+
+    @property
+    def last_used_at(self) -> float:
+        """Unix time."""
+        return self.blob.last_used_at
+
+    @property
     def label(self) -> str:
-        """What messages call it: where it came from, else its digest."""
+        """Its name in messages: the URL of a source, else its digest."""
         return next(iter((*self.origins, *self.earlier_of)), self.digest)
 
     @property
@@ -54,41 +69,90 @@ class KeptImage:
 
     @property
     def is_pinned(self) -> bool:
-        """Whether the operator keeps it."""
+        """Whether the operator has pinned it."""
         return any(source.record.pinned for source in self.sources)
 
     @property
     def is_prefetched(self) -> bool:
-        """Whether the node's settings keep it."""
+        """Whether it is prefetched."""
         return any(source.is_prefetched for source in self.sources)
 
     @property
+    def is_kept(self) -> bool:
+        """Whether it stays although no VM uses it."""
+        return self.is_pinned or self.is_prefetched
+
+    @property
     def is_outdated(self) -> bool:
-        """Whether no source gives it any more, and nobody asks for it; it goes with its last VM."""
+        """Whether no source serves it any more and no checksum names it."""
         return not self.sources and not self.earlier_of
 
     @property
     def is_in_use(self) -> bool:
-        """Whether something else than the cache has a name for it."""
+        """Whether its file has another name than that in the cache."""
         return self.blob.is_linked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovedImage:
-    """An image that a sweep removed, or would."""
+    """An image that was removed, or would be."""
 
     image: KeptImage
     reason: Reason
 
 
-def find_image(images: Sequence[KeptImage], name: str) -> KeptImage:
-    """Return the image that `name` means: pure.
+def kept_images(
+    blobs: Sequence[Blob],
+    records: Mapping[str, SourceRecord],
+    users: Mapping[FileId, tuple[str, ...]],
+    prefetched: frozenset[str],
+) -> list[KeptImage]:
+    """Return the images of a cache, by URL; the outdated ones come last. Pure.
 
-    That is, in this order: the URL of a source, a URL's file name, the beginning of a digest. A URL
-    means what its source gives now.
+    A blob that does not have its record's size is damaged: no source counts, so it is outdated.
+
+    Args:
+        blobs: The files of the cache.
+        records: What is known of each source, by key.
+        users: The VMs that have a link to a file.
+        prefetched: Keys of the sources that are prefetched.
+    """
+    images = []
+    for blob in blobs:
+        current = sorted(
+            (record.url, key) for key, record in records.items() if _is_blob(record, blob)
+        )
+        earlier = sorted(
+            record.url
+            for record in records.values()
+            for version in record.earlier
+            if version.is_asked_for and _is_blob(version, blob)
+        )
+        images.append(
+            KeptImage(
+                blob=blob,
+                sources=tuple(
+                    KeptSource(key=key, record=records[key], is_prefetched=key in prefetched)
+                    for _, key in current
+                ),
+                earlier_of=tuple(earlier),
+                users=users.get(blob.file_id, ()),
+            )
+        )
+    return sorted(images, key=lambda image: (image.is_outdated, not image.sources, image.label))
+
+
+def _is_blob(version: Version, blob: Blob) -> bool:
+    return version.blob_name == blob.path.name and version.size_bytes == blob.size_bytes
+
+
+def find_image(images: Sequence[KeptImage], name: str) -> KeptImage:
+    """Return the image that `name` names: a URL, a URL's file name, or the beginning of a digest.
+
+    They are tried in this order. A URL names the image that its source serves now. Pure.
 
     Raises:
-        ImageError: none, or several; the message says which.
+        ImageError: no image has the name, or several have; the message lists them.
     """
     digest = name.removeprefix("sha256:").lower()
     for matches in (
@@ -119,5 +183,5 @@ def _hint(images: Sequence[KeptImage], name: str) -> str:
 
 
 def file_name(origin: str) -> str:
-    """Return the last part of where an image came from: pure."""
+    """Return the last part of an image's URL. Pure."""
     return origin.partition("?")[0].rstrip("/").rpartition("/")[2] or origin

@@ -15,7 +15,7 @@ from pathlib import Path
 from qemu_node.errors import HostError
 from qemu_node.host.files import atomic, tree
 from qemu_node.images.errors import storage_errors
-from qemu_node.images.store.sidecar import read_sidecar, sidecar_path
+from qemu_node.images.store.partialfile import info_path, read_info
 from qemu_node.images.store.store import ImageStore
 
 log = logging.getLogger(__name__)
@@ -51,13 +51,20 @@ def clean(store: ImageStore, now_s: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A download that broke off and waits to be resumed."""
+    """An interrupted download that can be resumed, as the rules of eviction see it."""
 
-    key: str
     path: Path
     allocated_bytes: int
     last_used_at: float
-    """Unix time at which its last byte came."""
+    """Unix time at which its last byte arrived."""
+    is_in_use: bool = False
+    is_kept: bool = False
+    is_outdated: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return self.path.name
 
 
 @contextlib.contextmanager
@@ -76,15 +83,13 @@ def idle_parts(store: ImageStore) -> Generator[list[Part]]:
                 if lock.try_acquire():
                     held.callback(lock.release)
                     with contextlib.suppress(FileNotFoundError):
-                        parts.append(_part(key, store.partial_path(key)))
+                        parts.append(_part(store.partial_path(key)))
         yield parts
 
 
-def _part(key: str, path: Path) -> Part:
+def _part(path: Path) -> Part:
     info = path.lstat()
-    return Part(
-        key=key, path=path, allocated_bytes=info.st_blocks * 512, last_used_at=info.st_mtime
-    )
+    return Part(path=path, allocated_bytes=info.st_blocks * 512, last_used_at=info.st_mtime)
 
 
 def _clean_partials(store: ImageStore, now_s: float) -> int:
@@ -118,9 +123,9 @@ def _dead_parts(store: ImageStore, key: str, now_s: float) -> list[Path]:
     partial = store.partial_path(key)
     parts = [store.partials_dir / name for name in _names(store.partials_dir)]
     parts = [path for path in parts if path.name.partition(".")[0] == key]
-    sidecar = read_sidecar(partial)
-    if sidecar is not None and sidecar.is_resumable and _age_s(partial, now_s) <= RESUMABLE_S:
-        kept = (partial, sidecar_path(partial)) if partial in parts else ()
+    info = read_info(partial)
+    if info is not None and info.is_resumable and _age_s(partial, now_s) <= RESUMABLE_S:
+        kept = (partial, info_path(partial)) if partial in parts else ()
         return [path for path in parts if path not in kept]
     return parts
 

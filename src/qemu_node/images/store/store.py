@@ -25,10 +25,8 @@ Whoever needs both locks takes the source's first.
 import contextlib
 import logging
 import os
-import re
 import stat
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -39,9 +37,8 @@ from qemu_node.host.files import atomic
 from qemu_node.host.files.directories import make_directory
 from qemu_node.host.files.lock import FileLock
 from qemu_node.images.errors import ImageStorageError, storage_errors
-from qemu_node.images.format.imagefile import ImageFormat
-from qemu_node.images.store.base import FileId
-from qemu_node.images.store.partial import PartialFile
+from qemu_node.images.store.blob import Blob, list_blobs
+from qemu_node.images.store.partialfile import PartialFile
 from qemu_node.images.store.record import RECORD_VERSION, SourceRecord, Version
 from qemu_node.text import DECODE_ERRORS
 
@@ -49,10 +46,6 @@ log = logging.getLogger(__name__)
 
 _STORE_LOCK_TIMEOUT_S = 60.0
 """What is done under the store's lock takes milliseconds; a dying disk may take longer."""
-
-_BLOB_NAME = re.compile(
-    rf"sha256-(?P<sha256>[0-9a-f]{{64}})\.(?P<format>{'|'.join(map(re.escape, ImageFormat))})"
-)
 
 
 class SwapStep(StrEnum):
@@ -68,23 +61,6 @@ class RemovalStep(StrEnum):
 
     RECORDS = "records"
     BLOB = "blob"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blob:
-    """An image's file as it was found."""
-
-    path: Path
-    sha256: str
-    """The digest that its content had when it was placed."""
-    format: ImageFormat
-    size_bytes: int
-    allocated_bytes: int
-    last_used_at: float
-    """Unix time."""
-    file_id: FileId
-    is_linked: bool
-    """It has another name than this one: that of a VM's base."""
 
 
 class ImageStore:
@@ -239,20 +215,7 @@ class ImageStore:
         Raises:
             ImageStorageError: the directory cannot be read.
         """
-        found = []
-        with storage_errors("read", self.blobs_dir), contextlib.suppress(FileNotFoundError):
-            for path in sorted(self.blobs_dir.iterdir()):
-                match = _BLOB_NAME.fullmatch(path.name)
-                with contextlib.suppress(FileNotFoundError):
-                    info = path.lstat()
-                    if match is not None and stat.S_ISREG(info.st_mode):
-                        found.append(_blob(path, match, info))
-        return found
-
-    def set_last_used(self, blob: Blob, at_s: float) -> None:
-        """Make Unix time `at_s` the last use of an image, which may be gone meanwhile."""
-        with storage_errors("touch", blob.path), contextlib.suppress(FileNotFoundError):
-            os.utime(blob.path, (at_s, at_s), follow_symlinks=False)
+        return list_blobs(self.blobs_dir)
 
     # Removal; the caller holds the store's lock
 
@@ -311,19 +274,6 @@ class ImageStore:
             log.warning("unreadable image record", extra={"path": str(path), "error": str(exc)})
             return None
         return record if record.version == RECORD_VERSION else None
-
-
-def _blob(path: Path, match: re.Match[str], info: os.stat_result) -> Blob:
-    return Blob(
-        path=path,
-        sha256=match["sha256"],
-        format=ImageFormat(match["format"]),
-        size_bytes=info.st_size,
-        allocated_bytes=info.st_blocks * 512,
-        last_used_at=info.st_mtime,
-        file_id=(info.st_dev, info.st_ino),
-        is_linked=info.st_nlink > 1,
-    )
 
 
 def _announce(kind: str, step: StrEnum) -> None:

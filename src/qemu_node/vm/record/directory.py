@@ -35,7 +35,7 @@ from qemu_node.errors import AS_ROOT, NodeError
 from qemu_node.host.files import atomic, tree
 from qemu_node.host.files.directories import make_directory, open_directory
 from qemu_node.host.process.identity import boot_id
-from qemu_node.images.store.base import BASE_NAME
+from qemu_node.images.store.blob import BASE_NAME
 from qemu_node.text import DECODE_ERRORS
 from qemu_node.vm.record.leases import check_unused, leased_uids, release_uids
 from qemu_node.vm.record.names import STATE_NAME, VM_ID, check_vm_id

@@ -13,10 +13,10 @@ from qemu_node import configdrive
 from qemu_node.configdrive import ConfigDrive
 from qemu_node.errors import HostError
 from qemu_node.host.concurrency.threads import to_the_end
-from qemu_node.images.cache import CachedImage
 from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.format.overlay import write_overlay
-from qemu_node.images.store.base import link_base
+from qemu_node.images.openimage import CachedImage
+from qemu_node.images.store.blob import link_base
 from qemu_node.qemu.firmware import Firmware, ensure_varstore
 from qemu_node.qemu.spec import BaseImage, DiskFormat, PflashFirmware
 from qemu_node.vm.node import Tell

@@ -14,9 +14,9 @@ from qemu_node.cli.image.table import last_use
 from qemu_node.cli.main import main
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import MissingPartError
+from qemu_node.images.download.pull import Pulled
 from qemu_node.images.keeper import ImageKeeper
-from qemu_node.images.pull import Pulled
-from qemu_node.images.store.base import link_base
+from qemu_node.images.store.blob import link_base
 from qemu_node.images.store.keptimage import KeptImage
 from qemu_node.images.store.record import SourceRecord
 from qemu_node.images.store.store import ImageStore

@@ -11,7 +11,7 @@ from qemu_node.images.http.answer import (
     recoded_by,
     validators_of,
 )
-from qemu_node.images.http.fetch import Resume, problem_of_part
+from qemu_node.images.http.transfer import Resume, problem_of_part
 
 NOW_S = 1_800_000_000.0
 

@@ -1,9 +1,8 @@
 import pytest
 
 from qemu_node.images.errors import ImageRefusedError
-from qemu_node.images.http.request import _next_hop
-from qemu_node.images.source.httpfile import HttpFile
-from qemu_node.images.source.url import parse_url
+from qemu_node.images.http.request import HttpFile, _next_hop
+from qemu_node.images.http.url import parse_url
 
 FILE = HttpFile(url="https://example.org/x", shown="https://example.org/x")
 

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from qemu_node.config.images import CredentialConfig
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
+from qemu_node.images.http.request import HttpFile
+from qemu_node.images.http.small import SmallAnswer
 from qemu_node.images.registry.manifest import INDEX_TYPES, MANIFEST_TYPES, digest_of
-from qemu_node.images.registry.oci import OciBlob, parse_token, resolve_oci
+from qemu_node.images.registry.oci import parse_token, resolve_oci
 from qemu_node.images.source.credentials import Credential, CredentialStore
-from qemu_node.images.source.httpfile import HttpFile, SmallAnswer
 from qemu_node.images.source.name import OciSource
+from qemu_node.images.source.remote import Located
 
 HOST = "registry.example.org"
 LAYER = "sha256:" + "a" * 64
@@ -93,7 +95,7 @@ async def resolve(
     credential: Credential | None = None,
     *,
     registry: str = HOST,
-) -> OciBlob:
+) -> Located:
     source = OciSource(registry, "team/image", reference)
     blob = await resolve_oci(source, credential, fetch_small=script)
     assert blob is not None
@@ -103,9 +105,9 @@ async def resolve(
 async def test_a_tag_leads_to_the_digest_and_url_of_its_layer() -> None:
     script = Script([ok(MANIFEST)])
     blob = await resolve(script)
-    assert blob.layer_digest == LAYER
+    assert str(blob.checksum) == LAYER
     assert blob.file.size_bytes == 7
-    assert blob.manifest_digest == digest_of(MANIFEST)
+    assert blob.version == digest_of(MANIFEST)
     assert blob.file.url == f"https://{HOST}/v2/team/image/blobs/{LAYER}"
     assert blob.file.shown == f"oci://{HOST}/team/image:1"
     assert blob.file.sign is None
@@ -119,15 +121,15 @@ async def test_a_tag_leads_to_the_digest_and_url_of_its_layer() -> None:
 async def test_an_index_leads_to_the_manifest_of_this_machine() -> None:
     script = Script([ok(INDEX), ok(MANIFEST)])
     blob = await resolve(script)
-    assert blob.layer_digest == LAYER
-    assert blob.manifest_digest == digest_of(INDEX)
+    assert str(blob.checksum) == LAYER
+    assert blob.version == digest_of(INDEX)
     assert script.asked[1].url.endswith(f"/manifests/{digest_of(MANIFEST)}")
 
 
 @pytest.mark.parametrize("body", [MANIFEST, INDEX])
 async def test_a_reference_by_digest_is_checked(body: bytes) -> None:
     blob = await resolve(Script([ok(body), ok(MANIFEST)]), digest_of(body))
-    assert blob.manifest_digest == digest_of(body)
+    assert blob.version == digest_of(body)
     with pytest.raises(ChecksumMismatchError):
         await resolve(Script([ok(body + b" "), ok(MANIFEST)]), digest_of(body))
 

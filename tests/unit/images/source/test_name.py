@@ -3,14 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.errors import JobError
-from qemu_node.images.source.name import (
-    OciSource,
-    PathSource,
-    S3Source,
-    UrlSource,
-    parse_source,
-    redact,
-)
+from qemu_node.images.http.url import redact
+from qemu_node.images.source.name import OciSource, PathSource, S3Source, UrlSource, parse_source
 
 SECRET = "hunter2"
 DIGEST = f"sha256:{'a' * 64}"

@@ -1,15 +1,14 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.images.store.eviction import (
     RECENT_S,
-    CachedBlob,
     Limits,
     Reason,
+    needs_refresh,
     plan_eviction,
-    plan_refresh,
     plan_room,
 )
 
@@ -17,12 +16,25 @@ NOW_S = 1_000_000.0
 WEEK_S = 7 * 86400.0
 ROOMY = Limits(unused_for_s=WEEK_S, low_bytes=0, high_bytes=0)
 
+
+@dataclass(frozen=True, kw_only=True)
+class CachedFile:
+    """An image as the rules see it."""
+
+    name: str
+    allocated_bytes: int
+    last_used_at: float
+    is_in_use: bool
+    is_kept: bool
+    is_outdated: bool
+
+
 blobs = st.lists(
     st.builds(
-        CachedBlob,
+        CachedFile,
         name=st.text("abcdef", min_size=1, max_size=8),
         allocated_bytes=st.integers(0, 1 << 40),
-        last_used_s=st.floats(0, 2 * NOW_S),
+        last_used_at=st.floats(0, 2 * NOW_S),
         is_in_use=st.booleans(),
         is_kept=st.booleans(),
         is_outdated=st.booleans(),
@@ -39,11 +51,11 @@ limits = st.builds(
 free = st.integers(0, 1 << 42)
 
 
-def blob(name: str, *, age_s: float = 3600.0, size: int = 100) -> CachedBlob:
-    return CachedBlob(
+def blob(name: str, *, age_s: float = 3600.0, size: int = 100) -> CachedFile:
+    return CachedFile(
         name=name,
         allocated_bytes=size,
-        last_used_s=NOW_S - age_s,
+        last_used_at=NOW_S - age_s,
         is_in_use=False,
         is_kept=False,
         is_outdated=False,
@@ -51,10 +63,10 @@ def blob(name: str, *, age_s: float = 3600.0, size: int = 100) -> CachedBlob:
 
 
 def plan(
-    *found: CachedBlob, free_bytes: int = 1000, limits: Limits = ROOMY
+    *found: CachedFile, free_bytes: int = 1000, limits: Limits = ROOMY
 ) -> list[tuple[str, Reason]]:
     return [
-        (eviction.blob.name, eviction.reason)
+        (eviction.item.name, eviction.reason)
         for eviction in plan_eviction(found, free_bytes, limits, NOW_S)
     ]
 
@@ -94,31 +106,30 @@ def test_image_that_a_start_is_about_to_ask_for_again_does_not_go_for_space() ->
 
 def test_clock_that_was_set_back_makes_nothing_old() -> None:
     assert plan(blob("future", age_s=-WEEK_S * 100)) == []
-    assert plan_refresh([blob("future", age_s=-1.0), blob("past", age_s=1.0)], NOW_S) == [
-        blob("future", age_s=-1.0)
-    ]
+    assert needs_refresh(blob("future", age_s=-1.0), NOW_S)
+    assert not needs_refresh(blob("past", age_s=1.0), NOW_S)
 
 
 def test_use_goes_on_as_long_as_a_vm_runs() -> None:
     used = replace(blob("a", age_s=WEEK_S * 100), is_in_use=True)
     assert plan(used) == []
-    assert plan_refresh([used], NOW_S) == [used]
+    assert needs_refresh(used, NOW_S)
 
 
 @given(blobs, free, limits, st.floats(0, 2 * NOW_S))
 def test_what_is_used_pinned_or_prefetched_never_goes(
-    found: list[CachedBlob], free_bytes: int, limits: Limits, now_s: float
+    found: list[CachedFile], free_bytes: int, limits: Limits, now_s: float
 ) -> None:
     for eviction in plan_eviction(found, free_bytes, limits, now_s):
-        assert not eviction.blob.is_in_use
-        assert not eviction.blob.is_kept
+        assert not eviction.item.is_in_use
+        assert not eviction.item.is_kept
 
 
 @given(blobs, free, limits, st.floats(0, 2 * NOW_S))
 def test_each_image_goes_once_and_every_outdated_unused_one_goes(
-    found: list[CachedBlob], free_bytes: int, limits: Limits, now_s: float
+    found: list[CachedFile], free_bytes: int, limits: Limits, now_s: float
 ) -> None:
-    names = [e.blob.name for e in plan_eviction(found, free_bytes, limits, now_s)]
+    names = [e.item.name for e in plan_eviction(found, free_bytes, limits, now_s)]
     assert len(names) == len(set(names))
     outdated = {b.name for b in found if b.is_outdated and not b.is_in_use and not b.is_kept}
     assert outdated <= set(names)
@@ -126,23 +137,23 @@ def test_each_image_goes_once_and_every_outdated_unused_one_goes(
 
 @given(blobs, free, limits)
 def test_space_takes_no_more_than_it_needs(
-    found: list[CachedBlob], free_bytes: int, limits: Limits
+    found: list[CachedFile], free_bytes: int, limits: Limits
 ) -> None:
     evictions = plan_eviction(found, free_bytes, limits, NOW_S)
-    for_space = [e.blob for e in evictions if e.reason is Reason.SPACE]
+    for_space = [e.item for e in evictions if e.reason is Reason.SPACE]
     if not for_space:
         return
-    before = free_bytes + sum(e.blob.allocated_bytes for e in evictions)
+    before = free_bytes + sum(e.item.allocated_bytes for e in evictions)
     before -= sum(blob.allocated_bytes for blob in for_space)
     assert before < limits.low_bytes
     without_last = before + sum(blob.allocated_bytes for blob in for_space[:-1])
     assert without_last < max(limits.high_bytes, limits.low_bytes)
-    assert for_space == sorted(for_space, key=lambda b: (min(b.last_used_s, NOW_S), b.name))
+    assert for_space == sorted(for_space, key=lambda b: (min(b.last_used_at, NOW_S), b.name))
 
 
-def room(*found: CachedBlob, needed_bytes: int) -> list[tuple[str, Reason]]:
+def room(*found: CachedFile, needed_bytes: int) -> list[tuple[str, Reason]]:
     return [
-        (eviction.blob.name, eviction.reason)
+        (eviction.item.name, eviction.reason)
         for eviction in plan_room(found, 1000, needed_bytes, NOW_S)
     ]
 
@@ -162,9 +173,9 @@ def test_nothing_goes_for_room_that_cannot_be_made() -> None:
 
 @given(blobs, free, st.integers(0, 1 << 43), st.floats(0, 2 * NOW_S))
 def test_room_takes_what_is_needed_of_what_nobody_needs(
-    found: list[CachedBlob], free_bytes: int, needed_bytes: int, now_s: float
+    found: list[CachedFile], free_bytes: int, needed_bytes: int, now_s: float
 ) -> None:
-    gone = [e.blob for e in plan_room(found, free_bytes, needed_bytes, now_s)]
+    gone = [e.item for e in plan_room(found, free_bytes, needed_bytes, now_s)]
     assert not any(each.is_in_use or each.is_kept for each in gone)
     assert len({each.name for each in gone}) == len(gone)
     if gone:
@@ -175,9 +186,9 @@ def test_room_takes_what_is_needed_of_what_nobody_needs(
 
 @given(blobs, free, limits, st.floats(0, NOW_S), st.floats(0, NOW_S))
 def test_an_earlier_clock_removes_nothing_more(
-    found: list[CachedBlob], free_bytes: int, limits: Limits, now_s: float, back_s: float
+    found: list[CachedFile], free_bytes: int, limits: Limits, now_s: float, back_s: float
 ) -> None:
     limits = replace(limits, low_bytes=0)
-    later = {e.blob.name for e in plan_eviction(found, free_bytes, limits, now_s)}
+    later = {e.item.name for e in plan_eviction(found, free_bytes, limits, now_s)}
     earlier = plan_eviction(found, free_bytes, limits, max(now_s - back_s, 0.0))
-    assert {e.blob.name for e in earlier} <= later
+    assert {e.item.name for e in earlier} <= later

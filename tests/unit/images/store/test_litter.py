@@ -1,12 +1,13 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from fakes.stored_images import KEY, put
 
 from qemu_node.host.process.identity import boot_id
 from qemu_node.images.store.litter import RESUMABLE_S, clean
-from qemu_node.images.store.sidecar import Sidecar, sidecar_path, write_sidecar
+from qemu_node.images.store.partialfile import PartialInfo, info_path
 from qemu_node.images.store.store import ImageStore
 
 NOW_S = 1_000_000.0
@@ -26,11 +27,11 @@ def leave(path: Path, *, age_s: float = 60.0) -> Path:
 
 
 def describe(store: ImageStore, *, etag: str | None = '"1"', boot: str | None = None) -> Path:
-    """Leave the sidecar of a download."""
-    partial = store.partials_dir / KEY
-    sidecar = Sidecar(url="x", etag=etag, total_bytes=None, boot_id=boot or boot_id())
-    write_sidecar(partial, sidecar)
-    return sidecar_path(partial)
+    """Leave the description of a download."""
+    path = info_path(store.partials_dir / KEY)
+    info = PartialInfo(url="x", etag=etag, total_bytes=None, boot_id=boot or boot_id())
+    path.write_bytes(msgspec.json.encode(info))
+    return path
 
 
 def left(store: ImageStore) -> set[str]:
@@ -46,11 +47,11 @@ def test_partials_of_a_download_that_runs_are_let_be(store: ImageStore) -> None:
 
 
 def test_broken_download_waits_a_day_to_be_resumed(store: ImageStore) -> None:
-    sidecar = describe(store)
+    description = describe(store)
     partial = leave(store.partials_dir / KEY, age_s=RESUMABLE_S - 1)
     leave(store.partials_dir / f"{KEY}.unpacked")
     assert clean(store, NOW_S) == 1
-    assert left(store) == {partial.name, sidecar.name}
+    assert left(store) == {partial.name, description.name}
     leave(partial, age_s=RESUMABLE_S + 1)
     assert clean(store, NOW_S) == 2
     assert left(store) == set()

@@ -8,7 +8,7 @@ from fakes.stored_images import KEY, put
 
 from qemu_node.images.errors import ImageStorageError
 from qemu_node.images.source.checksum import Algorithm
-from qemu_node.images.store.partial import PartialFile
+from qemu_node.images.store.partialfile import PartialFile
 from qemu_node.images.store.store import ImageStore
 
 V1, V2 = b"1" * 512, b"2" * 512
@@ -197,12 +197,12 @@ def test_partial_begins_anew_without_touching_what_had_its_name(
     path.write_bytes(b"old")
     other_name = tmp_path / "other-name"
     other_name.hardlink_to(path)
-    PartialFile(path, {Algorithm.SHA256}).write(b"new")
+    PartialFile.create(path, {Algorithm.SHA256}).write(b"new")
     assert other_name.read_bytes() == b"old"
 
 
 def test_download_larger_than_the_disk_is_refused_before_it_begins(store: ImageStore) -> None:
-    partial = PartialFile(store.partial_path(KEY), {Algorithm.SHA256})
+    partial = PartialFile.create(store.partial_path(KEY), {Algorithm.SHA256})
     with pytest.raises(ImageStorageError, match="has room for") as error:
         partial.expect(1 << 62)
     partial.discard()

@@ -1,7 +1,7 @@
-"""Taking a download in: received in the event loop while threads digest, unpack and write.
+"""Writing a download: received in the event loop while threads digest, unpack and write.
 
-Owns the hand-over between the two and what becomes of a download that ends early. Does not own the
-files (`partial`) nor the connection (`fetch`).
+Owns the hand-over between the two, and whether a download that ends early can be resumed. Does not
+own the files (`partialfile`) nor the connection (`transfer`).
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.images.errors import UnsafeImageError
 from qemu_node.images.http.answer import Validators
-from qemu_node.images.http.fetch import Resume
+from qemu_node.images.http.transfer import Resume
 from qemu_node.images.source.checksum import Algorithm
-from qemu_node.images.store.partial import Aborted, PartialFile, Room
+from qemu_node.images.store.partialfile import Aborted, DiskLimits, PartialFile, write_info
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ class Progress:
     total_bytes: int | None = None
 
 
-class Intake:
-    """The sink of one download; what came is worked on while more arrives."""
+class DownloadWriter:
+    """The `Sink` of one download: writes each piece in a thread while the next one arrives."""
 
     def __init__(
         self,
@@ -40,29 +40,26 @@ class Intake:
         *,
         url: str,
         algorithms: frozenset[Algorithm],
-        max_bytes: int,
-        room: Room,
+        limits: DiskLimits,
         progress: Progress,
-        admit: Callable[[], Awaitable[None]],
+        before_writing: Callable[[], Awaitable[None]],
     ) -> None:
-        """Take a download in at `path`.
+        """Write a download to the partial file `path`.
 
         Args:
-            path: Where it grows; the caller holds its lock.
-            url: Its source as it may be shown.
+            path: The partial file; the caller holds its lock.
+            url: The source without secrets.
             algorithms: Digests of the received bytes that are asked for.
-            max_bytes: What it may unpack to.
-            room: What of the file system it may take.
-            progress: Told how far it is.
-            admit: Awaited before bytes are taken; raises where that must not happen now.
+            limits: How much of the file system it may use.
+            progress: Updated as bytes arrive.
+            before_writing: Awaited before the first bytes; raises if they must not be written now.
         """
         self._path = path
         self._url = url
         self._algorithms = algorithms
-        self._max_bytes = max_bytes
-        self._room = room
+        self._limits = limits
         self._progress = progress
-        self._admit = admit
+        self._before_writing = before_writing
         self._partial: PartialFile | None = None
         self._work: asyncio.Future[None] | None = None
         self._is_resumable = False
@@ -74,44 +71,38 @@ class Intake:
         return self._partial
 
     async def resume(self) -> Resume | None:
-        """Return what an earlier process left, read again; None where that is of no use.
+        """Return what an earlier process received, read again; None if it cannot be resumed.
 
         Raises:
             ImageStorageError: the host refused.
         """
-        left = await to_the_end(
-            PartialFile.left_at,
-            self._path,
-            self._algorithms,
-            max_bytes=self._max_bytes,
-            room=self._room,
-        )
-        if left is None:
+        found = await to_the_end(PartialFile.reopen, self._path, self._algorithms, self._limits)
+        if found is None:
             return None
-        self._partial, sidecar = left
-        assert sidecar.etag is not None  # Such a one is not returned.
+        self._partial, info = found
+        assert info.etag is not None  # `reopen` returns no other.
         self._is_resumable = True
-        self._run(self.partial.reread)
+        self._start(self.partial.reread)
         try:
-            await self._settle()
+            await self._wait()
         except UnsafeImageError as exc:
-            # Not what was served before: let it come anew.
+            # Not what was served before: download it again from the start.
             log.warning("partial download is damaged", extra={"url": self._url, "error": str(exc)})
             await to_the_end(self.partial.discard)
             self._partial, self._work = None, None
             return None
         return Resume(
             offset_bytes=self.partial.received_bytes,
-            etag=sidecar.etag,
-            total_bytes=sidecar.total_bytes,
+            etag=info.etag,
+            total_bytes=info.total_bytes,
         )
 
     async def begin(
         self, offset_bytes: int, total_bytes: int | None, validators: Validators
     ) -> None:
-        """Hear that bytes from `offset_bytes` on follow; see `fetch.Sink`."""
-        await self._admit()
-        await self._settle()
+        """Prepare for bytes from `offset_bytes` on; see `transfer.Sink`."""
+        await self._before_writing()
+        await self._wait()
         self._progress.total_bytes = total_bytes
         self._progress.done_bytes = offset_bytes
         self._progress.is_downloading = True
@@ -124,34 +115,29 @@ class Intake:
             self._is_resumable = False
             if self._partial is not None:
                 self._partial.discard()
-            self._partial = PartialFile(
-                self._path,
-                self._algorithms,
-                max_bytes=self._max_bytes,
-                room=self._room,
-            )
-            self._partial.describe(self._url, etag, total_bytes)
+            self._partial = PartialFile.create(self._path, self._algorithms, self._limits)
+            write_info(self._path, url=self._url, etag=etag, total_bytes=total_bytes)
         assert self.partial.received_bytes == offset_bytes
         if total_bytes is not None:
             self.partial.expect(total_bytes - offset_bytes)
 
     async def write(self, *chunks: bytes) -> None:
         """Take the next bytes; they are in the file once the next call, or `finish`, returns."""
-        await self._settle()
-        self._run(self.partial.write, *chunks)
+        await self._wait()
+        self._start(self.partial.write, *chunks)
         self._progress.done_bytes += sum(map(len, chunks))
 
     async def finish(self) -> None:
-        """Hear that nothing follows.
+        """Finish the file: nothing follows.
 
         Raises:
             ImageStorageError, UnsafeImageError: as `PartialFile.write`.
         """
-        await self._settle()
+        await self._wait()
         await to_the_end(self.partial.finish)
 
     async def close(self, *, keep: bool) -> None:
-        """Let go of the file: left for a later attempt where `keep` and that can go on, else gone.
+        """Close the file; keep it if `keep` and it can be resumed, else remove it.
 
         A file that was placed stays where it is.
         """
@@ -159,18 +145,18 @@ class Intake:
             return
         self._partial.stop()
         if self._work is not None:
-            # What ended the download is what counts.
+            # The error that ended the download is the one to report.
             with contextlib.suppress(Exception):
                 await finish(self._work)
-        end = self._partial.leave if keep and self._is_resumable else self._partial.discard
+        end = self._partial.keep if keep and self._is_resumable else self._partial.discard
         await to_the_end(end)
 
-    def _run(self, function: Callable[..., None], *args: bytes) -> None:
+    def _start(self, function: Callable[..., None], *args: bytes) -> None:
         loop = asyncio.get_running_loop()
         self._work = loop.run_in_executor(None, function, *args)
 
-    async def _settle(self) -> None:
-        """Wait for the thread, and raise what it ran into."""
+    async def _wait(self) -> None:
+        """Wait for the thread, and raise its error."""
         if self._work is not None:
             try:
                 await asyncio.shield(self._work)

@@ -13,9 +13,10 @@ an underscore is allowed, since real names have it).
 import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from urllib.parse import quote, urljoin
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 SCHEMES = ("https", "http")
+DEFAULT_PORTS = {"https": 443, "http": 80}
 
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?",
@@ -27,7 +28,6 @@ _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 _NAME_MAX_CHARS = 253
 _MAX_PORT = 65535
-_DEFAULT_PORTS = {"https": 443, "http": 80}
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _LOCATION = re.compile(
     r"(?P<authority>(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*)?(?P<rest>.*)", re.DOTALL
@@ -71,7 +71,7 @@ class HttpUrl:
     @property
     def origin(self) -> tuple[str, str, int]:
         """Scheme, host and port: who is told a secret (RFC 6454)."""
-        return self.scheme, self.host, self.port or _DEFAULT_PORTS[self.scheme]
+        return self.scheme, self.host, self.port or DEFAULT_PORTS[self.scheme]
 
     def join(self, location: str) -> "HttpUrl":
         """Return what `location` means here, as a redirect's target (RFC 9110, 10.2.2).
@@ -122,6 +122,20 @@ def parse_host_port(text: str) -> tuple[str, int | None]:
     if match["host"].startswith("["):
         return _check_ipv6(match["host"].lower()), port
     return _check_name(match["host"]), port
+
+
+def redact(url: str) -> str:
+    """Return `url` without user, password, the values of its query and its fragment.
+
+    Works on text that is no proper URL as well, for the message that says so.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition('://')[0]}://…"
+    host = parts.netloc.rpartition("@")[2]
+    query = "…" if parts.query else ""
+    return SplitResult(parts.scheme, host, parts.path, query, "").geturl()
 
 
 def _check_ipv6(host: str) -> str:

@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 
+import msgspec
+
 from qemu_node.errors import ImageError
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.space import MakeRoom, make_no_room
-from qemu_node.images.download.download import Courier, PullLimits, PullStep, announce
-from qemu_node.images.download.intake import Progress
-from qemu_node.images.download.remote import Remote, url_file
+from qemu_node.images.download.download import Downloader, DownloadStep, PullLimits, announce
+from qemu_node.images.download.writer import Progress
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError, ImageStorageError
 from qemu_node.images.format import imagefile
-from qemu_node.images.http.fetch import fetch_text
+from qemu_node.images.http.small import fetch_text
 from qemu_node.images.source.checksum import Algorithm, Checksum, find_in_sums
 from qemu_node.images.source.name import UrlSource
+from qemu_node.images.source.remote import Remote, url_file
+from qemu_node.images.store.partialfile import progress_at
 from qemu_node.images.store.record import SourceRecord, Version
-from qemu_node.images.store.sidecar import progress_at
 from qemu_node.images.store.store import ImageStore
 
 log = logging.getLogger(__name__)
@@ -100,7 +102,7 @@ class Puller:
         self._clock = clock
         self._failures: dict[str, tuple[float, ImageError]] = {}
         """How sources failed last whose cached image was used instead, by key."""
-        self._courier = Courier(store, limits=limits, make_room=make_room, clock=clock)
+        self._downloader = Downloader(store, limits=limits, make_room=make_room, clock=clock)
 
     async def pull(
         self, remote: Remote, checksum: Checksum | Remote | None, progress: Progress
@@ -130,7 +132,7 @@ class Puller:
             progress.is_downloading = False
             return await self._pull_locked(remote, checksum, progress)
         finally:
-            announce(PullStep.RELEASE)
+            announce(DownloadStep.RELEASE)
             lock.release()
 
     async def _serve(self, remote: Remote, wanted: Checksum | None) -> Pulled | None:
@@ -157,7 +159,7 @@ class Puller:
         assert version is not None  # `plan_pull` has seen it, or it was just fetched.
         if by_digest and not version.by_digest:
             served = version.served_sha256
-            await self._courier.note(
+            await self._note(
                 remote, record, lambda record: record.with_version(served, by_digest=True)
             )
         return version
@@ -175,13 +177,14 @@ class Puller:
                 return Pulled(version=record, note=_stale_note(record, failure))
             known = record if step is Step.REVALIDATE else None
             try:
-                record = await self._courier.deliver(remote, known, wanted, progress)
+                fetched = await self._downloader.download(remote, known, wanted, progress)
             except (ImageDownloadError, ImageRefusedError, ImageStorageError) as exc:
                 if record is None or wanted is not None or _is_denial(exc):
                     raise
                 self._failures[remote.key] = (self._clock(), exc)
                 return Pulled(version=record, note=_stale_note(record, exc))
             self._failures.pop(remote.key, None)
+            record = fetched or await self._confirm(remote, record)
         assert record is not None  # SERVE is planned only where there is one.
         version = await self._taken(
             remote, record, wanted, by_digest=isinstance(checksum, Checksum)
@@ -189,6 +192,27 @@ class Puller:
         if isinstance(checksum, Remote) and note is None:
             await self._note_listed(remote, checksum, record, version)
         return Pulled(version=version, note=note)
+
+    async def _confirm(self, remote: Remote, known: SourceRecord | None) -> SourceRecord:
+        """Write down that the source still gives the cached image, `known`."""
+        assert known is not None  # Otherwise an answer that nothing has changed is refused.
+        now_s = self._clock()
+        return await self._note(
+            remote, known, lambda record: msgspec.structs.replace(record, checked_at=now_s)
+        )
+
+    async def _note(
+        self, remote: Remote, record: SourceRecord, change: Callable[[SourceRecord], SourceRecord]
+    ) -> SourceRecord:
+        """Change the record of a source, and return it as changed.
+
+        If it cannot be written, the image can still be used.
+        """
+        try:
+            await to_the_end(self._store.update, remote.key, change)
+        except ImageStorageError as exc:
+            log.warning("image record not updated", extra={"url": str(remote), "error": str(exc)})
+        return change(record)
 
     def _failure(self, remote: Remote) -> ImageError | None:
         """Return how the source failed just now, in place of asking it again.
@@ -225,8 +249,7 @@ class Puller:
         assert isinstance(sums.source, UrlSource)  # A SUMS file is behind http(s).
         return await fetch_text(
             url_file(sums.source, sums.credential),
-            limits=self._limits.fetch,
-            addresses=self._limits.addresses,
+            http=self._limits.http,
         )
 
     async def _note_listed(
@@ -236,9 +259,7 @@ class Puller:
         if version.sums_key == sums.key and self._is_recent(version.sums_checked_at):
             return
         served, key, now_s = version.served_sha256, sums.key, self._clock()
-        await self._courier.note(
-            remote, record, lambda record: record.with_listed(served, key, now_s)
-        )
+        await self._note(remote, record, lambda record: record.with_listed(served, key, now_s))
 
     async def _with_digests(
         self, remote: Remote, record: SourceRecord, wanted: Checksum
@@ -259,7 +280,7 @@ class Puller:
     ) -> SourceRecord:
         found = await self._digest(version, Algorithm.SHA512)
         served = version.served_sha256
-        return await self._courier.note(
+        return await self._note(
             remote, record, lambda record: record.with_version(served, sha512=found.digest)
         )
 

@@ -3,7 +3,7 @@ import yarl
 from fakes.hostile_urls import hostile_urls
 from hypothesis import example, given
 
-from qemu_node.images.source.url import HttpUrl, UrlError, parse_url
+from qemu_node.images.http.url import HttpUrl, UrlError, parse_url
 
 BASE = parse_url("https://example.org/a/b?q=1")
 

@@ -1,48 +1,35 @@
-"""HTTP: one file from a source that may be slow, broken or hostile.
+"""One file over HTTP from a source that may be slow, broken or hostile, however large it is.
 
-Owns the body: limits of size and time, going on where a connection broke, starting over where the
-file is another one. Does not own the request (`request`), where the bytes go (`partial`) nor what
-they must be (`checksum`).
+Owns the limits of size and time, resuming after a connection broke, and starting over when the file
+has changed. Does not own a single request (`request`), where the bytes go (`Sink`) nor what they
+must be (`checksum`).
 """
 
 import asyncio
-import codecs
 import logging
 import random
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
 from qemu_node.errors import ImageError
 from qemu_node.host.allocator import reuse_large_buffers
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
-from qemu_node.images.http.address import AddressPolicy
 from qemu_node.images.http.answer import (
+    Answer,
     ContentRange,
     Validators,
     parse_content_range,
     validators_of,
 )
-from qemu_node.images.http.request import CHUNK_BYTES, Answer, FetchLimits, request
-from qemu_node.images.source.httpfile import HttpFile, SmallAnswer
-from qemu_node.units import MIB, format_size
+from qemu_node.images.http.request import HttpFile, request
+from qemu_node.images.http.settings import HttpSettings
+from qemu_node.units import format_size
 
 log = logging.getLogger(__name__)
-
-# UTF-32's first: UTF-16's little-endian mark begins it.
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-# Without a mark: which of the first two bytes is the NUL that ASCII has in UTF-16.
-_ENCODINGS_BY_NUL = {(False, True): "utf-16-le", (True, False): "utf-16-be"}
 
 _OK = 200
 _PARTIAL = 206
 _NOT_MODIFIED = 304
-_DENIED = 401
 _NOT_SATISFIABLE = 416
 
 
@@ -70,107 +57,36 @@ class Sink(Protocol):
         """Take the next bytes, as they were received: joining them would cost another copy."""
 
 
-async def download(
+async def transfer(
     file: HttpFile,
     sink: Sink,
     *,
     max_bytes: int,
     known: Validators | None = None,
     resume: Resume | None = None,
-    limits: FetchLimits,
-    addresses: AddressPolicy,
+    http: HttpSettings,
 ) -> Validators | None:
-    """Put `file` into `sink` and return its validators; None if it is as `known`.
+    """Put `file` into `sink` and return its validators; None if it has not changed from `known`.
 
-    A connection that breaks is made again, at most `limits.retries` times without a gain, and the
-    download goes on where it was if the file's ETag is strong. What is `known` is worth less
-    patience: its first failure counts.
+    A connection that breaks is made again, at most `limits.retries` times without progress, and the
+    transfer goes on at the same byte if the file's ETag is strong. With `known`, where a cached
+    image may be used instead, the first failure before any byte ends it.
 
     Raises:
         ImageDownloadError: it did not arrive whole; what `sink` was given is a part of it.
-        ImageRefusedError: the source will not give it, or it is larger than `max_bytes`.
+        ImageRefusedError: the source refuses it, or it is larger than `max_bytes`.
     """
     reuse_large_buffers()
-    transfer = _Transfer(file, sink, max_bytes, known, resume, limits, addresses)
+    run = _Transfer(file, sink, max_bytes, known, resume, http)
+    limit_s = http.limits.total_s
     try:
-        async with asyncio.timeout(limits.total_s):
-            return await transfer.run()
+        async with asyncio.timeout(limit_s):
+            return await run.run()
     except TimeoutError:
         raise ImageDownloadError(
-            f"cannot fetch {file}: it took longer than {limits.total_s:g} s",
+            f"cannot fetch {file}: it took longer than {limit_s:g} s",
             hint="see images.download_timeout in node.toml",
         ) from None
-
-
-async def fetch_small(
-    file: HttpFile, *, limits: FetchLimits, addresses: AddressPolicy, max_bytes: int = MIB
-) -> SmallAnswer:
-    """Return a small answer, read whole: that of HTTP 200, or 401 with its challenge.
-
-    Raises:
-        ImageDownloadError: it did not arrive whole.
-        ImageRefusedError: any other status, or the answer is larger than `max_bytes`.
-    """
-    try:
-        async with asyncio.timeout(limits.small_s):
-            return await _fetch_small(file, limits, addresses, max_bytes)
-    except TimeoutError:
-        raise ImageDownloadError(
-            f"cannot fetch {file}: it took longer than {limits.small_s:g} s"
-        ) from None
-
-
-async def _fetch_small(
-    file: HttpFile, limits: FetchLimits, addresses: AddressPolicy, max_bytes: int
-) -> SmallAnswer:
-    body = bytearray()
-    accepted = (_OK, _DENIED)
-    async with request(file, {}, accepted=accepted, limits=limits, addresses=addresses) as answer:
-        async for chunks in _chunks(answer, limits):
-            body += b"".join(chunks)
-            if len(body) > max_bytes:
-                raise ImageRefusedError(
-                    f"{file} is larger than the {format_size(max_bytes)} that it may be"
-                )
-        _check_coding(answer, file, body)
-        names = {name.lower() for name in answer.response.headers}
-        return SmallAnswer(
-            status=answer.status,
-            headers={name: ", ".join(answer.response.headers.getall(name)) for name in names},
-            body=bytes(body),
-            is_foreign=answer.is_foreign,
-        )
-
-
-async def fetch_text(file: HttpFile, *, limits: FetchLimits, addresses: AddressPolicy) -> str:
-    """Return the small text file `file`, at most 1 MiB, without its byte order mark.
-
-    It is UTF-8, or UTF-16 or UTF-32, as PowerShell writes files, or else Windows-1252, which has
-    Latin-1's letters; what it is not is replaced.
-
-    Raises:
-        ImageDownloadError: it did not arrive whole.
-        ImageRefusedError: the source will not give it, or it is larger.
-    """
-    answer = await fetch_small(file, limits=limits, addresses=addresses)
-    if answer.status != _OK:
-        raise ImageRefusedError(
-            f"cannot fetch {file}: the server answered HTTP {answer.status}", status=answer.status
-        )
-    return _text_of(answer.body)
-
-
-def _text_of(body: bytes) -> str:
-    encodings = (encoding for mark, encoding in _BYTE_ORDER_MARKS if body.startswith(mark))
-    encoding = next(encodings, None) or _ENCODINGS_BY_NUL.get(
-        (body[:1] == b"\0", body[1:2] == b"\0")
-    )
-    if encoding is None:
-        try:
-            return body.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            encoding = "cp1252"
-    return body.decode(encoding, errors="replace").removeprefix("\ufeff")
 
 
 def problem_of_part(
@@ -202,15 +118,14 @@ class _Transfer:
         max_bytes: int,
         known: Validators | None,
         resume: Resume | None,
-        limits: FetchLimits,
-        addresses: AddressPolicy,
+        http: HttpSettings,
     ) -> None:
         self._file = file
         self._sink = sink
         self._max_bytes = max_bytes
         self._known = known
-        self._limits = limits
-        self._addresses = addresses
+        self._http = http
+        self._limits = http.limits
         self._offset_bytes = resume.offset_bytes if resume else 0
         self._total_bytes = resume.total_bytes if resume else None
         self._validators = Validators(etag=resume.etag) if resume else Validators()
@@ -262,13 +177,7 @@ class _Transfer:
         if resume is not None:
             headers |= {"Range": f"bytes={resume.offset_bytes}-", "If-Range": resume.etag}
             accepted |= {_PARTIAL, _NOT_SATISFIABLE}
-        async with request(
-            self._file,
-            headers,
-            accepted=accepted,
-            limits=self._limits,
-            addresses=self._addresses,
-        ) as answer:
+        async with request(self._file, headers, accepted=accepted, http=self._http) as answer:
             if answer.status == _NOT_MODIFIED:
                 return None
             if resume is None or answer.status == _OK:
@@ -342,9 +251,9 @@ class _Transfer:
 
     async def _take(self, answer: Answer) -> None:
         """Hand on the body; an end before the file's is a failure."""
-        async for chunks in _chunks(answer, self._limits):
+        async for chunks in answer.chunks(self._limits):
             if self._offset_bytes == 0:
-                _check_coding(answer, self._file, b"".join(chunks))
+                answer.check_coding(str(self._file), b"".join(chunks))
             end_bytes = self._offset_bytes + sum(map(len, chunks))
             if end_bytes > self._max_bytes:
                 raise _too_large(self._file, self._max_bytes)
@@ -356,51 +265,6 @@ class _Transfer:
             raise ImageDownloadError(
                 f"cannot fetch {self._file}: the connection broke before the end"
             )
-
-
-async def _chunks(answer: Answer, limits: FetchLimits) -> AsyncGenerator[list[bytes]]:
-    """Yield the body, about 1 MiB at a time; give up a source that only drips.
-
-    What has been read before a failure is yielded before the failure is raised.
-    """
-    now = asyncio.get_running_loop().time
-    content = answer.response.content
-    chunks: list[bytes] = []
-    held_bytes = since_bytes = 0
-    deadline = now() + limits.stall_s
-    failure: Exception | None = None
-    while True:
-        try:
-            async with asyncio.timeout_at(deadline):
-                data = await content.readany()
-        except Exception as exc:
-            failure = exc
-            break
-        if not data:
-            break
-        chunks.append(data)
-        held_bytes += len(data)
-        since_bytes += len(data)
-        if held_bytes >= CHUNK_BYTES:
-            yield chunks
-            chunks, held_bytes = [], 0
-        if since_bytes >= limits.stall_bytes:
-            # After the consumer has taken the chunks: a slow disk is not the source's fault.
-            since_bytes = 0
-            deadline = now() + limits.stall_s
-    if chunks:
-        yield chunks
-    if failure is not None:
-        raise failure
-
-
-def _check_coding(answer: Answer, file: HttpFile, head: bytes | bytearray) -> None:
-    """Raise where a body that begins with `head` is encoded, though asked for as it is."""
-    if answer.recoded is not None and head.startswith(answer.recoded):
-        raise ImageRefusedError(
-            f"cannot fetch {file}: the server sent it encoded, though asked not to",
-            hint="turn off compression of images on the server",
-        )
 
 
 def _too_large(file: HttpFile, max_bytes: int) -> ImageError:

@@ -7,7 +7,7 @@ import pytest
 
 from qemu_node.errors import HostError
 from qemu_node.images.errors import ImageGoneError
-from qemu_node.images.store.base import find_users, link_base
+from qemu_node.images.store.blob import find_users, link_base
 
 
 @pytest.fixture

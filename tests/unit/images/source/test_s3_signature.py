@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.images.source.sigv4 import (
+from qemu_node.images.source.credentials import S3Keys
+from qemu_node.images.source.s3 import (
     EMPTY_PAYLOAD,
     UNSIGNED_PAYLOAD,
-    Keys,
-    Place,
+    SigningScope,
     amz_date,
     authorization,
     encode_path,
@@ -17,20 +17,20 @@ from qemu_node.images.source.sigv4 import (
 )
 
 # "Examples: Signature Calculations" in the Amazon S3 API Reference.
-S3_KEYS = Keys(
+S3_KEYS = S3Keys(
     access_key_id="AKIAIOSFODNN7EXAMPLE",
     secret_key="wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
 )
 S3_TIME_S = datetime(2013, 5, 24, tzinfo=UTC).timestamp()
 S3_HOST = "https://examplebucket.s3.amazonaws.com"
-US_EAST_1 = Place(region="us-east-1")
+US_EAST_1 = SigningScope(region="us-east-1")
 
 # The AWS Signature Version 4 test suite (aws-sig-v4-test-suite), which signs Host and X-Amz-Date.
-SUITE_KEYS = Keys(
+SUITE_KEYS = S3Keys(
     access_key_id="AKIDEXAMPLE",
     secret_key="wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
 )
-SUITE_PLACE = Place(region="us-east-1", service="service")
+SUITE_PLACE = SigningScope(region="us-east-1", service="service")
 SUITE_DATE = {"X-Amz-Date": "20150830T123600Z"}
 
 
@@ -136,7 +136,7 @@ def test_a_body_is_left_unsigned_by_default() -> None:
 
 
 def test_a_session_token_is_sent_and_signed() -> None:
-    keys = Keys(
+    keys = S3Keys(
         access_key_id=S3_KEYS.access_key_id,
         secret_key=S3_KEYS.secret_key,
         session_token="temporary",
@@ -147,7 +147,7 @@ def test_a_session_token_is_sent_and_signed() -> None:
 
 
 def test_keys_show_no_secret_as_text() -> None:
-    keys = Keys(access_key_id="AKID", secret_key="hunter2", session_token="hunter3")
+    keys = S3Keys(access_key_id="AKID", secret_key="hunter2", session_token="hunter3")
     assert "hunter" not in repr(keys)
 
 

@@ -1,8 +1,8 @@
 import msgspec
 import pytest
 
+from qemu_node.images.download.pull import Step, plan_pull
 from qemu_node.images.format.imagefile import ImageFormat
-from qemu_node.images.pull import Step, plan_pull
 from qemu_node.images.source.checksum import Algorithm, Checksum
 from qemu_node.images.store.record import SourceRecord
 

@@ -1,9 +1,9 @@
-"""A download until it is complete: digested and unpacked as it arrives, placed by rename.
+"""An image on its way into the cache: digested and unpacked as it arrives, placed by rename.
 
 Owns up to three files of the cache's `partial` directory, for which the caller holds the lock:
 
     <key>            what has been received
-    <key>.json       Sidecar: what that is a part of (`sidecar`); written before the first byte
+    <key>.json       PartialInfo: which file that is a part of; written before the first byte
     <key>.unpacked   what a compressed file unpacks to; made anew by each process
 
 Does not own which key (`store`) nor whether the content is good (`checksum`, `imagefile`). The
@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from qemu_node.host.files.space import MakeRoom, make_no_room, read_space
 from qemu_node.host.process.identity import boot_id
 from qemu_node.images.errors import ImageStorageError, storage_errors
@@ -26,10 +28,9 @@ from qemu_node.images.format import imagefile
 from qemu_node.images.format.unpack import MAGIC_BYTES, Packing, Unpacker, packing_of
 from qemu_node.images.source.checksum import Algorithm, Checksum
 from qemu_node.images.store.growingfile import GrowingFile
-from qemu_node.images.store.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
+from qemu_node.text import DECODE_ERRORS
 from qemu_node.units import MIB
 
-_NO_LIMIT = 1 << 62
 _REREAD_BYTES = MIB
 
 
@@ -37,85 +38,49 @@ class Aborted(Exception):
     """The work was told to stop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """What of the file system a download may take."""
+class PartialInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Which file the bytes beside it are a part of.
 
+    Read by the next process that downloads it, and by those that wait for another process.
+    """
+
+    url: str
+    """Without user, password and query."""
+    etag: str | None
+    """Strong; without one the download cannot be resumed."""
+    total_bytes: int | None
+    boot_id: str
+    """Bytes that were not synced survive the process that wrote them, not a power cut."""
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the download can be resumed."""
+        return self.etag is not None and self.boot_id == boot_id()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskLimits:
+    """How much of the file system a download may use."""
+
+    max_unpacked_bytes: int = 1 << 62
+    """The largest size that a compressed file may unpack to."""
     reserve_bytes: int = 0
     """Free space that must remain."""
-    make: MakeRoom = make_no_room
-    """Called with how much has to be free where it is not; removes what others can do without."""
+    make_room: MakeRoom = make_no_room
+    """Called with how much must be free if it is not; removes images that nobody uses."""
 
 
-_ALL_ROOM = Room()
+_NO_LIMITS = DiskLimits()
 
 
 class PartialFile:
-    """A file that grows; it is placed, left for later or discarded.
+    """The files of one download; they are placed, kept for later or discarded.
 
-    Discarding one that was placed or left does nothing.
+    Discarding after one of the others does nothing.
     """
 
     def __init__(
-        self,
-        path: Path,
-        algorithms: Collection[Algorithm],
-        *,
-        max_bytes: int = _NO_LIMIT,
-        room: Room = _ALL_ROOM,
-    ) -> None:
-        """Begin anew at `path`; what was there is removed.
-
-        Args:
-            path: `<key>` above.
-            algorithms: Digests of what is received that are asked for.
-            max_bytes: What a compressed file may unpack to.
-            room: What of the file system it may take.
-
-        Raises:
-            ImageStorageError: the file cannot be made.
-        """
-        remove(path)
-        # A new inode each time: an old one may have been placed by a process that died since.
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        with storage_errors("create", path):
-            self._set_up(path, os.open(path, flags, 0o600), algorithms, max_bytes, room)
-
-    @classmethod
-    def left_at(
-        cls,
-        path: Path,
-        algorithms: Collection[Algorithm],
-        *,
-        max_bytes: int = _NO_LIMIT,
-        room: Room = _ALL_ROOM,
-    ) -> "tuple[PartialFile, Sidecar] | None":
-        """Return what an earlier process left at `path` and what it is a part of; None where that
-        is nothing to go on with. Its bytes are still to be read: `reread`.
-        """  # noqa: D205 - one sentence
-        sidecar = read_sidecar(path)
-        if sidecar is None or not sidecar.is_resumable:
-            return None
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return None
-        info = os.fstat(fd)
-        longest = max_bytes if sidecar.total_bytes is None else sidecar.total_bytes
-        if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1 or not 0 < info.st_size <= longest:
-            os.close(fd)
-            return None
-        self = cls.__new__(cls)
-        self._set_up(path, fd, algorithms, max_bytes, room)
-        return self, sidecar
-
-    def _set_up(
-        self,
-        path: Path,
-        fd: int,
-        algorithms: Collection[Algorithm],
-        max_bytes: int,
-        room: Room,
+        self, path: Path, fd: int, algorithms: Collection[Algorithm], limits: DiskLimits
     ) -> None:
         self._path = path
         self._received = GrowingFile(path, fd)
@@ -128,13 +93,51 @@ class PartialFile:
         self._content_sha256 = self._hashes[Algorithm.SHA256]
         self._digester = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest")
         self._head: bytes | None = b""
-        self._max_bytes = max_bytes
-        self._room = room
+        self._limits = limits
         self._is_stopped = False
+
+    @classmethod
+    def create(
+        cls, path: Path, algorithms: Collection[Algorithm], limits: DiskLimits = _NO_LIMITS
+    ) -> "PartialFile":
+        """Begin anew at `path`, the `<key>` above; the files of an earlier download are removed.
+
+        `algorithms` are the digests of what is received that are asked for.
+
+        Raises:
+            ImageStorageError: the file cannot be made.
+        """
+        remove(path)
+        # A new inode each time: an old one may have been placed by a process that died since.
+        with storage_errors("create", path):
+            return cls(path, _create(path), algorithms, limits)
+
+    @classmethod
+    def reopen(
+        cls, path: Path, algorithms: Collection[Algorithm], limits: DiskLimits = _NO_LIMITS
+    ) -> "tuple[PartialFile, PartialInfo] | None":
+        """Return what an earlier process received at `path`; None if that cannot be resumed.
+
+        Its bytes are still to be read: `reread`.
+        """
+        info = read_info(path)
+        if info is None or not info.is_resumable:
+            return None
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        found = os.fstat(fd)
+        longest = limits.max_unpacked_bytes if info.total_bytes is None else info.total_bytes
+        is_ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if not is_ours or not 0 < found.st_size <= longest:
+            os.close(fd)
+            return None
+        return cls(path, fd, algorithms, limits), info
 
     @property
     def is_open(self) -> bool:
-        """Whether it was neither discarded nor left."""
+        """Whether it was neither discarded nor kept for later."""
         return self._received.fd >= 0
 
     @property
@@ -161,30 +164,18 @@ class PartialFile:
     def _content(self) -> GrowingFile:
         return self._received if self._unpacked is None else self._unpacked
 
-    def describe(self, url: str, etag: str | None, total_bytes: int | None) -> None:
-        """Write down what is going to arrive, for whoever goes on with it or looks how far it is.
-
-        Raises:
-            ImageStorageError: the host refused.
-        """
-        with storage_errors("write", sidecar_path(self._path)):
-            write_sidecar(
-                self._path,
-                Sidecar(url=url, etag=etag, total_bytes=total_bytes, boot_id=boot_id()),
-            )
-
     def expect(self, more_bytes: int) -> None:
-        """Check that `more_bytes` more would fit; make room for them where they would not.
+        """Check that `more_bytes` more fit on the disk; make room for them if they do not.
 
-        Asked again for each piece: other downloads take of the same room, and what a compressed
-        file unpacks to is not known before.
+        Called for each piece: other downloads use the same disk, and the size to which a compressed
+        file unpacks is not known before.
 
         Raises:
-            ImageStorageError: there is none to be made.
+            ImageStorageError: they do not fit, and no room can be made.
         """
         free_bytes = self._free_bytes()
         if more_bytes > free_bytes:
-            self._room.make(more_bytes + self._room.reserve_bytes)
+            self._limits.make_room(more_bytes + self._limits.reserve_bytes)
             free_bytes = self._free_bytes()
         if more_bytes > free_bytes:
             raise ImageStorageError(
@@ -194,17 +185,22 @@ class PartialFile:
             )
 
     def _free_bytes(self) -> int:
-        return max(read_space(self._path.parent).free_bytes - self._room.reserve_bytes, 0)
+        free_bytes = read_space(self._path.parent).free_bytes
+        return max(free_bytes - self._limits.reserve_bytes, 0)
 
     def reread(self) -> None:
-        """Take in what an earlier process received, as if it arrived now.
+        """Digest and unpack what an earlier process received, as if it arrived now.
 
         Raises:
             ImageStorageError: the host refused.
             UnsafeImageError, Aborted: as `write`.
         """
         offset = 0
-        while chunk := self._read(offset):
+        while True:
+            with storage_errors("read", self._path):
+                chunk = os.pread(self._received.fd, _REREAD_BYTES, offset)
+            if not chunk:
+                return
             if self._is_stopped:
                 raise Aborted
             offset += len(chunk)
@@ -212,15 +208,11 @@ class PartialFile:
             with self._digesting((chunk,)):
                 self._take(chunk)
 
-    def _read(self, offset: int) -> bytes:
-        with storage_errors("read", self._path):
-            return os.pread(self._received.fd, _REREAD_BYTES, offset)
-
     def write(self, *chunks: bytes) -> None:
         """Append `chunks` to what has been received.
 
         Raises:
-            ImageStorageError: the host refused, or the disk gets too full.
+            ImageStorageError: the host refused, or the disk is full.
             UnsafeImageError: it is compressed, and damaged or too large; see `Unpacker.feed`.
             Aborted: `stop` was called.
         """
@@ -231,7 +223,7 @@ class PartialFile:
                 self._take(chunk)
 
     def finish(self) -> None:
-        """Hear that nothing follows.
+        """Finish the content: nothing follows.
 
         Raises:
             As `write`.
@@ -281,8 +273,8 @@ class PartialFile:
             self._close()
             remove(self._path)
 
-    def leave(self) -> None:
-        """Close the file and let it lie, for a later process to go on with."""
+    def keep(self) -> None:
+        """Close the file and keep it, so that the download can be resumed later."""
         self._close()
         with contextlib.suppress(OSError):
             _unpacked_path(self._path).unlink(missing_ok=True)
@@ -319,13 +311,12 @@ class PartialFile:
             for algorithm in set(self._hashes) - self._algorithms:
                 del self._hashes[algorithm]
             return
-        self._unpacker = Unpacker(packing, max_bytes=self._max_bytes)
+        self._unpacker = Unpacker(packing, max_bytes=self._limits.max_unpacked_bytes)
         self._content_sha256 = hashlib.sha256()
         path = _unpacked_path(self._path)
         with storage_errors("create", path):
             path.unlink(missing_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._unpacked = GrowingFile(path, os.open(path, flags, 0o600))
+            self._unpacked = GrowingFile(path, _create(path))
         self._unpack(head)
 
     def _unpack(self, chunk: bytes) -> None:
@@ -339,12 +330,53 @@ class PartialFile:
             self._unpacked.append_sparse(piece)
 
 
+def info_path(partial: Path) -> Path:
+    """Return where the `PartialInfo` of a partial file is."""
+    return partial.with_name(f"{partial.name}.json")
+
+
+def write_info(partial: Path, *, url: str, etag: str | None, total_bytes: int | None) -> None:
+    """Write the `PartialInfo` of a partial file, whose lock the caller holds.
+
+    Raises:
+        ImageStorageError: the host refused.
+    """
+    path = info_path(partial)
+    info = PartialInfo(url=url, etag=etag, total_bytes=total_bytes, boot_id=boot_id())
+    with storage_errors("write", path):
+        # In place: a reader ignores one that is only half written.
+        path.write_bytes(msgspec.json.encode(info))
+        path.chmod(0o600)
+
+
+def read_info(partial: Path) -> PartialInfo | None:
+    """Return the `PartialInfo` of a partial file, None if there is none that can be read."""
+    with contextlib.suppress(OSError, *DECODE_ERRORS):
+        return msgspec.json.decode(info_path(partial).read_bytes(), type=PartialInfo)
+    return None
+
+
+def progress_at(partial: Path) -> tuple[int, int | None]:
+    """Return how many bytes another process has received at `partial`, and of how many in all."""
+    try:
+        done_bytes = partial.stat().st_size
+    except OSError:
+        return 0, None
+    info = read_info(partial)
+    return done_bytes, None if info is None else info.total_bytes
+
+
 def remove(path: Path) -> None:
-    """Remove the partial file `path` with all that belongs to it, as far as the host lets us."""
-    # The sidecar first: without it nobody goes on with bytes that it would describe wrongly.
-    for each in (sidecar_path(path), path, _unpacked_path(path)):
+    """Remove the partial file `path` with all that belongs to it, as far as the host allows."""
+    # The description first: without it nobody resumes bytes that it would describe wrongly.
+    for each in (info_path(path), path, _unpacked_path(path)):
         with contextlib.suppress(OSError):
             each.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(path, flags, 0o600)
 
 
 def _unpacked_path(path: Path) -> Path:
