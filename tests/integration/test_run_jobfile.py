@@ -1,5 +1,6 @@
 """The two parsers of HCL against each other: the Nomad program and python-hcl2."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from qemu_node.errors import JobError
 from qemu_node.run.jobfile.job import Job
-from qemu_node.run.jobfile.reader import JobSource, Parser, load_job
+from qemu_node.run.jobfile.reader import STDIN, JobSource, Parser, load_job
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VARIABLES = {"minimal.nomad.hcl": ["image=/srv/x.qcow2"]}
@@ -89,6 +90,37 @@ EOT
 """
 
 
+CONVERTED = """
+variable "mem" {}
+variables {
+  cpu   = "500"
+  count = "2"
+  merge = "true"
+}
+job "converted" {
+  group "g" {
+    count = var.count
+    network {
+      port "web" { to = "8080" }
+    }
+    task "vm" {
+      driver = "vm"
+      config {
+        image = "${attr.driver.vm.accelerator}.qcow2"
+        cpus  = "2"
+        merge = var.merge
+      }
+      env = { PORT = 80 }
+      resources {
+        cpu    = var.cpu
+        memory = var.mem
+      }
+    }
+  }
+}
+"""
+
+
 def read(path: Path, variables: list[str], parser: Parser) -> Job:
     nomad = os.environ["NOMAD"] if parser is Parser.NOMAD else None
     return load_job(JobSource(path=path, env={}, variables=variables, parser=parser, nomad=nomad))
@@ -109,6 +141,24 @@ def test_both_parsers_read_a_tricky_job_alike(tmp_path: Path, variables: list[st
     path.write_text(TRICKY)
     by_nomad = read(path, variables, Parser.NOMAD)
     assert read(path, variables, Parser.HCL2) == by_nomad
+
+
+@pytest.mark.needs_nomad
+def test_both_parsers_convert_values_alike(tmp_path: Path) -> None:
+    path = tmp_path / "converted.nomad.hcl"
+    path.write_text(CONVERTED)
+    by_nomad = read(path, ["mem=512"], Parser.NOMAD)
+    assert by_nomad.groups[0].tasks[0].resources.memory_mib == 512
+    assert read(path, ["mem=512"], Parser.HCL2) == by_nomad
+
+
+@pytest.mark.needs_nomad
+def test_the_nomad_program_reads_a_job_from_stdin() -> None:
+    source = JobSource(
+        path=STDIN, text=TRICKY, env={}, parser=Parser.NOMAD, nomad=os.environ["NOMAD"]
+    )
+    by_nomad = load_job(source)
+    assert load_job(dataclasses.replace(source, parser=Parser.HCL2)) == by_nomad
 
 
 @pytest.mark.needs_nomad

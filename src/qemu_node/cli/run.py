@@ -12,6 +12,7 @@ import click
 from qemu_node.cli.errors import EXIT_ERROR, EXIT_INTERRUPTED
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Duration
+from qemu_node.errors import JobError
 
 if TYPE_CHECKING:
     from qemu_node.run.session import SessionResult
@@ -22,16 +23,18 @@ Examples:
   qemu-node run --logs web.nomad.hcl              # with the guests' serial consoles
   qemu-node run --json web.nomad.hcl | jq .       # one event per line
   qemu-node run --exit-when-ready web.nomad.hcl   # try whether the VMs come up
+  generate-job | qemu-node run -                  # the job from standard input
 
 Ctrl-C stops all VMs cleanly, each within its kill_timeout; a second one stops them at once.
 """
 
 
 _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_JOB_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("job_file", metavar="JOB", type=_EXISTING_FILE)
+@click.argument("job_file", metavar="JOB", type=_JOB_FILE)
 @click.option("-var", "--var", "variables", multiple=True, metavar="NAME=VALUE",
               help="Give a variable of the job file a value; may be repeated.")  # fmt: skip
 @click.option("-var-file", "--var-file", "var_files", multiple=True, type=_EXISTING_FILE,
@@ -42,9 +45,10 @@ _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
               help="Stop by itself when every VM's guest agent has answered.")  # fmt: skip
 @click.option("--ready-timeout", type=Duration(), metavar="DURATION",
               help='Fail when a guest agent has not answered in this time, e.g. "5m".')  # fmt: skip
-@click.option("--parser", type=click.Choice(["auto", "nomad", "hcl2"]), default="auto",
-              show_default=True,
-              help="Who reads HCL: the nomad program, or the built-in subset.")  # fmt: skip
+@click.option("--parser", type=click.Choice(["auto", "nomad", "agent", "hcl2"]),
+              default="auto", show_default=True,
+              help="Who reads HCL: the nomad program, the agent at $NOMAD_ADDR, or the built-in "
+              "reader; auto: the first of these that there is.")  # fmt: skip
 @click.option("--nomad", envvar="NOMAD", type=click.Path(path_type=str), metavar="PATH",
               help="The nomad program; default: $NOMAD, else the one in PATH, if any.")  # fmt: skip
 @pass_app
@@ -65,19 +69,22 @@ def run(
 ) -> None:
     """Run the VMs of a Nomad job file on this machine, in the foreground.
 
-    JOB is a job in HCL, or in JSON as Nomad's API has it. Its tasks of the driver "vm" start as
-    Nomad would start them; other tasks are skipped. Nothing is scheduled, registered or restarted.
+    JOB is a job in HCL, or in JSON as Nomad's API has it; `-` reads it from standard input. Its
+    tasks of the driver "vm" start as Nomad would start them; other tasks are skipped. Nothing is
+    scheduled, registered or restarted.
     """
     # Imported here: `qemu-node run --help` needs none of it.
     from qemu_node.cli.output import open_view
-    from qemu_node.run.jobfile.reader import JobSource, Parser, load_job
+    from qemu_node.run.jobfile.reader import STDIN, JobSource, Parser, load_job
     from qemu_node.run.runner import RunSettings, run_job
     from qemu_node.run.session import SessionOptions
 
     config = app.load_config()
+    is_stdin = str(job_file) == "-"
     job = load_job(
         JobSource(
-            path=job_file,
+            path=STDIN if is_stdin else job_file,
+            text=_read_stdin() if is_stdin else "",
             env=os.environ,
             variables=variables,
             var_files=var_files,
@@ -97,6 +104,18 @@ def run(
     with open_view(sys.stdout, as_json=as_json) as view:
         result = asyncio.run(run_job(job, settings, view.show))
     ctx.exit(exit_code(result))
+
+
+def _read_stdin() -> str:
+    if sys.stdin.isatty():
+        click.echo("reading the job from standard input; Ctrl-D ends it", err=True)
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise JobError("the job on standard input is not UTF-8 text") from exc
+    if not text.strip():
+        raise JobError("there is no job on standard input")
+    return text
 
 
 def exit_code(result: "SessionResult") -> int:

@@ -1,8 +1,12 @@
-"""A job file in HCL → Nomad's API form of it, by python-hcl2: for machines without a Nomad program.
+"""The built-in reader: a job file in HCL → Nomad's API form of it, where there is no Nomad to ask.
 
 Owns which blocks and arguments a job file may have. What cannot be evaluated, and what
 `qemu-node run` does not do, is refused with file and line; what concerns scheduling alone is passed
 over.
+
+Frozen: it reads what it reads today, as Nomad does, and learns no more of HCL. Faults are fixed; a
+job that needs more is read by the nomad program or by an agent (`reader`).
+
 Source: Nomad's api/jobs.go, api/tasks.go (hcl tags), jobspec2/parse_job.go.
 """
 
@@ -29,6 +33,7 @@ from qemu_node.run.jobfile.syntax import (
     Block,
     Body,
     HclError,
+    Source,
     parse_body,
     read_source,
     subtrees,
@@ -129,19 +134,21 @@ def parse_hcl_job(
     env: Mapping[str, str],
     var_files: Sequence[Path] = (),
     variables: Sequence[str] = (),
+    text: str | None = None,
 ) -> dict[str, Value]:
     """Return the job in the file `path` as Nomad's API has it, as far as VMs need it.
 
     Args:
-        path: The job file.
+        path: The job file; `file()` starts from its directory.
         env: The environment, for `NOMAD_VAR_…`.
         var_files: Files of variable values.
         variables: `name=value` of the command line.
+        text: The file's text, where it has been read already.
 
     Raises:
         JobError: it cannot be read or evaluated; the message begins with file and line.
     """
-    body = parse_body(read_source(path))
+    body = parse_body(read_source(path) if text is None else Source(str(path), text))
     values = resolve_variables(body, env=env, var_files=var_files, arguments=variables)
     return _JobReader(body, values, path).read()
 

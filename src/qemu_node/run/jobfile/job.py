@@ -18,6 +18,8 @@ from qemu_node.run.jobfile.cty import MismatchError, to_nanoseconds, to_string
 T = TypeVar("T")
 
 DRIVER_NAME = "vm"
+ENV_PREFIX = "NOMAD_VAR_"
+"""What the name of an environment variable that gives a job file's variable a value begins with."""
 
 # Defaults of Nomad 1.8 to 2.0: api/resources.go DefaultResources, api/tasks.go.
 _DEFAULT_CPU_MHZ = 100
@@ -130,6 +132,10 @@ class Job:
     """Tasks of other drivers, as `group/task (driver)`."""
     notes: tuple[str, ...] = field(default=())
     """What the file asks of Nomad that has no meaning here, one line each."""
+    origin: str = ""
+    """The file's name, for errors."""
+    text: str = field(default="", repr=False)
+    """The file in HCL, where an error's line is found; empty for JSON."""
 
 
 def job_from_api(raw: object, origin: str) -> Job:
@@ -162,6 +168,7 @@ def job_from_api(raw: object, origin: str) -> Job:
         groups=tuple(group for group in groups if group.tasks),
         skipped=tuple(skipped),
         notes=tuple(notes),
+        origin=origin,
     )
 
 

@@ -75,6 +75,11 @@ class Attribute:
     expression: Node
     source: Source
 
+    @property
+    def line(self) -> int:
+        """The line of the file on which its value begins."""
+        return self.source.line_of(self.expression)
+
     def error(self, problem: str, *, hint: str | None = None) -> HclError:
         """Return an error at this attribute."""
         return self.source.error(self.expression, problem, hint=hint)
@@ -89,6 +94,11 @@ class Block:
     body: "Body"
     node: Node
     source: Source
+
+    @property
+    def line(self) -> int:
+        """The line of the file on which it begins."""
+        return self.source.line_of(self.node)
 
     def error(self, problem: str, *, hint: str | None = None) -> HclError:
         """Return an error at the block's first line."""
@@ -147,6 +157,34 @@ def parse_expression(source: Source) -> tuple[Node, Source]:
     if set(body.attributes) != {"x"} or body.blocks:
         raise HclError(source.origin, source.first_line, f"not an expression: {source.text!r}")
     return body.attributes["x"].expression, wrapped
+
+
+def option_line(text: str, group: str, task: str, option: str) -> int | None:
+    """Return the line of `text` on which an option of a task's `config` block is given.
+
+    Args:
+        text: A job file in HCL, whoever has read its values.
+        group: The task's group.
+        task: The task.
+        option: The path of the option, as in `network[0].vlan`. Where it cannot be found to its
+            end, as inside an expression, the line is that of the last step that is there.
+    """
+    try:
+        body = parse_body(Source("", text))
+    except HclError:
+        return None
+    jobs = [block.body for block in body.blocks_of("job")]
+    groups = [g.body for job in jobs for g in job.blocks_of("group") if g.labels == (group,)]
+    tasks = [t for body in [*groups, *jobs] for t in body.blocks_of("task") if t.labels == (task,)]
+    found: Block | Attribute | None = next(
+        (block for t in tasks for block in t.body.blocks_of("config")), None
+    )
+    for step in option.split("."):
+        name, _, number = step.removesuffix("]").partition("[")
+        if isinstance(found, Block):
+            blocks = found.body.blocks_of(name)[int(number or 0) :]
+            found = found.body.attributes.get(name) or (blocks[0] if blocks else found)
+    return found.line if found is not None else None
 
 
 def subtrees(node: Node) -> list[Node]:

@@ -26,6 +26,7 @@ from qemu_node.run.jobfile.cty import (
     type_of,
 )
 from qemu_node.run.jobfile.evaluation import Evaluator
+from qemu_node.run.jobfile.job import ENV_PREFIX
 from qemu_node.run.jobfile.syntax import (
     Attribute,
     Block,
@@ -37,8 +38,6 @@ from qemu_node.run.jobfile.syntax import (
     read_source,
     subtrees,
 )
-
-ENV_PREFIX = "NOMAD_VAR_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +68,50 @@ def resolve_variables(
     Raises:
         JobError: a value is missing, of the wrong type, or for a variable that is not declared.
     """
-    declared: dict[str, _Declared] = {}
-    for variable in _declarations(body):
-        if variable.name in declared:
-            raise variable.at.error(f"the variable {variable.name!r} is declared twice")
-        declared[variable.name] = variable
-    values: dict[str, Value] = {}
+    declared = _declarations(body)
+    values = _given_values(declared, env=env, var_files=var_files, arguments=arguments)
     for name, variable in declared.items():
-        if variable.default is not None:
-            value = _constant(variable.default.expression, variable.default.source)
-            values[name] = _convert_to_declared(value, variable)
+        if name in values:
+            continue
+        if variable.default is None:
+            raise variable.at.error(
+                f"variable {name!r} has no value and no default", hint=f"give -var {name}=…"
+            )
+        values[name] = _convert_to_declared(_default(variable), variable)
+    return values
+
+
+def variable_file(
+    body: Body,
+    *,
+    env: Mapping[str, str],
+    var_files: Sequence[Path],
+    arguments: Sequence[str],
+) -> str:
+    """Return a file of variables with the values that are given from outside, defaults left out.
+
+    Raises:
+        JobError: as `resolve_variables`, but for a value that is missing.
+    """
+    values = _given_values(_declarations(body), env=env, var_files=var_files, arguments=arguments)
+    return "".join(f"{name} = {_as_hcl(value)}\n" for name, value in values.items())
+
+
+def _as_hcl(value: Value) -> str:
+    """Return `value` as an HCL expression, which JSON is but for the templates in its strings."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("${", "$${").replace("%{", "%%{")
+
+
+def _given_values(
+    declared: Mapping[str, _Declared],
+    *,
+    env: Mapping[str, str],
+    var_files: Sequence[Path],
+    arguments: Sequence[str],
+) -> dict[str, Value]:
+    """Return the values from the environment, files and arguments, the last one of each name."""
+    values: dict[str, Value] = {}
     for key, text in env.items():
         name = key.removeprefix(ENV_PREFIX)
         if key.startswith(ENV_PREFIX) and name in declared:
@@ -94,15 +127,20 @@ def resolve_variables(
                 f"-var {name}: the job file declares no such variable", hint=_known(declared)
             )
         values[name] = _from_text(text, declared[name], f"-var {name}")
-    for name, variable in declared.items():
-        if name not in values:
-            raise variable.at.error(
-                f"variable {name!r} has no value and no default", hint=f"give -var {name}=…"
-            )
     return values
 
 
-def _declarations(body: Body) -> Iterator[_Declared]:
+def _declarations(body: Body) -> dict[str, _Declared]:
+    """Return what a job file declares, by name."""
+    declared: dict[str, _Declared] = {}
+    for variable in _each_declaration(body):
+        if variable.name in declared:
+            raise variable.at.error(f"the variable {variable.name!r} is declared twice")
+        declared[variable.name] = variable
+    return declared
+
+
+def _each_declaration(body: Body) -> Iterator[_Declared]:
     """Yield what the `variable` and `variables` blocks of a job file declare."""
     for block in body.blocks_of("variables"):
         for attribute in block.body.attributes.values():

@@ -328,6 +328,13 @@ def test_a_file_without_vm_tasks_is_refused_with_what_it_has(tmp_path: Path) -> 
     assert caught.value.hint == "its other tasks: g/t (exec)"
 
 
+def test_a_job_whose_groups_all_have_a_count_of_zero_has_nothing_to_run(tmp_path: Path) -> None:
+    path = write_job(tmp_path)
+    source = JobSource(path=path, env={}, variables=["count=0"])
+    with pytest.raises(JobError, match="nothing to run: count = 0"):
+        load_job(source)
+
+
 def test_a_file_that_ends_within_a_block_is_told_so(tmp_path: Path) -> None:
     path = tmp_path / "web.nomad.hcl"
     path.write_text('job "web" {\n  group "web" {\n')
