@@ -64,8 +64,12 @@ class FakeTaskDriver:
     async def begin(self) -> DriverInfo:
         if self._begin_error is not None:
             raise self._begin_error
-        facts = DriverFacts(task_schema=task_schema(), has_own_paths=True)
-        return DriverInfo(facts=facts, health="ready", attributes={"driver.vm.accelerator": "tcg"})
+        facts = DriverFacts(
+            task_schema=task_schema(),
+            has_own_paths=True,
+            attributes={"driver.vm.accelerator": "tcg"},
+        )
+        return DriverInfo(facts=facts, health="ready")
 
     async def start(self, task: driver_pb2.TaskConfig) -> str:
         self.started.set()

@@ -6,7 +6,7 @@ own the process and the connection (`nomad.client`).
 
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -35,7 +35,6 @@ class DriverInfo:
 
     facts: DriverFacts
     health: str
-    attributes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +133,9 @@ class DriverLink:
             facts=DriverFacts(
                 task_schema=task_schema.spec,
                 has_own_paths=isolation != driver_pb2.DriverCapabilities.NONE,
+                attributes={k: _attribute(v) for k, v in fingerprint.attributes.items()},
             ),
             health=fingerprint.health_description,
-            attributes={k: _attribute(v) for k, v in fingerprint.attributes.items()},
         )
 
     async def _first_fingerprint(self) -> driver_pb2.FingerprintResponse:
@@ -221,7 +220,7 @@ def _attribute(attribute: structs_pb2.Attribute) -> str:
     kind = attribute.WhichOneof("value")
     value = "" if kind is None else getattr(attribute, kind)
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return f"{text} {attribute.unit}".strip()
+    return text + attribute.unit
 
 
 def driver_environment() -> dict[str, str]:

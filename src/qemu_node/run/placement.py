@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,8 +218,12 @@ def _clean(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 
-def node_attributes(job: Job, node_id: str) -> dict[str, str]:
-    """Return what `${node.…}` and `${attr.…}` mean on this machine: the few that jobs use."""
+def node_attributes(job: Job, node_id: str, driver: Mapping[str, str]) -> dict[str, str]:
+    """Return what `${node.…}` and `${attr.…}` mean on this machine.
+
+    They are those that a node of ours has under Nomad, less what only an agent knows. `driver` is
+    what the driver says of the node.
+    """
     system = os.uname()
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(system.machine, system.machine)
     return {
@@ -238,6 +242,10 @@ def node_attributes(job: Job, node_id: str) -> dict[str, str]:
         "attr.unique.network.ip-address": HOST_IP,
         "attr.os.name": _os_release("ID"),
         "attr.os.version": _os_release("VERSION_ID"),
+        "attr.memory.totalbytes": str(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
+        **{f"attr.{name}": value for name, value in driver.items()},
+        # Nomad says so of every driver (client/node_updater.go).
+        "attr.driver.vm": "1",
     }
 
 

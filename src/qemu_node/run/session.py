@@ -94,7 +94,7 @@ class Session:
         info = await self._unless_stopped(self._driver.begin())
         if info is not None:
             self._emit(EventKind.NODE, info.health or "the driver is ready", None,
-                       attributes=info.attributes)  # fmt: skip
+                       attributes=info.facts.attributes)  # fmt: skip
             async with _helpers(self._pump_events(), self._watch_clock()):
                 await self._run_all(info)
         return SessionResult(failed=tuple(self._failed), was_hard=self._hard_stop.is_set())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import JobError
-from qemu_node.nomad.plugin.encoding import encode_config
+from qemu_node.nomad.plugin.encoding import OptionError, encode_config
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.proto.hclspec_pb2 import Spec
 from qemu_node.run.allocdir import make_alloc_dir, read_source, write_rendered
@@ -41,6 +41,8 @@ class DriverFacts:
     task_schema: Spec
     has_own_paths: bool
     """It shows a task its directories as `/local`, `/alloc`, `/secrets` (image isolation)."""
+    attributes: Mapping[str, str]
+    """What it says of the node, as `driver.vm.accelerator`."""
 
 
 def prepare_task(
@@ -55,7 +57,7 @@ def prepare_task(
     task = placement.task
     names = [other.name for other in placement.group.tasks]
     alloc_dir = make_alloc_dir(session, placement.alloc_id, names)
-    attributes = node_attributes(placement.job, node_id)
+    attributes = node_attributes(placement.job, node_id, driver.attributes)
     dirs = TaskDirs.inside() if driver.has_own_paths else TaskDirs.on_host(alloc_dir, task.name)
     env = _environment(placement, dirs, attributes)
     values = attributes | env
@@ -63,11 +65,15 @@ def prepare_task(
     for number, template in enumerate(task.templates):
         _render(template, f"{placement.vm}: template {number + 1}", values, task_dir)
     config = interpolate_value(dict(task.config), values, f"{placement.vm}: config")
+    try:
+        options = encode_config(driver.task_schema, _mapping(config))
+    except OptionError as exc:
+        raise JobError(f"{_place_of(exc.option, placement)}{exc}", hint=exc.hint) from exc
     logs = alloc_dir / "alloc" / "logs"
     return driver_pb2.TaskConfig(
         id=placement.task_id,
         name=task.name,
-        msgpack_driver_config=encode_config(driver.task_schema, _mapping(config)),
+        msgpack_driver_config=options,
         env=env,
         resources=_resources(placement),
         alloc_dir=str(alloc_dir),
@@ -81,6 +87,16 @@ def prepare_task(
         node_name=os.uname().nodename,
         node_id=node_id,
     )
+
+
+def _place_of(option: str, placement: Placement) -> str:
+    """Return `file:line: ` of an option, or nothing where its line is not known."""
+    # Imported here: only a job with a mistake needs the parser.
+    from qemu_node.run.jobfile.syntax import option_line
+
+    job = placement.job
+    line = option_line(job.text, placement.group.name, placement.task.name, option)
+    return f"{job.origin}:{line}: " if line is not None else ""
 
 
 def _environment(

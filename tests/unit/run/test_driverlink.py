@@ -39,7 +39,7 @@ async def test_a_healthy_driver_tells_its_schema_and_attributes() -> None:
     info = await link(FakeDriver()).begin()
     assert info.facts.has_own_paths
     assert "image" in info.facts.task_schema.object.attributes
-    assert info.attributes == {"driver.vm": "true", "driver.vm.version": "0.1.0"}
+    assert info.facts.attributes == {"driver.vm": "true", "driver.vm.version": "0.1.0"}
 
 
 async def test_an_unhealthy_drivers_text_is_the_error() -> None:

@@ -81,5 +81,8 @@ def test_free_ports_are_distinct_and_free() -> None:
             probe.bind(("127.0.0.1", port))
 
 
-def test_node_attributes_name_the_kernel() -> None:
-    assert node_attributes(make_job(), "n")["attr.kernel.name"] == "linux"
+def test_node_attributes_are_the_machines_and_the_drivers() -> None:
+    attributes = node_attributes(make_job(), "n", {"driver.vm": "true", "driver.vm.tpm": "true"})
+    assert attributes["attr.kernel.name"] == "linux"
+    assert int(attributes["attr.memory.totalbytes"]) > 1 << 20
+    assert (attributes["attr.driver.vm"], attributes["attr.driver.vm.tpm"]) == ("1", "true")

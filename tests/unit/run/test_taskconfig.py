@@ -1,3 +1,4 @@
+import dataclasses
 import stat
 from pathlib import Path
 
@@ -19,14 +20,17 @@ from qemu_node.run.taskconfig import (
     prepare_task,
 )
 
-FACTS = DriverFacts(task_schema=task_schema(), has_own_paths=True)
+FACTS = DriverFacts(
+    task_schema=task_schema(), has_own_paths=True, attributes={"driver.vm.accelerator": "tcg"}
+)
 
 
-def prepare(tmp_path: Path, **task: object) -> driver_pb2.TaskConfig:
+def prepare(tmp_path: Path, text: str = "", **task: object) -> driver_pb2.TaskConfig:
     vm = {"Name": "vm", "Driver": "vm", "Config": {"image": "x"}} | task
     networks = [{"DynamicPorts": [{"Label": "ssh", "To": 22}]}]
     raw = {"ID": "j", "TaskGroups": [{"Name": "g", "Tasks": [vm], "Networks": networks}]}
-    placement = place(job_from_api(raw, "j"), free_ports=lambda _: [20022], cpus=[2, 3])[0]
+    job = dataclasses.replace(job_from_api(raw, "job.hcl"), text=text)
+    placement = place(job, free_ports=lambda _: [20022], cpus=[2, 3])[0]
     return prepare_task(placement, FACTS, session=tmp_path, node_id="n")
 
 
@@ -121,7 +125,66 @@ def test_a_mistake_is_named_with_its_vm(
     tmp_path: Path, task: dict[str, object], problem: str
 ) -> None:
     with pytest.raises(JobError, match=problem):
-        prepare(tmp_path, **task)
+        prepare(tmp_path, "", **task)
+
+
+TEXT = """
+job "j" {
+  group "other" {
+    task "vm" {
+      config { imge = 0 }
+    }
+  }
+  group "g" {
+    task "vm" {
+      config {
+        image = "x"
+        network { mode = "user" }
+        network {
+          vlan = [
+            "many"
+          ]
+        }
+        imge = 1
+      }
+    }
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "place"),
+    [
+        ({"imge": 1}, 'job.hcl:18: config: there is no option "imge"'),
+        (
+            {"image": "x", "network": [{}, {"vlan": []}]},
+            "job.hcl:14: config.network[1].vlan: a value of type",
+        ),
+        (
+            {"image": "x", "network": [{}, {"vlam": 1}]},
+            "job.hcl:13: config.network[1]: there is no option",
+        ),
+        ({"image": None}, "job.hcl:11: config.image is required"),
+        ({"image": "x", "cpus": "many"}, "job.hcl:10: config.cpus: a value of type number"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_file_and_line(
+    tmp_path: Path, config: dict[str, object], place: str
+) -> None:
+    with pytest.raises(JobError) as caught:
+        prepare(tmp_path, text=TEXT, Config=config)
+    assert str(caught.value).startswith(place)
+
+
+def test_a_wrong_option_of_a_job_without_hcl_has_no_line(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"^config: there is no option"):
+        prepare(tmp_path, Config={"image": "x", "imge": 1})
+
+
+def test_options_know_what_the_driver_says_of_the_node(tmp_path: Path) -> None:
+    task = prepare(tmp_path, Config={"image": "${attr.driver.vm.accelerator}-${attr.driver.vm}"})
+    assert parse_options(task.msgpack_driver_config).image == "tcg-1"
 
 
 VALUES = {"NOMAD_ALLOC_INDEX": "3", "attr.kernel.name": "linux", "node.datacenter": "dc1"}

@@ -16,6 +16,19 @@ from qemu_node.errors import JobError
 from qemu_node.nomad.proto.hclspec_pb2 import BlockList, Object, Spec
 
 
+class OptionError(JobError):
+    """An option of a `config` block is wrong; `option` is its path in the block, `network[0].vlan`.
+
+    Empty where the block as a whole is wrong.
+    """
+
+    def __init__(
+        self, where: str, problem: str, *, name: str = "", hint: str | None = None
+    ) -> None:
+        super().__init__(f"{where}{problem}", hint=hint)
+        self.option = f"{where}.{name}".removeprefix("config").strip(".")
+
+
 def encode_config(schema: Spec, values: Mapping[str, Any]) -> bytes:
     """Return `values`, a `config` block, as a plugin with `schema` receives it from an agent.
 
@@ -23,7 +36,7 @@ def encode_config(schema: Spec, values: Mapping[str, Any]) -> bytes:
     as in a job's JSON, as a list of maps.
 
     Raises:
-        JobError: a key is not in the schema, a required one is missing, or a value has another
+        OptionError: a key is not in the schema, a required one is missing, or a value has another
             type.
     """
     return msgspec.msgpack.encode(_encode_object(schema.object, values, "config"))
@@ -31,11 +44,13 @@ def encode_config(schema: Spec, values: Mapping[str, Any]) -> bytes:
 
 def _encode_object(schema: Object, values: Any, where: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise JobError(f"{where}: a block is required, not {values!r}")
+        raise OptionError(where, f": a block is required, not {values!r}")
     unknown = sorted(str(key) for key in values if key not in schema.attributes)
     if unknown:
-        raise JobError(
-            f'{where}: there is no option "{unknown[0]}"',
+        raise OptionError(
+            where,
+            f': there is no option "{unknown[0]}"',
+            name=unknown[0],
             hint=f"there are: {', '.join(sorted(schema.attributes))}",
         )
     return {
@@ -49,14 +64,14 @@ def _encode(spec: Spec, value: Any, where: str) -> Any:
     match spec.WhichOneof("block"):
         case "attr":
             if value is None and spec.attr.required:
-                raise JobError(f"{where} is required and missing")
+                raise OptionError(where, " is required and missing")
             return _convert(spec.attr.type, value, where)
         case "block_attrs":
             block_attrs = _only(value, where)
             if block_attrs is None:
                 return None
             if not isinstance(block_attrs, Mapping):
-                raise JobError(f"{where}: a block of values is required, not {value!r}")
+                raise OptionError(where, f": a block of values is required, not {value!r}")
             hcl_type = spec.block_attrs.type
             return {
                 _normal(str(key)): _convert(hcl_type, item, f"{where}.{key}")
@@ -69,16 +84,21 @@ def _encode(spec: Spec, value: Any, where: str) -> Any:
         case "block_list":
             return _encode_list(spec.block_list, value, where)
         case kind:
-            raise JobError(f"{where}: schemas with {kind} are not supported")
+            raise OptionError(where, f": schemas with {kind} are not supported")
 
 
 def _encode_list(spec: BlockList, value: Any, where: str) -> list[Any]:
     blocks = [] if value is None else value if _is_list(value) else [value]
     if spec.max_items and len(blocks) > spec.max_items:
-        raise JobError(f"{where}: at most {spec.max_items} blocks are allowed, not {len(blocks)}")
+        raise OptionError(
+            where, f": at most {spec.max_items} blocks are allowed, not {len(blocks)}"
+        )
     if len(blocks) < spec.min_items:
-        raise JobError(f"{where}: at least {spec.min_items} blocks are required")
-    return [_encode_object(spec.nested.object, block, where) for block in blocks]
+        raise OptionError(where, f": at least {spec.min_items} blocks are required")
+    return [
+        _encode_object(spec.nested.object, block, f"{where}[{n}]" if len(blocks) > 1 else where)
+        for n, block in enumerate(blocks)
+    ]
 
 
 def _only(value: Any, where: str) -> Any:
@@ -86,7 +106,7 @@ def _only(value: Any, where: str) -> Any:
     if not _is_list(value):
         return value
     if len(value) > 1:
-        raise JobError(f"{where}: only one block is allowed, not {len(value)}")
+        raise OptionError(where, f": only one block is allowed, not {len(value)}")
     return value[0] if value else None
 
 
@@ -104,7 +124,7 @@ def _convert(hcl_type: str, value: Any, where: str) -> Any:
     convert = _SCALARS.get(hcl_type)
     converted = convert(value) if convert is not None else None
     if converted is None:
-        raise JobError(f"{where}: a value of type {hcl_type} is required, not {value!r}")
+        raise OptionError(where, f": a value of type {hcl_type} is required, not {value!r}")
     return converted
 
 
