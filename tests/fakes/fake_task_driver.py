@@ -7,12 +7,14 @@ from pathlib import Path
 
 import msgspec
 
+from fakes.specs import HARDWARE
 from qemu_node.errors import NodeError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task.options import task_schema
+from qemu_node.qemu.spec import Accelerator
 from qemu_node.run.driverlink import DriverInfo, TaskEnd, TaskEvent
 from qemu_node.run.taskconfig import DriverFacts
-from qemu_node.vm.record.names import vm_id
+from qemu_node.vm.record.names import TaskIdentity, vm_id
 from qemu_node.vm.record.record import ForwardRecord, NicRecord, SocketPaths, VMRecord
 
 
@@ -124,23 +126,23 @@ def make_record(task: driver_pb2.TaskConfig) -> VMRecord:
     """Return the vm.json of a task, with one forwarded port."""
     return VMRecord(
         vm_id=vm_id(task.alloc_id, task.name),
-        alloc_id=task.alloc_id,
-        namespace=task.namespace,
-        job_id=task.job_id,
-        job_name=task.job_name,
-        group=task.task_group_name,
-        task=task.name,
-        index=int(task.env["NOMAD_ALLOC_INDEX"]),
-        node_name=task.node_name,
+        identity=TaskIdentity(
+            alloc_id=task.alloc_id,
+            namespace=task.namespace,
+            job_id=task.job_id,
+            job_name=task.job_name,
+            group=task.task_group_name,
+            task=task.name,
+            index=int(task.env["NOMAD_ALLOC_INDEX"]),
+            node_name=task.node_name,
+        ),
         pid=1,
         start_time=1,
         uuid="u",
         hostname="h",
-        os="linux",
-        firmware="secure-boot",
-        accelerator="tcg",
+        hardware=HARDWARE,
+        accelerator=Accelerator.TCG,
         image="i",
-        vcpus=1,
         memory_bytes=1,
         memory_min_bytes=1,
         memory_max_bytes=1,

@@ -91,7 +91,7 @@ def prepare(spec: VMSpec, directory: Path, firmware: Firmware | None) -> VMSpec:
         pflash = PflashFirmware(code=firmware.code, varstore=varstore, is_secure=firmware.is_secure)
     return replace(
         spec,
-        firmware=pflash,
+        pflash=pflash,
         memory_bytes=256 * MIB,
         overlay=overlay,
         base=BaseImage(path=base, format=DiskFormat.RAW),

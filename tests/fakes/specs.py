@@ -5,12 +5,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from qemu_node.qemu.spec import (
     Accelerator,
     BaseImage,
     DiskAio,
     DiskFormat,
     FirmwareMode,
+    Hardware,
     OsFamily,
     PflashFirmware,
     PortForward,
@@ -24,6 +27,10 @@ from qemu_node.units import GIB
 
 QEMU_7_2 = QemuVersion(major=7, minor=2, micro=22)
 QEMU_10_0 = QemuVersion(major=10, minor=0, micro=13)
+
+HARDWARE = Hardware(
+    os=OsFamily.LINUX, firmware=FirmwareMode.SECURE_BOOT, vcpus=2, merge=True, watchdog=False
+)
 
 CASES = tuple(product(OsFamily, FirmwareMode, Accelerator))
 
@@ -49,18 +56,16 @@ def make_spec(
     accelerator: Accelerator = Accelerator.TCG,
     **changes: Any,
 ) -> VMSpec:
-    """Return a VM with every device there is; `changes` replace its fields."""
+    """Return a VM with every device there is; `changes` replace its fields and its hardware's."""
     data = Path("/data/vm/web-0123456789ab")
     run = Path("/run/qemu-node/vm/web-0123456789ab")
     spec = VMSpec(
         vm_id="web-0123456789ab",
         uuid="8e3ff5e8-4e17-5b1b-a8a5-0f2d8c0f5d0c",
-        os=os,
+        hardware=msgspec.structs.replace(HARDWARE, os=os, firmware=mode),
         accelerator=accelerator,
-        firmware=pflash(mode, data),
-        vcpus=2,
+        pflash=pflash(mode, data),
         memory_bytes=1 * GIB,
-        merge=True,
         overlay=data / "overlay.qcow2",
         base=BaseImage(path=Path("/data/images/base.qcow2"), format=DiskFormat.QCOW2),
         config_drive=data / "config-drive.iso",
@@ -77,7 +82,8 @@ def make_spec(
         vnc_socket=run / "vnc.sock",
         serial_log=data / "serial.log",
         aio=DiskAio.IO_URING,
-        watchdog=False,
         args=(),
     )
+    hardware = {name: changes.pop(name) for name in Hardware.__struct_fields__ if name in changes}
+    changes["hardware"] = msgspec.structs.replace(spec.hardware, **hardware)
     return dataclasses.replace(spec, **changes)

@@ -206,7 +206,7 @@ async def test_firmware_reaches_the_serial_port_and_its_log_whoever_listens() ->
         assert _anonymous_beside_ram(vm) <= overhead_bytes(
             spec.memory_bytes,
             accelerator=spec.accelerator,
-            vcpus=spec.vcpus,
+            vcpus=spec.hardware.vcpus,
             firmware=FirmwareMode.SECURE_BOOT,
         )
 

@@ -322,7 +322,11 @@ async def test_whatever_names_nomad_allows_a_vm_starts(
         vm = await node.start(replace(request, identity=identity))
         record = vm.record
         assert VM_ID.fullmatch(record.vm_id)
-        assert (record.job_name, record.group, record.task) == (job, group, task)
+        assert (record.identity.job_name, record.identity.group, record.identity.task) == (
+            job,
+            group,
+            task,
+        )
         for path in (record.sockets.qmp, record.sockets.monitor, record.sockets.vnc):
             assert len(os.fsencode(path)) < 108
             assert Path(path).is_socket()

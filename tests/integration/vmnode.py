@@ -17,16 +17,16 @@ from qemu_node.images.prefetch import Prefetcher
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.portspec import PortSpec, UserPort, tap_name
 from qemu_node.qemu.accel.probe import QemuBinary, find_qemu
-from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, OsFamily, QemuVersion
+from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, Hardware, OsFamily, QemuVersion
 from qemu_node.units import MIB, Share
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.network import Network
 from qemu_node.vm.node import Hypervisor, Node
 from qemu_node.vm.output.logs import TaskLogs
-from qemu_node.vm.record.names import vm_id
+from qemu_node.vm.record.names import TaskIdentity, vm_id
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.processes import _own_processes, running_vm_ids
-from qemu_node.vm.start.request import TaskIdentity, VMRequest
+from qemu_node.vm.start.request import VMRequest
 from qemu_node.vm.supervisor import Supervisor
 
 WAIT_S = 120.0
@@ -126,7 +126,6 @@ class VMNode:
         if user_data:
             (latest / "user_data").write_text(user_data)
         identity = TaskIdentity(
-            task_id=f"{alloc_id}/{task}/00000000",
             alloc_id=alloc_id,
             namespace="default",
             job_id="job",
@@ -137,15 +136,16 @@ class VMNode:
             node_name="node",
         )
         return VMRequest(
+            task_id=f"{alloc_id}/{task}/00000000",
             identity=identity,
             alloc_dir=alloc_dir,
             task_dir=alloc_dir / task,
             image=str(self.image),
             checksum=None,
             disk_size_bytes=None,
-            os=OsFamily.LINUX,
-            firmware=firmware,
-            vcpus=1,
+            hardware=Hardware(
+                os=OsFamily.LINUX, firmware=firmware, vcpus=1, merge=True, watchdog=False
+            ),
             memory_bytes=memory_mib * MIB,
             memory_max_bytes=memory_mib * MIB,
             nics=(UserPort(vm_id=identity.vm_id, index=0, mac=stable_mac(alloc_id, task, 0)),)
@@ -153,8 +153,6 @@ class VMNode:
             else nics,
             forwards=(),
             advertise=None,
-            merge=True,
-            watchdog=False,
             args=args,
             allow_exec=True,
             health=None,

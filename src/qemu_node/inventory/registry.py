@@ -51,8 +51,8 @@ def find_vm(paths: Paths, name: str) -> ListedVM:
     for matches in (
         [vm for vm in vms if name in (vm.record.vm_id, vm.record.display_name)],
         [vm for vm in vms if vm.record.vm_id.startswith(name)],
-        [vm for vm in vms if len(name) >= 4 and vm.record.alloc_id.startswith(name)],
-        [vm for vm in vms if vm.record.task == name],
+        [vm for vm in vms if len(name) >= 4 and vm.record.identity.alloc_id.startswith(name)],
+        [vm for vm in vms if vm.record.identity.task == name],
     ):
         if len(matches) == 1:
             return matches[0]
@@ -69,6 +69,6 @@ def _hint(vms: Sequence[ListedVM], name: str, paths: Paths) -> str:
         return f"no VM runs under {paths.vm_run_dir}: `qemu-node run JOB` starts one"
     if not records:
         return f"you have none under {paths.vm_run_dir}; for the VMs of root's driver {AS_ROOT}"
-    near = nearest(name, (n for r in records for n in (r.vm_id, r.display_name, r.task)))
+    near = nearest(name, (n for r in records for n in (r.vm_id, r.display_name, r.identity.task)))
     meant = f"did you mean {near}? " if near else ""
     return f"{meant}`qemu-node vm list` shows all"

@@ -47,8 +47,8 @@ def build_argv(spec: VMSpec, binary: str, version: QemuVersion) -> list[str]:
     """
     if spec.memory_bytes <= 0 or spec.memory_bytes % GUEST_RAM_ALIGN_BYTES:
         raise JobError(f"guest RAM of {spec.memory_bytes} bytes is not a multiple of 2 MiB")
-    if spec.vcpus < 1:
-        raise JobError(f"a VM needs at least one vCPU, not {spec.vcpus}")
+    if spec.hardware.vcpus < 1:
+        raise JobError(f"a VM needs at least one vCPU, not {spec.hardware.vcpus}")
     # fmt: off
     return [
         binary,
@@ -75,7 +75,7 @@ def build_argv(spec: VMSpec, binary: str, version: QemuVersion) -> list[str]:
 
 def _machine(spec: VMSpec) -> list[str]:
     """Return machine type, memory and what becomes of the machine when the guest ends."""
-    is_secure = spec.firmware is not None and spec.firmware.is_secure
+    is_secure = spec.pflash is not None and spec.pflash.is_secure
     properties = [
         "q35",
         f"smm={'on' if is_secure else 'off'}",
@@ -85,17 +85,17 @@ def _machine(spec: VMSpec) -> list[str]:
         "dump-guest-core=off",
         "memory-backend=ram0",
     ]
-    if spec.firmware is not None:
+    if spec.pflash is not None:
         properties += [f"pflash{unit}=pflash{unit}" for unit in (0, 1)]
     ram = {
         "qom-type": "memory-backend-ram",
         "id": "ram0",
         "size": spec.memory_bytes,
-        "merge": spec.merge,
+        "merge": spec.hardware.merge,
         "dump": False,
     }
     actions = ACTIONS
-    if spec.watchdog:
+    if spec.hardware.watchdog:
         actions += ",watchdog=pause"
     # fmt: off
     argv = [
@@ -122,7 +122,7 @@ def _cpu(spec: VMSpec, version: QemuVersion) -> list[str]:
         accel = "kvm"
         # Windows starts a hypervisor of its own if it can, and then each exit costs double.
         model = ["host", "migratable=off", "vmx=off", "svm=off"]
-        if spec.os is OsFamily.WINDOWS:
+        if spec.hardware.os is OsFamily.WINDOWS:
             model += _HYPERV
     else:
         accel = f"tcg,tb-size={TCG_TB_SIZE_MIB}"
@@ -134,14 +134,14 @@ def _cpu(spec: VMSpec, version: QemuVersion) -> list[str]:
     return [
         "-accel", accel,
         "-cpu", ",".join(model),
-        "-smp", f"cpus={spec.vcpus},sockets=1,cores={spec.vcpus},threads=1",
+        "-smp", f"cpus={spec.hardware.vcpus},sockets=1,cores={spec.hardware.vcpus},threads=1",
     ]
     # fmt: on
 
 
 def _clock(spec: VMSpec) -> list[str]:
     """Return the clock that the guest's operating system expects in its RTC."""
-    if spec.os is OsFamily.LINUX:
+    if spec.hardware.os is OsFamily.LINUX:
         return ["-rtc", "base=utc"]
     argv = ["-rtc", "base=localtime,clock=host,driftfix=slew"]
     if spec.accelerator is Accelerator.KVM:

@@ -72,9 +72,9 @@ def to_json(properties: Mapping[str, object]) -> str:
 
 def firmware(spec: VMSpec) -> list[str]:
     """Return the two flash images of UEFI; nothing for SeaBIOS, which QEMU loads by itself."""
-    if spec.firmware is None:
+    if spec.pflash is None:
         return []
-    flash = spec.firmware
+    flash = spec.pflash
     argv: list[str] = []
     for unit, path, is_read_only in ((0, flash.code, True), (1, flash.varstore, False)):
         node = {
@@ -110,7 +110,7 @@ def console(spec: VMSpec) -> list[str]:
         "-vnc", f"unix:{escape(spec.vnc_socket)},share=force-shared",
     ]
     # fmt: on
-    if spec.os is OsFamily.LINUX:
+    if spec.hardware.os is OsFamily.LINUX:
         return [
             *argv,
             *_pci("bochs-display", "video0", _SLOT_VIDEO),
@@ -148,11 +148,11 @@ def platform(spec: VMSpec) -> list[str]:
         "-device", to_json({"driver": "vmgenid", "id": "vmgenid0", "guid": "auto"}),
     ]
     # fmt: on
-    if spec.watchdog:
+    if spec.hardware.watchdog:
         # It does nothing until a guest's driver starts it. The chipset's own (iTCO) is there in any
         # case, but resets nothing in machine types before pc-q35-8.0.
         argv += _pci("i6300esb", "watchdog0", _SLOT_WATCHDOG)
-    if spec.os is OsFamily.LINUX:
+    if spec.hardware.os is OsFamily.LINUX:
         # Gives pages that the guest frees back to the host. Windows' driver cannot.
         report = {"free-page-reporting": True, "deflate-on-oom": True}
         argv += _pci("virtio-balloon-pci", "balloon0", _SLOT_BALLOON, **report)
@@ -164,7 +164,7 @@ def disk(spec: VMSpec) -> list[str]:
 
     The controller is always there: a CD of a Linux guest hangs on it too.
     """
-    queues = min(spec.vcpus, _MAX_DISK_QUEUES)
+    queues = min(spec.hardware.vcpus, _MAX_DISK_QUEUES)
     # fmt: off
     argv = [
         "-object", to_json({"qom-type": "iothread", "id": "io0"}),
@@ -207,7 +207,7 @@ def config_drive(spec: VMSpec) -> list[str]:
         "read-only": True,
         "file": _file_node(spec.config_drive, is_read_only=True),
     }
-    if spec.os is OsFamily.LINUX:
+    if spec.hardware.os is OsFamily.LINUX:
         cd = {"driver": "scsi-cd", "bus": "scsi0.0"}
     else:
         cd = {"driver": "ide-cd", "bus": "ide.0"}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import msgspec
+
 
 class OsFamily(StrEnum):
     """The guest's operating system family: decides devices, clock and enlightenments."""
@@ -59,6 +61,21 @@ class QemuVersion:
     def at_least(self, major: int, minor: int = 0) -> bool:
         """Tell whether this is `major.minor` or newer."""
         return (self.major, self.minor) >= (major, minor)
+
+
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job decides of its VM's hardware: QEMU is told, and vm.json says it.
+
+    A field that a release adds has the default that says what VMs of earlier ones have.
+    """
+
+    os: OsFamily
+    firmware: FirmwareMode
+    vcpus: int
+    merge: bool
+    """Guest RAM may be merged with other VMs' (KSM)."""
+    watchdog: bool
+    """A watchdog that pauses a guest which no longer feeds it; the VM then ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,14 +149,12 @@ class VMSpec:
 
     vm_id: str
     uuid: str
-    os: OsFamily
+    hardware: Hardware
     accelerator: Accelerator
-    firmware: PflashFirmware | None
+    pflash: PflashFirmware | None
     """None: SeaBIOS, which QEMU carries."""
-    vcpus: int
     memory_bytes: int
     """Guest RAM, a multiple of 2 MiB."""
-    merge: bool
     overlay: Path | None
     """The writable top, qcow2; None: no disk, as of the guest that proves an accelerator."""
     base: BaseImage | None
@@ -152,7 +167,5 @@ class VMSpec:
     """QEMU appends everything that the guest prints on its serial port."""
     aio: DiskAio
     """`io_uring` only where the host is known to allow it (`probe.choose_aio`)."""
-    watchdog: bool
-    """A watchdog that pauses a guest which no longer feeds it."""
     args: tuple[str, ...]
     """Raw options, already checked against the operator's list."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from qemu_node.errors import GuestAgentError
+from qemu_node.qemu.spec import OsFamily
 from qemu_node.qga.agent import GuestAgent
 from qemu_node.vm.life.guestnet import useful_addresses
 from qemu_node.vm.record.record import VMRecord
@@ -43,7 +44,7 @@ class AgentWatch:
 
     def __init__(self, record: VMRecord) -> None:
         self._agent = GuestAgent(Path(record.sockets.qga), Path(record.qga_lock))
-        self._may_exec = record.allow_exec and record.os == "linux"
+        self._may_exec = record.allow_exec and record.hardware.os is OsFamily.LINUX
         self._secure_boot: bool | None = None
 
     async def look(self) -> GuestFacts | None:

@@ -182,7 +182,9 @@ class Supervisor:
         if state.has_log:
             record = state.record
             try:
-                return await to_the_end(self._open_logs, Path(record.alloc_dir), record.task)
+                return await to_the_end(
+                    self._open_logs, Path(record.alloc_dir), record.identity.task
+                )
             except HostError as exc:
                 # An error would make Nomad start a second VM; this one goes on without its log.
                 log.warning("recovered VM is not logged", extra={"error": str(exc)})

@@ -63,7 +63,7 @@ def _row(vm: VMSummary) -> list[Cell]:
         Cell(vm.vm_id),
         Cell(record.display_name if record else ""),
         Cell(vm.status.value, _STYLES[vm.status]),
-        Cell(record.os if record else ""),
+        Cell(record.hardware.os if record else ""),
         Cell(_cpu(vm)),
         Cell(_memory(vm)),
         Cell("" if vm.uptime_s is None else short_time(vm.uptime_s)),
@@ -76,7 +76,7 @@ def _cpu(vm: VMSummary) -> str:
     if vm.record is None:
         return ""
     used = "-" if vm.cpu_pct is None else f"{vm.cpu_pct:.0f}%"
-    return f"{used} of {vm.record.vcpus}"
+    return f"{used} of {vm.record.hardware.vcpus}"
 
 
 def _memory(vm: VMSummary) -> str:
@@ -122,14 +122,14 @@ def _guest_fields(guest: GuestNetwork) -> dict[str, object]:
 
 def _listed_fields(record: VMRecord) -> dict[str, object]:
     return {
-        "alloc_id": record.alloc_id,
-        "namespace": record.namespace,
-        "job_id": record.job_id,
-        "group": record.group,
-        "task": record.task,
-        "index": record.index,
-        "os": record.os,
-        "vcpus": record.vcpus,
+        "alloc_id": record.identity.alloc_id,
+        "namespace": record.identity.namespace,
+        "job_id": record.identity.job_id,
+        "group": record.identity.group,
+        "task": record.identity.task,
+        "index": record.identity.index,
+        "os": record.hardware.os,
+        "vcpus": record.hardware.vcpus,
         "memory_bytes": record.memory_bytes,
         "image": record.image,
         "reachable_at": reachable_address(record),
@@ -166,16 +166,16 @@ def report_lines(report: VMReport) -> list[tuple[str, str]]:
         ("VM", record.vm_id),
         ("name", record.display_name),
         ("state", _state(report)),
-        ("job", f"{record.job_id} in namespace {record.namespace}"),
-        ("group, task", f"{record.group}{_index(record)}, {record.task}"),
-        ("allocation", record.alloc_id),
+        ("job", f"{record.identity.job_id} in namespace {record.identity.namespace}"),
+        ("group, task", f"{record.identity.group}{_index(record)}, {record.identity.task}"),
+        ("allocation", record.identity.alloc_id),
         ("alloc dir", record.alloc_dir),
         ("created", record.created_at),
         ("uptime", "-" if summary.uptime_s is None else short_time(summary.uptime_s)),
         ("process", "-" if summary.pid is None else str(summary.pid)),
         ("QEMU", report.qemu_version or f"unknown: {report.qemu_problem}"),
-        ("os", record.os),
-        ("firmware", record.firmware),
+        ("os", record.hardware.os),
+        ("firmware", record.hardware.firmware),
         ("accelerator", record.accelerator),
         ("image", record.image),
         ("uuid", record.uuid),
@@ -209,7 +209,7 @@ def _state(report: VMReport) -> str:
 
 
 def _index(record: VMRecord) -> str:
-    return "" if record.index is None else f"[{record.index}]"
+    return "" if record.identity.index is None else f"[{record.identity.index}]"
 
 
 def _memory_words(summary: VMSummary, record: VMRecord) -> str:

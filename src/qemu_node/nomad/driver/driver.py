@@ -222,8 +222,9 @@ class VMDriver(DriverService):
         # Nomad shows the task as pending meanwhile, which people take for a fault.
         more = "" if advertise is None else f"; waits up to {advertise.wait_s:g} s for its address"
         tell(
-            f"VM {record.vm_id} runs: {record.vcpus} vCPU, {record.memory_bytes >> 20} MiB, "
-            f"{record.firmware}, {record.accelerator}{more}",
+            f"VM {record.vm_id} runs: {record.hardware.vcpus} vCPU, "
+            f"{record.memory_bytes >> 20} MiB, {record.hardware.firmware}, {record.accelerator}"
+            f"{more}",
             {"vm_id": record.vm_id, "pid": str(record.pid)},
         )
         if advertise is not None:

@@ -12,9 +12,11 @@ from qemu_node.host.cgroup import ScopeLimits, memory_backstop_bytes
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task.networkblocks import plan_advertise, plan_nics
 from qemu_node.nomad.task.options import TaskOptions
+from qemu_node.qemu.spec import Hardware
 from qemu_node.units import MIB
+from qemu_node.vm.record.names import TaskIdentity
 from qemu_node.vm.record.record import ForwardRecord, HealthEndpoint
-from qemu_node.vm.start.request import TaskIdentity, VMRequest
+from qemu_node.vm.start.request import VMRequest
 
 _PIDS_MAX = 1024
 """Threads of one QEMU: vCPUs, I/O threads and at most 64 block workers per AioContext."""
@@ -51,22 +53,25 @@ def build_request(
     identity = _identity(task)
     nics = plan_nics(options, identity, network)
     return VMRequest(
+        task_id=task.id,
         identity=identity,
         alloc_dir=alloc_dir,
         task_dir=alloc_dir / task.name,
         image=options.image,
         checksum=options.checksum,
         disk_size_bytes=options.disk_size_bytes,
-        os=options.os,
-        firmware=options.firmware,
-        vcpus=options.cpus or len(parse_cpu_list(linux.cpuset_cpus)) or 1,
+        hardware=Hardware(
+            os=options.os,
+            firmware=options.firmware,
+            vcpus=options.cpus or len(parse_cpu_list(linux.cpuset_cpus)) or 1,
+            merge=merge_default if options.merge is None else options.merge,
+            watchdog=options.watchdog,
+        ),
         memory_bytes=memory_bytes,
         memory_max_bytes=memory_max_bytes,
         nics=nics,
         forwards=_forwards(options, ports),
         advertise=plan_advertise(options, nics),
-        merge=merge_default if options.merge is None else options.merge,
-        watchdog=options.watchdog,
         args=options.args,
         allow_exec=options.allow_exec,
         health=_health(options, ports),
@@ -84,7 +89,6 @@ def build_request(
 def _identity(task: driver_pb2.TaskConfig) -> TaskIdentity:
     index = task.env.get("NOMAD_ALLOC_INDEX", "")
     return TaskIdentity(
-        task_id=task.id,
         alloc_id=task.alloc_id,
         namespace=task.namespace or "default",
         job_id=task.job_id,

@@ -34,6 +34,8 @@ from qemu_node.qemu.process import start_qemu
 from qemu_node.qemu.spec import (
     Accelerator,
     DiskAio,
+    FirmwareMode,
+    Hardware,
     OsFamily,
     PflashFirmware,
     SocketFds,
@@ -200,22 +202,26 @@ def _spec(
     for name in ("qmp", "monitor", "qga", "serial"):
         fds[name] = listen_unix(directory / f"{name}.sock", owner=owner)
         stack.callback(os.close, fds[name])
-    firmware: PflashFirmware | None = None
+    pflash: PflashFirmware | None = None
     if guest.firmware is not None:
         varstore = directory / "varstore.fd"
         ensure_varstore(guest.firmware.varstore_template, varstore, owner)
-        firmware = PflashFirmware(
+        pflash = PflashFirmware(
             code=guest.firmware.code, varstore=varstore, is_secure=guest.firmware.is_secure
         )
     return VMSpec(
         vm_id="proof",
         uuid="00000000-0000-4000-8000-000000000000",
-        os=OsFamily.LINUX,
+        hardware=Hardware(
+            os=OsFamily.LINUX,
+            firmware=FirmwareMode.BIOS if pflash is None else FirmwareMode.SECURE_BOOT,
+            vcpus=1,
+            merge=False,
+            watchdog=False,
+        ),
         accelerator=accelerator,
-        firmware=firmware,
-        vcpus=1,
+        pflash=pflash,
         memory_bytes=_GUEST_RAM_BYTES,
-        merge=False,
         overlay=None,
         base=None,
         config_drive=None,
@@ -224,9 +230,8 @@ def _spec(
         vnc_socket=directory / "vnc.sock",
         serial_log=directory / "serial.log",
         aio=DiskAio.THREADS,
-        watchdog=False,
         # SeaBIOS writes to the serial port only where it is told that there is no screen.
-        args=() if firmware is not None else ("-machine", "graphics=off"),
+        args=() if pflash is not None else ("-machine", "graphics=off"),
     )
 
 

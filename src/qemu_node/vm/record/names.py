@@ -1,8 +1,10 @@
-"""Names derived from a task's identity: pure."""
+"""Whose VM it is, and the names that follow from it: pure."""
 
 import hashlib
 import re
 import uuid
+
+import msgspec
 
 from qemu_node.configdrive import HOSTNAME_MAX_CHARS, host_label, sanitise_hostname
 from qemu_node.errors import NodeError
@@ -72,3 +74,39 @@ def default_hostname(job_name: str, group: str, task: str, index: int | None) ->
         tail = f"-{digest[:8]}{tail}"
         label = label[: HOSTNAME_MAX_CHARS - len(tail)].rstrip("-")
     return sanitise_hostname((label or "vm") + tail)
+
+
+class TaskIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose VM it is, in Nomad's terms."""
+
+    alloc_id: str
+    namespace: str
+    job_id: str
+    job_name: str
+    group: str
+    task: str
+    index: int | None
+    """The allocation's index within its group; None where the name carries none."""
+    node_name: str
+
+    @property
+    def vm_id(self) -> str:
+        """The VM's name on this node, the same for every start within the allocation."""
+        return vm_id(self.alloc_id, self.task)
+
+    @property
+    def uuid(self) -> str:
+        """The VM's SMBIOS UUID."""
+        return vm_uuid(self.alloc_id, self.task)
+
+    @property
+    def hostname(self) -> str:
+        """The guest's host name unless the job's meta_data.json has one."""
+        return default_hostname(self.job_name, self.group, self.task, self.index)
+
+    @property
+    def display_name(self) -> str:
+        """`job/group[index]/task`, as people refer to it; a task named like its group once."""
+        index = "" if self.index is None else f"[{self.index}]"
+        task = "" if self.task == self.group else f"/{self.task}"
+        return f"{self.job_name}/{self.group}{index}{task}"

@@ -13,8 +13,9 @@ other one raises it, and then:
   that such a VM lives, keep its ports, and kill it where Nomad orders that.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 
@@ -22,14 +23,15 @@ from qemu_node.errors import NodeError
 from qemu_node.host.files.beneath import read_published
 from qemu_node.host.process.identity import ProcessId, boot_id, is_alive
 from qemu_node.net.portspec import PortSpec
+from qemu_node.qemu.spec import Accelerator, Hardware
 from qemu_node.text import DECODE_ERRORS
-from qemu_node.vm.record.names import check_vm_id
+from qemu_node.vm.record.names import TaskIdentity, check_vm_id
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Of vm.json. Raised together with STATE_VERSION, as the state holds the record."""
 
-STATE_VERSION = 1
-"""Of state.json and driver_state."""
+STATE_VERSION = 2
+"""Of state.json and driver_state. 1: the keys of identity and hardware were the record's own."""
 
 _Decoded = TypeVar("_Decoded")
 
@@ -153,21 +155,12 @@ class VMRecord(RecordHeader, frozen=True, kw_only=True):
     """vm.json: what the daemon and the command line need to know. No secrets; sizes in bytes."""
 
     version: int = RECORD_VERSION
-    alloc_id: str
-    namespace: str
-    job_id: str
-    job_name: str
-    group: str
-    task: str
-    index: int | None
-    node_name: str
+    identity: TaskIdentity
+    hardware: Hardware
+    accelerator: Accelerator
     uuid: str
     hostname: str
-    os: str
-    firmware: str
-    accelerator: str
     image: str
-    vcpus: int
     memory_bytes: int
     """Guest RAM."""
     memory_min_bytes: int
@@ -182,9 +175,7 @@ class VMRecord(RecordHeader, frozen=True, kw_only=True):
     @property
     def display_name(self) -> str:
         """`job/group[index]/task`, as people refer to it; a task named like its group once."""
-        index = "" if self.index is None else f"[{self.index}]"
-        task = "" if self.task == self.group else f"/{self.task}"
-        return f"{self.job_name}/{self.group}{index}{task}"
+        return self.identity.display_name
 
 
 class HealthEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,7 +246,7 @@ class VMState(StateHeader, frozen=True, kw_only=True):
         header = _decode(data, StateHeader, origin)
         if header.version > STATE_VERSION:
             raise _newer(origin, header.version, STATE_VERSION, header)
-        return _decode(data, cls, origin, header)
+        return _decode(data, cls, origin, header, _state_of_v1 if header.version == 1 else None)
 
 
 def read_record_header(path: Path) -> RecordHeader | None:
@@ -279,7 +270,7 @@ def read_record(path: Path) -> VMRecord:
     version = _decode(data, _Version, str(path)).version
     if version > RECORD_VERSION:
         raise _newer(str(path), version, RECORD_VERSION)
-    return _decode(data, VMRecord, str(path))
+    return _decode(data, VMRecord, str(path), lift=_record_of_v1 if version == 1 else None)
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -287,12 +278,31 @@ class _Version(msgspec.Struct, frozen=True):
 
 
 def _decode(
-    data: bytes, as_type: type[_Decoded], origin: str, header: StateHeader | None = None
+    data: bytes,
+    as_type: type[_Decoded],
+    origin: str,
+    header: StateHeader | None = None,
+    lift: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> _Decoded:
     try:
+        if lift is not None:
+            return msgspec.convert(lift(msgspec.json.decode(data)), as_type)
         return msgspec.json.decode(data, type=as_type)
     except DECODE_ERRORS as exc:
         raise StateError(f"{origin} cannot be read: {exc}", header=header) from exc
+
+
+def _state_of_v1(state: dict[str, Any]) -> dict[str, Any]:
+    return state | {"version": STATE_VERSION, "record": _record_of_v1(state["record"])}
+
+
+def _record_of_v1(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of version 1, in which the keys of identity and hardware were its own.
+
+    What it did not say of the hardware, nobody asks of a VM that runs.
+    """
+    hardware = record | {"merge": False, "watchdog": False}
+    return record | {"version": RECORD_VERSION, "identity": record, "hardware": hardware}
 
 
 def _newer(origin: str, version: int, known: int, header: StateHeader | None = None) -> StateError:

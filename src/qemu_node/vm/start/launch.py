@@ -113,10 +113,10 @@ async def _check(request: VMRequest, node: Node, admission: Admission) -> Checke
     ram_bytes = guest_memory_bytes(
         request.memory_bytes,
         accelerator=hypervisor.accelerator,
-        vcpus=request.vcpus,
-        firmware=request.firmware,
+        vcpus=request.hardware.vcpus,
+        firmware=request.hardware.firmware,
     )
-    firmware = find_firmware(request.firmware, node.firmware_dirs)
+    firmware = find_firmware(request.hardware.firmware, node.firmware_dirs)
     await to_the_end(
         require_free, node.paths.vm_data_dir, 0, node.disk_reserve, node.keeper.make_room
     )

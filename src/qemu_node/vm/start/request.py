@@ -5,40 +5,9 @@ from pathlib import Path
 
 from qemu_node.host.cgroup import ScopeLimits
 from qemu_node.net.portspec import PortSpec, UserPort
-from qemu_node.qemu.spec import FirmwareMode, OsFamily
-from qemu_node.vm.record import names
+from qemu_node.qemu.spec import Hardware
+from qemu_node.vm.record.names import TaskIdentity
 from qemu_node.vm.record.record import ForwardRecord, HealthEndpoint
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskIdentity:
-    """Whose VM it is, in Nomad's terms."""
-
-    task_id: str
-    alloc_id: str
-    namespace: str
-    job_id: str
-    job_name: str
-    group: str
-    task: str
-    index: int | None
-    """The allocation's index within its group; None where the name carries none."""
-    node_name: str
-
-    @property
-    def vm_id(self) -> str:
-        """The VM's name on this node, the same for every start within the allocation."""
-        return names.vm_id(self.alloc_id, self.task)
-
-    @property
-    def uuid(self) -> str:
-        """The VM's SMBIOS UUID."""
-        return names.vm_uuid(self.alloc_id, self.task)
-
-    @property
-    def hostname(self) -> str:
-        """The guest's host name unless the job's meta_data.json has one."""
-        return names.default_hostname(self.job_name, self.group, self.task, self.index)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +24,8 @@ class Advertise:
 class VMRequest:
     """One VM as a job wants it. Sizes in bytes."""
 
+    task_id: str
+    """Nomad's name for this start of the task."""
     identity: TaskIdentity
     alloc_dir: Path
     task_dir: Path
@@ -62,9 +33,7 @@ class VMRequest:
     checksum: str | None
     disk_size_bytes: int | None
     """Grow the disk to this; None: the image's size."""
-    os: OsFamily
-    firmware: FirmwareMode
-    vcpus: int
+    hardware: Hardware
     memory_bytes: int
     """What the task may use in all, QEMU's own needs included."""
     memory_max_bytes: int
@@ -72,15 +41,12 @@ class VMRequest:
     forwards: tuple[ForwardRecord, ...]
     """Ports that lead to the NIC in user mode."""
     advertise: Advertise | None
-    merge: bool
     args: tuple[str, ...]
     allow_exec: bool
     health: HealthEndpoint | None
     scope: str
     """Nomad's `cpuset_cgroup`; empty or not of cgroup v2: no limits are set."""
     limits: ScopeLimits
-    watchdog: bool
-    """It has a watchdog, and ends when its guest no longer feeds it."""
     has_log: bool
     """Whether what it prints goes into the task's log."""
 

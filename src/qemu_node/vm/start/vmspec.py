@@ -68,12 +68,10 @@ def vm_spec(
     return VMSpec(
         vm_id=request.identity.vm_id,
         uuid=request.identity.uuid,
-        os=request.os,
+        hardware=request.hardware,
         accelerator=checked.hypervisor.accelerator,
-        firmware=pflash,
-        vcpus=request.vcpus,
+        pflash=pflash,
         memory_bytes=checked.ram_bytes,
-        merge=request.merge,
         overlay=directory.overlay,
         base=base,
         config_drive=directory.config_drive,
@@ -82,7 +80,6 @@ def vm_spec(
         vnc_socket=Path(directory.socket_paths().vnc),
         serial_log=directory.serial_log,
         aio=checked.hypervisor.aio,
-        watchdog=request.watchdog,
         args=checked.args,
     )
 
@@ -112,10 +109,29 @@ def vm_state(
         image: What the image is called, without secrets.
         hostname: What the guest is called.
     """
-    record = _record(request, spec, directory, process, image=image, hostname=hostname)
+    record = VMRecord(
+        vm_id=spec.vm_id,
+        pid=process.pid,
+        start_time=process.start_time,
+        nics=tuple(_nic_record(nic, request) for nic in request.nics),
+        identity=request.identity,
+        hardware=spec.hardware,
+        accelerator=spec.accelerator,
+        uuid=spec.uuid,
+        hostname=hostname,
+        image=image,
+        memory_bytes=spec.memory_bytes,
+        memory_min_bytes=request.memory_bytes,
+        memory_max_bytes=request.memory_max_bytes,
+        sockets=directory.socket_paths(),
+        qga_lock=str(directory.qga_lock),
+        allow_exec=request.allow_exec,
+        alloc_dir=str(request.alloc_dir),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
     return VMState(
         vm_id=record.vm_id,
-        task_id=request.identity.task_id,
+        task_id=request.task_id,
         boot_id=boot_id(),
         data_dir=str(directory.data),
         run_dir=str(directory.run),
@@ -125,47 +141,6 @@ def vm_state(
         oom_kills=oom_kills,
         health=request.health,
         has_log=request.has_log,
-    )
-
-
-def _record(
-    request: VMRequest,
-    spec: VMSpec,
-    directory: VMDirectory,
-    process: ProcessId,
-    *,
-    image: str,
-    hostname: str,
-) -> VMRecord:
-    identity = request.identity
-    return VMRecord(
-        vm_id=identity.vm_id,
-        alloc_id=identity.alloc_id,
-        namespace=identity.namespace,
-        job_id=identity.job_id,
-        job_name=identity.job_name,
-        group=identity.group,
-        task=identity.task,
-        index=identity.index,
-        node_name=identity.node_name,
-        pid=process.pid,
-        start_time=process.start_time,
-        uuid=identity.uuid,
-        hostname=hostname,
-        os=request.os.value,
-        firmware=request.firmware.value,
-        accelerator=spec.accelerator.value,
-        image=image,
-        vcpus=request.vcpus,
-        memory_bytes=spec.memory_bytes,
-        memory_min_bytes=request.memory_bytes,
-        memory_max_bytes=request.memory_max_bytes,
-        nics=tuple(_nic_record(nic, request) for nic in request.nics),
-        sockets=directory.socket_paths(),
-        qga_lock=str(directory.qga_lock),
-        allow_exec=request.allow_exec,
-        alloc_dir=str(request.alloc_dir),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 

@@ -92,7 +92,7 @@ def test_list_as_json_has_numbers_and_identities(node: Node, capsys: Output) -> 
     assert listed["vm_id"] == VM_ID
     assert listed["pid"] == os.getpid()
     assert listed["memory_bytes"] == 512 * MIB
-    assert listed["job_id"] == record.job_id
+    assert listed["job_id"] == record.identity.job_id
     assert listed["state"] == "unmanaged"
     assert "addresses" not in listed
 
@@ -165,7 +165,7 @@ async def test_show_tells_what_is_written_down_and_what_qemu_and_guest_say(
         shown = capsys.readouterr().out
         assert await node.vm_beside_peers("show", "web", "--json") == 0
     for part in (
-        record.alloc_id, record.uuid, "secure-boot", "10.0.0", "Debian GNU/Linux 13",
+        record.identity.alloc_id, record.uuid, "secure-boot", "10.0.0", "Debian GNU/Linux 13",
         "127.0.0.1:20080 → guest port 80", "enp1s0", "10.0.2.15", record.sockets.serial,
     ):  # fmt: skip
         assert part in shown

@@ -8,10 +8,10 @@ from qemu_node.errors import JobError
 from qemu_node.net.portspec import PortSpec, UserPort
 from qemu_node.nomad.task.networkblocks import plan_advertise, plan_nics
 from qemu_node.nomad.task.options import TaskOptions
-from qemu_node.vm.start.request import Advertise, TaskIdentity
+from qemu_node.vm.record.names import TaskIdentity
+from qemu_node.vm.start.request import Advertise
 
 _IDENTITY = TaskIdentity(
-    task_id="t",
     alloc_id="11111111-2222-3333-4444-555555555555",
     namespace="prod",
     job_id="shop",

@@ -57,14 +57,14 @@ def test_the_identity_is_nomads() -> None:
     assert request.identity.index == 3
     assert request.identity.hostname == "shop-front-web-3"
     assert str(request.task_dir) == "/nomad/alloc/alloc/web"
-    assert request.merge
+    assert request.hardware.merge
 
 
 def test_vcpus_are_the_option_else_the_reserved_cores_else_one() -> None:
     def vcpus(cpuset: str, **changes: object) -> int:
         return build_request(
             task(cpuset=cpuset), options(**changes), merge_default=True, network=NetworkConfig()
-        ).vcpus
+        ).hardware.vcpus
 
     assert vcpus("0-3,8", cpus=2) == 2
     assert vcpus("0-3,8") == 5

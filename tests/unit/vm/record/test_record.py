@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from qemu_node.config.node import Paths
 from qemu_node.net.portspec import PortSpec
+from qemu_node.qemu.spec import OsFamily
 from qemu_node.vm.record.record import (
     RECORD_VERSION,
     STATE_VERSION,
@@ -68,11 +69,14 @@ def encoded(state: dict[str, Any]) -> bytes:
 
 @pytest.mark.parametrize("path", goldens(), ids=lambda path: path.stem)
 def test_the_state_that_each_release_wrote_is_read(path: Path) -> None:
+    assert path.stem.startswith(f"v{json.loads(path.read_bytes())['version']}")
     state = VMState.decode(path.read_bytes(), path.name)
-    assert path.stem.startswith(f"v{state.version}")
+    assert (state.version, state.record.version) == (STATE_VERSION, RECORD_VERSION)
     assert state.vm_id == state.record.vm_id == "web-0123456789ab"
     assert state.record.process.pid == 4242
     assert [port.vlan for port in state.record.ports] == [120]
+    assert state.record.display_name == "shop/front[0]/web"
+    assert (state.record.hardware.os, state.record.hardware.vcpus) == (OsFamily.LINUX, 2)
     assert VMState.decode(state.encode(), "again") == state
 
 
@@ -91,12 +95,30 @@ def test_of_a_newer_version_an_older_driver_reads_what_finds_and_kills_the_vm() 
     newer["record"] = {
         key: newer["record"][key] for key in ("vm_id", "pid", "start_time", "nics")
     } | {"sockets": "one"}
-    with pytest.raises(StateError, match="a newer driver wrote it, version 2") as caught:
+    with pytest.raises(
+        StateError, match=f"a newer driver wrote it, version {STATE_VERSION + 1}"
+    ) as caught:
         VMState.decode(encoded(newer), "state.json")
     header = caught.value.header
     assert header is not None
     assert (header.vm_id, header.record.pid) == ("web-0123456789ab", 4242)
     assert [port.ifname for port in header.record.ports] == ["qn0123456789ab1"]
+
+
+@pytest.mark.parametrize("path", goldens(), ids=lambda path: path.stem)
+def test_the_vm_json_that_each_release_wrote_is_read(path: Path, tmp_path: Path) -> None:
+    published = tmp_path / "vm.json"
+    published.write_bytes(json.dumps(json.loads(path.read_bytes())["record"]).encode())
+    record = read_record(published)
+    assert record == VMState.decode(path.read_bytes(), path.name).record
+
+
+def test_a_state_of_an_earlier_version_that_lacks_a_key_says_which() -> None:
+    state = json.loads(goldens()[0].read_bytes())
+    del state["record"]["alloc_id"]
+    with pytest.raises(StateError, match="alloc_id") as caught:
+        VMState.decode(encoded(state), "state.json")
+    assert caught.value.header is not None
 
 
 @pytest.mark.parametrize(
