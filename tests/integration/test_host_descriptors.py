@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.host.process import command, descriptors, pidfd
+from qemu_node.host.process import command, pidfd
 from qemu_node.host.process.command import Child
-from qemu_node.host.process.descriptors import close_descriptors, copy_descriptors
+from qemu_node.host.process.pidfd import close_descriptors, copy_descriptors
 
 NULL, ZERO = Path("/dev/null"), Path("/dev/zero")
 
@@ -54,7 +54,7 @@ def test_no_more_is_copied_than_was_asked_for(child: Child) -> None:
 def test_a_process_with_very_many_descriptors_is_not_looked_through(
     child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptors, "_LOOKED_AT_MAX", 2)
+    monkeypatch.setattr(pidfd, "_LOOKED_AT_MAX", 2)
     two = copy_descriptors(child.process, NULL, 9)
     assert len(two) == 2
     close_descriptors(two)

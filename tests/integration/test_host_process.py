@@ -164,7 +164,7 @@ async def test_waiting_for_a_process_that_is_gone_returns_at_once(
 
 OUTLIVED = """
 import asyncio, os, sys
-from qemu_node.host import process
+from qemu_node.host.process import command, pidfd
 
 async def main():
     null = os.open(os.devnull, os.O_RDWR)

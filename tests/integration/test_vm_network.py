@@ -23,8 +23,7 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.errors import NodeError
 from qemu_node.host.process import command
-from qemu_node.host.process.descriptors import close_descriptors
-from qemu_node.host.process.pidfd import send_signal
+from qemu_node.host.process.pidfd import close_descriptors, send_signal
 from qemu_node.net.filter.usermode import table_name, table_text
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.portspec import PortSpec

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qemu_node.errors import AS_ROOT, GuestAgentError, HostError, QmpError
-from qemu_node.host.concurrency.race import race
+from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.process.pidfd import send_signal, wait_gone
 from qemu_node.inventory.access import agent_of, connect_monitor
 from qemu_node.qmp import commands

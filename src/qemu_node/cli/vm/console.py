@@ -20,7 +20,7 @@ from pathlib import Path
 
 from qemu_node.cli.vm.consolefilter import ConsoleFilter
 from qemu_node.errors import AS_ROOT_OR_GROUP, MissingPartError, NodeError, QmpError
-from qemu_node.host.concurrency.race import race
+from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.files.atomic import write_all
 from qemu_node.inventory.access import connect_monitor
 from qemu_node.vm.record.record import VMRecord

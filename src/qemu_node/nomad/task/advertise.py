@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
-from qemu_node.host.concurrency.race import race
+from qemu_node.host.concurrency.cancellation import race
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.vm.life.guestnet import GuestNetwork, until_addressed
 from qemu_node.vm.life.machine import VM

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from qemu_node.errors import GuestAgentError, JobError, NodeError
-from qemu_node.host.concurrency.race import race
+from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.nomad.plugin.status import TaskNotFoundError
 from qemu_node.nomad.proto import driver_pb2

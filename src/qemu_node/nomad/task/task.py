@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from qemu_node.errors import NodeError
-from qemu_node.host.concurrency.race import race
+from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.text import DECODE_ERRORS

@@ -21,13 +21,12 @@ from pathlib import Path
 
 from qemu_node.errors import GuestAgentError, HostError, NodeError, QmpError
 from qemu_node.host.cgroup import Scope
-from qemu_node.host.concurrency.race import race
+from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.process.command import Child
-from qemu_node.host.process.descriptors import close_descriptors, copy_descriptors
 from qemu_node.host.process.identity import ProcessId
-from qemu_node.host.process.pidfd import Hold, send_signal
+from qemu_node.host.process.pidfd import Hold, close_descriptors, copy_descriptors, send_signal
 from qemu_node.net.port.tap import TUN
 from qemu_node.qga.agent import GuestAgent
 from qemu_node.qmp import commands as qmp_commands

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 
 from qemu_node.errors import HostError, QmpError
-from qemu_node.host.concurrency.race import race
+from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.process.command import Child
 from qemu_node.host.process.exitstatus import describe_exit
 from qemu_node.host.process.pidfd import wait_gone

@@ -5,8 +5,7 @@ from itertools import count
 import pytest
 from fakes.cancelling import CancelledAt, Moment
 
-from qemu_node.host.concurrency.cancellation import Undo, finish
-from qemu_node.host.concurrency.race import race
+from qemu_node.host.concurrency.cancellation import Undo, finish, race
 from qemu_node.host.concurrency.threads import Worker, to_the_end
 
 moments = pytest.mark.parametrize("moment", Moment)
