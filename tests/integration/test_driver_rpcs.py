@@ -21,7 +21,7 @@ from fakes.image_server import ImageServer, Resource
 from integration.vmnode import VMNode, release, until
 
 from qemu_node.errors import HostError, JobError, MissingPartError, NodeError
-from qemu_node.host import openfiles
+from qemu_node.host import limits
 from qemu_node.host.files import tree
 from qemu_node.host.process import identity, pidfd
 from qemu_node.nomad.agent.calls import DriverCalls
@@ -273,10 +273,10 @@ async def test_a_task_is_started_seen_stopped_and_destroyed(
 async def test_a_vm_costs_the_driver_three_open_files(driver: VMDriver, nomad: NomadNode) -> None:
     first, *others = tasks(nomad, 4)
     await start(driver, first)
-    before = openfiles.read_own().used
+    before = limits.read_open_files().used
     for config in others:
         await start(driver, config)
-    assert openfiles.read_own().used - before <= 3 * len(others)
+    assert limits.read_open_files().used - before <= 3 * len(others)
 
 
 @real_qemu
@@ -285,10 +285,10 @@ async def test_a_driver_short_of_open_files_refuses_a_start_and_stops_what_runs(
 ) -> None:
     running, refused = tasks(nomad, 2)
     await start(driver, running)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = openfiles.read_own().used + BASE_RESERVE
+    soft_and_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = limits.read_open_files().used + BASE_RESERVE
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (few, limits[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, soft_and_hard[1]))
         with pytest.raises(OpenFilesError, match=f"of {few} files are open") as told:
             await start(driver, refused)
         assert told.value.retry
@@ -298,7 +298,7 @@ async def test_a_driver_short_of_open_files_refuses_a_start_and_stops_what_runs(
         assert (await wait(driver, running.id)).result.exit_code == 137
         await destroy(driver, running.id)
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, soft_and_hard)
     assert nomad.vms().leftovers() == []
     assert "files are open" in nomad.log("stderr", refused.name)
 
@@ -309,9 +309,9 @@ async def test_qemu_keeps_the_limit_of_open_files_that_the_driver_was_started_wi
 ) -> None:
     if (await find_qemu("qemu-system-x86_64")).version.at_least(10):
         pytest.skip("this QEMU raises its limit itself (os-posix.c, os_setup_limits)")
-    monkeypatch.setattr(openfiles, "_before_raise", 777)
+    monkeypatch.setattr(limits, "_before_raise", 777)
     handle = await start(driver, nomad.task())
-    assert openfiles.read_limit(state_of(handle).record.pid) == 777
+    assert limits.read_open_files_limit(state_of(handle).record.pid) == 777
 
 
 async def test_unknown_ids_are_not_found_and_harmless_to_end(driver: VMDriver) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from integration.vmnode import WAIT_S, VMNode, until
 
-from qemu_node.host import filesizes
-from qemu_node.host.filesizes import NoFileLimitError
+from qemu_node.host import limits
+from qemu_node.host.limits import NoFileSizeLimitError
 from qemu_node.host.process import identity, pidfd
 from qemu_node.host.process.command import Child, spawn
 from qemu_node.host.process.privileges import launcher_argv
@@ -90,7 +90,7 @@ async def test_a_flood_without_a_driver_is_bounded_and_read_in_order_afterwards(
     monkeypatch.setattr(logs, "UNREAD_MAX_BYTES", UNREAD)
     vm = await node.start(node.request(memory_mib=256))
     seen = await console_of(node, 100)
-    limit = filesizes.read_limit(vm.process)
+    limit = limits.read_file_size_limit(vm.process)
     assert limit is not None
     await node.crash()
     log = vm.directory.serial_log
@@ -107,7 +107,7 @@ async def test_a_flood_without_a_driver_is_bounded_and_read_in_order_afterwards(
         kept = limit - LOG_BEGIN_BYTES - len(seen)
         later = numbers(await console_of(second, kept + MIB))
         assert identity.is_alive(vm.process)
-        moved = filesizes.read_limit(vm.process)
+        moved = limits.read_file_size_limit(vm.process)
     finally:
         await second.close()
     assert moved is not None
@@ -139,10 +139,10 @@ async def test_the_launcher_makes_a_process_that_survives_its_limit(
 
     def limit() -> int | None:
         try:
-            filesizes.set_limit(child.process, 2)
-        except NoFileLimitError:  # the launcher has only begun
+            limits.set_file_size_limit(child.process, 2)
+        except NoFileSizeLimitError:  # the launcher has only begun
             return None
-        return filesizes.read_limit(child.process)
+        return limits.read_file_size_limit(child.process)
 
     await until(limit, lambda value: value == 2, "limit")
     (tmp_path / "go").touch()
@@ -153,11 +153,11 @@ async def test_the_launcher_makes_a_process_that_survives_its_limit(
 async def test_a_process_that_would_die_of_a_limit_gets_none(sleeping: list[Child]) -> None:
     child = spawn(["sleep", "600"], stderr_fd=2)
     sleeping.append(child)
-    with pytest.raises(NoFileLimitError, match="SIGXFSZ"):
-        filesizes.set_limit(child.process, MIB)
-    limits = Path(f"/proc/{child.process.pid}/limits").read_text()
-    assert re.search(r"^Max file size +unlimited", limits, re.M)
+    with pytest.raises(NoFileSizeLimitError, match="SIGXFSZ"):
+        limits.set_file_size_limit(child.process, MIB)
+    text = Path(f"/proc/{child.process.pid}/limits").read_text()
+    assert re.search(r"^Max file size +unlimited", text, re.M)
     os.kill(child.process.pid, signal.SIGKILL)
     await until(child.exit_status, lambda status: status is not None, "end")
     with pytest.raises(ProcessLookupError):
-        filesizes.read_limit(child.process)
+        limits.read_file_size_limit(child.process)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qemu_node.errors import HostError
-from qemu_node.host.openfiles import limit_before_raise
+from qemu_node.host.limits import open_files_limit_before_raise
 from qemu_node.host.process.command import SAFE_ENV, Child, spawn
 from qemu_node.host.process.privileges import launcher_argv
 
@@ -62,7 +62,7 @@ async def start_qemu(
             groups=() if uid is None else groups,
             cgroup_procs=cgroup_procs,
             umask=_UMASK,
-            open_files=limit_before_raise(),
+            open_files=open_files_limit_before_raise(),
             ends_with=os.getpid() if is_tied else None,
         )
         return spawn(launcher, env=_ENV, stderr_fd=stderr_fd, pass_fds=pass_fds)

@@ -10,8 +10,8 @@ import os
 from collections.abc import AsyncGenerator, Callable
 
 from qemu_node.errors import HostError
-from qemu_node.host import openfiles
-from qemu_node.host.openfiles import OpenFiles
+from qemu_node.host import limits
+from qemu_node.host.limits import OpenFiles
 from qemu_node.net.portspec import PortSpec, UserPort
 
 BASE_RESERVE = 64
@@ -52,7 +52,7 @@ class Admission:
         self,
         count_vms: Callable[[], int],
         *,
-        read: Callable[[], OpenFiles] = openfiles.read_own,
+        read: Callable[[], OpenFiles] = limits.read_open_files,
         at_once: int | None = None,
     ) -> None:
         """Let `at_once` starts go on at the same time; by default two for each CPU.

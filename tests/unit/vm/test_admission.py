@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from qemu_node.host.openfiles import OpenFiles
+from qemu_node.host.limits import OpenFiles
 from qemu_node.net.portspec import PortSpec
 from qemu_node.vm.admission import BASE_RESERVE, FILES_OF_A_STOP, Admission, OpenFilesError
 

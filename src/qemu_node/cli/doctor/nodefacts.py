@@ -23,9 +23,9 @@ from qemu_node.cli.doctor.netfacts import read_network
 from qemu_node.config import node as node_config
 from qemu_node.config.node import NodeConfig, Paths, QemuConfig
 from qemu_node.errors import ConfigError, HostError, NodeError
-from qemu_node.host import openfiles
 from qemu_node.host.files.passage import closed_directory
 from qemu_node.host.files.space import DiskSpace, read_space
+from qemu_node.host.limits import read_open_files_limit
 from qemu_node.host.process.command import SAFE_ENV
 from qemu_node.host.process.users import claimed_users
 from qemu_node.images.cache import check_settings
@@ -119,7 +119,7 @@ def look_at_open_files(paths: Paths) -> Check:
     """Look at the limit of the driver that runs here, else at what one started by us would get."""
     # A driver makes its socket before its agent sends it the path of node.toml.
     run_dirs = {paths.run_dir, node_config.default_paths().run_dir}
-    limits = [openfiles.read_limit(pid) for path in run_dirs for pid in _driver_pids(path)]
+    limits = [read_open_files_limit(pid) for path in run_dirs for pid in _driver_pids(path)]
     known = [limit for limit in limits if limit is not None]
     if known:
         return checks.check_open_files(min(known), is_driver=True)

@@ -15,7 +15,7 @@ from qemu_node.config.node import default_paths, load
 from qemu_node.errors import ConfigError
 from qemu_node.host.allocator import keep_one_arena
 from qemu_node.host.concurrency.looptime import timed_loop
-from qemu_node.host.openfiles import raise_limit
+from qemu_node.host.limits import raise_open_files_limit
 from qemu_node.nomad.driver.driver import VMDriver
 from qemu_node.nomad.driver.fingerprint import DRIVER_NAME, driver_version
 from qemu_node.nomad.driver.runtime import NodeHost
@@ -90,7 +90,7 @@ def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
     level = logging.getLevelNamesMapping().get(os.environ.get(LOG_LEVEL_ENV, "INFO").upper())
     plugin_log.configure(logging.INFO if level is None else level)
     keep_one_arena()
-    raise_limit()
+    raise_open_files_limit()
     with asyncio.Runner(loop_factory=timed_loop) as runner:
         runner.run(_run(config_path, stop_with_parent=stop_with_parent))
 

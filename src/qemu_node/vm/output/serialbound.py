@@ -16,9 +16,9 @@ import os
 from pathlib import Path
 
 from qemu_node.errors import HostError
-from qemu_node.host import filesizes
+from qemu_node.host import limits
 from qemu_node.host.files.holes import punch_hole, seek_data
-from qemu_node.host.filesizes import NoFileLimitError
+from qemu_node.host.limits import NoFileSizeLimitError
 from qemu_node.host.process.identity import ProcessId
 from qemu_node.units import MIB, TIB
 
@@ -90,12 +90,12 @@ class SerialBound:
         if size < LOG_BEGIN_BYTES:
             return
         try:
-            limit = filesizes.read_limit(self._process)
+            limit = limits.read_file_size_limit(self._process)
             if limit is None:
-                filesizes.set_limit(self._process, size + self._unread_max_bytes)
+                limits.set_file_size_limit(self._process, size + self._unread_max_bytes)
         except ProcessLookupError:
             return
-        except NoFileLimitError as exc:
+        except NoFileSizeLimitError as exc:
             extra = {"path": str(path), "error": str(exc)}
             log.warning("the serial log has no bound while no driver runs", extra=extra)
             return
@@ -112,8 +112,8 @@ class SerialBound:
             return
         self._moved_at = position
         try:
-            filesizes.set_limit(self._process, position + self._unread_max_bytes)
+            limits.set_file_size_limit(self._process, position + self._unread_max_bytes)
         except ProcessLookupError:
             pass  # What it printed last is being read.
-        except NoFileLimitError as exc:
+        except NoFileSizeLimitError as exc:
             log.warning("the serial log's bound could not be moved", extra={"error": str(exc)})

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import HostError
-from qemu_node.host import filesizes
-from qemu_node.host.filesizes import NoFileLimitError
+from qemu_node.host import limits as host_limits
+from qemu_node.host.limits import NoFileSizeLimitError
 from qemu_node.host.process.identity import ProcessId
 from qemu_node.units import MIB
 from qemu_node.vm.output import serialbound
@@ -43,8 +43,8 @@ class Limits:
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
     limits = Limits()
-    monkeypatch.setattr(filesizes, "read_limit", limits.read_limit)
-    monkeypatch.setattr(filesizes, "set_limit", limits.set_limit)
+    monkeypatch.setattr(host_limits, "read_file_size_limit", limits.read_limit)
+    monkeypatch.setattr(host_limits, "set_file_size_limit", limits.set_limit)
     return limits
 
 
@@ -163,7 +163,7 @@ def test_a_log_of_an_earlier_version_is_read_without_a_limit(path: Path, limits:
 def test_a_qemu_that_takes_no_limit_is_read_all_the_same(
     path: Path, limits: Limits, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limits.refusal = NoFileLimitError("it does not ignore SIGXFSZ")
+    limits.refusal = NoFileSizeLimitError("it does not ignore SIGXFSZ")
     create_log(path, None, disk_bytes=0)
     append(path, b"x" * 2 * MIB)
     log = driver(path)

@@ -5,21 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.host import openfiles
+from qemu_node.host import limits
 
 
 @pytest.fixture
-def limits() -> Iterator[tuple[int, int]]:
+def open_files_limits() -> Iterator[tuple[int, int]]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield before
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_what_is_open_is_counted() -> None:
-    before = openfiles.read_own()
+    before = limits.read_open_files()
     fd = os.open("/dev/null", os.O_RDONLY)
     try:
-        after = openfiles.read_own()
+        after = limits.read_open_files()
     finally:
         os.close(fd)
     assert after.used == before.used + 1
@@ -29,11 +29,11 @@ def test_what_is_open_is_counted() -> None:
 def test_what_is_open_is_counted_by_an_older_kernel_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = openfiles.read_own().used
+    expected = limits.read_open_files().used
     listed = len(list(Path("/proc/self/fd").iterdir())) - 1
     assert expected == listed
-    monkeypatch.setattr(openfiles, "_FDS", SizelessPath("/proc/self/fd"))
-    assert openfiles.read_own().used == expected
+    monkeypatch.setattr(limits, "_FDS", SizelessPath("/proc/self/fd"))
+    assert limits.read_open_files().used == expected
 
 
 class SizelessPath(type(Path())):  # type: ignore[misc]
@@ -44,21 +44,21 @@ class SizelessPath(type(Path())):  # type: ignore[misc]
 
 
 def test_the_soft_limit_is_raised_to_the_hard_one_and_the_old_one_is_kept_for_children(
-    limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    open_files_limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openfiles, "_before_raise", None)
-    _, hard = limits
+    monkeypatch.setattr(limits, "_before_raise", None)
+    _, hard = open_files_limits
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
-    openfiles.raise_limit()
-    assert openfiles.read_own().limit == hard
-    assert openfiles.limit_before_raise() == hard - 1
-    openfiles.raise_limit()
-    assert openfiles.limit_before_raise() == hard - 1
+    limits.raise_open_files_limit()
+    assert limits.read_open_files().limit == hard
+    assert limits.open_files_limit_before_raise() == hard - 1
+    limits.raise_open_files_limit()
+    assert limits.open_files_limit_before_raise() == hard - 1
 
 
-def test_the_limit_of_another_process_is_read(limits: tuple[int, int]) -> None:
-    assert openfiles.read_limit(os.getpid()) == limits[0]
+def test_the_limit_of_another_process_is_read(open_files_limits: tuple[int, int]) -> None:
+    assert limits.read_open_files_limit(os.getpid()) == open_files_limits[0]
 
 
 def test_a_process_that_is_gone_has_no_limit() -> None:
-    assert openfiles.read_limit(2**22 + 1) is None
+    assert limits.read_open_files_limit(2**22 + 1) is None
