@@ -1,4 +1,4 @@
-"""A lock between processes on a file.
+"""Locks between processes, on files and directories.
 
 Owns flock(2) and waiting for it. Does not own what a lock guards.
 """
@@ -25,6 +25,36 @@ class LockBusyError(HostError):
     """Somebody else holds the lock and did not let go in time; nothing was changed."""
 
 
+def try_lock(path: Path, flags: int) -> int | None:
+    """Return a descriptor that holds flock(2) on what `path` names; None if it is locked.
+
+    Whoever removes a locked file leaves no lock on its successor: the one that is locked is the one
+    that the path names now.
+
+    Args:
+        path: A file or a directory, no link.
+        flags: How it is opened, for `open(2)`. A file that O_CREAT makes has mode 0600.
+
+    Raises:
+        OSError: as `open(2)`.
+    """
+    while True:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), path.lstat()):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
 class FileLock:
     """A lock between processes, and between tasks of one: flock(2) on a file of mode 0600.
 
@@ -43,33 +73,13 @@ class FileLock:
         Raises:
             HostError: the lock file cannot be made or opened.
         """
-        while self._fd is None:
+        if self._fd is None:
             try:
-                fd = os.open(
-                    self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-                )
+                self._fd = try_lock(self.path, os.O_RDWR | os.O_CREAT)
             except OSError as exc:
-                raise host_error("open lock", self.path, exc) from exc
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                return False
-            except OSError as exc:
-                os.close(fd)
                 raise host_error("lock", self.path, exc) from exc
-            if self._is_current(fd):
-                self._fd = fd
-                return True
-            os.close(fd)
+            return self._fd is not None
         return False
-
-    def _is_current(self, fd: int) -> bool:
-        """Tell whether the locked file is still the one that the path names."""
-        try:
-            return os.path.samestat(os.fstat(fd), os.lstat(self.path))
-        except FileNotFoundError:
-            return False
 
     async def acquire(self, timeout_s: float) -> None:
         """Take the lock, waiting at most `timeout_s` for its holder. Cancelling is harmless.

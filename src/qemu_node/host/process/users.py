@@ -5,7 +5,6 @@ running something as the same user at once. Does not own which users there are (
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from qemu_node.errors import HostError
 from qemu_node.host.files.atomic import host_error, write_all
 from qemu_node.host.files.directories import make_directory
+from qemu_node.host.files.lock import try_lock
 from qemu_node.host.process.identity import ProcessId, boot_id, identify, read_proc
 
 CLAIMS_DIR = Path("/run/qemu-node-users")
@@ -135,28 +135,13 @@ def drop_claim(uid: int, holder: Path, give_up: Callable[[], None]) -> None:
 
 
 def _lock(path: Path, flags: int = 0) -> int | None:
-    """Return a descriptor that holds the lock on `path`; None where another one does.
+    """Return a descriptor that holds the lock on `path`; None if another one holds it.
 
-    Read-only: the processes that inherit it are not to write.
+    Read-only: the processes that inherit it must not write.
     """
     if flags & os.O_CREAT:
         make_directory(path.parent, 0o700)
-    while True:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have removed the file.
-            if os.path.samestat(os.fstat(fd), path.lstat()):
-                return fd
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
+    return try_lock(path, os.O_RDONLY | flags)
 
 
 def _read_holder(fd: int) -> Path | None:

@@ -23,7 +23,6 @@ what a power cut leaves of its files says no more than that.
 """
 
 import contextlib
-import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from qemu_node.config.node import Paths
 from qemu_node.errors import AS_ROOT, NodeError
 from qemu_node.host.files import atomic, tree
 from qemu_node.host.files.directories import make_directory, open_directory
+from qemu_node.host.files.lock import try_lock
 from qemu_node.host.process.identity import boot_id
 from qemu_node.images.store.blob import BASE_NAME
 from qemu_node.text import DECODE_ERRORS
@@ -265,19 +265,10 @@ class DirectoryLock:
     def try_acquire(cls, directory: Path) -> "DirectoryLock | None":
         """Return the lock on `directory`, or None where another holds it or it does not exist."""
         try:
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = try_lock(directory, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have removed the directory, and a newcomer made another one.
-            is_current = os.path.samestat(directory.lstat(), os.fstat(fd))
-        except (BlockingIOError, FileNotFoundError):
-            is_current = False
-        if not is_current:
-            os.close(fd)
-            return None
-        return cls(fd)
+        return None if fd is None else cls(fd)
 
     def release(self) -> None:
         """Let others manage the VM; harmless when done twice."""

@@ -111,20 +111,19 @@ def test_only_one_holder_of_the_lock_at_a_time(paths: Paths) -> None:
     second.release()
 
 
-def test_the_lock_of_a_removed_directory_is_worth_nothing(
+def test_a_directory_that_is_removed_before_it_is_locked_takes_no_lock_with_it(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = VMDirectory.of(paths, VM_A)
     directory.create_data()
     real_open = os.open
 
-    def open_then_replace(path: Path, flags: int, *args: int, **kwargs: int) -> int:
+    def open_then_remove(path: Path, flags: int, *args: int, **kwargs: int) -> int:
         fd = real_open(path, flags, *args, **kwargs)
-        directory.data.rename(directory.data.with_name("gone"))
-        directory.data.mkdir()
+        directory.data.rmdir()
         return fd
 
-    monkeypatch.setattr("qemu_node.vm.record.directory.os.open", open_then_replace)
+    monkeypatch.setattr("qemu_node.host.files.lock.os.open", open_then_remove)
     assert DirectoryLock.try_acquire(directory.data) is None
 
 
