@@ -126,6 +126,31 @@ async def test_an_operator_sees_and_uses_a_running_vm(
     assert vm.exit is None
 
 
+async def test_the_exit_status_of_exec_tells_what_became_of_the_command(
+    node: VMNode, cli: CommandLine
+) -> None:
+    vm = await boot(node)
+    statuses = {
+        ("vm", "--", "sh", "-c", "exit 7"): 7,
+        ("vm", "--", "sh", "-c", "kill -9 $$"): 128 + signal.SIGKILL,
+        ("--timeout", "1s", "vm", "--", "sleep", "60"): 124,
+        ("vm",): 125,
+        ("wm", "--", "id"): 125,
+        ("vm", "--", "/etc/passwd"): 126,
+        ("vm", "--", "no-such-program"): 127,
+    }
+    seen = {arguments: (await cli.run("exec", *arguments)).returncode for arguments in statuses}
+    assert seen == statuses
+    assert vm.exit is None
+
+
+async def test_a_mistyped_vm_is_answered_with_the_nearest(node: VMNode, cli: CommandLine) -> None:
+    vm = await node.start(node.request(task="web"))
+    done = await cli.run("show", vm.record.vm_id.replace("web", "wbe"))
+    assert done.returncode == 1
+    assert f"did you mean {vm.record.vm_id}?" in done.stderr.decode()
+
+
 async def test_the_console_is_the_guests_terminal_and_gives_back_the_operators(
     node: VMNode, cli: CommandLine, tmp_path: Path
 ) -> None:

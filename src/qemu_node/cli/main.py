@@ -54,6 +54,13 @@ class App:
     """The global options, as click's context object."""
 
     config_path: Path | None
+    arguments: tuple[str, ...] = ()
+    """The whole command line, to be shown again."""
+
+    @classmethod
+    def of(cls, ctx: click.Context) -> "App":
+        """Return the options given so far: for completion, which calls no command."""
+        return cls(config_path=ctx.find_root().params.get("config_path"))
 
     def load_config(self) -> "NodeConfig":
         """Return node.toml's settings.
@@ -105,7 +112,7 @@ class _LazyGroup(click.Group):
 def cli(ctx: click.Context, config_path: Path | None, verbose: int) -> None:
     """Compute-only QEMU virtual machines, under Nomad or by themselves."""
     _set_up_logging(verbose)
-    ctx.obj = App(config_path=config_path)
+    ctx.obj = App(config_path=config_path, arguments=ctx.obj or ())
 
 
 @click.command()
@@ -163,6 +170,7 @@ def main(arguments: Sequence[str]) -> int:
             prog_name=PROGRAM,
             complete_var=_completion_variable(),
             standalone_mode=False,
+            obj=tuple(arguments),
         )
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()

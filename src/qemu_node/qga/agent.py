@@ -20,6 +20,7 @@ from qemu_node.errors import GuestAgentError
 from qemu_node.qga import replies
 from qemu_node.qga.replies import AgentInfo, ExecResult, GuestInterface, OsInfo
 from qemu_node.qga.session import AgentSession, AgentTimeoutError
+from qemu_node.qga.wire import AgentRefusedError
 from qemu_node.text import printable
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,19 @@ end() {
 }
 end "$1"
 """
+
+
+class CommandStartError(AgentRefusedError):
+    """The guest could not start a program; `is_missing`: it has none of that name."""
+
+    def __init__(self, refusal: AgentRefusedError) -> None:
+        super().__init__(str(refusal))
+        # The guest's words, of glib or of its Windows: only an exit status depends on them.
+        self.is_missing = "No such file" in str(refusal)
+
+
+class CommandTimeoutError(AgentTimeoutError):
+    """A program did not end in time; it may still be running in the guest."""
 
 
 class GuestAgent:
@@ -124,8 +138,9 @@ class GuestAgent:
             env: `NAME=value` entries that replace the agent's own environment; none keep it.
 
         Raises:
-            AgentTimeoutError: it did not end in time; it may still be running in the guest.
-            AgentRefusedError: the agent could not start it, with the guest's reason.
+            CommandTimeoutError: it did not end in time; it may still be running in the guest.
+            CommandStartError: the guest could not start it, with its reason.
+            AgentTimeoutError: the agent did not answer; nothing was run, as far as is known.
             GuestAgentError: the agent may not run programs, or was lost track of.
         """
         if not argv or len(input) > INPUT_MAX_BYTES:
@@ -138,7 +153,7 @@ class GuestAgent:
                 return await self._wait(pid)
         except TimeoutError as exc:
             await self._end(pid)
-            raise AgentTimeoutError(
+            raise CommandTimeoutError(
                 f"the command did not end within {timeout_s:g} s; "
                 f"it may still be running in the guest as process {pid}"
             ) from exc
@@ -167,9 +182,12 @@ class GuestAgent:
                     "the guest agent has guest-exec disabled",
                     hint="see allow-rpcs and block-rpcs in the guest's qemu-ga.conf",
                 )
-            started = await session.execute(
-                "guest-exec", arguments, kind=replies.RawExec, timeout_s=turn_s
-            )
+            try:
+                started = await session.execute(
+                    "guest-exec", arguments, kind=replies.RawExec, timeout_s=turn_s
+                )
+            except AgentRefusedError as exc:
+                raise CommandStartError(exc) from exc
             return started.pid
 
     async def _end(self, pid: int) -> None:

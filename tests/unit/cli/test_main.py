@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import click
@@ -31,6 +32,21 @@ def test_help_lists_every_command_without_loading_any(
     for name in ("run", "vm", "image", "doctor", "driver", "completion"):
         assert f"  {name} " in shown
     assert "Examples:" in shown
+
+
+@pytest.mark.parametrize("group", [[], ["vm"], ["image"]])
+def test_no_line_of_a_list_of_commands_is_cut_at_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, group: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*group, "--help"]) == 0
+    _, _, commands = capsys.readouterr().out.partition("Commands:\n")
+    lines = commands.partition("\n\n")[0].splitlines()
+    assert len(lines) > 5
+    for line in lines:
+        # One line for each command, with a whole sentence.
+        assert re.fullmatch(r"  \w+ +[A-Z].*\.", line), line
+        assert "..." not in line
 
 
 def test_an_operators_mistake_is_one_line_and_a_hint(

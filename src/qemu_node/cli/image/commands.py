@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,13 +23,35 @@ from qemu_node.cli.image.table import (
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import print_fields, print_json, print_table, waiting
 from qemu_node.config.node import NodeConfig
-from qemu_node.errors import AS_ROOT, MissingPartError
+from qemu_node.errors import AS_ROOT, MissingPartError, NodeError
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.store.keptimage import KeptImage, find_image
 from qemu_node.units import format_size
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_names = click.argument("names", metavar="IMAGE...", nargs=-1, required=True)
+
+
+def _complete(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    """Return the images whose name begins so, with their digests."""
+    from click.shell_completion import CompletionItem
+
+    with contextlib.suppress(NodeError):
+        return [
+            CompletionItem(title(kept), help=short_digest(kept))
+            for kept in _keeper(App.of(ctx).load_config()).images()
+            if title(kept).startswith(incomplete)
+        ]
+    return []
+
+
+_names = click.argument(
+    "names", metavar="IMAGE...", nargs=-1, required=True, shell_complete=_complete
+)
 
 
 @click.group(
@@ -45,9 +68,8 @@ image.add_command(pull)
     "list",
     help="""List the images in the cache.
 
-    Size is what the cache holds, disk what a guest sees, used the time since a VM was started from
-    it or ran on it. Outdated: its source gives another image; it goes with its last VM. Passwords
-    in origins are not kept.""",
+    Size is the file's, Disk the size that a guest sees, Used the time since a VM last ran on it. An
+    outdated image is one whose source gives another by now: it is removed with its last VM.""",
     epilog="""\b
 Examples:
   qemu-node image list
@@ -70,15 +92,15 @@ def list_(app: App, as_json: bool) -> None:
 @image.command(
     help="""Show an image of the cache.
 
-    That is its sources, its VMs, when it was fetched and used. IMAGE is the URL of a source, its
-    file name, or the beginning of the image's digest.""",
+    That is its sources, its VMs, and when it was downloaded and used. IMAGE is the URL of a source,
+    its file name, or the beginning of the image's digest.""",
     epilog="""\b
 Examples:
   qemu-node image show debian-13-generic-amd64.qcow2
   qemu-node image show 3f9c1a --json
 """,
 )
-@click.argument("name", metavar="IMAGE")
+@click.argument("name", metavar="IMAGE", shell_complete=_complete)
 @_json
 @pass_app
 def show(app: App, name: str, as_json: bool) -> None:
@@ -91,10 +113,10 @@ def show(app: App, name: str, as_json: bool) -> None:
 
 
 @image.command(
-    help="""Keep images in the cache.
+    help="""Pin images: keep them in the cache.
 
-    They stay however long unused and however short the space. What is kept is what their sources
-    give: a new version is pinned when it is fetched, and the old one goes.""",
+    A pinned image stays however long it is unused and however short the space is. The pin belongs
+    to the source: a new version is pinned when it is downloaded, and the old one is removed.""",
     epilog="""\b
 Examples:
   qemu-node image pin debian-13-generic-amd64.qcow2
@@ -104,12 +126,14 @@ Examples:
 @_json
 @pass_app
 def pin(app: App, names: tuple[str, ...], as_json: bool) -> None:
-    """Keep images."""
+    """Pin images."""
     _set_pinned(app, names, is_pinned=True, as_json=as_json)
 
 
 @image.command(
-    help="Keep images no longer than any other.",
+    help="""Unpin images.
+
+    They are removed when they are outdated, unused for long, or space is short.""",
     epilog="""\b
 Examples:
   qemu-node image unpin debian-13-generic-amd64.qcow2
@@ -119,15 +143,15 @@ Examples:
 @_json
 @pass_app
 def unpin(app: App, names: tuple[str, ...], as_json: bool) -> None:
-    """Let images go again."""
+    """Unpin images."""
     _set_pinned(app, names, is_pinned=False, as_json=as_json)
 
 
 @image.command(
     help="""Remove images from the cache.
 
-    Refused for an image that VMs run on or that is pinned, except with --force. VMs that run keep
-    their image in any case; its space is free when the last of them is gone.""",
+    Refused for an image that VMs run on, or that is pinned or prefetched, except with --force. VMs
+    that run keep their image in any case; its space is free when the last of them has ended.""",
     epilog="""\b
 Examples:
   qemu-node image rm debian-12.qcow2
@@ -153,9 +177,9 @@ def rm(app: App, names: tuple[str, ...], force: bool, as_json: bool) -> None:
 @image.command(
     help="""Remove what the driver would remove.
 
-    Outdated images that no VM uses, images long unused, the least recently used ones while space is
-    short, broken downloads and litter. The driver does so every minute; see `images` in node.toml
-    for when.""",
+    These are outdated images that no VM uses, images unused for long, the least recently used ones
+    while space is short, and what broken downloads left. The driver does this every minute;
+    `images` in node.toml says when.""",
     epilog="""\b
 Examples:
   qemu-node image gc --dry-run
@@ -163,13 +187,13 @@ Examples:
 """,
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Every image that no VM uses and nobody keeps."
+    "--all", "everything", is_flag=True, help="Remove every image that is not used or pinned."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @_json
 @pass_app
 def gc(app: App, everything: bool, dry_run: bool, as_json: bool) -> None:
-    """Remove images that are to go."""
+    """Remove images."""
     config = app.load_config()
     keeper = _keeper(config, for_change=not dry_run)
     if not config.paths.images_dir.exists():
@@ -190,16 +214,16 @@ def gc(app: App, everything: bool, dry_run: bool, as_json: bool) -> None:
 @image.command(
     help="""Compare images with their digests.
 
-    All of them by default; qcow2 images also with `qemu-img check`. Exits with status 1 if one is
-    damaged. Nothing is removed: `image rm --force` does that, and the next start fetches
-    it again.""",
+    All images by default; qcow2 images also with `qemu-img check`. Exits with status 1 if one is
+    damaged. Nothing is removed: `image rm --force` does that, and the next start downloads
+    the image again.""",
     epilog="""\b
 Examples:
   qemu-node image verify
   qemu-node image verify debian-13-generic-amd64.qcow2
 """,
 )
-@click.argument("names", metavar="[IMAGE]...", nargs=-1)
+@click.argument("names", metavar="[IMAGE]...", nargs=-1, shell_complete=_complete)
 @_json
 @pass_app
 @click.pass_context

@@ -30,10 +30,10 @@ _LINE_BYTES = 100 * MIB
 
 
 @click.command(
-    help="""Download the image at URL into the cache, or bring it up to date.
+    help="""Download the image at URL, or bring it up to date.
 
-    Ctrl-C keeps what has arrived; where the source allows it, the same command goes on from there.
-    A download that a driver has under way is waited for.""",
+    Ctrl-C keeps what has arrived, and the same command goes on from there where the source allows
+    it. If the driver downloads the same image, the command waits for that.""",
     epilog="""\b
 Examples:
   qemu-node image pull https://cloud.example/debian-13.qcow2

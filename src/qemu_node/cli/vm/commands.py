@@ -1,64 +1,26 @@
 """`qemu-node vm`: the VMs of this machine, for whoever sits at it.
 
-Owns the options and the wording. What a VM is, is found by `vmstate` and `vmreport` and shown by
-`vmtable`; `console` and `vmstop` do what takes longer. Whatever imports qemu.qmp is loaded by the
-command that needs it, so that a list comes at once.
+Owns the options and the wording. What is known of a VM and done about it is `inventory`'s, how it
+is shown `table`'s. Whatever imports qemu.qmp is loaded by the command that needs it, so that a list
+comes at once.
 """
 
 import asyncio
-import contextlib
-import inspect
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.output import clean
 from qemu_node.cli.terminal import Duration, print_fields, print_json, print_table, waiting
-from qemu_node.errors import (
-    AS_ROOT_OR_GROUP,
-    ConfigError,
-    JobError,
-    MissingPartError,
-    NodeError,
-    VMNotFoundError,
-)
-from qemu_node.inventory.registry import find_vm, list_vms
+from qemu_node.cli.vm.argument import running_vm, vm_argument, with_vm_help
+from qemu_node.cli.vm.exec import exec_
+from qemu_node.errors import AS_ROOT
+from qemu_node.inventory.registry import find_vm
 from qemu_node.vm.record.record import VMRecord
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
-_NAME_HELP = """\
-NAME is a VM's id or name as `qemu-node vm list` shows them, the beginning of the id or of the
-allocation's id, or the name of the task where only one VM has it."""
-_UNLIMITED_S = 24 * 3600.0
-
-
-def _with_name(text: str) -> str:
-    """Return the help of a command that takes a NAME."""
-    return f"{inspect.cleandoc(text)}\n\n{_NAME_HELP}"
-
-
-def _complete_name(
-    ctx: click.Context, _param: click.Parameter, incomplete: str
-) -> "list[CompletionItem]":
-    """Return the VMs whose id begins so, with their names."""
-    from click.shell_completion import CompletionItem
-
-    app = ctx.find_object(App) or App(config_path=None)
-    with contextlib.suppress(NodeError):
-        return [
-            CompletionItem(vm.record.vm_id, help=clean(vm.record.display_name))
-            for vm in list_vms(app.load_config().paths)
-            if vm.record.vm_id.startswith(incomplete)
-        ]
-    return []
-
-
-_name = click.argument("name", metavar="NAME", shell_complete=_complete_name)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -67,9 +29,12 @@ def vm() -> None:
     """List, show, use and stop the VMs of this machine."""
 
 
+vm.add_command(exec_)
+
+
 @vm.command(
     "list",
-    help="""List the VMs, also those that no driver holds.
+    help="""List the VMs of this machine.
 
     \b
     States:
@@ -109,19 +74,21 @@ def list_(app: App, wide: bool, as_json: bool) -> None:
     elif vms:
         columns = vmtable.WIDE_COLUMNS if wide else vmtable.COLUMNS
         print_table(columns, vmtable.rows(vms, guests))
-    else:
+    elif os.geteuid() == 0:
         click.echo("no VMs on this machine", err=True)
+    else:
+        click.echo(f"you have no VMs; for those of root's driver {AS_ROOT}", err=True)
 
 
 @vm.command(
-    help=_with_name("Show all there is to know about a VM; asks its QEMU and its guest."),
+    help=with_vm_help("Show all that is known of a VM; asks its QEMU and guest."),
     epilog="""\b
 Examples:
   qemu-node vm show web-3f9c1a2b4d5e
   qemu-node vm show web --json | jq .agent.interfaces
 """,
 )
-@_name
+@vm_argument
 @_json
 @pass_app
 def show(app: App, name: str, as_json: bool) -> None:
@@ -140,7 +107,7 @@ def show(app: App, name: str, as_json: bool) -> None:
 
 
 @vm.command(
-    help=_with_name("Open a VM's serial console; Ctrl-] leaves it."),
+    help=with_vm_help("Open a VM's serial console; Ctrl-] leaves it."),
     epilog="""\b
 Examples:
   qemu-node vm console web
@@ -149,7 +116,7 @@ Examples:
 One client at a time has the console. What the guest prints is in the task's log in any case.
 """,
 )
-@_name
+@vm_argument
 @click.option("--no-input", is_flag=True, help="Only look on; stdin need not be a terminal.")
 @pass_app
 def console(app: App, name: str, no_input: bool) -> None:
@@ -160,7 +127,7 @@ def console(app: App, name: str, no_input: bool) -> None:
         )
     from qemu_node.cli.vm.console import ConsoleError, attach, is_taken
 
-    record = _running(app, name)
+    record = running_vm(app, name)
     if asyncio.run(is_taken(record)):
         raise ConsoleError(
             f"somebody else has the console of {record.vm_id}",
@@ -177,75 +144,9 @@ def console(app: App, name: str, no_input: bool) -> None:
 
 
 @vm.command(
-    "exec",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    help=_with_name("""Run a command in a guest through its agent and leave with its exit code.
+    help=with_vm_help("""Stop a VM, gently at first.
 
-    The job has to allow it: guest_agent { allow_exec = true }. There is no shell and no terminal;
-    output comes when the command has ended. What is piped to stdin reaches the command."""),
-    epilog="""\b
-Examples:
-  qemu-node vm exec web -- systemctl is-system-running
-  qemu-node vm exec web -- sh -c 'journalctl -b | tail -n 20'
-  qemu-node vm exec web -- tee /etc/motd < motd
-
-The exit code is the command's; 255 where that does not fit, 1 if it was not run.
-""",
-)
-@click.option("--timeout", "timeout_s", type=Duration(), default=None, metavar="DURATION",
-              help='Give up after this time, e.g. "30s"; by default a day.')  # fmt: skip
-@click.option("-n", "--no-stdin", is_flag=True, help="Give the command no input.")
-@_json
-@_name
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@pass_app
-@click.pass_context
-def exec_(
-    ctx: click.Context,
-    app: App,
-    *,
-    name: str,
-    command: tuple[str, ...],
-    timeout_s: float | None,
-    no_stdin: bool,
-    as_json: bool,
-) -> None:
-    """Run a command in a guest."""
-    from qemu_node.inventory.access import agent_of
-
-    record = _running(app, name)
-    if not record.allow_exec:
-        raise JobError(
-            f"the job of {record.display_name} does not allow commands in its guest",
-            hint="set guest_agent { allow_exec = true } in the task's config",
-        )
-    stdin = b"" if no_stdin or sys.stdin.isatty() else _read_stdin()
-    words = list(command[1:] if command[0] == "--" else command)
-    if not words:
-        raise click.UsageError("COMMAND... is missing", ctx)
-    agent = agent_of(record)
-    result = asyncio.run(agent.run(words, input=stdin, timeout_s=timeout_s or _UNLIMITED_S))
-    if as_json:
-        print_json(
-            {
-                "exit_code": result.exit_code,
-                "signal": result.signal,
-                "stdout": result.stdout.decode(errors="replace"),
-                "stderr": result.stderr.decode(errors="replace"),
-                "truncated": result.truncated,
-            }
-        )
-    else:
-        _pass_on(result.stdout, 1, is_terminal=sys.stdout.isatty())
-        _pass_on(result.stderr, 2, is_terminal=sys.stderr.isatty())
-        if result.truncated:
-            click.echo("output cut: the guest agent keeps 16 MiB", err=True)
-    ctx.exit(result.exit_code if 0 <= result.exit_code <= 255 else 255)
-
-
-@vm.command(
-    help=_with_name("""Stop a VM: ask the guest agent, then press the power button, then end QEMU.
-
+    The guest agent is asked, then the power button pressed, then QEMU told to quit, then killed.
     The driver sees the end and reports it to Nomad, which may start the task again as the job's
     restart block says; `nomad job stop` ends it for good."""),
     epilog="""\b
@@ -255,7 +156,7 @@ Examples:
   qemu-node vm stop --now web             # as if its power failed
 """,
 )
-@_name
+@vm_argument
 @click.option("--timeout", "timeout_s", type=Duration(), default="30s", show_default=True,
               metavar="DURATION", help="What the guest gets before force is used.")  # fmt: skip
 @click.option("--now", is_flag=True, help="Do not ask the guest: quit QEMU.")
@@ -265,7 +166,7 @@ def stop(app: App, name: str, timeout_s: float, now: bool, as_json: bool) -> Non
     """Stop a VM."""
     from qemu_node.inventory.stop import Stopper, plan
 
-    record = _running(app, name)
+    record = running_vm(app, name)
     with waiting(f"stopping {record.vm_id}") as tell:
         stopper = Stopper(record, tell)
         stopped = asyncio.run(stopper.run(plan(timeout_s, now=now)))
@@ -288,20 +189,20 @@ def stop(app: App, name: str, timeout_s: float, now: bool, as_json: bool) -> Non
 
 
 @vm.command(
-    help=_with_name("Save what is on a VM's screen as a PNG file, - for stdout."),
+    help=with_vm_help("Save a VM's screen as a PNG file; - is stdout."),
     epilog="""\b
 Examples:
   qemu-node vm screenshot web screen.png
   qemu-node vm screenshot web - | feh -
 """,
 )
-@_name
+@vm_argument
 @click.argument("file", metavar="FILE.png", type=click.Path(dir_okay=False, path_type=Path))
 @_json
 @pass_app
 def screenshot(app: App, name: str, file: Path, as_json: bool) -> None:
     """Save a screenshot."""
-    record = _running(app, name)
+    record = running_vm(app, name)
     if str(file) == "-" and (as_json or sys.stdout.isatty()):
         raise click.UsageError(
             "a picture does not go to a terminal or into JSON; name a file",
@@ -309,7 +210,8 @@ def screenshot(app: App, name: str, file: Path, as_json: bool) -> None:
         )
     picture = asyncio.run(_take_picture(record))
     if str(file) == "-":
-        _pass_on(picture, 1, is_terminal=False)
+        sys.stdout.buffer.write(picture)
+        sys.stdout.flush()
         return
     from qemu_node.host.files.atomic import write_atomic
 
@@ -327,51 +229,3 @@ async def _take_picture(record: VMRecord) -> bytes:
 
     async with await connect_monitor(record) as qmp:
         return await screendump_png(qmp)
-
-
-def _running(app: App, name: str) -> VMRecord:
-    """Return the record of a VM whose process runs and whose sockets we may use.
-
-    Raises:
-        VMNotFoundError: there is no such VM, or it has ended.
-        MissingPartError: this user may not use its sockets.
-    """
-    from qemu_node.inventory.access import may_reach
-
-    found = find_vm(app.load_config().paths, name)
-    if not found.is_running:
-        raise VMNotFoundError(
-            f"{found.record.vm_id} does not run any more",
-            hint="its driver will report its end and remove its files",
-        )
-    if not may_reach(found.record):
-        raise MissingPartError(f"{found.record.vm_id} is another user's", hint=AS_ROOT_OR_GROUP)
-    return found.record
-
-
-def _read_stdin() -> bytes:
-    """Return what is piped to us.
-
-    Raises:
-        ConfigError: it is more than the guest agent takes.
-    """
-    from qemu_node.qga.agent import INPUT_MAX_BYTES
-
-    stdin = sys.stdin.buffer.read(INPUT_MAX_BYTES + 1)
-    if len(stdin) > INPUT_MAX_BYTES:
-        raise ConfigError(
-            f"more than {INPUT_MAX_BYTES >> 20} MiB on stdin",
-            hint="copy files into the guest over its network",
-        )
-    return stdin
-
-
-def _pass_on(data: bytes, fd: int, *, is_terminal: bool) -> None:
-    """Write what a guest sent to a descriptor, fit for a terminal where it is one."""
-    if is_terminal:
-        from qemu_node.cli.vm.consolefilter import ConsoleFilter
-
-        data = ConsoleFilter().feed(data)
-    stream = sys.stdout if fd == 1 else sys.stderr
-    stream.buffer.write(data)
-    stream.flush()

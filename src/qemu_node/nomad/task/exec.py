@@ -17,9 +17,9 @@ from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.nomad.plugin.status import TaskNotFoundError
 from qemu_node.nomad.proto import driver_pb2
+from qemu_node.qga.agent import CommandStartError
 from qemu_node.qga.replies import ExecResult
 from qemu_node.qga.session import AgentTimeoutError
-from qemu_node.qga.wire import AgentRefusedError
 from qemu_node.vm.life.machine import VM
 
 INPUT_MAX_BYTES = 4 << 20
@@ -176,9 +176,8 @@ class _Command:
 def _refusal(error: NodeError, setup: _Setup) -> Iterator[_Response]:
     """Yield the messages that carry the reason why a command was not run."""
     yield _words(error.explain(), setup)
-    # The guest's words, of glib or of its Windows: only the exit code depends on them.
-    is_absent = isinstance(error, AgentRefusedError) and "No such file" in str(error)
-    code = NOT_FOUND if is_absent else CANNOT_RUN
+    is_missing = isinstance(error, CommandStartError) and error.is_missing
+    code = NOT_FOUND if is_missing else CANNOT_RUN
     yield _Response(exited=True, result=driver_pb2.ExitResult(exit_code=code))
 
 

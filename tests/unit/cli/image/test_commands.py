@@ -280,3 +280,21 @@ def test_a_mistyped_image_is_answered_with_the_nearest(store: ImageStore, capsys
     for name, meant in (("debain.raw", "debian.raw"), (URL[:-2], URL)):
         assert main(["image", "show", name]) == 1
         assert f" hint: did you mean {meant}? " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", ["image show deb", "image rm x deb", "image verify deb", "image unpin deb"]
+)
+def test_images_complete_to_their_names_with_the_settings_named_before(
+    store: ImageStore, capsys: Output, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    fill(store)
+    fill(store, "https://a.example/other.raw")
+    line = f"qemu-node --config {os.environ['QEMU_NODE_CONFIG']} {words}"
+    monkeypatch.setenv("QEMU_NODE_CONFIG", "/absent")
+    monkeypatch.setenv("_QEMU_NODE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().out == "plain,debian.raw\n"

@@ -1,16 +1,13 @@
-import asyncio
-import io
 import json
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
-from fakes.fake_qga import FakeProgram, FakeQga
+from fakes.command_line import Node
+from fakes.fake_qga import FakeQga
 from fakes.fake_qmp import FakeQmp
-from fakes.published import VM_ID, make_record, publish
+from fakes.published import VM_ID, make_record
 
 from qemu_node.cli.main import main
 from qemu_node.cli.vm import table as vmtable
@@ -22,44 +19,9 @@ from qemu_node.inventory.state import VMStatus, VMSummary, summarize
 from qemu_node.units import MIB
 from qemu_node.vm.life.usage import DiskState, Usage, UsageMeter
 from qemu_node.vm.record.directory import VMDirectory
-from qemu_node.vm.record.record import NicRecord, VMRecord
+from qemu_node.vm.record.record import NicRecord
 
 Output = pytest.CaptureFixture[str]
-
-
-class Node:
-    """A node's directories and the command line on it."""
-
-    def __init__(self, root: Path) -> None:
-        self.paths = Paths(run=str(root / "r"), data=str(root / "d"))
-        self.config = root / "node.toml"
-        self.config.write_text(f'[paths]\nrun = "{root}/r"\ndata = "{root}/d"\n')
-
-    def publish(self, **changes: Any) -> VMRecord:
-        record = make_record(self.paths, **changes)
-        publish(self.paths, record)
-        return record
-
-    def vm(self, *arguments: str) -> int:
-        return main(["--config", str(self.config), "vm", *arguments])
-
-    async def vm_beside_peers(self, *arguments: str) -> int:
-        """Run the command where it does not keep this test's loop, and the fakes on it, waiting."""
-        return await asyncio.to_thread(self.vm, *arguments)
-
-
-@pytest.fixture
-def node(short_tmp_path: Path) -> Node:
-    return Node(short_tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def no_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
-
-
-def give_input(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 
 # list
@@ -257,73 +219,6 @@ def test_a_name_that_means_no_vm_is_an_error_of_one_line_with_a_hint(
     ]
 
 
-# exec
-
-
-async def test_exec_passes_output_and_exit_code_on(node: Node, capsys: Output) -> None:
-    record = node.publish()
-    program = FakeProgram(exit_code=7, stdout=b"out\n", stderr=b"err\n")
-    async with FakeQga(Path(record.sockets.qga), programs={"uptime": program}) as guest:
-        assert await node.vm_beside_peers("exec", "web", "--", "uptime", "-p", "--json") == 7
-    shown = capsys.readouterr()
-    assert shown.err == "err\n"
-    assert shown.out == "out\n"
-    (request,) = [item for item in guest.received if item["execute"] == "guest-exec"]
-    assert request["arguments"]["arg"] == ["-p", "--json"]
-    assert "input-data" not in request["arguments"]
-
-
-async def test_exec_gives_the_command_what_is_piped_in(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = node.publish()
-    give_input(monkeypatch, b"hello\n")
-    async with FakeQga(Path(record.sockets.qga), programs={"tee": FakeProgram()}) as guest:
-        assert await node.vm_beside_peers("exec", "web", "tee") == 0
-        assert await node.vm_beside_peers("exec", "-n", "web", "tee") == 0
-    inputs = [
-        item["arguments"].get("input-data")
-        for item in guest.received
-        if item["execute"] == "guest-exec"
-    ]
-    assert inputs == ["aGVsbG8K", None]
-
-
-@pytest.mark.parametrize(
-    ("program", "code"),
-    [
-        (FakeProgram(exit_code=0), 0),
-        (FakeProgram(exit_code=None, signal=9), 137),
-        (FakeProgram(exit_code=0xC0000005), 255),
-        (FakeProgram(exit_code=256), 255),
-    ],
-)
-async def test_an_exit_code_that_a_shell_cannot_show_is_no_success(
-    node: Node, program: FakeProgram, code: int
-) -> None:
-    record = node.publish()
-    async with FakeQga(Path(record.sockets.qga), programs={"x": program}):
-        assert await node.vm_beside_peers("exec", "web", "x") == code
-
-
-async def test_exec_as_json_is_one_object(node: Node, capsys: Output) -> None:
-    record = node.publish()
-    program = FakeProgram(exit_code=3, stdout=b"out")
-    async with FakeQga(Path(record.sockets.qga), programs={"x": program}):
-        assert await node.vm_beside_peers("exec", "--json", "web", "x") == 3
-    assert json.loads(capsys.readouterr().out) == {
-        "exit_code": 3, "signal": None, "stdout": "out", "stderr": "", "truncated": False,
-    }  # fmt: skip
-
-
-def test_exec_is_refused_where_the_job_does_not_allow_it(node: Node, capsys: Output) -> None:
-    node.publish(allow_exec=False)
-    assert node.vm("exec", "web", "--", "id") == 1
-    error, hint = capsys.readouterr().err.splitlines()
-    assert "does not allow" in error
-    assert "allow_exec = true" in hint
-
-
 # console, stop, screenshot
 
 
@@ -333,11 +228,11 @@ def test_the_console_refuses_without_a_terminal(node: Node, capsys: Output) -> N
     assert "--no-input" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["console", "exec", "stop", "screenshot"])
+@pytest.mark.parametrize("command", ["console", "stop", "screenshot"])
 def test_a_vm_that_has_ended_cannot_be_used(node: Node, capsys: Output, command: str) -> None:
     node.publish(start_time=1)
-    arguments = {"console": ["--no-input"], "exec": [], "stop": [], "screenshot": []}[command]
-    more = {"exec": ["id"], "screenshot": ["x.png"]}.get(command, [])
+    arguments = ["--no-input"] if command == "console" else []
+    more = ["x.png"] if command == "screenshot" else []
     assert node.vm(command, *arguments, "web", *more) == 1
     assert "does not run any more" in capsys.readouterr().err
 
@@ -386,16 +281,3 @@ def test_every_command_has_examples_and_json(command: str, capsys: Output) -> No
     assert f"qemu-node vm {command}" in shown
     assert "Examples:" in shown
     assert "--json" in shown or command == "console"
-
-
-def test_names_complete_to_the_ids_of_vms(
-    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: Output
-) -> None:
-    node.publish()
-    monkeypatch.setenv("QEMU_NODE_CONFIG", str(node.config))
-    monkeypatch.setenv("_QEMU_NODE_COMPLETE", "bash_complete")
-    monkeypatch.setenv("COMP_WORDS", "qemu-node vm show w")
-    monkeypatch.setenv("COMP_CWORD", "3")
-    with pytest.raises(SystemExit):
-        main([])
-    assert capsys.readouterr().out == f"plain,{VM_ID}\n"
