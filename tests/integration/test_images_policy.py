@@ -529,3 +529,63 @@ async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_S):
         while not condition():
             await asyncio.sleep(0.02)
+
+
+# Presigned URLs
+
+
+def presigned(n: int | str) -> str:
+    return f"/disk.qcow2?X-Amz-Credential=AKID&X-Amz-Date={n}&X-Amz-Signature=abc{n}"
+
+
+async def test_a_new_signature_of_an_object_does_not_download_it_again(
+    server: ImageServer, make_cache: Callable[..., ImageCache]
+) -> None:
+    cache = make_cache()
+    first, second = (server.publish(presigned(n), V1) for n in (1, 2))
+    image = await got(cache, first)
+    assert (await got(cache, second)).path == image.path
+    assert (await got(cache, second, sha256(V1))).path == image.path
+    assert (await got(cache, first, sha256(V1))).path == image.path
+    assert len(server.gets(presigned(1))) == 1
+    (asked,) = server.gets(presigned(2))
+    assert "if-none-match" in asked.headers
+    assert "abc" not in image.origin
+
+
+@pytest.mark.parametrize("checksum", [None, sha256(V1)])
+@pytest.mark.parametrize("status", [403, 404, 503])
+async def test_a_signature_that_the_source_does_not_accept_gets_no_cached_image(
+    server: ImageServer, make_cache: Callable[..., ImageCache], status: int, checksum: str | None
+) -> None:
+    cache = make_cache(limits=FetchLimits(retries=0))
+    await got(cache, server.publish(presigned(1), V1))
+    forged = server.put(presigned("forged"), Resource(status=status))
+    with pytest.raises(ImageError, match=f"HTTP {status}"):
+        await got(cache, forged, checksum)
+    await server.stop()
+    with pytest.raises(ImageError, match="no connection"):
+        await got(cache, forged, checksum)
+    assert (await got(cache, server.url(presigned(1)), checksum)).note is None
+
+
+async def test_a_forged_signature_does_not_join_the_download_of_another_one(
+    server: ImageServer, make_cache: Callable[..., ImageCache]
+) -> None:
+    cache = make_cache()
+    resource = Resource(body=V1, etag='"1"', pause_at=100)
+    url = server.put(presigned(1), resource)
+    forged = server.put(presigned("forged"), Resource(status=403))
+    async with asyncio.TaskGroup() as group:
+        right = group.create_task(got(cache, url))
+        await server.arrived.wait()
+        wrong = group.create_task(refusal(cache, forged))
+        resource.resume.set()
+    assert right.result().digest == sha256(V1)
+    assert "HTTP 403" in wrong.result()
+
+
+async def refusal(cache: ImageCache, url: str) -> str:
+    with pytest.raises(ImageError) as error:
+        await got(cache, url)
+    return str(error.value)

@@ -79,7 +79,7 @@ class ImageCache:
             self._store, limits=_pull_limits(config, reserve, limits), make_room=make_room
         )
         self._tasks = tasks
-        self._pulls: dict[tuple[str, str | None], _SharedPull] = {}
+        self._pulls: dict[tuple[str, str | None, str | None], _SharedPull] = {}
 
     async def get(
         self,
@@ -159,13 +159,18 @@ class ImageCache:
         """Wait for the pull of `source`, started by us or by an earlier call."""
         remote = self._remote(source, namespace, "image")
         wanted = self._wanted(checksum, namespace)
-        wish = (remote.key, wanted.key if isinstance(wanted, Remote) else _text(wanted))
-        pull = self._pulls.get(wish)
+        # Each presigned URL is asked for by itself: only the source can check its signature.
+        key = (
+            remote.key,
+            remote.signature,
+            wanted.key if isinstance(wanted, Remote) else _text(wanted),
+        )
+        pull = self._pulls.get(key)
         if pull is None:
             progress = Progress()
             task = self._tasks.start(self._pull(remote, wanted, progress), name=f"pull {remote}")
-            pull = self._pulls[wish] = _SharedPull(task, progress)
-            task.add_done_callback(lambda _task: self._pulls.pop(wish))
+            pull = self._pulls[key] = _SharedPull(task, progress)
+            task.add_done_callback(lambda _task: self._pulls.pop(key))
         while not pull.task.done():
             await asyncio.wait({pull.task}, timeout=_PROGRESS_S)
             if pull.progress.is_downloading:

@@ -235,6 +235,7 @@ class Download:
         now_s = self._downloader.clock()
         return SourceRecord(
             url=str(self._remote),
+            signatures=(self._remote.signature,) if self._remote.signature else (),
             sha256=partial.content_checksum().digest,
             source_sha256=partial.checksum(Algorithm.SHA256).digest if is_packed else None,
             sha512=partial.checksum(Algorithm.SHA512).digest if has_sha512 else None,

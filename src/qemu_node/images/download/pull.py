@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 
-import msgspec
-
 from qemu_node.errors import ImageError
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.space import MakeRoom, make_no_room
@@ -62,17 +60,27 @@ def plan_pull(
     ttl_s: float,
     *,
     is_fixed: bool = False,
+    is_proven: bool = True,
 ) -> Step:
     """Decide what to do about a source of which `record` is cached. Pure.
 
-    A version that a checksum names is used whatever the source gives by now. `is_fixed` says that
-    the source means the same bytes for ever.
+    Args:
+        record: What is known of the source.
+        wanted: A version with this digest is used, whatever the source serves now.
+        now_s: Unix time.
+        ttl_s: How long an answer of the source counts.
+        is_fixed: The source names the same bytes for ever.
+        is_proven: False for a presigned URL that the source has not answered yet: whoever made it
+            up must not get the image that another signature opened.
     """
     if record is None:
         return Step.DOWNLOAD
-    if wanted is not None:
+    if not is_proven:
+        if wanted is not None and record.checksum(wanted.algorithm) != wanted:
+            return Step.DOWNLOAD
+    elif wanted is not None:
         return Step.SERVE if record.find(wanted) is not None else Step.DOWNLOAD
-    if is_fixed or is_recent(record.checked_at, now_s, ttl_s):
+    elif is_fixed or is_recent(record.checked_at, now_s, ttl_s):
         return Step.SERVE
     if record.etag is not None or record.last_modified is not None:
         return Step.REVALIDATE
@@ -148,7 +156,12 @@ class Puller:
 
     def _plan(self, remote: Remote, record: SourceRecord | None, wanted: Checksum | None) -> Step:
         return plan_pull(
-            record, wanted, self._clock(), self._limits.ttl_s, is_fixed=remote.is_fixed
+            record,
+            wanted,
+            self._clock(),
+            self._limits.ttl_s,
+            is_fixed=remote.is_fixed,
+            is_proven=_is_proven(remote, record),
         )
 
     async def _taken(
@@ -173,13 +186,14 @@ class Puller:
             record = await self._with_digests(remote, record, wanted)
         step = self._plan(remote, record, wanted)
         if step is not Step.SERVE:
-            if record is not None and wanted is None and (failure := self._failure(remote)):
+            may_be_stale = wanted is None and _is_proven(remote, record)
+            if record is not None and may_be_stale and (failure := self._failure(remote)):
                 return Pulled(version=record, note=_stale_note(record, failure))
             known = record if step is Step.REVALIDATE else None
             try:
                 fetched = await self._downloader.download(remote, known, wanted, progress)
             except (ImageDownloadError, ImageRefusedError, ImageStorageError) as exc:
-                if record is None or wanted is not None or _is_denial(exc):
+                if record is None or not may_be_stale or _is_denial(exc):
                     raise
                 self._failures[remote.key] = (self._clock(), exc)
                 return Pulled(version=record, note=_stale_note(record, exc))
@@ -196,9 +210,11 @@ class Puller:
     async def _confirm(self, remote: Remote, known: SourceRecord | None) -> SourceRecord:
         """Write down that the source still gives the cached image, `known`."""
         assert known is not None  # Otherwise an answer that nothing has changed is refused.
-        now_s = self._clock()
+        now_s, signature = self._clock(), remote.signature
         return await self._note(
-            remote, known, lambda record: msgspec.structs.replace(record, checked_at=now_s)
+            remote,
+            known,
+            lambda record: record.confirmed(now_s, signature),
         )
 
     async def _note(
@@ -295,6 +311,13 @@ class Puller:
 
     def _is_recent(self, then_s: float | None) -> bool:
         return is_recent(then_s, self._clock(), self._limits.ttl_s)
+
+
+def _is_proven(remote: Remote, record: SourceRecord | None) -> bool:
+    """Tell whether the source has answered this URL, if it is presigned."""
+    return remote.signature is None or (
+        record is not None and remote.signature in record.signatures
+    )
 
 
 def _is_denial(exc: ImageError) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from qemu_node.errors import JobError
 from qemu_node.images.http.url import UrlError, parse_host_port, parse_url, redact
+from qemu_node.images.source.presigned import without_signature
 
 DIGEST_PREFIX = "sha256:"
 
@@ -52,11 +53,19 @@ class UrlSource:
         return self.shown
 
     def key(self, scope: str = "") -> str:
-        """Return what the cache files this under when it is had with the credentials `scope`.
+        """Return the cache's key of this URL when it is fetched with the credentials `scope`.
 
-        A password in the URL is part of it, unrecoverably.
+        A password in the URL is part of it, and cannot be read from it. The signature of a
+        presigned URL is not part of it: see `signature`.
         """
-        return _key(self.url, scope)
+        unsigned = without_signature(self.url)
+        # No URL holds a space: one without a signature has another key.
+        return _key(self.url if unsigned is None else f"{unsigned} presigned", scope)
+
+    @property
+    def signature(self) -> str | None:
+        """A digest of the whole URL if it is presigned, else None."""
+        return None if without_signature(self.url) is None else _key(self.url, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,7 @@ class S3Source:
         return PurePosixPath(self.object_key).name
 
     def key(self, scope: str = "") -> str:
-        """Return what the cache files this under when it is had with the credentials `scope`."""
+        """Return the cache's key of this source when it is fetched with the credentials `scope`."""
         return _key(self.shown, scope)
 
 
@@ -125,7 +134,7 @@ class OciSource:
         return PurePosixPath(self.repository).name
 
     def key(self, scope: str = "") -> str:
-        """Return what the cache files this under when it is had with the credentials `scope`."""
+        """Return the cache's key of this source when it is fetched with the credentials `scope`."""
         return _key(self.shown, scope)
 
 

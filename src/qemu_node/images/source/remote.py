@@ -33,6 +33,11 @@ class Remote:
         return self.source.key("" if self.credential is None else self.credential.scope)
 
     @property
+    def signature(self) -> str | None:
+        """What tells one presigned URL of the object from another; None if it is not presigned."""
+        return self.source.signature if isinstance(self.source, UrlSource) else None
+
+    @property
     def is_fixed(self) -> bool:
         """Whether it names the same bytes for ever."""
         return isinstance(self.source, OciSource) and self.source.is_digest

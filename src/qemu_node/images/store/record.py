@@ -22,6 +22,8 @@ from qemu_node.images.source.checksum import Algorithm, Checksum
 
 RECORD_VERSION = 1
 
+_SIGNATURES_MAX = 64
+
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
     """A file that a source served, and the image in the cache that came of it."""
@@ -76,6 +78,8 @@ class SourceRecord(Version, frozen=True, kw_only=True):
     last_modified: str | None = None
     checked_at: float
     """Unix time at which the source last said that this is its image."""
+    signatures: tuple[str, ...] = ()
+    """The presigned URLs (`Remote.signature`) for which the source served this version."""
     pinned: bool = False
     """The operator keeps what this source gives."""
     earlier: tuple[Version, ...] = ()
@@ -120,6 +124,14 @@ class SourceRecord(Version, frozen=True, kw_only=True):
             by_digest=same.by_digest,
         )
 
+    def confirmed(self, now_s: float, signature: str | None) -> Self:
+        """Return the record as it is once the source has said that it still serves this version."""
+        signatures = self.signatures
+        if signature is not None:
+            others = (each for each in self.signatures if each != signature)
+            signatures = (signature, *others)[:_SIGNATURES_MAX]
+        return msgspec.structs.replace(self, checked_at=now_s, signatures=signatures)
+
     def reduced_to(self, kept: Collection[Version]) -> Self | None:
         """Return the record of those of its versions that are in `kept`; None where that is none.
 
@@ -137,6 +149,7 @@ class SourceRecord(Version, frozen=True, kw_only=True):
             etag=None,
             last_modified=None,
             checked_at=0.0,
+            signatures=(),
             earlier=earlier,
         )
 

@@ -63,3 +63,20 @@ def test_checksum_of_a_compressed_image_is_that_of_what_was_served() -> None:
     packed = msgspec.structs.replace(record(), source_sha256="b" * 64)
     assert plan_pull(packed, OTHER, NOW_S, TTL_S) is Step.SERVE
     assert plan_pull(packed, SAME, NOW_S, TTL_S) is Step.DOWNLOAD
+
+
+@pytest.mark.parametrize(
+    ("cached", "wanted", "step"),
+    [
+        (None, None, Step.DOWNLOAD),
+        (record(etag='"1"'), None, Step.REVALIDATE),
+        (record(), None, Step.DOWNLOAD),
+        (record(etag='"1"'), SAME, Step.REVALIDATE),
+        (record(etag='"1"'), OTHER, Step.DOWNLOAD),
+        (record(etag='"1"'), SAME_512, Step.DOWNLOAD),
+    ],
+)
+def test_a_signature_that_the_source_has_not_seen_is_shown_to_it(
+    cached: SourceRecord | None, wanted: Checksum | None, step: Step
+) -> None:
+    assert plan_pull(cached, wanted, NOW_S, TTL_S, is_proven=False) is step

@@ -105,3 +105,15 @@ def test_every_version_that_came_is_known_once(came: list[tuple[str, str | None]
     if found is not None:
         assert msgspec.json.decode(msgspec.json.encode(found), type=SourceRecord) == found
         assert found.served_sha256 == (came[-1][1] or came[-1][0])
+
+
+def test_signatures_count_for_the_version_that_was_served_with_them() -> None:
+    found = (
+        record().confirmed(2.0, "a").confirmed(3.0, "b").confirmed(4.0, "a").confirmed(5.0, None)
+    )
+    assert (found.signatures, found.checked_at) == (("a", "b"), 5.0)
+    assert record("2" * 64).after(found).signatures == ()
+    for n in range(1000):
+        found = found.confirmed(6.0, str(n))
+    assert "999" in found.signatures
+    assert len(found.signatures) < 100
