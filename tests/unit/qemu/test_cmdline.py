@@ -1,3 +1,4 @@
+import difflib
 import json
 import os
 from itertools import pairwise
@@ -18,6 +19,7 @@ from qemu_node.qemu.spec import (
     OsFamily,
     QemuVersion,
     UserNic,
+    VMSpec,
 )
 from qemu_node.units import MIB
 
@@ -51,24 +53,77 @@ def _undouble(text: str) -> list[str]:
     return [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
 
 
-@pytest.mark.parametrize("version", [QEMU_7_2, QEMU_10_0], ids=["qemu-7.2", "qemu-10.0"])
-@pytest.mark.parametrize(
-    ("os_family", "mode", "accelerator"), CASES, ids=[case_name(*case) for case in CASES]
-)
-def test_command_line_is_the_golden_one(
-    os_family: OsFamily, mode: FirmwareMode, accelerator: Accelerator, version: QemuVersion
-) -> None:
-    argv = build_argv(make_spec(os_family, mode, accelerator), _BINARY, version)
-    golden = (
-        _GOLDEN
-        / f"qemu-{version.major}.{version.minor}"
-        / f"{case_name(os_family, mode, accelerator)}.txt"
-    )
-    text = "".join(f"{arg}\n" for arg in argv)
+def _lines(spec: VMSpec, version: QemuVersion = QEMU_10_0) -> list[str]:
+    """Return the command line of a VM, each option on a line with its value."""
+    lines: list[str] = []
+    for arg in build_argv(spec, _BINARY, version):
+        if arg.startswith("-") or not lines:
+            lines.append(arg)
+        else:
+            lines[-1] += f" {arg}"
+    return lines
+
+
+_BASE = make_spec()
+_WINDOWS = make_spec(OsFamily.WINDOWS)
+_GOLDEN_CHANGES = {
+    "windows": (_lines(_BASE), _lines(_WINDOWS)),
+    "kvm": (_lines(_BASE), _lines(make_spec(accelerator=Accelerator.KVM))),
+    "windows-kvm": (
+        _lines(_WINDOWS),
+        _lines(make_spec(OsFamily.WINDOWS, accelerator=Accelerator.KVM)),
+    ),
+    "uefi": (_lines(_BASE), _lines(make_spec(mode=FirmwareMode.UEFI))),
+    "bios": (_lines(_BASE), _lines(make_spec(mode=FirmwareMode.BIOS))),
+    "qemu-7.2": (_lines(_BASE), _lines(_BASE, QEMU_7_2)),
+    "watchdog": (_lines(_BASE), _lines(make_spec(watchdog=True))),
+}
+"""What decides a command line, one thing each: the lines before and after."""
+
+
+def _is_golden(name: str, text: str) -> bool:
+    path = _GOLDEN / name
     if os.environ.get("UPDATE_GOLDEN") == "1":
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_text(text)
-    assert text == golden.read_text()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return text == path.read_text()
+
+
+def test_command_line_is_the_golden_one() -> None:
+    """Of a Linux guest under Secure Boot and TCG, with every device there is but the watchdog."""
+    assert _is_golden("full.txt", "".join(f"{line}\n" for line in _lines(_BASE)))
+
+
+@pytest.mark.parametrize("name", _GOLDEN_CHANGES)
+def test_what_each_thing_changes_of_the_command_line_is_golden(name: str) -> None:
+    before, after = _GOLDEN_CHANGES[name]
+    changes = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
+    assert _is_golden(f"{name}.diff", "".join(f"{line}\n" for line in changes))
+
+
+@pytest.mark.parametrize("version", [QEMU_7_2, QEMU_10_0], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=[case_name(*case) for case in CASES])
+def test_each_combination_is_the_golden_line_with_the_golden_changes(
+    case: tuple[OsFamily, FirmwareMode, Accelerator], version: QemuVersion
+) -> None:
+    os_family, mode, accelerator = case
+    is_windows, is_kvm = os_family is OsFamily.WINDOWS, accelerator is Accelerator.KVM
+    applied = {
+        "windows": is_windows,
+        "kvm": is_kvm and not is_windows,
+        "windows-kvm": is_kvm and is_windows,
+        mode.value: mode is not FirmwareMode.SECURE_BOOT,
+        "qemu-7.2": version == QEMU_7_2 and not is_kvm,
+    }
+    expected = set(_lines(_BASE))
+    for before, after in (_GOLDEN_CHANGES[name] for name, applies in applied.items() if applies):
+        expected = expected - (set(before) - set(after)) | set(after) - set(before)
+    assert set(_lines(make_spec(*case), version)) == expected
+
+
+def test_every_golden_file_is_compared() -> None:
+    names = {path.name for path in _GOLDEN.iterdir()}
+    assert names == {"full.txt", *(f"{name}.diff" for name in _GOLDEN_CHANGES)}
 
 
 def test_secure_boot_keeps_the_varstore_from_everything_but_firmware() -> None:
