@@ -25,6 +25,7 @@ from aiohttp import web
 
 from bench import procs
 from bench.agent import Agent, JobFailedError, nomad_agent, time_job
+from bench.jobtext import job_text
 from qemu_node.errors import NodeError
 from qemu_node.host.process import command, identity
 from qemu_node.units import MIB
@@ -64,36 +65,13 @@ case "$*" in *vlan_filtering*) exit 0 ;; esac
 exec {real} "$@"
 """
 
-_JOB = """
-job "bench" {{
-  group "g" {{
-    count = {count}
-    restart {{
-      attempts = 0
-      mode     = "fail"
-    }}
-    reschedule {{
-      attempts  = 0
-      unlimited = false
-    }}
-    task "{task}" {{
-      driver       = "qemu"
-      kill_timeout = "1s"
-      config {{
-        image_path        = "{url}"
-        emulator          = "qemu-system-custom"
-        machine_type      = "q35"
-        accelerator       = "kvm"
-        graceful_shutdown = true
-        args = ["-mem-min", "{ram_mib}", "-smp", "1", "-vlan", "1001"]
-      }}
-      resources {{
-        cpu    = 100
-        memory = {memory_mib}
-      }}
-    }}
-  }}
-}}
+_CONFIG = """\
+image_path        = "{url}"
+emulator          = "qemu-system-custom"
+machine_type      = "q35"
+accelerator       = "kvm"
+graceful_shutdown = true
+args = ["-mem-min", "{ram_mib}", "-smp", "1", "-vlan", "1001"]
 """
 
 
@@ -181,15 +159,17 @@ async def _image_server(root: Path) -> AsyncGenerator[str]:
 
 async def _run(agent: Agent, root: Path, url: str, real_qemu: Path) -> OriginalRun:
     job_file = root / "bench.nomad.hcl"
-    job_file.write_text(
-        _JOB.format(
-            count=_VMS,
-            task=_TASK,
-            url=url,
-            ram_mib=_GUEST_RAM_MIB,
-            memory_mib=_TASK_MEMORY_MIB,
-        )
+    text = job_text(
+        "bench",
+        _CONFIG.format(url=url, ram_mib=_GUEST_RAM_MIB),
+        driver="qemu",
+        task=_TASK,
+        count=_VMS,
+        kill_timeout="1s",
+        cpu=100,
+        memory_mib=_TASK_MEMORY_MIB,
     )
+    job_file.write_text(text)
     allocations = DATA / "nomad" / "alloc"
 
     def made_at() -> list[float]:

@@ -1,6 +1,6 @@
 """Jobs of VMs under a Nomad agent that has the driver.
 
-Owns the agent's plugin and the text of a job. Does not own what is measured of it.
+Owns the agent's plugin and the job. Does not own what is measured of it.
 """
 
 from collections.abc import AsyncGenerator
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import procs
 from bench.agent import Agent, nomad_agent
+from bench.jobtext import job_text
 from bench.node import DRIVER_ARGV, TASK_MEMORY_MIB, TASK_NAME, BenchNode
 from qemu_node.host.process.identity import ProcessId, command_line, identify
 
@@ -16,34 +17,6 @@ _PLUGIN_CONFIG = """
 plugin "vm" {{
   config {{
     config = "{node_toml}"
-  }}
-}}
-"""
-
-_JOB = """
-job "{name}" {{
-  group "g" {{
-    count = {count}
-    restart {{
-      attempts = 0
-      mode     = "fail"
-    }}
-    reschedule {{
-      attempts  = 0
-      unlimited = false
-    }}
-    task "{task}" {{
-      driver       = "vm"
-      kill_timeout = "1s"
-      config {{
-        image    = "{image}"
-        firmware = "bios"
-      }}
-      resources {{
-        cpu    = 100
-        memory = {memory_mib}
-      }}
-    }}
   }}
 }}
 """
@@ -70,15 +43,17 @@ async def vm_agent(nomad: Path, node: BenchNode) -> AsyncGenerator[Agent]:
 def write_job(node: BenchNode, name: str, *, count: int) -> Path:
     """Write a job of `count` VMs that stay, and return its file."""
     job_file = node.root / f"{name}.nomad.hcl"
-    job_file.write_text(
-        _JOB.format(
-            name=name,
-            count=count,
-            task=TASK_NAME,
-            image=node.image,
-            memory_mib=TASK_MEMORY_MIB,
-        )
+    config = f'image = "{node.image}"\nfirmware = "bios"'
+    text = job_text(
+        name,
+        config,
+        count=count,
+        task=TASK_NAME,
+        kill_timeout="1s",
+        cpu=100,
+        memory_mib=TASK_MEMORY_MIB,
     )
+    job_file.write_text(text)
     return job_file
 
 

@@ -6,12 +6,14 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e.nomad_agent import NomadAgent
 from e2e.nomad_node import Node, running_agent
 from fakes.image_server import ImageServer, Resource
 
+from bench.jobtext import job_text, user_data
 from qemu_node.cli.doctor.agentfacts import read_agent
 from qemu_node.host.process import command, identity, pidfd
 
@@ -22,52 +24,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-JOB = """
-job "{name}" {{
-  type = "service"
-  group "g" {{
-    count = {count}
-    restart {{
-      attempts = 0
-      mode     = "fail"
-    }}
-    reschedule {{
-      attempts  = 0
-      unlimited = false
-    }}
-    task "{task}" {{
-      driver       = "vm"
-      kill_timeout = "{kill_timeout}"
-      config {{
-        image = "{image}"
-        guest_agent {{
-          allow_exec = true
-        }}
-        {config}
-      }}
-      template {{
-        destination = "local/config-drive/openstack/latest/user_data"
-        data        = <<EOT
-{user_data}
-EOT
-      }}
-      resources {{
-        cpu    = 200
-        memory = 512
-      }}
-    }}
-  }}
-}}
-"""
-
-
-PRESTART_JOB = """
-job "handed-over" {{
-  group "g" {{
-    restart {{
-      attempts = 0
-      mode     = "fail"
-    }}
+FETCH_TASK = """
     task "fetch" {{
       driver = "raw_exec"
       lifecycle {{
@@ -78,41 +35,13 @@ job "handed-over" {{
         args    = ["{image}", "${{NOMAD_ALLOC_DIR}}/data/disk.qcow2"]
       }}
     }}
-    task "vm" {{
-      driver       = "vm"
-      kill_timeout = "20s"
-      config {{
-        image    = "${{NOMAD_ALLOC_DIR}}/data/disk.qcow2"
-        checksum = "{checksum}"
-      }}
-      resources {{
-        memory = 512
-      }}
-    }}
-  }}
-}}
 """
 
 
-def job_text(
-    image: Path,
-    name: str,
-    *,
-    count: int = 1,
-    task: str = "vm",
-    user_data: str = "",
-    config: str = "",
-    kill_timeout: str = "20s",
-) -> str:
-    return JOB.format(
-        name=name,
-        image=image,
-        count=count,
-        task=task,
-        user_data=user_data,
-        config=config,
-        kill_timeout=kill_timeout,
-    )
+def vm_job(image: Path | str, name: str, *, config: str = "", **settings: Any) -> str:
+    """Return a job whose VM lets `nomad alloc exec` run commands in its guest."""
+    block = f'image = "{image}"\nguest_agent {{\n  allow_exec = true\n}}\n{config}'
+    return job_text(name, block, **settings)
 
 
 @pytest.fixture
@@ -139,7 +68,7 @@ async def guest_log(nomad: NomadAgent, alloc_id: str, text: str) -> str:
 async def test_a_vm_lives_through_agent_and_plugin_restarts_and_leaves_nothing(
     nomad: NomadAgent, node: Node, small_guest_image: Path
 ) -> None:
-    job = await nomad.run_job(job_text(small_guest_image, "life"))
+    job = await nomad.run_job(vm_job(small_guest_image, "life"))
     (allocation,) = await nomad.running_allocations(job)
     alloc_id = allocation["ID"]
     (record,) = node.records()
@@ -199,7 +128,7 @@ async def until_recovered(nomad: NomadAgent, alloc_id: str) -> None:
 async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
     nomad: NomadAgent, node: Node, small_guest_image: Path
 ) -> None:
-    job = await nomad.run_job(job_text(small_guest_image, "typo"))
+    job = await nomad.run_job(vm_job(small_guest_image, "typo"))
     (allocation,) = await nomad.running_allocations(job)
     (record,) = node.records()
     await until_recovered(nomad, allocation["ID"])
@@ -231,7 +160,7 @@ async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
 async def test_exec_tells_in_words_why_not_and_ends_with_who_asked(
     nomad: NomadAgent, small_guest_image: Path
 ) -> None:
-    job = await nomad.run_job(job_text(small_guest_image, "exec"))
+    job = await nomad.run_job(vm_job(small_guest_image, "exec"))
     (allocation,) = await nomad.running_allocations(job)
 
     async def execute(*argv: str, stdin: str = "-i=false") -> command.Completed:
@@ -274,7 +203,7 @@ async def test_exec_tells_in_words_why_not_and_ends_with_who_asked(
 async def test_exec_that_the_job_does_not_allow_says_so(
     nomad: NomadAgent, small_guest_image: Path
 ) -> None:
-    text = job_text(small_guest_image, "silent").replace("allow_exec = true", "")
+    text = vm_job(small_guest_image, "silent").replace("allow_exec = true", "")
     job = await nomad.run_job(text)
     (allocation,) = await nomad.running_allocations(job)
     done = await nomad.command("alloc", "exec", "-i=false", "-t=false", allocation["ID"], "true")
@@ -289,10 +218,10 @@ async def test_the_end_of_a_guest_is_an_ordinary_exit_whoever_was_there_to_see_i
     nomad: NomadAgent, node: Node, small_guest_image: Path
 ) -> None:
     job = await nomad.run_job(
-        job_text(
+        vm_job(
             small_guest_image,
             "panics",
-            user_data="#!/bin/sh\n(sleep 15; echo c >/proc/sysrq-trigger) &\n",
+            task_blocks=user_data("#!/bin/sh\n(sleep 15; echo c >/proc/sysrq-trigger) &\n"),
         )
     )
     await nomad.running_allocations(job)
@@ -311,7 +240,7 @@ async def test_the_end_of_a_guest_is_an_ordinary_exit_whoever_was_there_to_see_i
 
 
 async def test_a_job_that_cannot_start_says_why(nomad: NomadAgent, small_guest_image: Path) -> None:
-    job = await nomad.run_job(job_text(small_guest_image.with_name("absent.qcow2"), "absent"))
+    job = await nomad.run_job(vm_job(small_guest_image.with_name("absent.qcow2"), "absent"))
     (allocation,) = await nomad.until(
         lambda: nomad.allocations(job),
         lambda all_: bool(all_) and all_[0]["ClientStatus"] == "failed",
@@ -324,7 +253,12 @@ async def test_a_prestart_task_hands_over_an_image(
     nomad: NomadAgent, node: Node, small_guest_image: Path
 ) -> None:
     checksum = f"sha256:{hashlib.sha256(small_guest_image.read_bytes()).hexdigest()}"
-    job = await nomad.run_job(PRESTART_JOB.format(image=small_guest_image, checksum=checksum))
+    text = job_text(
+        "handed-over",
+        f'image = "${{NOMAD_ALLOC_DIR}}/data/disk.qcow2"\nchecksum = "{checksum}"',
+        group_blocks=FETCH_TASK.format(image=small_guest_image),
+    )
+    job = await nomad.run_job(text)
     (allocation,) = await nomad.running_allocations(job)
     await guest_log(nomad, allocation["ID"], "small guest ready")
     (record,) = node.records()
@@ -340,7 +274,7 @@ async def test_a_stop_during_a_download_ends_the_task_at_once(
         # Whoever asks again gets the file from its begin, and waits again.
         half = len(body) // 2
         slow = Resource(body=body, etag='"1"', pause_at=half, ranges="ignored")
-        text = job_text(Path("IMAGE"), "slow").replace("IMAGE", server.put("/slow.qcow2", slow))
+        text = vm_job(server.put("/slow.qcow2", slow), "slow")
 
         job = await nomad.run_job(text)
         (allocation,) = await nomad.running_allocations(job)
@@ -373,7 +307,7 @@ async def test_a_stop_during_a_download_ends_the_task_at_once(
 async def test_a_service_counts_the_vm_as_used_and_reports_its_memory(
     nomad: NomadAgent, small_guest_image: Path
 ) -> None:
-    job = await nomad.run_job(job_text(small_guest_image, "stats"))
+    job = await nomad.run_job(vm_job(small_guest_image, "stats"))
     (allocation,) = await nomad.running_allocations(job)
 
     async def stats() -> object:

@@ -19,6 +19,7 @@ from e2e.nomad_node import Node, running_agent
 from network.facts import set_elements, taps, vlans_of
 from network.namespaces import inside, ip, private_network
 
+from bench.jobtext import job_text, user_data
 from qemu_node.host.process import command
 
 pytestmark = [
@@ -53,28 +54,27 @@ namespaces = ["lab"]
 vlans = ["{OTHER_VLAN}"]
 """
 
-JOB = """
-job "{name}" {{
-  namespace = "{namespace}"
-  group "g" {{
-    network {{
-      port "http" {{
+GROUP_NETWORK = """
+    network {
+      port "http" {
         to = 80
-      }}
-      port "health" {{}}
-    }}
-    restart {{
-      attempts = 0
-      mode     = "fail"
-    }}
-    reschedule {{
-      attempts  = 0
-      unlimited = false
-    }}
-    task "vm" {{
-      driver       = "vm"
-      kill_timeout = "5s"
+      }
+      port "health" {}
+    }
+"""
 
+CONFIG = """
+        image       = "{image}"
+        firmware    = "bios"
+        health_port = "health"
+
+        network {{
+          vlan      = {vlan}
+          advertise = "{advertise}"
+        }}
+"""
+
+SERVICE = """
       service {{
         name         = "{name}"
         provider     = "nomad"
@@ -90,36 +90,13 @@ job "{name}" {{
           timeout  = "5s"
         }}
       }}
+"""
 
-      config {{
-        image       = "{image}"
-        firmware    = "bios"
-        health_port = "health"
-
-        network {{
-          vlan      = {vlan}
-          advertise = "{advertise}"
-        }}
-      }}
-
-      template {{
-        destination = "local/config-drive/openstack/latest/user_data"
-        data        = <<EOT
+ADD_ADDRESS = f"""\
 #!/bin/sh
 # The agent of the guest names what is outside of the policy, too.
-ip address add {address}/24 dev eth0
-ip address add 192.0.2.1/24 dev eth0
-EOT
-      }}
-
-      resources {{
-        cpu    = 200
-        memory = 384
-      }}
-    }}
-  }}
-}}
-"""
+ip address add {ADDRESS}/24 dev eth0
+ip address add 192.0.2.1/24 dev eth0"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -188,9 +165,15 @@ async def becomes_clean(nomad: NomadAgent, node: Node) -> None:
     await nomad.until(left, lambda found: found == [], "clean node")
 
 
-def job_text(name: str, image: Path, *, namespace: str = "default", advertise: str = "10m") -> str:
-    return JOB.format(
-        name=name, namespace=namespace, image=image, vlan=VLAN, advertise=advertise, address=ADDRESS
+def vlan_job(name: str, image: Path, *, namespace: str = "default", advertise: str = "10m") -> str:
+    return job_text(
+        name,
+        CONFIG.format(image=image, vlan=VLAN, advertise=advertise),
+        namespace=namespace,
+        kill_timeout="5s",
+        memory_mib=384,
+        group_blocks=GROUP_NETWORK,
+        task_blocks=SERVICE.format(name=name) + user_data(ADD_ADDRESS),
     )
 
 
@@ -209,7 +192,7 @@ async def page_from_outside(address: str, port: int) -> str:
 async def test_a_service_leads_to_the_guest_in_its_vlan_and_nothing_stays_behind(
     nomad: NomadAgent, node: Node, small_guest_image: Path
 ) -> None:
-    job = await nomad.run_job(job_text("web", small_guest_image))
+    job = await nomad.run_job(vlan_job("web", small_guest_image))
     # Asked for rarely: each look takes CPU from the guest.
     (allocation,) = await nomad.running_allocations(job, timeout_s=BOOT_TIMEOUT_S, poll_s=5.0)
     alloc_id = allocation["ID"]
@@ -247,7 +230,7 @@ async def test_a_namespace_s_job_in_a_vlan_that_is_not_its_own_is_told_which_rul
     nomad: NomadAgent, node: Node, small_guest_image: Path
 ) -> None:
     await nomad.post("/v1/namespace/lab", {"Name": "lab"})
-    job = await nomad.run_job(job_text("web", small_guest_image, namespace="lab"))
+    job = await nomad.run_job(vlan_job("web", small_guest_image, namespace="lab"))
     allocation = await nomad.failed_allocation(job, namespace="lab")
     status = await nomad.command("alloc", "status", "-namespace=lab", allocation["ID"])
     words = " ".join(status.stdout.decode().split())
@@ -261,7 +244,7 @@ async def test_a_namespace_s_job_in_a_vlan_that_is_not_its_own_is_told_which_rul
 async def test_a_guest_that_comes_too_late_runs_without_its_service_and_events_say_so(
     nomad: NomadAgent, small_guest_image: Path
 ) -> None:
-    job = await nomad.run_job(job_text("late", small_guest_image, advertise="1s"))
+    job = await nomad.run_job(vlan_job("late", small_guest_image, advertise="1s"))
     (allocation,) = await nomad.running_allocations(job)
     told = await nomad.until(
         lambda: nomad.events(allocation["ID"], "vm"),
