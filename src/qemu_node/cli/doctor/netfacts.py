@@ -14,7 +14,7 @@ from pathlib import Path
 from qemu_node.cli.doctor.netchecks import BridgeState, NetworkFacts, Taker, UplinkState
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
-from qemu_node.net.netlink.facts import PortVlans
+from qemu_node.net.netlink.answers import PortVlans
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.portspec import tap_name
 

@@ -1,7 +1,7 @@
 """What is asked of rtnetlink to change something, packed by hand. Pure.
 
-Owns the layout of these messages, and attributes both ways. Does not own sending them and what the
-kernel answers (`rtnl`), nor traffic control (`traffic`), nor the order of the steps
+Owns the layout of these messages, and attributes both ways. Does not own sending them (`rtnl`),
+what the kernel answers (`answers`), traffic control (`traffic`) or the order of the steps
 (`port.bridgeport`).
 
 pyroute2 could pack and send them; its asyncio core takes six times as long for each as the kernel
@@ -11,14 +11,12 @@ include/uapi/linux/{netlink,rtnetlink,if_link,if_bridge,neighbour}.h.
 
 import functools
 import struct
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK, RTM_NEWNEIGH = 16, 17, 19, 28
 AF_BRIDGE = 7
 IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_AF_SPEC = 3, 4, 10, 18, 26
-_IFLA_BOND_ACTIVE = 2
 _IFLA_TXQLEN, _IFLA_NUM_TX_QUEUES = 13, 31
 IFLA_INFO_KIND, IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFF_UP = 1
@@ -153,19 +151,6 @@ def set_down(ifindex: int) -> Request:
 def delete_link(ifindex: int) -> Request:
     """Remove a device, whoever holds it open."""
     return Request(RTM_DELLINK, link_header(ifindex), "remove the device")
-
-
-def active_port(link: Mapping[int, bytes]) -> int:
-    """Return which NIC a bond in active-backup uses, by ifindex; 0: none, or no such bond.
-
-    Args:
-        link: The attributes of the kernel's description of a device.
-    """
-    info = pick(link.get(IFLA_LINKINFO, b""), IFLA_INFO_KIND, IFLA_INFO_DATA)
-    if info.get(IFLA_INFO_KIND, b"").rstrip(b"\0") != b"bond":
-        return 0
-    data = pick(info.get(IFLA_INFO_DATA, b""), _IFLA_BOND_ACTIVE)
-    return int.from_bytes(data.get(_IFLA_BOND_ACTIVE, b""), sys.byteorder)
 
 
 def link_header(ifindex: int, *, family: int = 0, flags: int = 0) -> bytes:

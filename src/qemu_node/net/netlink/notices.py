@@ -15,8 +15,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from qemu_node.net.netlink.facts import LinkFacts
-from qemu_node.net.netlink.messages import active_port, attributes
+from qemu_node.net.netlink.answers import LinkFacts, active_port
+from qemu_node.net.netlink.messages import attributes
 from qemu_node.net.portspec import PortSpec
 
 _HEADER_BYTES = 16

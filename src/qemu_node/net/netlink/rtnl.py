@@ -1,9 +1,8 @@
 """The socket to rtnetlink: sending requests, reading what there is, and the errors of both.
 
-Owns the exchange and the layout of what the kernel answers. Does not own that of requests that
-change something (`messages`). These calls block, a millisecond at most unless others hold the
-kernel's RTNL lock: use a thread. Numbers are those of
-include/uapi/linux/{netlink,rtnetlink,if_link,if_bridge}.h.
+Owns the exchange. Does not own the layout of requests (`messages`) and answers (`answers`). These
+calls block, a millisecond at most unless others hold the kernel's RTNL lock: use a thread. Numbers
+are those of include/uapi/linux/{netlink,rtnetlink,if_link}.h.
 """
 
 import errno
@@ -15,22 +14,21 @@ from types import TracebackType
 from typing import Self
 
 from qemu_node.net.errors import NetworkError
-from qemu_node.net.netlink.facts import BridgeFacts, DeviceFacts, LinkFacts, PortVlans
+from qemu_node.net.netlink.answers import (
+    BridgeFacts,
+    DeviceFacts,
+    LinkFacts,
+    PortVlans,
+    bridge_facts,
+    device_facts,
+    link_facts,
+    port_vlans,
+)
 from qemu_node.net.netlink.messages import (
     AF_BRIDGE,
-    IFF_UP,
     IFLA_IFNAME,
-    IFLA_INFO_DATA,
-    IFLA_INFO_KIND,
-    IFLA_LINKINFO,
-    IFLA_MASTER,
-    IFLA_MTU,
-    VLAN_PVID,
-    VLAN_UNTAGGED,
     Request,
-    active_port,
     attribute,
-    attributes,
     link_header,
     pick,
 )
@@ -43,8 +41,6 @@ _NLMSGERR_ATTR_MSG = 1
 
 _RTM_GETLINK, _RTM_GETVLAN = 18, 114
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 1 << 3
-_IFLA_BR_VLAN_FILTERING, _IFLA_BR_MCAST_SNOOPING, _IFLA_BR_VLAN_DEFAULT_PVID = 7, 23, 39
-_BRIDGE_VLANDB_ENTRY, _VLANDB_ENTRY_INFO, _VLANDB_ENTRY_RANGE = 1, 1, 2
 
 _RECEIVE_BYTES = 1 << 16
 _TIMEOUT = struct.pack("@ll", 10, 0)
@@ -109,7 +105,7 @@ class RouteSocket:
     def read_bridge(self, ifname: str) -> BridgeFacts | None:
         """Return what the device `ifname` is like as a bridge, None where there is none."""
         link = self._read_link(ifname)
-        return None if link is None else _bridge_facts(link)
+        return None if link is None else bridge_facts(link)
 
     def has_link(self, ifname: str) -> bool:
         """Tell whether there is a device of this name.
@@ -134,24 +130,12 @@ class RouteSocket:
     def read_device(self, ifname: str) -> DeviceFacts | None:
         """Return what kind of device `ifname` is, None where there is none."""
         link = self._read_link(ifname)
-        return None if link is None else _device_facts(link)
+        return None if link is None else device_facts(link)
 
     def read_links(self) -> list[LinkFacts]:
         """Return all devices of this network namespace."""
-        links = []
-        for message in self.dump(_RTM_GETLINK, link_header(0), "read devices"):
-            ifindex, flags = struct.unpack_from("=iI", message, 4)
-            found = dict(attributes(message[16:]))
-            links.append(
-                LinkFacts(
-                    ifname=found[IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
-                    ifindex=ifindex,
-                    master=struct.unpack("=I", found.get(IFLA_MASTER, b"\0" * 4))[0],
-                    is_up=bool(flags & IFF_UP),
-                    active_port=active_port(found),
-                )
-            )
-        return links
+        listing = self.dump(_RTM_GETLINK, link_header(0), "read devices")
+        return [link_facts(link) for link in listing]
 
     def read_vlans(self, ifindex: int = 0) -> dict[int, PortVlans]:
         """Return the VLANs of bridge ports, and of bridges themselves, by ifindex.
@@ -159,26 +143,8 @@ class RouteSocket:
         Args:
             ifindex: One device; 0: of all of this network namespace, those without VLANs left out.
         """
-        found: dict[int, tuple[set[int], set[int]]] = {}
         body = struct.pack("=BxxxI", AF_BRIDGE, ifindex)
-        for message in self.dump(_RTM_GETVLAN, body, "read VLANs"):
-            (index,) = struct.unpack_from("=I", message, 4)
-            vids, untagged = found.setdefault(index, (set(), set()))
-            for kind, entry in attributes(message[8:]):
-                if kind != _BRIDGE_VLANDB_ENTRY:
-                    continue
-                values = dict(attributes(entry))
-                flags, first = struct.unpack_from("=HH", values[_VLANDB_ENTRY_INFO])
-                (last,) = struct.unpack(
-                    "=H", values.get(_VLANDB_ENTRY_RANGE, struct.pack("=H", first))
-                )
-                vids.update(range(first, last + 1))
-                if flags & (VLAN_PVID | VLAN_UNTAGGED):
-                    untagged.update(range(first, last + 1))
-        return {
-            index: PortVlans(vids=frozenset(vids), untagged=frozenset(untagged))
-            for index, (vids, untagged) in found.items()
-        }
+        return port_vlans(self.dump(_RTM_GETVLAN, body, "read VLANs"))
 
     def dump(self, kind: int, body: bytes, what: str) -> Iterator[bytes]:
         """Yield the payload of each message of a listing.
@@ -261,37 +227,3 @@ def _check(payload: bytes, what: str) -> None:
         text = words.rstrip(b"\0").decode(errors="replace") or os.strerror(-code)
         hint = "the driver must run as root" if -code == errno.EPERM else None
         raise NetworkError(f"cannot {what}: {text}", hint=hint)
-
-
-def _device_facts(link: bytes) -> DeviceFacts:
-    """Return what the kernel's description of a device says that it is."""
-    ifindex, flags = struct.unpack_from("=iI", link, 4)
-    info = pick(pick(link[16:], IFLA_LINKINFO).get(IFLA_LINKINFO, b""), IFLA_INFO_KIND)
-    kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
-    return DeviceFacts(ifindex=ifindex, kind=kind, is_up=bool(flags & IFF_UP))
-
-
-def _bridge_facts(link: bytes) -> BridgeFacts:
-    """Return what the kernel's description of a device says of it as a bridge."""
-    (ifindex,) = struct.unpack_from("=i", link, 4)
-    found = pick(link[16:], IFLA_MTU, IFLA_LINKINFO)
-    info = pick(found.get(IFLA_LINKINFO, b""), IFLA_INFO_KIND, IFLA_INFO_DATA)
-    if info.get(IFLA_INFO_KIND, b"").rstrip(b"\0") != b"bridge":
-        return BridgeFacts(ifindex=ifindex, is_bridge=False)
-    data = pick(
-        info.get(IFLA_INFO_DATA, b""),
-        _IFLA_BR_VLAN_FILTERING,
-        _IFLA_BR_MCAST_SNOOPING,
-        _IFLA_BR_VLAN_DEFAULT_PVID,
-    )
-    (mtu,) = struct.unpack("=I", found[IFLA_MTU])
-    # A kernel without VLAN filtering leaves both out.
-    (default_pvid,) = struct.unpack("=H", data.get(_IFLA_BR_VLAN_DEFAULT_PVID, b"\0\0"))
-    return BridgeFacts(
-        ifindex=ifindex,
-        is_bridge=True,
-        mcast_snooping=data.get(_IFLA_BR_MCAST_SNOOPING, b"\0") != b"\0",
-        vlan_filtering=data.get(_IFLA_BR_VLAN_FILTERING, b"\0") != b"\0",
-        default_pvid=default_pvid,
-        mtu=mtu,
-    )

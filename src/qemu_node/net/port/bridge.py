@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import MissingPartError
 from qemu_node.net.errors import BridgeUnfitError, NetworkError
-from qemu_node.net.netlink.facts import BridgeFacts
+from qemu_node.net.netlink.answers import BridgeFacts
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.vlans import VID_MIN, format_vlans
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from qemu_node.net.errors import BridgeUnfitError, NetworkError
-from qemu_node.net.netlink.facts import BridgeFacts, LinkFacts
+from qemu_node.net.netlink.answers import BridgeFacts, LinkFacts
 from qemu_node.net.netlink.messages import (
     add_address,
     add_vlans,

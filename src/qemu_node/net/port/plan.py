@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from qemu_node.net.filter.elements import Element, elements
-from qemu_node.net.netlink.facts import LinkFacts, PortVlans
+from qemu_node.net.netlink.answers import LinkFacts, PortVlans
 from qemu_node.net.portspec import TAP_NAME, PortSpec
 
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 
 from qemu_node.net.errors import BridgeUnfitError
-from qemu_node.net.netlink.facts import PortVlans
+from qemu_node.net.netlink.answers import PortVlans
 from qemu_node.net.netlink.messages import add_vlans, delete_vlans
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.port.plan import plan_uplink

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.net.netlink.facts import LinkFacts
+from qemu_node.net.netlink.answers import LinkFacts
 from qemu_node.net.netlink.messages import attribute, nested
 from qemu_node.net.netlink.notices import (
     UPLINK_MOVED,

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.net.filter.elements import Element, elements
-from qemu_node.net.netlink.facts import LinkFacts, PortVlans
+from qemu_node.net.netlink.answers import LinkFacts, PortVlans
 from qemu_node.net.port.plan import plan_elements, plan_ports, plan_uplink
 from qemu_node.net.portspec import PortSpec, tap_name
 
