@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from qemu_node.run.events import EventKind, RunEvent, VMRow, update_row
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 
 class View(Protocol):
     """Shows events."""
+
+    console_every_s: float
+    """How often the last line of a booting guest's console is worth showing."""
 
     def show(self, event: RunEvent) -> None:
         """Show one event."""
@@ -35,7 +39,7 @@ def open_view(stream: TextIO, *, as_json: bool) -> Generator[View]:
         from rich.live import Live
 
         view = LiveView(stream)
-        with Live(get_renderable=view.table, console=view.console, refresh_per_second=4):
+        with Live(get_renderable=view.picture, console=view.console, refresh_per_second=4):
             yield view
 
 
@@ -46,6 +50,8 @@ def clean(text: str) -> str:
 
 class _LineView:
     """A view that writes a line per event."""
+
+    console_every_s = 10.0
 
     def __init__(
         self, stream: TextIO, now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -85,10 +91,9 @@ def plain_line(event: RunEvent) -> str:
     prefix = f"{event.vm}: " if event.vm else ""
     if event.kind is EventKind.LOG:
         return f"{event.vm} | {clean(event.message)}"
+    if event.kind is EventKind.CONSOLE:
+        return f"{prefix}console: {clean(event.message)}"
     text = clean(event.message)
-    percent = event.details.get("percent")
-    if isinstance(percent, float | int) and "%" not in text:
-        text += f" {percent:.0f} %"
     if event.kind is EventKind.FAILED:
         text = f"failed: {text}"
     if event.kind is EventKind.READY:
@@ -105,7 +110,12 @@ def _secure_boot(seen: object) -> str:
 
 
 class LiveView:
-    """A table of all VMs, redrawn in place; notes and log lines scroll above it."""
+    """A table of all VMs, redrawn in place; notes and log lines scroll above it.
+
+    Below it is the last line of the console of each guest that says nothing else yet.
+    """
+
+    console_every_s = 0.5
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         from rich.console import Console
@@ -125,20 +135,31 @@ class LiveView:
             style = "red" if event.kind is EventKind.FAILED else ""
             self.console.print(Text(plain_line(event), style=style), soft_wrap=True)
 
+    def picture(self) -> "Group":
+        """Return the table and the consoles' lines as they are now."""
+        from rich.console import Group
+        from rich.text import Text
+
+        lines = [
+            Text(f"{row.vm} | {clean(row.console)}", "dim", no_wrap=True, overflow="ellipsis")
+            for row in self._rows.values()
+            if row.console
+        ]
+        return Group(self.table(), *lines)
+
     def table(self) -> "Table":
         """Return the table as it is now."""
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for title in ("VM", "Step", "Download", "Guest agent", "Secure Boot", "Address", "Uptime"):
+        for title in ("VM", "Step", "Guest agent", "Secure Boot", "Address", "Uptime"):
             table.add_column(title, overflow="fold")
         for row in self._rows.values():
             style = "red" if row.has_failed else "green" if row.step == "ready" else ""
             table.add_row(
                 Text(row.vm),
                 Text(clean(row.step), style=style),
-                Text("" if row.percent is None else f"{row.percent:.0f} %"),
                 Text(clean(row.agent)),
                 Text({True: "enabled", False: "disabled", None: ""}[row.secure_boot]),
                 Text(clean(row.address)),

@@ -92,16 +92,14 @@ def run(
             nomad=nomad or shutil.which("nomad"),
         )
     )
-    settings = RunSettings(
-        config=config,
-        config_path=app.config_path,
-        options=SessionOptions(
+    with open_view(sys.stdout, as_json=as_json) as view:
+        options = SessionOptions(
             exit_when_ready=exit_when_ready,
             ready_timeout_s=ready_timeout,
             show_logs=show_logs,
-        ),
-    )
-    with open_view(sys.stdout, as_json=as_json) as view:
+            console_every_s=view.console_every_s,
+        )
+        settings = RunSettings(config=config, config_path=app.config_path, options=options)
         result = asyncio.run(run_job(job, settings, view.show))
     ctx.exit(exit_code(result))
 

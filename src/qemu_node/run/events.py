@@ -21,6 +21,8 @@ class EventKind(StrEnum):
     """The guest agent, which had answered, no longer does."""
     LOG = "log"
     """A line of the serial console."""
+    CONSOLE = "console"
+    """The last line of the serial console, of a guest whose agent has not answered yet."""
     STOPPING = "stopping"
     EXITED = "exited"
     FAILED = "failed"
@@ -43,10 +45,11 @@ class VMRow:
     """What is known about a VM, for one row of the table."""
 
     vm: str
-    step: str = "waiting for the driver"
-    percent: float | None = None
+    step: str = ""
     agent: str = ""
     address: str = ""
+    console: str = ""
+    """The last line of the console while that is all that a guest says."""
     secure_boot: bool | None = None
     running_since_s: float | None = None
     has_ended: bool = False
@@ -58,23 +61,32 @@ def update_row(row: VMRow, event: RunEvent, now_s: float) -> VMRow:
     changes: dict[str, object] = {}
     match event.kind:
         case EventKind.STEP if row.running_since_s is None:
-            changes = {"step": event.message, "percent": event.details.get("percent")}
+            changes = {"step": event.message}
         case EventKind.RUNNING:
-            changes = {"step": "booting", "percent": None, "running_since_s": now_s,
+            changes = {"step": event.message, "running_since_s": now_s,
                        "address": event.details.get("address", row.address)}  # fmt: skip
         case EventKind.READY:
-            changes = {"step": "ready", "agent": event.details.get("host_name") or "answers",
+            changes = {"step": "ready", "console": "",
+                       "agent": event.details.get("host_name") or "answers",
                        "address": event.details.get("address") or row.address,
                        "secure_boot": event.details.get("secure_boot")}  # fmt: skip
         case EventKind.SILENT:
             changes = {"step": "running", "agent": "silent"}
         case EventKind.STOPPING:
-            changes = {"step": event.message, "percent": None}
+            changes = {"step": event.message}
+        case EventKind.CONSOLE:
+            changes = {"console": event.message}
         case EventKind.EXITED:
-            changes = {"step": event.message, "has_ended": True, "running_since_s": None}
+            changes = {
+                "step": event.message,
+                "console": "",
+                "has_ended": True,
+                "running_since_s": None,
+            }
         case EventKind.FAILED:
-            changes = {"step": event.message, "has_ended": True, "has_failed": True,
-                       "percent": None, "running_since_s": None}  # fmt: skip
+            # Why is told once, above the table.
+            changes = {"step": "failed", "console": "", "has_ended": True, "has_failed": True,
+                       "running_since_s": None}  # fmt: skip
         case EventKind.STEP | EventKind.NOTE | EventKind.NODE | EventKind.LOG:
             pass
     values = {name: getattr(row, name) for name in VMRow.__slots__} | changes

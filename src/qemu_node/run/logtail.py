@@ -21,6 +21,13 @@ class LogTail:
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._partial = ""
+        self._last = ""
+
+    def last_line(self) -> str:
+        """Return the last line with text in it, also one that is not complete: a prompt, say."""
+        for line in [*self.read_lines(), self._partial]:
+            self._last = line.strip() or self._last
+        return self._last
 
     def read_lines(self) -> list[str]:
         """Return the lines that came since the last call; a very long one is cut into pieces."""

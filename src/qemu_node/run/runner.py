@@ -31,6 +31,7 @@ driver_log = logging.getLogger("qemu_node.driver")
 
 _LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO}
 _LAST_STOP_S = 60.0
+_WAIT_FOR_DRIVER = "waiting for the driver's test guest"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -55,7 +56,7 @@ async def run_job(
     _announce(job, on_event)
     placements = place(job, free_ports=pick_free_ports, cpus=own_cpus())
     for placement in placements:
-        on_event(RunEvent(kind=EventKind.STEP, message="waiting for the driver", vm=placement.vm))
+        on_event(RunEvent(kind=EventKind.STEP, message=_WAIT_FOR_DRIVER, vm=placement.vm))
     paths = settings.config.paths
     root = Path(paths.data) / "run"
     for left_over in await asyncio.to_thread(sweep, root, vm_run_dir=paths.vm_run_dir):

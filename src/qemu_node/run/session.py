@@ -37,6 +37,8 @@ class SessionOptions:
     ready_timeout_s: float | None = None
     """Fail when a guest agent has not answered after this time; None: wait for ever."""
     show_logs: bool = False
+    console_every_s: float = 10.0
+    """Pause between two looks at the console of a guest whose agent has not answered yet."""
     poll_s: float = 1.0
     """Pause between two looks at a guest."""
 
@@ -78,6 +80,8 @@ class Session:
         self._hard_stop = asyncio.Event()
         self._ready: set[str] = set()
         self._failed: dict[str, None] = {}  # an ordered set
+        self._consoles: dict[str, str] = {}
+        """The last line of each VM's console that was told."""
 
     def request_stop(self) -> None:
         """Stop all VMs within their kill_timeout; asked again, at once."""
@@ -137,7 +141,7 @@ class Session:
         record = self._read_record(vm_id)
         self._emit(
             EventKind.RUNNING,
-            "running",
+            "waiting for its guest agent",
             placement.vm,
             vm_id=vm_id,
             pid=record.pid if record is not None else None,
@@ -149,6 +153,8 @@ class Session:
         tail = LogTail(self._logs_dir(placement), placement.task.name)
         if self._options.show_logs:
             helpers.append(self._follow_logs(placement, tail))
+        else:
+            helpers.append(self._follow_console(placement, tail))
         async with _helpers(*helpers), asyncio.TaskGroup() as group:
             stopper = group.create_task(self._stop_when_asked(placement))
             end = await self._wait(placement)
@@ -171,7 +177,8 @@ class Session:
     async def _stop_when_asked(self, placement: Placement) -> None:
         await self._stop.wait()
         limit_s = placement.task.kill_timeout_s
-        self._emit(EventKind.STOPPING, f"stopping, within {limit_s:g} s", placement.vm)
+        message = f"shutting down, at most {limit_s:g} s"
+        self._emit(EventKind.STOPPING, message, placement.vm)
         async with _helpers(self._stop_hard_when_asked(placement)):
             is_stopped = await self._stop_vm(placement, placement.task.kill_timeout_s)
         if not is_stopped:
@@ -179,6 +186,7 @@ class Session:
 
     async def _stop_hard_when_asked(self, placement: Placement) -> None:
         await self._hard_stop.wait()
+        self._emit(EventKind.STOPPING, "waiting for QEMU to end", placement.vm)
         await self._stop_vm(placement, 0)
 
     async def _stop_vm(self, placement: Placement, timeout_s: float) -> bool:
@@ -226,11 +234,10 @@ class Session:
         for placement in self._placements:
             if placement.vm not in self._ready and placement.vm not in self._failed:
                 self._failed[placement.vm] = None
-                self._emit(
-                    EventKind.NOTE,
-                    f"its guest agent has not answered within {timeout_s:g} s",
-                    placement.vm,
-                )
+                message = f"its guest agent has not answered within {timeout_s:g} s"
+                if console := self._consoles.get(placement.vm):
+                    message += f"; its console: {console}"
+                self._emit(EventKind.NOTE, message, placement.vm)
         if self._failed:
             self._stop.set()
 
@@ -247,6 +254,16 @@ class Session:
         while True:
             self._emit_lines(placement, tail.read_lines())
             await asyncio.sleep(_LOG_POLL_S)
+
+    async def _follow_console(self, placement: Placement, tail: LogTail) -> None:
+        """Tell the last line of the console, which is all there is to see of a boot or a stop."""
+        while True:
+            await asyncio.sleep(self._options.console_every_s)
+            line = tail.last_line()
+            is_of_use = placement.vm not in self._ready or self._stop.is_set()
+            if is_of_use and line and line != self._consoles.get(placement.vm):
+                self._consoles[placement.vm] = line
+                self._emit(EventKind.CONSOLE, line, placement.vm)
 
     def _emit_lines(self, placement: Placement, lines: Sequence[str]) -> None:
         for line in lines:

@@ -1,8 +1,11 @@
+import dataclasses
 import io
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from qemu_node.cli.output import (
     JsonView,
@@ -50,8 +53,9 @@ def test_json_has_one_object_per_line_with_the_events_details() -> None:
             READY,
             "g[0]: the guest agent of web-0 answers; Secure Boot enabled; 127.0.0.1:20022 → 22",
         ),
-        (event(EventKind.STEP, "downloading", percent=40.0), "g[0]: downloading 40 %"),
+        (event(EventKind.STEP, "Downloading image: 40 %"), "g[0]: Downloading image: 40 %"),
         (event(EventKind.FAILED, "no image"), "g[0]: failed: no image"),
+        (event(EventKind.CONSOLE, "boot\x1b[2J"), "g[0]: console: boot�[2J"),
         (event(EventKind.LOG, "login:\x1b[2J"), "g[0] | login:�[2J"),
         (event(EventKind.NOTE, "skipped: g/x (exec)", vm=None), "skipped: g/x (exec)"),
     ],
@@ -71,18 +75,51 @@ def test_the_table_follows_the_events() -> None:
     stream = io.StringIO()
     now = [100.0]
     view = LiveView(stream, clock=lambda: now[0])
-    view.show(event(EventKind.STEP, "downloading", percent=40.0))
-    view.show(event(EventKind.STEP, "downloading", vm="g[1]"))
-    assert cells(view)[0][:3] == ["g[0]", "downloading", "40 %"]
+    view.show(event(EventKind.STEP, "Downloading image: 40 %"))
+    view.show(event(EventKind.STEP, "starting", vm="g[1]"))
+    assert cells(view)[0][:2] == ["g[0]", "Downloading image: 40 %"]
     view.show(event(EventKind.RUNNING))
     now[0] = 165.0
     view.show(READY)
     assert cells(view)[0] == [
-        "g[0]", "ready", "", "web-0", "enabled", "127.0.0.1:20022 → 22", "1:05",
+        "g[0]", "ready", "web-0", "enabled", "127.0.0.1:20022 → 22", "1:05",
     ]  # fmt: skip
     view.show(event(EventKind.EXITED, "stopped"))
     assert cells(view)[0][1] == "stopped"
-    assert cells(view)[0][6] == ""
+    assert cells(view)[0][5] == ""
+
+
+def test_a_failure_is_told_once_above_the_table() -> None:
+    stream = io.StringIO()
+    view = LiveView(stream)
+    view.show(event(EventKind.CONSOLE, "Kernel panic"))
+    view.show(event(EventKind.FAILED, "no image (list it in image_paths)"))
+    drawn = stream.getvalue() + draw(view)
+    assert drawn.count("list it in image_paths") == 1
+    assert cells(view)[0][1] == "failed"
+    assert "Kernel panic" not in drawn
+
+
+def test_the_picture_in_the_docs_is_what_a_terminal_shows() -> None:
+    now = [0.0]
+    view = LiveView(io.StringIO(), clock=lambda: now[0])
+    for vm in ("web[0]", "web[1]", "web[2]"):
+        view.show(event(EventKind.STEP, "Downloading image: 68 %", vm=vm))
+    for vm, port in (("web[0]", 20022), ("web[1]", 28514)):
+        address = f"127.0.0.1:{port} → 22"
+        view.show(event(EventKind.RUNNING, "waiting for its guest agent", vm=vm, address=address))
+        view.show(event(EventKind.CONSOLE, "[    4.911] systemd[1]: Starting ssh.service", vm=vm))
+    now[0] = 21.0
+    view.show(dataclasses.replace(READY, vm="web[0]"))
+    page = (Path(__file__).parents[3] / "docs" / "run.md").read_text()
+    assert draw(view) in page
+
+
+def draw(view: LiveView) -> str:
+    """Return what `view` draws on a terminal of 100 columns, without colours."""
+    console = Console(file=io.StringIO(), width=100, record=True)
+    console.print(view.picture())
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines())
 
 
 def cells(view: LiveView) -> list[list[str]]:

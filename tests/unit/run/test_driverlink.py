@@ -1,10 +1,12 @@
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from fakes.fake_plugin import FakeBase, FakeDriver
 
 from qemu_node.errors import MissingPartError
 from qemu_node.nomad.proto import driver_pb2
+from qemu_node.nomad.task.options import parse_plugin_config
 from qemu_node.run.driverlink import DriverLink, DriverProtocolError, TaskEnd
 
 
@@ -40,6 +42,12 @@ async def test_a_healthy_driver_tells_its_schema_and_attributes() -> None:
     assert info.facts.has_own_paths
     assert "image" in info.facts.task_schema.object.attributes
     assert info.facts.attributes == {"driver.vm": "true", "driver.vm.version": "0.1.0"}
+
+
+async def test_the_plugin_is_told_which_node_toml_to_read() -> None:
+    base = FakeBase()
+    await DriverLink(base, FakeDriver(), config_path=Path("/etc/x.toml")).begin()
+    assert parse_plugin_config(base.configs[0]).config == "/etc/x.toml"
 
 
 async def test_an_unhealthy_drivers_text_is_the_error() -> None:

@@ -58,3 +58,15 @@ def test_flush_returns_the_last_line_without_newline(tmp_path: Path) -> None:
     tail = LogTail(tmp_path, "a task")
     append(tmp_path, 0, b"one\nlogin: ")
     assert tail.flush() == ["one", "login: "]
+
+
+def test_the_last_line_is_one_with_text_complete_or_not(tmp_path: Path) -> None:
+    tail = LogTail(tmp_path, "a task")
+    assert tail.last_line() == ""
+    append(tmp_path, 0, b"one\n two \r\n\n")
+    assert tail.last_line() == "two"
+    append(tmp_path, 0, b"login: ")
+    append(tmp_path, 1, b"")
+    assert tail.last_line() == "login:"
+    append(tmp_path, 1, b"\n\n")
+    assert tail.last_line() == "login:"

@@ -237,6 +237,58 @@ async def test_driver_events_become_steps_of_their_vm(tmp_path: Path) -> None:
     assert [(event.vm, event.details["percent"]) for event in told] == [("g[0]", 40.0)]
 
 
+def write_console(bench: Bench, text: str) -> None:
+    logs = bench.session_dir / "alloc" / bench.placed[0].alloc_id / "alloc" / "logs"
+    with (logs / "vm.stdout.0").open("a") as file:
+        file.write(text)
+
+
+async def test_the_last_line_of_a_booting_guests_console_is_told(tmp_path: Path) -> None:
+    answers: list[GuestFacts | None] = [None]
+    options = SessionOptions(console_every_s=0.01, poll_s=0.01)
+    bench = Bench(tmp_path, make_driver(tmp_path), placements(1), answers=answers, options=options)
+    async with bench.running():
+        write_console(bench, "first\nsecond\n  \n")
+        await bench.until(lambda: bench.messages(EventKind.CONSOLE) == ["second"])
+        write_console(bench, "login: ")
+        await bench.until(lambda: bench.messages(EventKind.CONSOLE) == ["second", "login:"])
+        bench.session.request_stop()
+    assert not bench.messages(EventKind.LOG)
+
+
+async def test_the_console_of_a_ready_guest_is_told_again_when_it_is_stopped(
+    tmp_path: Path,
+) -> None:
+    options = SessionOptions(console_every_s=0.01, poll_s=0.01)
+    driver = make_driver(tmp_path, ignores_gentle_stop=True)
+    bench = Bench(tmp_path, driver, placements(1), answers=[FACTS], options=options)
+    async with bench.running():
+        await bench.until(lambda: EventKind.READY in bench.kinds())
+        write_console(bench, "said while it runs\n")
+        bench.session.request_stop()
+        await bench.until(lambda: EventKind.STOPPING in bench.kinds())
+        write_console(bench, "Powering off.\n")
+        await bench.until(lambda: bench.messages(EventKind.CONSOLE)[-1:] == ["Powering off."])
+        bench.session.request_stop()
+    assert "waiting for QEMU to end" in bench.messages(EventKind.STOPPING)
+
+
+async def test_a_vm_that_is_not_ready_in_time_is_told_with_the_end_of_its_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_late = asyncio.Event()
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda s: is_late.wait() if s == 300 else sleep(s))
+    options = SessionOptions(console_every_s=0.01, poll_s=0.01, ready_timeout_s=300)
+    bench = Bench(tmp_path, make_driver(tmp_path), placements(1), options=options)
+    async with bench.running():
+        write_console(bench, "no bootable device\n")
+        await bench.until(lambda: EventKind.CONSOLE in bench.kinds())
+        is_late.set()
+    (note,) = bench.messages(EventKind.NOTE)
+    assert note == "its guest agent has not answered within 300 s; its console: no bootable device"
+
+
 async def test_log_lines_are_told_to_the_last(tmp_path: Path) -> None:
     options = SessionOptions(show_logs=True, poll_s=0.01)
     bench = Bench(tmp_path, make_driver(tmp_path), placements(1), options=options)

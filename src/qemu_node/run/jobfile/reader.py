@@ -197,7 +197,7 @@ def parse_with_agent(source: JobSource) -> dict[str, Any]:
         status, body = asyncio.run(_ask_agent(address, request, source.env))
     except TimeoutError as exc:
         raise AgentUnusableError(f"{agent} did not answer within {_AGENT_TIMEOUT_S:g} s") from exc
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError) as exc:  # a certificate that cannot be read, too
         raise AgentUnusableError(f"{agent} cannot be asked: {exc}") from exc
     words = body.decode(errors="replace").replace("input.hcl:", f"{source.path}:")
     if status == 400 and "filesystem function disabled" in words:
@@ -250,4 +250,6 @@ async def _ask_agent(
                     raise ValueError("the answer is too large")
             return response.status, body
     except aiohttp.ClientError as exc:
-        raise ValueError(str(exc) or type(exc).__name__) from exc
+        # A failed connection prints objects of its library.
+        reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+        raise ValueError(reason) from exc
