@@ -11,12 +11,12 @@ _KEPT_BYTES = 8 * MIB
 
 @functools.cache
 def reuse_large_buffers() -> None:
-    """Let glibc keep memory of freed buffers up to 4 MiB, at most 8 MiB of it; done, do nothing.
+    """Let glibc keep the memory of freed buffers up to 4 MiB, at most 8 MiB of it. Idempotent.
 
-    As it is, glibc gives each buffer above 128 KiB pages of its own and returns them to the kernel
-    at once (man 3 mallopt): what streams in buffers of that size pays a page fault, and the zeroing
-    of a page, for each 4 KiB, which takes longer than receiving them. It adapts to the sizes that
-    it sees, but not always. On another C library this does nothing.
+    By default glibc gives each buffer above 128 KiB pages of its own and returns them to the
+    kernel at once (man 3 mallopt). A download in buffers of that size then pays a page fault and
+    the zeroing of a page for each 4 KiB, which takes longer than receiving them. glibc adapts to
+    the sizes that it sees, but not always. On another C library this does nothing.
     """
     import ctypes
 
@@ -27,10 +27,10 @@ def reuse_large_buffers() -> None:
 
 
 def keep_one_arena() -> None:
-    """Let all threads allocate from one heap; to be called before there are any.
+    """Let all threads allocate from one heap. Call it before any thread starts.
 
-    As it is, glibc gives each of a program's threads a heap of its own, up to eight for each CPU,
-    and what one has freed is no use to another. On another C library this does nothing.
+    By default glibc gives each thread a heap of its own, up to eight for each CPU, and what one
+    thread has freed is of no use to another. On another C library this does nothing.
     """
     import ctypes
 
@@ -40,9 +40,9 @@ def keep_one_arena() -> None:
 
 
 def give_back_free_memory() -> None:
-    """Return whole free pages to the kernel, wherever in the heap they are. Blocks for some ms.
+    """Return whole free pages anywhere in the heap to the kernel. Blocks for some ms.
 
-    By itself glibc returns what lies at the end of the heap alone. On another C library this does
+    By itself glibc returns only what is at the end of the heap. On another C library this does
     nothing.
     """
     import ctypes

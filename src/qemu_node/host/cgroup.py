@@ -4,10 +4,10 @@ Owns the values written into a scope. Does not own the scope: Nomad makes it bef
 what is left in it after the task's end and removes it (client/lib/cgroupslib). File names and their
 meaning are those of the kernel's Documentation/admin-guide/cgroup-v2.rst.
 
-The limits are there for a QEMU gone wrong, not to ration a guest: nothing a guest does inside its
-size may get it killed. So memory.max stands above the task's memory (`memory_backstop_bytes`),
-memory.high is off (throttling a vCPU thread stalls the guest), swap is allowed (slow is better than
-dead), and CPU is shared by weight without a quota.
+The limits protect the node from a faulty QEMU; they do not ration a guest. Nothing that a guest
+does within its size may get it killed. So memory.max stands above the task's memory
+(`memory_backstop_bytes`), memory.high is off (throttling a vCPU thread stalls the guest), swap is
+allowed (slow is better than dead), and CPU is shared by weight without a quota.
 """
 
 import logging
@@ -34,29 +34,30 @@ class ScopeLimits:
     cpu_shares: int
     """Nomad's `linux_resources.cpu_shares`: the task's MHz."""
     cpuset_cpus: str
-    """CPUs reserved for the task, as "0-1,4"; "" for those that all such tasks share."""
+    """CPUs reserved for the task, such as "0-1,4"; "" for the CPUs that all tasks without reserved
+    ones share."""
     pids_max: int
     """Threads and processes; QEMU's I/O worker threads alone can be 64."""
 
     def values(self) -> dict[str, str]:
         """Return the value of every file that a start writes.
 
-        Every one, at every start: a task restarted on the same node gets the scope of its last run
-        with the values of then. cpuset.cpus stays empty for shared CPUs, because Nomad takes
-        reserved CPUs out of the parent slice, and a scope that names one of those keeps only the
-        others.
+        A start writes all of them: a task that is restarted on the same node gets the scope of its
+        last run, with the values of that run. cpuset.cpus stays empty for shared CPUs, because
+        Nomad takes reserved CPUs out of the parent slice, and a scope that names one of those keeps
+        only the others.
         """
         memory_max = "max" if self.memory_max_bytes is None else str(self.memory_max_bytes)
         return {
             "memory.max": memory_max,
             "memory.high": "max",
             "memory.swap.max": "max",
-            # QEMU and its swtpm are one VM: half of it is worth nothing.
+            # QEMU and its swtpm are one VM: kill both or none.
             "memory.oom.group": "1",
             "cpu.weight": str(cpu_weight(self.cpu_shares)),
             "cpu.max": "max",
             "cpuset.cpus": self.cpuset_cpus,
-            # Present only where an I/O controller that knows weights is in use (BFQ, iocost).
+            # Present only if an I/O controller that knows weights is in use (BFQ, iocost).
             "io.weight": "default 100",
             "pids.max": str(self.pids_max),
         }
@@ -96,11 +97,11 @@ class Scope:
 
     @classmethod
     def find(cls, cpuset_cgroup: str) -> Self | None:
-        """Return the scope that Nomad names, or None where there is none to use; the log says why.
+        """Return the scope that Nomad names; None if it cannot be used, with the reason logged.
 
         Args:
-            cpuset_cgroup: `linux_resources.cpuset_cgroup_path` of the task, "" where Nomad made
-                none.
+            cpuset_cgroup: `linux_resources.cpuset_cgroup_path` of the task, "" if Nomad made no
+                cgroup.
         """
         reason = _why_unusable(cpuset_cgroup)
         if reason is None:
@@ -116,7 +117,7 @@ class Scope:
     def apply(self, limits: ScopeLimits) -> tuple[str, ...]:
         """Write every value of `limits`; return what failed, as "io.weight: permission denied".
 
-        A missing controller takes nothing from a guest, so it is no reason not to start one.
+        A missing controller takes nothing from a guest, so the VM starts without it.
         """
         failures = []
         for name, value in limits.values().items():
@@ -141,10 +142,10 @@ class Scope:
             os.close(fd)
 
     def oom_kills(self) -> int:
-        """Return how often the kernel has killed in this scope for want of memory, ever.
+        """Return how often the kernel has killed in this scope because memory ran out.
 
-        The count goes on over restarts of the task: compare with that at the start. A process
-        killed with its group counts twice (seen on Linux 6.12). 0 once the scope is gone, or
+        Restarts of the task do not reset the count: compare it with the count at the start. A
+        process killed with its group counts twice (seen on Linux 6.12). 0 if the scope is gone, or
         without the memory controller.
         """
         try:
@@ -159,7 +160,7 @@ class Scope:
 
 
 def _why_unusable(cpuset_cgroup: str) -> str | None:
-    """Return why this cannot be a task's own cgroup v2 scope, None where it can."""
+    """Return why this cannot be a task's own cgroup v2 scope; None if it can."""
     path = Path(cpuset_cgroup)
     if not cpuset_cgroup:
         return "Nomad made no cgroup for the task"

@@ -1,7 +1,6 @@
-"""Where the kernel would deliver a packet: to this host itself, or out of it.
+"""Where the kernel would deliver a packet: on this host, or outside.
 
-Owns one question to rtnetlink. Does not own what follows from the answer, nor any change of the
-network.
+Owns one query to rtnetlink. Does not own what follows from the answer.
 """
 
 import os
@@ -49,7 +48,8 @@ def is_own_address(address: IPv4Address | IPv6Address) -> bool:
 def _is_local(reply: bytes) -> bool:
     _, kind, *_ = _NLMSG_HEADER.unpack_from(reply)
     if kind == _NLMSG_ERROR:
-        # No route, or one that refuses: either way the packet does not reach this host.
+        # There is no route, or one that refuses. In both cases the packet does not reach this
+        # host.
         (code,) = struct.unpack_from("=i", reply, _NLMSG_HEADER.size)
         if code in (0, -1):
             raise OSError(-code, os.strerror(-code))

@@ -1,8 +1,8 @@
-"""Unix sockets: listening ones, made here and handed to another process, and connecting to them.
+"""Unix sockets: making listening ones for another process to inherit, and connecting.
 
 Owns the socket file: its replacement, its rights, a path longer than the kernel's limit. Does not
-own what is spoken on it. A socket that we make exists before its server does, so that nobody who is
-told of it has to wait for it or guess whether it will come.
+own what is spoken on it. A socket that we make exists before its server runs, so a client never
+has to wait until it appears.
 """
 
 import asyncio
@@ -28,14 +28,13 @@ def listen_unix(path: Path, *, mode: int = 0o660, owner: tuple[int, int] | None 
     set.
 
     Args:
-        path: Where it is reached. Its directory exists and is ours alone to write.
+        path: The socket file. Its directory exists and only we may write to it.
         mode: Permissions of the socket file, whatever the umask; connecting needs write permission.
         owner: `(uid, gid)` that it is given to, root permitting.
 
     Raises:
         ConfigError: the file name is too long for any socket.
-        HostError: the host refused a step, or `path` is something else than a socket; no socket is
-            left.
+        HostError: the host refused a step, or `path` is not a socket; no socket is left.
     """
     try:
         directory_fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -66,7 +65,8 @@ def _listen(path: Path, address: str, mode: int, owner: tuple[int, int] | None) 
                 if owner is not None:
                     os.chown(path, *owner)
                 path.chmod(mode)
-                # Until here a connect is refused, so the bind's own mode let nobody in.
+                # A connect is refused until here, so the mode that bind gave the file let nobody
+                # in.
                 sock.listen(_BACKLOG)
             except BaseException:
                 path.unlink(missing_ok=True)
@@ -82,7 +82,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not is_socket:
-        raise HostError(f"cannot listen on {path}: it exists and is no socket")
+        raise HostError(f"cannot listen on {path}: it exists and is not a socket")
     path.unlink(missing_ok=True)
 
 
@@ -90,7 +90,7 @@ async def connect_unix(path: Path) -> socket.socket:
     """Return a non-blocking socket connected to `path`; waits while the backlog is full.
 
     Raises:
-        OSError: there is no such socket, nobody listens, or it may not be used.
+        OSError: there is no such socket, nobody listens, or we may not use it.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -98,8 +98,8 @@ async def connect_unix(path: Path) -> socket.socket:
             try:
                 sock.connect(str(path))
             except BlockingIOError:
-                # The backlog is full. asyncio takes this for a connect under way, polls the socket,
-                # which is writable, and hands out one that was never connected.
+                # The backlog is full. asyncio would take this for a connect in progress, find the
+                # socket writable, and return it although it was never connected.
                 await asyncio.sleep(_CONNECT_POLL_S)
             else:
                 return sock

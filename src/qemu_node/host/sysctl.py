@@ -1,4 +1,4 @@
-"""Kernel settings under /proc/sys. Owns writing one; does not know what it is for."""
+"""Kernel settings under /proc/sys. Owns writing one; does not own what it is for."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ _ROOT = "/proc/sys/"
 
 
 def write_sysctl(name: str, value: int) -> bool:
-    """Set a kernel setting; False where this kernel, or this device, has no such setting.
+    """Set a kernel setting; False if this kernel, or this device, does not have it.
 
     Args:
-        name: Its path below /proc/sys. Names with dots, as `sysctl` has them, are ambiguous for
-            network devices, whose names may hold dots.
-        value: What it is set to.
+        name: Its path below /proc/sys. Dots instead of slashes, as `sysctl` takes them, are
+            ambiguous: the name of a network device may hold dots.
+        value: The new value.
 
     Raises:
         HostError: the kernel refused.

@@ -38,7 +38,7 @@ def test_a_socket_left_behind_is_replaced(tmp_path: Path) -> None:
 def test_something_else_at_the_path_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("precious")
-    with pytest.raises(HostError, match="is no socket"):
+    with pytest.raises(HostError, match="is not a socket"):
         listen_unix(path)
     assert path.read_text() == "precious"
 

@@ -1,1 +1,1 @@
-"""asyncio: tasks with an owner, cancellation, threads, loops that go on after a fault."""
+"""asyncio: tasks with an owner, cancellation, threads, loops that go on after an error."""

@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Outcome(asyncio.Future[Any]):
-    """The result of work. A task that waits for it is cancelled once the result is there.
+    """The result of work. A cancellation of a task that waits for it waits for the result, too.
 
-    A task whose `cancel` finds that what it waits for refuses to be cancelled keeps the request,
-    and raises `CancelledError` where it would go on (`Task.cancel`).
+    If what a task waits for refuses to be cancelled, `Task.cancel` remembers the request and
+    raises `CancelledError` in the task when the wait is over.
     """
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -24,9 +24,9 @@ class Outcome(asyncio.Future[Any]):
         return False
 
     def take(self, done: "asyncio.Future[Any]") -> None:
-        """Take over the result or the error of `done`."""
+        """Copy the result or the error of `done`."""
         if done.cancelled():
-            # By the end of the event loop alone, which cancels every task.
+            # Only the end of the event loop does this: it cancels every task.
             super().cancel()
         elif (error := done.exception()) is not None:
             self.set_exception(error)
@@ -39,7 +39,7 @@ async def finish(work: Awaitable[T], *, discard: Callable[[T], object] | None = 
 
     Args:
         work: A coroutine, which becomes a task of its own, or a future.
-        discard: Called with a result that a cancellation keeps from the caller.
+        discard: Called with a result that the caller does not get because of a cancellation.
     """
     doing = asyncio.ensure_future(work)
     outcome = Outcome()
@@ -54,10 +54,10 @@ async def finish(work: Awaitable[T], *, discard: Callable[[T], object] | None = 
 
 
 class Undo(AsyncExitStack):
-    """Undoes the steps of a block that fails or is cancelled, the last one first.
+    """Undoes the steps of a block that fails or is cancelled, in reverse order.
 
-    All of it is done, however often the block's task is cancelled meanwhile. A block that ends
-    well keeps what it has made.
+    All undo steps run, however often the block's task is cancelled meanwhile. A block that
+    succeeds keeps what it has made.
     """
 
     async def __aexit__(
@@ -66,8 +66,8 @@ class Undo(AsyncExitStack):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Undo all if the block failed, and raise its error again."""
-        # Nothing may be awaited after a good end: a cancellation there would find nothing to undo.
+        """If the block failed, undo all and raise its error again."""
+        # After a success nothing may be awaited: a cancellation there would have nothing to undo.
         if exc_type is None:
             self.pop_all()
         else:
@@ -77,16 +77,16 @@ class Undo(AsyncExitStack):
 async def race(
     *contenders: Coroutine[Any, Any, T], discard: Callable[[T], Awaitable[object]] | None = None
 ) -> tuple[int, T]:
-    """Return the position and result of the contender that ends first.
+    """Return the position and the result of the contender that ends first.
 
-    The others are cancelled and waited for, all of them if the race is cancelled. Where several end
-    at once the first in order counts. The exception of the one that counts is raised; those of the
-    others are dropped.
+    The others are cancelled and waited for; if the race is cancelled, all of them are. If several
+    end at once, the first in order wins. The winner's exception is raised; those of the others are
+    dropped.
 
     Args:
-        contenders: What is waited for.
+        contenders: The coroutines.
         discard: Called with each result that the caller does not get: two may end at once, or the
-            race may be cancelled when one has ended.
+            race may be cancelled after one has ended.
     """
     tasks = [asyncio.ensure_future(contender) for contender in contenders]
     try:

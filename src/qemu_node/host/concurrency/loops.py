@@ -1,8 +1,8 @@
-"""Loops that look after many things: what fails once is tried again, and said.
+"""Loops that serve many VMs: after an error they try again, and report it.
 
-Owns the rule that no error ends such a loop: it is logged, the loop waits longer each time, and the
-fingerprint says what does not work. Does not own what the loops do. A loop that looks after one VM
-ends with it, in a known state (`vm.machine`).
+Owns the rule that no error ends such a loop: the error is logged, the loop waits longer each time,
+and the fingerprint says what does not work. Does not own what the loops do. A loop that serves one
+VM ends with the VM (`vm.life.machine`).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _PAUSE_MAX_S = 300.0
 
 
 class Troubles:
-    """What the loops of this process cannot do at present, for the fingerprint."""
+    """Which loops of this process fail at present, for the fingerprint."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, str] = {}
@@ -31,11 +31,11 @@ class Troubles:
         return [f"{name} does not work: {text}" for name, text in sorted(self._by_name.items())]
 
     def has(self, name: str) -> bool:
-        """Tell whether `name` failed last time."""
+        """Tell whether the last attempt of `name` failed."""
         return name in self._by_name
 
     def note(self, name: str, error: Exception | None) -> None:
-        """Record the outcome of `name`; the same error is logged once."""
+        """Record the result of `name`. An error that repeats is logged once."""
         if error is None:
             if self._by_name.pop(name, None) is not None:
                 log.info("works again", extra={"loop": name})
@@ -53,7 +53,7 @@ class Troubles:
 
 
 async def attempt(work: Callable[[], Awaitable[T]], *, name: str, troubles: Troubles) -> T | None:
-    """Do `work` and return its result; None if it fails, which is noted as that of `name`."""
+    """Do `work` and return its result; None if it fails. The result is noted for `name`."""
     try:
         found = await work()
     except Exception as exc:  # the rule of this module
@@ -66,15 +66,15 @@ async def attempt(work: Callable[[], Awaitable[T]], *, name: str, troubles: Trou
 async def repeat(
     work: Callable[[], Awaitable[object]], *, name: str, interval_s: float, troubles: Troubles
 ) -> NoReturn:
-    """Do `work` again and again, `interval_s` after it has ended, until cancelled.
+    """Repeat `work` until cancelled, with a pause of `interval_s` in between.
 
     After an error the pause doubles, up to five minutes; after a success it is `interval_s` again.
 
     Args:
         work: What is done.
-        name: What does not work then, as the beginning of a sentence.
+        name: The name of the work in the log and the fingerprint: the subject of a sentence.
         interval_s: The pause.
-        troubles: Where failures are noted.
+        troubles: Takes the errors.
     """
     pause_s = interval_s
     while True:

@@ -1,7 +1,7 @@
-"""How long the event loop is busy: each time that others wait for it too long is logged.
+"""How long one turn of the event loop takes. A turn that is too long is logged.
 
-Owns the measure. It costs two readings of the clock for each turn of the loop and wakes nobody.
-asyncio's debug mode (`PYTHONASYNCIODEBUG=1`) logs what kept the loop busy.
+Owns the measurement: two readings of the clock for each turn of the loop. asyncio's debug mode
+(`PYTHONASYNCIODEBUG=1`) logs what kept the loop busy.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 BUSY_S = 0.1
-"""What one turn of the loop may take before it is logged."""
+"""A turn of the loop that takes longer is logged."""
 
 BUSY_EVENT = "event loop was busy"
 
 
 class TimedSelector(selectors.DefaultSelector):
-    """Waits for descriptors, and knows how long nobody has waited for them."""
+    """A selector that measures the time between two calls of `select`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class TimedSelector(selectors.DefaultSelector):
         self._turn_began: float | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Do what every selector does."""
+        """Wait for descriptors; first log the turn that ends here if it was long."""
         if self._turn_began is not None:
             busy_s = self._clock() - self._turn_began
             if busy_s > BUSY_S:

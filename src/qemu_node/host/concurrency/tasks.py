@@ -1,7 +1,7 @@
 """Background tasks: the one place that starts an asyncio task outside a TaskGroup.
 
-Owns tasks whose life is that of an object rather than of a block: a reader of a connection, a
-download that outlasts the start which asked for it. Does not own what they do.
+Owns tasks that live as long as an object, not as long as a block: a reader of a connection, a
+download that outlives the start that asked for it. Does not own what they do.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class TaskOwner:
-    """Keeps its tasks referenced, logs the failure of each, and ends them all with itself.
+    """Keeps references to its tasks, logs their errors, and cancels them when it is closed.
 
-    An exception of a task concerns nobody else here: whoever needs the outcome awaits the task.
-    What nobody expected is logged as an error with its traceback, also where somebody awaits it.
+    An exception of one task does not affect the others. A caller that needs the result awaits the
+    task. The exception is logged with its traceback, even if a caller awaits the task.
     """
 
     def __init__(self, name: str = "background") -> None:
@@ -28,7 +28,7 @@ class TaskOwner:
         self._is_closed = False
 
     def start(self, coro: Coroutine[Any, Any, T], *, name: str) -> "asyncio.Task[T]":
-        """Start `coro` as a task of this owner; `name` is what its failure is logged under.
+        """Start `coro` as a task of this owner; the log calls it `name`.
 
         Raises:
             RuntimeError: the owner is closed; `coro` was not started.
@@ -54,11 +54,11 @@ class TaskOwner:
             )
 
     def __len__(self) -> int:
-        """Return how many tasks still run."""
+        """Return how many tasks run."""
         return len(self._tasks)
 
     async def aclose(self) -> None:
-        """Cancel all tasks and wait for their end. A task of ours may call it: it goes on."""
+        """Cancel all tasks and wait for them. If one of them calls this, that one goes on."""
         self._is_closed = True
         tasks = self._tasks - {asyncio.current_task()}
         for task in tasks:

@@ -1,4 +1,4 @@
-"""Blocking work in a thread, which a cancellation does not leave behind."""
+"""Blocking work in a thread. A cancellation waits for the thread."""
 
 import asyncio
 import functools
@@ -16,11 +16,10 @@ T = TypeVar("T")
 
 
 async def to_the_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call `function` in a thread as `asyncio.to_thread` does, and let no cancellation leave it.
+    """Call `function` in a thread as `asyncio.to_thread` does; a cancellation waits for it.
 
-    A cancelled `to_thread` returns while its thread still writes: to a descriptor that is closed
-    next and may then be another file's, or into a directory that is being removed. Here the
-    cancellation waits for the thread.
+    A cancelled `asyncio.to_thread` returns while its thread still writes: to a descriptor that is
+    closed next and may then be another file's, or into a directory that is being removed.
     """
     call = functools.partial(function, *args, **kwargs)
     return await finish(asyncio.get_running_loop().run_in_executor(None, call))
@@ -39,7 +38,7 @@ async def acquire_in_thread(
 
 
 class _Call(NamedTuple):
-    """A call, and what the thread calls with its result or its error."""
+    """A call, and the callbacks for its result and its error."""
 
     function: Callable[[], Any]
     succeed: Callable[[Any], object]
@@ -47,10 +46,10 @@ class _Call(NamedTuple):
 
 
 class Worker:
-    """A thread of its owner's, for calls one after the other. It starts with the first of them.
+    """A thread that its owner's calls use one after the other. The first call starts it.
 
-    Going there and back takes half as long as through the pool behind `to_the_end`, which is for
-    calls that overlap: what counts where the call itself is short and somebody waits.
+    A call takes half the overhead of one through the pool behind `to_the_end`. That counts if the
+    call itself is short and a start waits for it. The pool is for calls that overlap.
     """
 
     def __init__(self, name: str) -> None:
@@ -59,7 +58,7 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     async def to_the_end(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` in the thread, and let no cancellation leave it behind."""
+        """Call `function` in the thread; a cancellation waits for it."""
         loop = asyncio.get_running_loop()
         outcome = Outcome(loop=loop)
         self._put(
@@ -73,12 +72,12 @@ class Worker:
         return found
 
     def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have `function` called in the thread, while a thread that may block goes on.
+        """Let the thread call `function`, and return at once: for a caller in another thread.
 
-        The call is done though its future is given up: `Future.cancel` refuses.
+        The call cannot be cancelled: `Future.cancel` refuses.
         """
         future = Future[T]()
-        # Or `cancel` would leave a future that takes no result.
+        # Without this, a cancelled future would not take the result.
         future.set_running_or_notify_cancel()
         call = functools.partial(function, *args, **kwargs)
         self._put(_Call(call, future.set_result, future.set_exception))
@@ -86,7 +85,7 @@ class Worker:
 
     def _put(self, call: _Call) -> None:
         if self._thread is None:
-            # A daemon: it keeps no process whose owner did not close it.
+            # A daemon thread: a process whose owner did not close it can still end.
             self._thread = threading.Thread(
                 target=_work, args=(self._calls,), name=self._name, daemon=True
             )
@@ -94,7 +93,7 @@ class Worker:
         self._calls.put(call)
 
     def close(self) -> None:
-        """End the thread, once all calls have; a later call starts another."""
+        """End the thread when all calls are done. A later call starts a new one."""
         if self._thread is not None:
             self._calls.put(None)
             self._thread.join()
@@ -103,7 +102,7 @@ class Worker:
 
 def _work(calls: "queue.SimpleQueue[_Call | None]") -> None:
     while (call := calls.get()) is not None:
-        # RuntimeError: the loop has ended meanwhile, and with it who waited.
+        # RuntimeError: the loop has ended meanwhile, and with it the caller.
         try:
             found = call.function()
         except BaseException as exc:
@@ -113,5 +112,5 @@ def _work(calls: "queue.SimpleQueue[_Call | None]") -> None:
             with suppress(RuntimeError):
                 call.succeed(found)
             del found
-        # Nothing of this call lives on while the next one is waited for.
+        # Keep no reference to this call while waiting for the next.
         del call

@@ -1,4 +1,4 @@
-"""Files that others read while we write them: atomic writes, and what the host refuses in words.
+"""Atomic writes of files that others read, and errors of the host in words.
 
 Owns every write of the package to a file that somebody else may read at the same time. Does not
 own what the files mean.
@@ -12,11 +12,11 @@ from pathlib import Path
 from qemu_node.errors import HostError
 
 TEMP_PREFIX = ".tmp-"
-"""How the temporary files of `write_atomic` begin: only a killed process leaves one behind."""
+"""Prefix of the temporary files of `write_atomic`. Only a killed process leaves one behind."""
 
 
 def host_error(action: str, path: Path | str, exc: OSError) -> HostError:
-    """Return the error that says which action on which file the host refused, and why."""
+    """Return the error that names the action, the file and the reason why the host refused."""
     hint = None
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = f"free space on the file system of {path}"
@@ -26,7 +26,7 @@ def host_error(action: str, path: Path | str, exc: OSError) -> HostError:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data` to `fd`, however few bytes the kernel takes at a time."""
+    """Write all of `data` to `fd`, even if the kernel takes only a part at a time."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -40,17 +40,18 @@ def write_atomic(
     owner: tuple[int, int] | None = None,
     is_durable: bool = False,
 ) -> None:
-    """Make `path` hold exactly `data`; a reader sees the old content or the new, never a part.
+    """Make `path` hold exactly `data`. A reader sees the old content or the new, never a part.
 
-    That holds whatever kills us in between.
+    That is true even if we are killed in between.
 
     Args:
-        path: The file. Its directory exists and is ours alone to write.
+        path: The file. Its directory exists and only we may write to it.
         data: The whole content.
         mode: Permissions of the file, whatever the umask.
-        owner: `(uid, gid)` that it is given to, root permitting.
-        is_durable: It holds after a power cut, too. That waits for the disk, for seconds where
-            guests keep it busy: not for what a VM needs, which does not outlive the power either.
+        owner: The file's `(uid, gid)`; takes root.
+        is_durable: The content survives a power cut. This waits for the disk, for seconds if
+            guests keep it busy. Do not use it for what a running VM needs: the VM does not survive
+            a power cut either.
 
     Raises:
         HostError: the host refused a step; `path` is as it was and no temporary file is left.

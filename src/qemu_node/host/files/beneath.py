@@ -1,6 +1,7 @@
-"""Opening files in directories that somebody else may write to, without being led elsewhere.
+"""Opening files safely in directories that others may write to.
 
-Owns every such open of the package. Does not own what the files mean.
+Owns every such open of the package: none follows a link out of the directory. Does not own what
+the files mean.
 """
 
 import contextlib
@@ -33,15 +34,15 @@ class _OpenHow(ctypes.Structure):
 
 
 def open_beneath(dir_fd: int, relative: str, flags: int, *, mode: int = 0o600) -> int:
-    """Open the file `relative` below the directory `dir_fd`, whatever others do to that directory.
+    """Open the file `relative` below the directory `dir_fd`, whatever others change in there.
 
-    No symbolic link is followed, not even one that stays inside, and nothing leads out. The
-    descriptor is close-on-exec. Whoever may write to the directory may also have put a FIFO there,
-    whose opening blocks: pass O_NONBLOCK, and see `is_plain_file`.
+    No symbolic link is followed, not even one that stays inside. The descriptor is close-on-exec.
+    Others may have put a FIFO there, and opening a FIFO blocks: pass O_NONBLOCK, and see
+    `is_plain_file`.
 
     Raises:
-        OSError: as open(2); ELOOP (or ENOTDIR) for a link on the way, EXDEV for an absolute path or
-            "..".
+        OSError: as open(2); ELOOP (or ENOTDIR) for a link in the path, EXDEV for an absolute path
+            or "..".
     """
     parts = [part for part in relative.split("/") if part not in ("", ".")]
     if relative.startswith("/") or ".." in parts:
@@ -52,7 +53,7 @@ def open_beneath(dir_fd: int, relative: str, flags: int, *, mode: int = 0o600) -
     try:
         return _openat2(dir_fd, path, flags | os.O_CLOEXEC, mode)
     except OSError as exc:
-        # EPERM is also what old container runtimes answer to a system call that they do not know.
+        # Old container runtimes answer EPERM to a system call that they do not know.
         if exc.errno not in (errno.ENOSYS, errno.EPERM):
             raise
     return _open_by_component(dir_fd, path, flags | os.O_CLOEXEC, mode)
@@ -81,7 +82,7 @@ def _openat2(dir_fd: int, path: str, flags: int, mode: int) -> int:
 
 
 def _open_by_component(dir_fd: int, path: str, flags: int, mode: int) -> int:
-    """Do what openat2 does with O_NOFOLLOW on each component, for kernels before 5.6."""
+    """Do the same as openat2, with O_NOFOLLOW on each component, for kernels before 5.6."""
     *parents, name = path.split("/")
     with contextlib.ExitStack() as opened:
         for part in parents:
@@ -101,12 +102,12 @@ def is_plain_file(fd: int) -> bool:
 
 
 def read_published(path: Path, *, max_bytes: int = 1 << 20) -> bytes:
-    """Return a file that the owner of its directory has written.
+    """Return the content of a file that the owner of its directory has written.
 
-    For a directory where others may put files, too: no link is followed, no FIFO waited for.
+    For a directory where others may put files: it follows no link and waits for no FIFO.
 
     Raises:
-        OSError: as open(2); EACCES where the file is somebody else's or no plain file, EFBIG where
+        OSError: as open(2); EACCES if the file has another owner or is not a plain file, EFBIG if
             it is larger than `max_bytes`.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

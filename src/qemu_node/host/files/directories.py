@@ -1,7 +1,7 @@
 """Directories of ours, with the mode they need.
 
-Owns making them and correcting their mode: mkdir(2) takes the umask off the mode that it is given,
-and a directory that is there already keeps its own. Does not own what is in them.
+Owns making them and setting their mode: mkdir(2) applies the umask, and an existing directory
+keeps its mode. Does not own what is in them.
 """
 
 import errno
@@ -15,14 +15,14 @@ _PARENT_MODE = 0o755
 
 
 def make_directory(path: Path, mode: int, *, gid: int | None = None) -> None:
-    """Make `path` a directory with exactly `mode`, whatever the umask and what was there before.
+    """Make `path` a directory with exactly `mode`, whatever the umask and its earlier mode.
 
-    Missing parents are made with mode 0755; those that are there are left as they are.
+    Missing parents are made with mode 0755; existing ones are not changed.
 
     Args:
-        path: The directory. A link in its place is refused.
+        path: The directory. A symbolic link is refused.
         mode: Its permissions.
-        gid: The group that it is given to.
+        gid: Its group.
 
     Raises:
         HostError: the host refused.
@@ -42,10 +42,10 @@ def make_directory(path: Path, mode: int, *, gid: int | None = None) -> None:
 
 
 def open_directory(path: Path, mode: int) -> None:
-    """Make `path` a directory with at least the permissions of `mode`; further ones stay.
+    """Make `path` a directory with at least the permissions of `mode`.
 
-    It may be a link, by which an operator put it on another disk. Missing parents are made with
-    mode 0755; those that are there are left as they are.
+    It may be a symbolic link, with which an operator has put it on another disk. Missing parents
+    are made with mode 0755; existing ones are not changed.
 
     Raises:
         HostError: the host refused.
@@ -70,11 +70,11 @@ def _make(path: Path) -> bool:
 
 
 def _make_new(path: Path) -> bool:
-    """Make a directory that only we may use; False if there is one."""
+    """Make a directory that only we may use; False if it exists."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        # Others may have made it meanwhile.
+        # Another process may have made it meanwhile.
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "something else is there", str(path)) from None
         return False

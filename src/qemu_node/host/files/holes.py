@@ -1,4 +1,4 @@
-"""Holes in files, and data on its way to the disk: what the kernel does with a file's blocks."""
+"""Holes in files, and writing a file's data to the disk early."""
 
 import ctypes
 import errno
@@ -19,12 +19,12 @@ _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, 
 
 
 def punch_hole(fd: int, offset: int, length: int) -> bool:
-    """Give `length` bytes from `offset` back to the file system; they read as NUL, the size stays.
+    """Free the blocks of `length` bytes from `offset`. They read as NUL; the size stays.
 
-    Whole blocks become free; what the range covers of others is only zeroed.
+    Only whole blocks become free. The rest of the range is zeroed.
 
     Returns:
-        False where the file system cannot do it (nothing was changed).
+        False if the file system cannot do it; nothing was changed.
 
     Raises:
         OSError: it failed for another reason.
@@ -40,19 +40,19 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
 
 
 def start_writeback(fd: int, offset: int, length: int) -> None:
-    """Let the disk begin with what was written to a range, so that a later fsync(2) is short.
+    """Start writing a range to the disk, so that a later fsync(2) is short.
 
-    A hint: nothing is promised of what is on stable storage, and a refusal is no error. May block
-    while the disk has more to do than it takes.
+    This is a hint: it promises nothing about stable storage, and a refusal is not an error. It may
+    block while the disk is busy.
     """
     _libc.sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
 
 
 def seek_data(fd: int, offset: int) -> int | None:
-    """Return where data begins at or after `offset`; None where only a hole follows.
+    """Return where data begins at or after `offset`; None if only a hole follows.
 
-    Moves the descriptor's position: read with `os.pread`. A file system that does not know its
-    holes reports everything as data (man 2 lseek).
+    It moves the descriptor's position, so read with `os.pread`. A file system that does not know
+    its holes reports everything as data (man 2 lseek).
     """
     try:
         return os.lseek(fd, offset, os.SEEK_DATA)

@@ -22,7 +22,7 @@ _LOCK_POLL_MAX_S = 0.25
 
 
 class LockBusyError(HostError):
-    """Somebody else holds the lock and did not let go in time; nothing was changed."""
+    """Another holder did not release the lock in time; nothing was changed."""
 
 
 def try_lock(path: Path, flags: int) -> int | None:
@@ -58,9 +58,9 @@ def try_lock(path: Path, flags: int) -> int | None:
 class FileLock:
     """A lock between processes, and between tasks of one: flock(2) on a file of mode 0600.
 
-    Held as long as the descriptor is open, hence released by the kernel when the holder dies. The
-    file stays when the lock is released; if somebody removes it meanwhile, the next holder makes a
-    new one and nobody holds the old one without knowing.
+    It is held as long as the descriptor is open, so the kernel releases it when the holder dies.
+    The file stays when the lock is released. If the file is removed meanwhile, the next holder
+    makes a new one; nobody holds the old one without knowing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,10 +68,10 @@ class FileLock:
         self._fd: int | None = None
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free now; False where anybody, this object included, holds it.
+        """Take the lock if it is free; False if it is held, be it by this object.
 
         Raises:
-            HostError: the lock file cannot be made or opened.
+            HostError: the lock file cannot be created or opened.
         """
         if self._fd is None:
             try:
@@ -82,18 +82,18 @@ class FileLock:
         return False
 
     async def acquire(self, timeout_s: float) -> None:
-        """Take the lock, waiting at most `timeout_s` for its holder. Cancelling is harmless.
+        """Take the lock; wait at most `timeout_s` for it. Cancelling is harmless.
 
         Raises:
             LockBusyError: it was held all the time.
-            HostError: the lock file cannot be made or opened.
+            HostError: the lock file cannot be created or opened.
         """
         for pause_s in self._attempts(timeout_s):
             await asyncio.sleep(pause_s)
 
     @contextlib.contextmanager
     def hold_blocking(self, timeout_s: float) -> Generator[None]:
-        """Hold the lock inside the block, waiting for it as `acquire` does, but in a thread."""
+        """Hold the lock inside the block; wait for it as `acquire` does, but in a thread."""
         for pause_s in self._attempts(timeout_s):
             time.sleep(pause_s)
         try:
@@ -102,9 +102,10 @@ class FileLock:
             self.release()
 
     def _attempts(self, timeout_s: float) -> Iterator[float]:
-        """Try until the lock is ours; yield how long to sleep before each further attempt.
+        """Try until we hold the lock; yield how long to sleep before each further attempt.
 
-        Polled: a thread blocked in flock() could neither be cancelled nor given a deadline.
+        It polls because a thread that is blocked in flock() can neither be cancelled nor given a
+        deadline.
         """
         deadline = time.monotonic() + timeout_s
         pause_s = _LOCK_POLL_S
@@ -116,14 +117,14 @@ class FileLock:
             pause_s = min(pause_s * 1.5, _LOCK_POLL_MAX_S)
 
     def release(self) -> None:
-        """Let go of the lock; harmless where it is not held."""
+        """Release the lock. Harmless if it is not held."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)
 
     def __enter__(self) -> Self:
         if not self.try_acquire():
-            raise LockBusyError(f"{self.path} is locked by somebody else")
+            raise LockBusyError(f"{self.path} is locked by another process")
         return self
 
     def __exit__(

@@ -1,7 +1,7 @@
-"""Whether users other than a directory's owner can reach what is below it.
+"""Whether users other than its owner can pass through a directory.
 
-VMs run as users of their own: each directory on the way to a VM's files must let others pass. Owns
-looking. Does not own making the node's directories.
+Each VM runs as a user of its own, which must be able to pass through every directory above the
+VM's files. Owns the check. Does not own making the node's directories.
 """
 
 import os
@@ -16,13 +16,13 @@ _ACL = "system.posix_acl_access"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedDirectory:
-    """A directory that others than its owner and group may not pass."""
+    """A directory that only its owner and its group may pass through."""
 
     path: Path
     mode: int
 
     def problem(self, setting: str) -> str:
-        """Return what is wrong with it, where `setting` of node.toml is below it."""
+        """Return what is wrong; the path in `setting` of node.toml is below it."""
         return (
             f"VMs' users cannot pass {self.path} (mode {self.mode:04o}), which leads to {setting}"
         )
@@ -34,16 +34,16 @@ class ClosedDirectory:
 
 
 def closed_directory(path: Path) -> ClosedDirectory | None:
-    """Return the topmost directory above `path` that others may not pass; None if all let them.
+    """Return the topmost directory above `path` that others may not pass; None if there is none.
 
-    Also those above what links on the way lead to. A directory with an access control list is taken
-    to be open: its mode does not tell.
+    Where a link is on the way, the directories above its target count, too. A directory with an
+    access control list is taken to be open, because its mode does not tell.
     """
     for directory in _above(path):
         try:
             mode = stat.S_IMODE(os.stat(directory).st_mode)  # noqa: PTH116 - no paths, as in _above
         except OSError:
-            # What is missing will be made.
+            # It does not exist yet; it will be made.
             continue
         if not mode & stat.S_IXOTH and not _has_acl(directory):
             return ClosedDirectory(path=Path(directory), mode=mode)
@@ -54,11 +54,12 @@ def require_passage(path: Path, setting: str) -> None:
     """Return if VMs' users can pass all directories above `path`.
 
     Args:
-        path: A file or directory that they use.
-        setting: The setting of node.toml that has put it there.
+        path: A file or directory of VMs.
+        setting: The setting of node.toml that names the place.
 
     Raises:
-        MissingPartError: a directory is closed to them; it is named with the mode it needs.
+        MissingPartError: a directory is closed to them; the message names it and the mode that it
+            needs.
     """
     closed = closed_directory(path)
     if closed is not None:
@@ -66,7 +67,7 @@ def require_passage(path: Path, setting: str) -> None:
 
 
 def _above(path: Path) -> list[str]:
-    """Return the directories above a path, as it is written and as it resolves, the top first.
+    """Return the directories above a path, both as written and with links resolved, the top first.
 
     As strings: each start looks at all of them.
     """

@@ -1,8 +1,8 @@
-"""The room on a file system, and the reserve that is kept of it.
+"""The free space of a file system, and the reserve that is kept of it.
 
-Owns when there is too little of it for something new. Does not own what is refused for that, nor
-what is removed to make room. The reserve is there for what runs already: guests that write to
-their disks, and the driver's own files.
+Owns whether there is enough for something new. Does not own what is refused otherwise, nor what is
+removed to make room. The reserve is for what runs already: guests that write to their disks, and
+the driver's own files.
 """
 
 import logging
@@ -18,33 +18,33 @@ from qemu_node.units import Share, format_size
 log = logging.getLogger(__name__)
 
 MakeRoom = Callable[[int], None]
-"""Removes what others can do without, until so many bytes are free; blocks for that.
+"""Removes what is not needed, until so many bytes are free. Blocks.
 
-Raises a NodeError where it cannot."""
+Raises a NodeError if it cannot."""
 
 
 class DiskReserveError(HostError):
-    """What was asked for would take room that is kept in reserve; nothing was begun."""
+    """The request would need space that is kept in reserve; nothing was begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskSpace:
-    """A file system's room, in bytes."""
+    """A file system's space, in bytes."""
 
     free_bytes: int
-    """What an unprivileged process may still write."""
+    """What an unprivileged process can still write."""
     total_bytes: int
 
     def has_room(self, wanted_bytes: int, reserve: Share) -> bool:
-        """Tell whether `wanted_bytes` more leave the reserve, a share of the whole, untouched."""
+        """Tell whether writing `wanted_bytes` more leaves the reserve, a share of the whole."""
         return self.free_bytes - wanted_bytes >= reserve.of(self.total_bytes)
 
 
 def read_space(path: Path) -> DiskSpace:
-    """Return the room on the file system of `path`, or where `path` would be made.
+    """Return the space of the file system on which `path` is, or would be made.
 
     Raises:
-        HostError: it cannot be found out.
+        HostError: the host did not say.
     """
     place = path
     while True:
@@ -62,20 +62,20 @@ def read_space(path: Path) -> DiskSpace:
 
 
 def make_no_room(_needed_bytes: int) -> None:
-    """Leave all as it is."""
+    """Remove nothing."""
 
 
 def require_free(
     path: Path, wanted_bytes: int, reserve: Share, make_room: MakeRoom = make_no_room
 ) -> None:
-    """Return where `wanted_bytes` more on the file system of `path` leave `reserve` of it free.
+    """Return if the file system of `path` has room for `wanted_bytes` beside its `reserve`.
 
-    With 0 bytes it tells whether anything new may begin at all. It is no reservation. Blocks for
-    one statvfs(2), and for `make_room` before it refuses.
+    With 0 bytes it tells whether anything new may begin. It reserves nothing. Blocks for one
+    statvfs(2), and for `make_room` before it refuses.
 
     Raises:
-        DiskReserveError: they would not; recoverable, as space may return.
-        HostError: it cannot be found out.
+        DiskReserveError: it has not; recoverable, because space may become free.
+        HostError: the host did not say.
     """
     space = read_space(path)
     if space.has_room(wanted_bytes, reserve):
@@ -83,7 +83,7 @@ def require_free(
     try:
         make_room(wanted_bytes + reserve.of(space.total_bytes))
     except NodeError as exc:
-        # That the disk is full is what counts.
+        # The error that counts is that the disk is full.
         log.warning("no room made", extra={"path": str(path), "error": str(exc)})
     space = read_space(path)
     if space.has_room(wanted_bytes, reserve):

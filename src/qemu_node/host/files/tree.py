@@ -1,4 +1,4 @@
-"""Removing a directory with all that is in it, however deep, without following a link."""
+"""Removing a directory with all that is in it, at any depth, without following a link."""
 
 import errno
 import os
@@ -11,12 +11,12 @@ from qemu_node.host.files.atomic import TEMP_PREFIX, host_error
 
 
 def remove_tree(path: Path) -> None:
-    """Remove `path` and all below it; a link is removed, never followed. Missing is fine.
+    """Remove `path` and all below it. Links are removed, not followed. It need not exist.
 
     Raises:
         HostError: something could not be removed; the rest may be gone.
     """
-    # A file that its own process removes at the same moment makes one walk fail, not the next.
+    # If another process removes a file at the same moment, one walk fails, but not the next.
     for attempts_left in (2, 1, 0):
         try:
             if stat.S_ISDIR(path.lstat().st_mode):
@@ -31,14 +31,15 @@ def remove_tree(path: Path) -> None:
             raise host_error("remove", exc.filename or path, exc) from exc
         return
     if os.path.lexists(path):
-        raise HostError(f"cannot remove {path}: others keep changing it")
+        raise HostError(f"cannot remove {path}: other processes keep changing it")
 
 
 def _remove_directory(path: Path) -> None:
-    """Remove a directory and all below it, with two files open however deep that is.
+    """Remove a directory and all below it, with only two descriptors open at any depth.
 
-    A directory gives those that it holds to `path`: whoever made the tree may have nested it deeper
-    than a walk down can go (shutil.rmtree keeps a file open for each level).
+    The directories inside a directory are moved up to `path` first: a hostile process may have
+    nested the tree deeper than a recursive walk can go (shutil.rmtree keeps a descriptor open for
+    each level).
     """
     top = _open_in(None, path)
     try:
@@ -54,7 +55,7 @@ def _remove_directory(path: Path) -> None:
 
 
 def _empty_into(top: int, name: str) -> list[str]:
-    """Remove the files of directory `name`; return the names that its directories have got."""
+    """Remove the files of directory `name`; move its directories up and return their new names."""
     moved = []
     directory = _open_in(top, name)
     try:
@@ -73,7 +74,7 @@ def _open_in(parent: int | None, name: Path | str) -> int:
 
 
 def _is_unlinked(directory: int, name: str) -> bool:
-    """Remove `name` from `directory` and return True; False where it is a directory."""
+    """Remove `name` from `directory` and return True; False if it is a directory."""
     try:
         os.unlink(name, dir_fd=directory)
     except IsADirectoryError:

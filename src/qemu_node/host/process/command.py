@@ -3,11 +3,11 @@
 Owns every process start of the package. Does not own what a process is for.
 
 Two kinds of start. `run` is for short tools: it waits, bounded by a timeout, and reports failure
-with the tool's last words. `spawn` is for processes that must outlive us (QEMU): own session, no
-pipes, waited for through a pidfd. Neither uses asyncio's subprocess transports, which SIGKILL a
-live child when the event loop is torn down (seen on CPython 3.11 and 3.13), nor a fork that runs
-Python code in the child, which gRPC's threads make unsafe: only arguments that keep `subprocess` on
-its vfork path.
+with the end of the tool's stderr. `spawn` is for processes that must outlive us (QEMU): they have
+a session of their own and no pipes, and are waited for through a pidfd. Neither uses asyncio's
+subprocess transports, which SIGKILL a live child when the event loop is torn down (seen on CPython
+3.11 and 3.13), nor a fork that runs Python code in the child, which gRPC's threads make unsafe:
+`subprocess` gets only arguments with which it uses vfork.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ from qemu_node.host.process.identity import ProcessId, read_stat
 log = logging.getLogger(__name__)
 
 SAFE_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-"""What a child sees of the environment unless told otherwise: nothing of the agent's secrets."""
+"""The default environment of a child: it has none of the agent's secrets."""
 
 _STDERR_TAIL_BYTES = 2000
 
 
 class ProcessError(HostError):
-    """A tool failed or did not end in time; it is no longer running."""
+    """A tool failed or did not end in time; it no longer runs."""
 
     def __init__(self, argv: Sequence[str], reason: str, stderr: str = "") -> None:
         self.argv = tuple(argv)
@@ -57,7 +57,7 @@ class Completed:
 class Child:
     """A process that we started and that may outlive us.
 
-    Keep the object: `exit_status` can be had only by its parent.
+    Keep the object: only the parent can learn a process's exit status.
     """
 
     def __init__(self, process: ProcessId) -> None:
@@ -67,7 +67,7 @@ class Child:
     def exit_status(self) -> int | None:
         """Return the exit code, -N for death by signal N, None while it runs. Reaps the child.
 
-        None for ever where somebody else has reaped it, as a library's SIGCHLD handler may.
+        It stays None if other code has reaped the child, as a library's SIGCHLD handler may.
         """
         if self._status is None:
             try:
@@ -79,8 +79,8 @@ class Child:
         return self._status
 
     def kill_group(self) -> None:
-        """SIGKILL it and what it started, but for what left its process group."""
-        # Once it is reaped somebody else may have the number.
+        """SIGKILL it and what it started, except what left its process group."""
+        # Once it is reaped, another process may have its pid.
         if self._status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -99,14 +99,14 @@ def spawn(
 
     Args:
         argv: The program and its arguments.
-        stderr_fd: Where it writes its words, stdout too unless `stdout_fd` is given.
+        stderr_fd: Its stderr, and its stdout unless `stdout_fd` is given.
         stdin_fd: What it reads; `/dev/null` by default.
         stdout_fd: Where stdout goes instead of `stderr_fd`.
         pass_fds: Descriptors it inherits under the same numbers.
         env: Its whole environment; `SAFE_ENV` by default.
 
     Raises:
-        MissingPartError: the program is not there or may not be executed; nothing was started.
+        MissingPartError: the program is missing or may not be executed; nothing was started.
         ProcessError: the kernel refused the start; nothing was started.
     """
     _log_argv("spawn", argv)
@@ -124,11 +124,10 @@ def spawn(
         raise MissingPartError(f"cannot start {argv[0]}: {exc.strerror}") from exc
     except OSError as exc:
         raise ProcessError(argv, f"could not be started: {exc.strerror}") from exc
-    # A child of ours cannot vanish before we reap it, so its stat is there even if it ended at
-    # once.
+    # A child cannot vanish before we reap it, so its stat can be read even if it ended at once.
     fields = read_stat(popen.pid)
     start_time = int(fields[19]) if fields is not None else 0
-    # From here the process is waited for by pid alone. A Popen that is dropped while its process
+    # From here on we wait for the process by its pid. A Popen that is dropped while its process
     # runs would warn, and keep it in a list that any later Popen polls and reaps.
     popen.returncode = 0
     return Child(ProcessId(pid=popen.pid, start_time=start_time))
@@ -148,10 +147,10 @@ async def run(
     env: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> Completed:
-    """Run a short tool to its end and return what it printed.
+    """Run a short tool until it ends, and return what it printed.
 
-    Cancelling kills the tool and whatever it started, and returns once it is gone: it writes
-    nothing behind the back of a caller who is already undoing.
+    Cancelling kills the tool and all that it started, and returns once it is gone. So it writes
+    nothing more while the caller undoes its work.
 
     Raises:
         MissingPartError: the tool is not installed.
@@ -178,7 +177,7 @@ def run_blocking(
     env: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> Completed:
-    """Do what `run` does, blocking the calling thread: for command-line code without a loop."""
+    """Do what `run` does, but block: for command-line code without an event loop."""
     done = _finish_tool(_start_tool(argv, env), argv, stdin, timeout_s)
     return _checked(argv, done) if check else done
 
@@ -192,7 +191,8 @@ def _start_tool(argv: Sequence[str], env: Mapping[str, str] | None) -> "subproce
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=dict(SAFE_ENV if env is None else env),
-            # A Ctrl-C on our terminal is ours to answer, and a group can be killed as a whole.
+            # So that Ctrl-C on our terminal goes to us alone, and the group can be killed as a
+            # whole.
             start_new_session=True,
         )
     except (FileNotFoundError, PermissionError) as exc:
@@ -204,7 +204,7 @@ def _start_tool(argv: Sequence[str], env: Mapping[str, str] | None) -> "subproce
 def _finish_tool(
     popen: "subprocess.Popen[bytes]", argv: Sequence[str], stdin: bytes, timeout_s: float
 ) -> Completed:
-    """Feed the tool, collect what it prints and reap it."""
+    """Write the tool's stdin, collect what it prints, and reap it."""
     with popen:
         try:
             stdout, stderr = popen.communicate(stdin, timeout=timeout_s)
@@ -219,8 +219,8 @@ def _finish_tool(
 
 
 def _kill_group(popen: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL a tool with all that it started; nothing once it has been reaped."""
-    # Not poll(), which would reap a leader whose children still run; unreaped, it keeps its number.
+    """SIGKILL a tool and all that it started. Once it has been reaped, do nothing."""
+    # Not poll(), which would reap a leader whose children still run. Unreaped, it keeps its pid.
     if popen.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(popen.pid, signal.SIGKILL)

@@ -1,10 +1,10 @@
-"""The end of a process in words."""
+"""How a process ended, in words. Pure."""
 
 import signal
 
 
 def describe_exit(status: int) -> str:
-    """Return how a process ended, as what follows its name in a sentence.
+    """Return how a process ended, as the part of a sentence after its name.
 
     Args:
         status: Its exit code, -N for death by signal N (`os.waitstatus_to_exitcode`).
@@ -15,11 +15,11 @@ def describe_exit(status: int) -> str:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal as `kill -l` of bash writes it, its number if it has none."""
+    """Return the name of a signal as bash's `kill -l` writes it; its number if it has no name."""
     try:
         return signal.Signals(number).name
     except ValueError:
-        # Of the real-time signals Python names the first and the last (man 7 signal).
+        # Python names only the first and the last real-time signal (man 7 signal).
         if signal.SIGRTMIN < number < signal.SIGRTMAX:
             return f"SIGRTMIN+{number - signal.SIGRTMIN}"
         return f"signal {number}"

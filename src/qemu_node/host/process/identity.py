@@ -1,4 +1,4 @@
-"""Naming a process over pid reuse, and what /proc says about it.
+"""Which process is meant although pids are reused, and what /proc says about it.
 
 Owns `ProcessId` and every read of /proc/PID. Does not own signals (`pidfd`) or starts (`command`).
 """
@@ -15,7 +15,7 @@ _PF_EXITING = 0x00000004
 _PF_KTHREAD = 0x00200000
 
 EXEC_MAX_S = 0.5
-"""How long a process may be in the middle of an exec."""
+"""Longest time that a process may be in the middle of an exec."""
 
 _EXEC_POLL_S = 0.001
 
@@ -24,7 +24,7 @@ _SETTLED_LOOKS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessId:
-    """A process, told apart from a later one with the same pid by its start time.
+    """A process. The start time tells it from a later one with the same pid.
 
     `start_time` is in clock ticks since boot: field 22 of /proc/PID/stat (man 5 proc).
     """
@@ -68,22 +68,22 @@ def read_stat(pid: int) -> list[str] | None:
 
 
 def is_over(fields: list[str]) -> bool:
-    """Tell whether no thread of a process runs any more.
+    """Tell whether all threads of a process have ended.
 
-    Its state is that of its first thread, and that one may have ended alone: field 20 counts it
-    and the others.
+    The state is that of the first thread, which may have ended before the others: field 20 counts
+    all threads.
     """
     return fields[0] in ("Z", "X") and int(fields[17]) <= 1
 
 
 @functools.cache
 def boot_id() -> str:
-    """Return the kernel's name for this boot (man 4 random), from which start times count."""
+    """Return the kernel's id of this boot (man 4 random); start times count from the boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def identify(pid: int) -> ProcessId | None:
-    """Return the identity of the live process `pid`, or None where there is none (or a zombie)."""
+    """Return the identity of the live process `pid`; None if there is none, or a zombie."""
     fields = read_stat(pid)
     if fields is None or is_over(fields):
         return None
@@ -91,12 +91,12 @@ def identify(pid: int) -> ProcessId | None:
 
 
 def is_alive(process: ProcessId) -> bool:
-    """Tell whether exactly this process still runs; a zombie does not."""
+    """Tell whether exactly this process runs. A zombie does not run."""
     return identify(process.pid) == process
 
 
 def cpu_times(process: ProcessId) -> ProcessTimes | None:
-    """Return the CPU time used by all threads of `process`, or None once it is gone."""
+    """Return the CPU time used by all threads of `process`; None if it is gone."""
     fields = read_stat(process.pid)
     if fields is None or int(fields[19]) != process.start_time:
         return None
@@ -106,9 +106,9 @@ def cpu_times(process: ProcessId) -> ProcessTimes | None:
 
 
 def pss_bytes(process: ProcessId) -> int | None:
-    """Return the proportional set size of `process`; None once it is gone or may not be read.
+    """Return the proportional set size of `process`; None if it is gone or we may not read it.
 
-    Walks the page tables: about 11 ms for 1 GiB of 4 KiB pages. Not for every tick.
+    The kernel walks the page tables: about 11 ms for 1 GiB of 4 KiB pages. Do not call it often.
     """
     try:
         text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
@@ -123,9 +123,9 @@ def pss_bytes(process: ProcessId) -> int | None:
 def command_line(pid: int, wait_s: float = EXEC_MAX_S) -> list[str]:
     """Return the argv of `pid`; empty for kernel threads, zombies and processes that are gone.
 
-    In the middle of an exec a process has no argv for a moment, about a millisecond of it for
-    QEMU: the question is asked again then, for `wait_s` at most, so that a process never looks as
-    if it were not there. Blocks; a process can hide its argv, and then it is empty.
+    In the middle of an exec a process has no argv, for about a millisecond with QEMU. This waits
+    until it has one, for `wait_s` at most, so that the process does not seem to be gone. Blocks. A
+    process can hide its argv; then the list is empty.
     """
     deadline = time.monotonic() + wait_s
     looks = 0
@@ -140,15 +140,15 @@ def command_line(pid: int, wait_s: float = EXEC_MAX_S) -> list[str]:
             looks = 0
             time.sleep(_EXEC_POLL_S)
         else:
-            # The exec may have come to its end, or begun, between the two readings.
+            # The exec may have begun or ended between the two reads.
             looks += 1
 
 
 def _is_in_exec(pid: int) -> bool:
-    """Tell whether a process without an argv will have one: neither a kernel's nor dying."""
+    """Tell whether a process without an argv will get one: no kernel thread, and not exiting."""
     fields = read_stat(pid)
     if fields is None or is_over(fields):
         return False
-    # Where its arguments end, field 49, is set last in an exec; PR_SET_MM_MAP (man 2 prctl) takes
-    # no address as low as 0 for it. Of a process that we may not trace we see 0 always.
+    # Field 49, the end of its arguments, is set last in an exec; PR_SET_MM_MAP (man 2 prctl) does
+    # not take 0 for it. For a process that we may not trace it is always 0.
     return not int(fields[6]) & (_PF_EXITING | _PF_KTHREAD) and int(fields[46]) == 0

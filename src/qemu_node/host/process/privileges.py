@@ -1,15 +1,15 @@
-"""The launchers' command lines: how a process gives up what it does not need before it begins.
+"""The launchers' command lines: how a process drops its privileges before the program begins.
 
 Pure. Owns the order of the steps between our spawn and the program: cgroup, umask, limits,
-namespaces, user, capabilities. Does not own starting it (`process.spawn`, `sandbox`) nor what the
+namespaces, user, capabilities. Does not own starting it (`command`, `sandbox`) nor what the
 cgroup allows (`cgroup.Scope`).
 
-`launcher_argv` is for what lives long and needs its files, QEMU: every step ends in exec, so the
-pid that we spawned is the program's and inherited descriptors stay. `confined_argv` is for a short
+`launcher_argv` is for QEMU, which lives long and needs its files: every step ends in exec, so the
+pid that we spawned is the program's, and inherited descriptors stay. `confined_argv` is for a short
 tool that reads one hostile file and needs nothing else of the host.
 
-They are programs and not code in our child because that would need a real fork of a process with
-gRPC's threads (`preexec_fn`, `user=` and `group=` of `subprocess` all leave its vfork path).
+They are programs, not code in our child: that would need a real fork of a process with gRPC's
+threads (with `preexec_fn`, `user=` or `group=`, `subprocess` does not use vfork).
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-# $1 is cgroup.procs or "", $2 the umask, $3 the soft limit of open files or "". Nothing is ever
-# put into the text: values are arguments.
-# "0" in cgroup.procs is the writer itself (Documentation/admin-guide/cgroup-v2.rst); echo is a
-# builtin, so that is the shell. HashiCorp's nomad.service sets OOMScoreAdjust=-1000 for the agent:
-# inherited, it would keep QEMU alive and kill the rest of the node, so it is put back to 0, as
-# Nomad's exec driver does (drivers/shared/executor/executor_linux_cgo.go, newLibcontainerConfig).
-# That can fail only where we were given a positive score, which then is right to keep.
-# An ignored signal stays so over exec (man 2 execve): a write at the limit of file sizes fails and
-# does not kill.
+# $1 is cgroup.procs or "", $2 the umask, $3 the soft limit of open files or "". Values are always
+# arguments, never part of the script. "0" in cgroup.procs is the writer itself
+# (Documentation/admin-guide/cgroup-v2.rst); echo is a builtin, so that is the shell. HashiCorp's
+# nomad.service sets OOMScoreAdjust=-1000 for the agent: inherited, it would keep QEMU alive and
+# kill the rest of the node, so it is put back to 0, as Nomad's exec driver does
+# (drivers/shared/executor/executor_linux_cgo.go, newLibcontainerConfig). That can fail only if we
+# were given a positive score, which is right to keep. An ignored signal stays ignored after exec
+# (man 2 execve): a write beyond the file size limit fails instead of killing QEMU.
 _SCRIPT = """\
 set -eu
 if [ -n "$1" ]; then echo 0 > "$1"; fi
@@ -38,7 +37,8 @@ shift 3
 exec "$@"
 """
 
-# $1 is the process with whom it is to end: that may have ended before setpriv asked for the signal.
+# $1 is the process whose end shall end this one. It may have ended before setpriv asked for the
+# signal.
 _TIED = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
 
 
@@ -53,26 +53,26 @@ def launcher_argv(
     open_files: int | None = None,
     ends_with: int | None = None,
 ) -> list[str]:
-    """Return the command line that becomes `argv` with the fewest rights.
+    """Return the command line that becomes `argv` with the fewest privileges.
 
     It joins the cgroup, sets the umask, allows no core dump (guest memory would be in it), ignores
-    SIGXFSZ, resets the OOM score, then changes user. NoNewPrivs is set and, as root, the capability
-    bounding set emptied: no set-uid file gives anything back. A step that fails ends the process
-    with a message on stderr.
+    SIGXFSZ, resets the OOM score, then changes user. NoNewPrivs is set and, as root, the
+    capability bounding set is emptied: no set-uid file gives a privilege back. A step that fails
+    ends the process with a message on stderr.
 
     Args:
         argv: The program and its arguments.
-        uid: The user it runs as; None keeps ours, for a driver without root.
+        uid: The user it runs as; None keeps our own, for a driver without root.
         gid: Its group; needed with `uid`.
         groups: Its supplementary groups, e.g. that of /dev/kvm; only with `uid`.
         cgroup_procs: `cgroup.procs` of the cgroup it joins.
         umask: Of the files that it makes.
         open_files: Its soft limit of open files; ours by default.
-        ends_with: Our pid, for a process that is not to outlive us: the kernel kills it when the
+        ends_with: Our pid, for a process that must not outlive us: the kernel kills it when the
             thread that started it ends (PR_SET_PDEATHSIG, man 2 prctl).
 
     Raises:
-        ValueError: `uid` without `gid`, or `groups` without `uid`: a fault of the caller.
+        ValueError: `uid` without `gid`, or `groups` without `uid`: a bug in the caller.
     """
     setpriv = [*_SETPRIV]
     if uid is not None:
@@ -86,7 +86,7 @@ def launcher_argv(
     steps = ["/bin/sh", "-c", _SCRIPT, "launch", procs, f"{umask:04o}", limit]
     if ends_with is None:
         return [*steps, *setpriv, "--", *argv]
-    # setpriv asks for it last: a change of user would take it back.
+    # setpriv must ask for the signal last: a change of user cancels it.
     tied = ["--pdeathsig", "KILL", "--", "/bin/sh", "-c", _TIED, "tied", str(ends_with)]
     return [*steps, *setpriv, *tied, *argv]
 
@@ -109,14 +109,14 @@ class Isolation(StrEnum):
     NAMESPACES = "namespaces"
     """A network, a process table and a root directory of its own; made by root."""
     USER_NAMESPACE = "user-namespace"
-    """The same inside a user namespace, which most kernels give an ordinary user."""
+    """The same inside a user namespace, which most kernels allow an ordinary user to make."""
     NONE = "none"
-    """Limits and, as root, another user: where the kernel or a container gives no namespaces."""
+    """Only limits and, as root, another user: the kernel or a container allows no namespaces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolLimits:
-    """What a confined program may use before the kernel ends it."""
+    """What a confined program may use before the kernel kills it."""
 
     memory_bytes: int
     """Of address space (RLIMIT_AS)."""
@@ -126,7 +126,7 @@ class ToolLimits:
 
 
 CONFINED_INPUT = "/input"
-"""Where a program in namespaces finds the file that it was given."""
+"""The path at which a program in namespaces finds its file."""
 
 # $1 KiB of address space, $2 seconds of CPU, $3 blocks of 512 bytes per file: dash's units. Soft
 # and hard limit are set together, and at the hard one the kernel sends SIGKILL, not SIGXCPU.
@@ -144,15 +144,16 @@ echo confined >&2
 exec "$@"
 """
 CONFINED_LINE = b"confined\n"
-"""What stderr begins with once the program is about to begin; without it, a step before failed."""
+"""The first line of stderr, written when all steps have succeeded and the program is about to
+begin."""
 
-# The kernel binds nothing from the namespace that the descriptor is of, so the file is looked up
-# again by its name, which can be asked for in that namespace alone.
+# The kernel binds nothing from the mount namespace of the descriptor, so the file is looked up
+# again by its name. That name can be read only in the old namespace.
 _NAME_INPUT = 'INPUT=$(readlink /proc/self/fd/0); export INPUT; exec "$@"'
 
-# The new root is put over /sys because nobody keeps a tool or an image there. -ef rules out that
-# another file has the name by now. The shell stays: as the first process of the new process table
-# it takes all the others with it.
+# The new root is mounted on /sys because nobody keeps a tool or an image there. -ef checks that no
+# other file has got the name meanwhile. The shell stays: when the first process of a PID namespace
+# ends, the kernel kills all others in it.
 _CONFINE = f"""\
 set -eu
 input=$INPUT
@@ -187,17 +188,18 @@ def input_path(isolation: Isolation) -> str:
 def confined_argv(
     argv: Sequence[str], *, isolation: Isolation, limits: ToolLimits, uid: int | None
 ) -> list[str]:
-    """Return the command line that runs `argv` with nothing but the file on its standard input.
+    """Return the command line that runs `argv` with access only to the file on its stdin.
 
     In namespaces it sees /usr and that file, at `input_path` and read-only, and no network, process
-    or device of the host. It gains no rights by set-uid files, dumps no core, and is ended by the
-    kernel at its limits. A step that fails ends it with a message on stderr before `argv` begins.
+    or device of the host. It gains no privileges from set-uid files, dumps no core, and is killed
+    by the kernel at its limits. If a step fails, it ends with a message on stderr before `argv`
+    begins.
 
     Args:
         argv: The program, by an absolute path below /usr or found in PATH, and its arguments.
-        isolation: What this host can give; see `sandbox`.
-        limits: What it may use.
-        uid: The user and group it runs as, whom the file's mode has to let read it; None without
+        isolation: What this host allows; see `sandbox`.
+        limits: Its resource limits.
+        uid: The user and group that it runs as; the file must be readable by them. None without
             root.
     """
     setpriv = [*_SETPRIV]

@@ -1,9 +1,9 @@
-"""Short tools on hostile files: run with nothing of the host but that one file.
+"""Short tools on hostile files, run with access only to that one file of the host.
 
-Owns which isolation this host gives, the process from its start to its end, and the bound on what
-it prints. Does not own the steps that take its rights away (`privileges`) nor what it is for.
+Owns which isolation this host allows, the process from its start to its end, and the limit on what
+it prints. Does not own how it drops its privileges (`privileges`) nor what it is for.
 
-Without namespaces, as in most containers, the limits and as root the other user remain, and the
+Without namespaces, as in most containers, only the limits and, as root, the other user remain. The
 log says so once.
 """
 
@@ -28,14 +28,15 @@ from qemu_node.units import KIB, MIB
 log = logging.getLogger(__name__)
 
 SANDBOX_UID = 65_533
-"""A user that is nobody's, unlike `nobody`: systemd and Debian leave 65520 to 65533 unused."""
+"""A user that nothing else uses, unlike `nobody`: systemd and Debian leave 65520 to 65533
+unused."""
 
 _OUTPUT_MAX_BYTES = MIB
 _WORDS_MAX_BYTES = 4 * KIB
-_SIGNAL_BASE = 128  # how a shell says by which signal its child has ended
+_SIGNAL_BASE = 128  # a shell adds it to the number of the signal that killed its child
 
 Tool = Callable[[str], Sequence[str]]
-"""Takes the path at which the file will be found and returns the command line."""
+"""Returns the command line for the path at which the tool will find the file."""
 
 
 class _NotConfinedError(ProcessError):
@@ -43,7 +44,7 @@ class _NotConfinedError(ProcessError):
 
 
 class Sandbox:
-    """Runs tools, each on one file, within `limits` and the best isolation that the host gives."""
+    """Runs tools, each on one file, within `limits` and the best isolation of this host."""
 
     def __init__(self, limits: ToolLimits) -> None:
         self._limits = limits
@@ -53,10 +54,11 @@ class Sandbox:
         self._is_lack_told = False
 
     async def run(self, tool: Tool, file_fd: int, *, timeout_s: float) -> Completed:
-        """Run `tool` on the regular file open as `file_fd` and return what it printed, cut off.
+        """Run `tool` on the regular file open as `file_fd`; return the beginning of its output.
 
-        As root the tool is another user, whom the file's mode must let read it. A tool that the
-        kernel has ended has the signal's number, negative, as its exit code. Cancelling kills it.
+        As root the tool runs as another user, and the file must be readable by that user. The exit
+        code of a tool that a signal killed is the signal's number, negated. Cancelling kills the
+        tool.
 
         Raises:
             MissingPartError: the launcher's own programs are missing.
@@ -67,7 +69,7 @@ class Sandbox:
         except _NotConfinedError as exc:
             if not self._is_lack_told:
                 log.warning(
-                    "tools that read images run without namespaces: limits and user must do",
+                    "no namespaces for the tools that read images: only limits and another user",
                     extra={"error": str(exc)},
                 )
             self._is_lack_told = True
@@ -80,7 +82,7 @@ class Sandbox:
             tool(input_path(isolation)), isolation=isolation, limits=self._limits, uid=self._uid
         )
         with contextlib.ExitStack() as opened:
-            # Files and no pipes: what it may print is then a limit of the kernel's.
+            # Files, not pipes, so that the kernel limits what the tool can print.
             stdout_fd, stderr_fd = (os.memfd_create(name) for name in ("stdout", "stderr"))
             opened.callback(os.close, stdout_fd)
             opened.callback(os.close, stderr_fd)

@@ -1,7 +1,7 @@
-"""Users of this host: what runs as them, and the right to run something as one of them.
+"""Users of this host: the processes that run as them, and the claim to run processes as one.
 
-Owns finding processes by their user, and the claim that keeps two programs of this package from
-running something as the same user at once. Does not own which users there are (`vm.leases`).
+Owns finding processes by their user, and the claim that keeps two drivers from running VMs as the
+same user. Does not own which users there are (`vm.record.leases`).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from qemu_node.host.files.lock import try_lock
 from qemu_node.host.process.identity import ProcessId, boot_id, identify, read_proc
 
 CLAIMS_DIR = Path("/run/qemu-node-users")
-"""One for the whole host, whatever node.toml says: it is where two nodes meet."""
+"""One directory for the whole host, whatever node.toml says, because two drivers share it."""
 
 _HOLDER_MAX_BYTES = 8192
 
@@ -30,28 +30,28 @@ _UIDS = re.compile(r"^Uid:\s+(\d+)\s+(\d+)", re.MULTILINE)
 
 
 class UserTakenError(HostError):
-    """A process that belongs to none of our VMs runs as a user that was meant for one."""
+    """A process that belongs to no VM of ours runs as a user that was meant for a VM."""
 
 
 class UserClaim:
     """The right of one holder to run processes as a user of this host.
 
     It is a flock on `CLAIMS_DIR/<uid>`. Processes that inherit the descriptor hold it as well, so
-    it ends with the last of them, whatever ends us. The file names the holder: a directory, whose
+    it ends with the last of them, however we end. The file names the holder: a directory, whose
     files may belong to the user for as long as it exists.
     """
 
     def __init__(self, uid: int, fd: int) -> None:
         self.uid = uid
         self.fd = fd
-        """To be inherited by what runs as the user."""
+        """For the processes that run as the user to inherit."""
 
     @classmethod
     def take(cls, uid: int, holder: Path) -> "UserClaim | None":
-        """Return the claim of `holder` on `uid`; None where somebody else has it.
+        """Return the claim of `holder` on `uid`; None if another holder has it.
 
         Raises:
-            UserTakenError: a process runs as `uid`, and no claim says whose it is.
+            UserTakenError: a process runs as `uid` without a claim.
             HostError: the host refused.
         """
         path = CLAIMS_DIR / str(uid)
@@ -75,14 +75,14 @@ class UserClaim:
         return claim
 
     def close(self) -> None:
-        """Close our descriptor; harmless when done twice. The claim ends with the last one."""
+        """Close our descriptor. Idempotent. The claim ends when the last descriptor is closed."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def holder_of(uid: int) -> Path | None:
-    """Return who claimed `uid` last; None if nobody has since the host was booted."""
+    """Return the last holder of a claim on `uid`; None if there was none since the host booted."""
     with contextlib.suppress(OSError):
         fd = os.open(CLAIMS_DIR / str(uid), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -93,7 +93,7 @@ def holder_of(uid: int) -> Path | None:
 
 
 def claimed_users() -> dict[int, Path]:
-    """Return the users that are claimed now, with their holders; empty if we may not see them."""
+    """Return the users that are claimed now, with their holders; empty if we may not read them."""
     found = {}
     with contextlib.suppress(OSError):
         for entry in os.scandir(CLAIMS_DIR):
@@ -105,7 +105,7 @@ def claimed_users() -> dict[int, Path]:
 
 
 def is_claimed(uid: int) -> bool:
-    """Tell whether something holds the claim on `uid`: a process that runs or will run as it."""
+    """Tell whether a process that runs as `uid`, or will, holds the claim on it."""
     with contextlib.suppress(OSError):
         fd = _lock(CLAIMS_DIR / str(uid))
         if fd is None:
@@ -115,7 +115,7 @@ def is_claimed(uid: int) -> bool:
 
 
 def drop_claim(uid: int, holder: Path, give_up: Callable[[], None]) -> None:
-    """Call `give_up` and forget that `holder` claimed `uid`, unless somebody has the claim.
+    """Call `give_up` and remove the record of `holder`'s claim, unless the claim is held.
 
     Nobody can take it in between.
 
@@ -146,7 +146,8 @@ def _lock(path: Path, flags: int = 0) -> int | None:
 
 def _read_holder(fd: int) -> Path | None:
     boot, _, holder = os.pread(fd, _HOLDER_MAX_BYTES, 0).partition(b"\n")
-    # A claim of an earlier boot, where /run outlives one, says nothing about processes of now.
+    # Where /run survives a reboot, a claim of an earlier boot says nothing about today's
+    # processes.
     return Path(os.fsdecode(holder)) if holder and boot == boot_id().encode() else None
 
 
@@ -167,9 +168,9 @@ def _check_unused(uid: int) -> None:
 
 
 def processes_of_user(uid: int) -> list[ProcessId]:
-    """Return the processes that run as `uid`; quick if there is none, else it blocks."""
-    # A zombie counts for the kernel until its parent has asked for it, which takes most parents no
-    # time; a look at every process does take some.
+    """Return the processes that run as `uid`. Quick if there are none, otherwise it blocks."""
+    # The kernel counts a zombie until its parent reaps it, which most parents do at once. That is
+    # quicker to wait for than reading every process.
     for _ in range(_REAP_TRIES):
         try:
             os.getpriority(os.PRIO_USER, uid)
@@ -180,10 +181,11 @@ def processes_of_user(uid: int) -> list[ProcessId]:
 
 
 def processes_of_users(uids: Container[int]) -> list[tuple[int, ProcessId]]:
-    """Return the processes that run as one of `uids`, with which; zombies do nothing any more.
+    """Return the processes that run as one of `uids`, with that user id; no zombies.
 
-    Reads the status of every process: too slow for the event loop. Its owner in /proc would be
-    quicker to read, and is root's for a process that wants it so (PR_SET_DUMPABLE, man 2 prctl).
+    Reads the status of every process: too slow for the event loop. The owner of a process's
+    directory in /proc would be quicker to read, but a process can make that root (PR_SET_DUMPABLE,
+    man 2 prctl).
     """
     found = []
     for name in os.listdir("/proc"):  # noqa: PTH208 - names alone, no paths
@@ -194,7 +196,7 @@ def processes_of_users(uids: Container[int]) -> list[tuple[int, ProcessId]]:
                 continue
             assert match is not None, "man 5 proc_pid_status"
             real, uid = int(match[1]), int(match[2])
-            # Not a set-uid program: whoever started it chose its command line.
+            # Not a set-uid program: the user who started it chose its command line.
             if real == uid in uids and (process := identify(int(name))) is not None:
                 found.append((uid, process))
     return found
