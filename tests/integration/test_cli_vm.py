@@ -15,7 +15,9 @@ from integration.vmnode import VMNode, until
 
 from qemu_node.host.process import command, pidfd
 from qemu_node.host.process.command import Completed
+from qemu_node.nomad.task.tasklog import TaskLog
 from qemu_node.vm.life.machine import VM
+from qemu_node.vm.output.logs import TaskLogs
 from qemu_node.vm.record.outcome import POWERED_OFF
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(600)]
@@ -76,6 +78,20 @@ async def has_address(vm: VM) -> None:
             for interface in await vm.agent.network_interfaces(timeout_s=TIMEOUT_S)
         ):
             await asyncio.sleep(0.2)
+
+
+class LoggedNode(VMNode):
+    """A node that keeps consoles in files as well, as the driver does."""
+
+    def _open_logs(self, alloc_dir: Path, task_name: str) -> TaskLogs:
+        logs = super()._open_logs(alloc_dir, task_name)
+        file = TaskLog(alloc_dir / "alloc" / "logs", task_name, "stdout", 3, 4096)
+
+        def write(data: bytes) -> None:
+            file.write(data)
+            logs.stdout(data)
+
+        return TaskLogs(stdout=write, stderr=logs.stderr, close=logs.close)
 
 
 class Terminal:
@@ -206,6 +222,41 @@ async def test_a_stop_by_force_is_told_to_nomad_as_one_from_outside(
     assert "from outside" in (ended.reason or "")
 
 
+async def test_a_log_is_followed_over_a_reset_to_the_end_of_the_vm(
+    short_tmp_path: Path, image: Path, tmp_path: Path
+) -> None:
+    node = LoggedNode(short_tmp_path, image)
+    cli = CommandLine(node)
+    try:
+        vm = await boot(node)
+        shown = tmp_path / "shown"
+        words = tmp_path / "words"
+        with shown.open("wb") as stdout, words.open("wb") as stderr:
+            follower = command.spawn(
+                cli.argv("logs", "-f", "vm"),
+                stdout_fd=stdout.fileno(),
+                stderr_fd=stderr.fileno(),
+                env=dict(os.environ),
+            )
+        await until(shown.read_text, lambda text: READY in text, READY)
+        last = (await cli.ok("logs", "-n", "1", "vm")).decode()
+        assert last
+        assert shown.read_text().endswith(last)
+
+        assert json.loads(await cli.ok("reset", "--json", "vm")) == {"vm_id": vm.record.vm_id}
+        await node.printed(READY, times=2)
+        assert vm.exit is None
+
+        await vm.agent.shutdown()
+        assert await node.ended(vm) == POWERED_OFF
+        code = await until(follower.exit_status, lambda code: code is not None, "end of the log")
+        assert code == 0, words.read_text()
+        assert shown.read_text() == node.console["vm"].decode()
+        assert words.read_text() == "the VM has ended\n"
+    finally:
+        await node.close()
+
+
 async def crashed(driver: VMNode, vm: VM) -> None:
     """Let a driver's process end as SIGKILL would: its lock and connections go, its VM stays."""
     assert vm._lock is not None
@@ -226,5 +277,27 @@ async def test_a_vm_without_a_driver_is_shut_down_and_kept_for_the_next_one_to_r
         stopped = json.loads(await cli.ok("stop", "vm", "--timeout", "90s", "--json"))
         assert stopped["waits_for_driver"] is True
         assert await node.ended(await node.supervisor.recover(vm.state)) == POWERED_OFF
+    finally:
+        pidfd.send_signal(vm.process, signal.SIGKILL)
+
+
+async def test_a_reset_does_not_lose_the_end_of_a_guest_whose_driver_is_away(
+    node: VMNode, cli: CommandLine
+) -> None:
+    first = VMNode(node.root, node.image)
+    vm = await boot(first)
+    await crashed(first, vm)
+    try:
+        unlogged = first.console["vm"].decode()
+        await cli.ok("stop", "vm", "--timeout", "90s")
+        refused = await cli.run("reset", "vm")
+        assert refused.returncode == 1
+        assert b"the guest powered off; a reset would lose that" in refused.stderr
+        # What the guest printed on its way down waits for the next driver.
+        last = (await cli.ok("logs", "vm")).decode()
+        assert last
+        assert last not in unlogged
+        assert await node.ended(await node.supervisor.recover(vm.state)) == POWERED_OFF
+        assert node.console["vm"].decode().startswith(last)
     finally:
         pidfd.send_signal(vm.process, signal.SIGKILL)

@@ -88,6 +88,15 @@ async def system_powerdown(connection: QmpConnection) -> None:
     await connection.execute("system_powerdown")
 
 
+async def system_reset(connection: QmpConnection) -> None:
+    """Press the reset button; the guest begins again at its firmware.
+
+    Raises:
+        QmpError: QEMU did not confirm it.
+    """
+    await connection.execute("system_reset")
+
+
 async def cont(connection: QmpConnection) -> None:
     """Let a paused guest go on.
 

@@ -17,6 +17,7 @@ from qemu_node.cli.output import clean
 from qemu_node.cli.terminal import Duration, print_fields, print_json, print_table, waiting
 from qemu_node.cli.vm.argument import running_vm, vm_argument, with_vm_help
 from qemu_node.cli.vm.exec import exec_
+from qemu_node.cli.vm.logs import logs
 from qemu_node.errors import AS_ROOT
 from qemu_node.inventory.registry import find_vm
 from qemu_node.vm.record.record import VMRecord
@@ -30,6 +31,7 @@ def vm() -> None:
 
 
 vm.add_command(exec_)
+vm.add_command(logs)
 
 
 @vm.command(
@@ -131,7 +133,7 @@ def console(app: App, name: str, no_input: bool) -> None:
     if asyncio.run(is_taken(record)):
         raise ConsoleError(
             f"somebody else has the console of {record.vm_id}",
-            hint="one client at a time; what it prints is in the task's log",
+            hint=f"`qemu-node vm logs -f {record.vm_id}` shows what it prints",
         )
     leave = "Ctrl-C" if no_input else "Ctrl-]"
     click.echo(
@@ -186,6 +188,32 @@ def stop(app: App, name: str, timeout_s: float, now: bool, as_json: bool) -> Non
             "`vm stop --now` ends it",
             err=True,
         )
+
+
+@vm.command(
+    help=with_vm_help("""Reset a VM, as the reset button does.
+
+    The guest is not asked, and what it has not written to its disk is lost. Its task goes on: the
+    driver sees no end. Refused while the guest is paused."""),
+    epilog="""\b
+Examples:
+  qemu-node vm reset web
+  qemu-node vm logs -f web     # watch it boot
+""",
+)
+@vm_argument
+@_json
+@pass_app
+def reset(app: App, name: str, as_json: bool) -> None:
+    """Reset a VM."""
+    from qemu_node.inventory.reset import reset as press_reset
+
+    record = running_vm(app, name)
+    asyncio.run(press_reset(record))
+    if as_json:
+        print_json({"vm_id": record.vm_id})
+    else:
+        click.echo(f"{record.vm_id} reset; it boots again", err=True)
 
 
 @vm.command(

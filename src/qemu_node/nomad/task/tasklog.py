@@ -1,12 +1,10 @@
 """A task's log files, as Nomad's log API reads them.
 
-Owns `<task>.<stream>.<N>` in `<alloc_dir>/alloc/logs`, the highest N being the newest
-(client/fs_endpoint.go, logIndexes), their rotation and their removal. Does not own what is written,
-nor its rate.
+Owns their rotation and their removal. Does not own where they are (`vm.output.logfiles`), what is
+written, nor its rate.
 
-The directory has mode 0777 and the tasks of the allocation write to it, so nothing in it is
-trusted: it is opened without following links, every file relative to it likewise, and a name that
-is taken by anything but a plain file is passed over. No other file is ever made beside them: one
+The tasks of the allocation write to the directory, so a name that is taken by anything but a plain
+file is passed over. No other file is ever made beside them: one
 with the same beginning whose end is no number makes Nomad refuse to show any.
 
 Nothing stays open between two writes: a node has two logs for each of its VMs, and most are silent.
@@ -16,13 +14,12 @@ import contextlib
 import errno
 import logging
 import os
-import re
-from collections.abc import Generator
 from pathlib import Path
 from typing import Literal
 
 from qemu_node.host.files.atomic import host_error
 from qemu_node.host.files.beneath import is_plain_file, open_beneath
+from qemu_node.vm.output.logfiles import list_log_numbers, log_prefix, open_logs_dir
 
 log = logging.getLogger(__name__)
 
@@ -65,25 +62,17 @@ class TaskLog:
         self.dropped_bytes = 0
         """What the disk did not take since this object was made."""
         self._unreported_bytes = 0
-        self._prefix = f"{task_name}.{stream}."
+        self._prefix = log_prefix(task_name, stream)
         self._logs_dir = logs_dir
         self._max_files = max_files
         self._max_file_bytes = max_file_bytes
         self._is_closed = False
         try:
-            with _logs_dir_fd(self._logs_dir) as dir_fd:
-                self._indexes = self._list_indexes(dir_fd)
+            with open_logs_dir(self._logs_dir) as dir_fd:
+                self._indexes = list_log_numbers(dir_fd, self._prefix)
                 self._make_first(dir_fd)
         except OSError as exc:
             raise host_error("open log directory", logs_dir, exc) from exc
-
-    def _list_indexes(self, dir_fd: int) -> list[int]:
-        """Return the N of all files of this stream, in order."""
-        # 18 digits fit Nomad's int; a longer number was put there by somebody else.
-        pattern = re.compile(re.escape(self._prefix) + r"(0|[1-9][0-9]{0,17})")
-        with os.scandir(dir_fd) as entries:
-            matches = [pattern.fullmatch(entry.name) for entry in entries]
-        return sorted(int(match[1]) for match in matches if match is not None)
 
     def _make_first(self, dir_fd: int) -> None:
         try:
@@ -148,7 +137,7 @@ class TaskLog:
             return 0
         done = 0
         try:
-            with _logs_dir_fd(self._logs_dir) as dir_fd:
+            with open_logs_dir(self._logs_dir) as dir_fd:
                 while done < len(data):
                     done += self._append_some(dir_fd, data[done:])
         except OSError as exc:
@@ -188,18 +177,3 @@ class TaskLog:
     def close(self) -> None:
         """Close the log; what is written afterwards counts as dropped. Harmless when done twice."""
         self._is_closed = True
-
-
-@contextlib.contextmanager
-def _logs_dir_fd(logs_dir: Path) -> Generator[int]:
-    """Have `<alloc_dir>/alloc/logs` open, of which only `<alloc_dir>` is Nomad's alone."""
-    flags = os.O_RDONLY | os.O_DIRECTORY
-    alloc_fd = os.open(logs_dir.parent.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        dir_fd = open_beneath(alloc_fd, f"{logs_dir.parent.name}/{logs_dir.name}", flags)
-    finally:
-        os.close(alloc_fd)
-    try:
-        yield dir_fd
-    finally:
-        os.close(dir_fd)

@@ -228,7 +228,7 @@ def test_the_console_refuses_without_a_terminal(node: Node, capsys: Output) -> N
     assert "--no-input" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["console", "stop", "screenshot"])
+@pytest.mark.parametrize("command", ["console", "stop", "screenshot", "reset"])
 def test_a_vm_that_has_ended_cannot_be_used(node: Node, capsys: Output, command: str) -> None:
     node.publish(start_time=1)
     arguments = ["--no-input"] if command == "console" else []
@@ -280,4 +280,4 @@ def test_every_command_has_examples_and_json(command: str, capsys: Output) -> No
     shown = capsys.readouterr().out
     assert f"qemu-node vm {command}" in shown
     assert "Examples:" in shown
-    assert "--json" in shown or command == "console"
+    assert "--json" in shown or command in ("console", "logs")
