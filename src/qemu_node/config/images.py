@@ -59,6 +59,12 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Networks that may be connected to though they are refused by default."""
     refuse_networks: tuple[str, ...] = ()
     """Further networks that are never connected to."""
+    ca_file: str = ""
+    """Certificates (PEM) that are trusted beside the system's; empty: none."""
+    proxy: str = ""
+    """http://host:port by which sources are asked; empty: directly."""
+    no_proxy: tuple[str, ...] = ()
+    """Hosts, or `*.domain`, that are asked directly."""
     ttl: str = "5m"
     """For so long after its answer a source is not asked again; prefetched images as often are."""
     downloads: int = 4
@@ -121,6 +127,19 @@ def check_images(images: ImagesConfig) -> None:
     for credential in images.credentials:
         _check_credential(credential)
     _check_distinct(images.credentials)
+    if images.ca_file and not images.ca_file.startswith("/"):
+        raise ConfigError(f"images.ca_file must be an absolute path, not {images.ca_file!r}")
+    if images.proxy and not _PROXY.fullmatch(images.proxy):
+        raise ConfigError(
+            "images.proxy is not http://host:port",
+            hint="a user and a password are not supported, nor is https",
+        )
+    for host in images.no_proxy:
+        if not _NO_PROXY.fullmatch(host):
+            raise ConfigError(
+                f"images.no_proxy: {host!r} is not a host",
+                hint='write "mirror.example.org", "*.example.org" or an address',
+            )
     _ = images.pull_timeout_s, images.max_size_bytes, images.ttl_s, images.download_timeout_s
     _ = images.unused_for_s
     low, high = images.low_space_share, images.high_space_share
@@ -138,6 +157,8 @@ _CREDENTIAL_HOST = re.compile(
     r"|(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 )
 _S3_ENDPOINT = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
+_PROXY = re.compile(r"http://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")
+_NO_PROXY = re.compile(r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")
 _REGION = re.compile(r"[a-z0-9-]+")
 # RFC 7617, 2: the first colon ends the user's name.
 _USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")

@@ -239,6 +239,9 @@ def _pull_limits(config: ImagesConfig, reserve: Share, fetch: FetchLimits | None
                 allow=parse_networks(config.allow_networks, "images.allow_networks"),
                 refuse=parse_networks(config.refuse_networks, "images.refuse_networks"),
             ),
+            ca_file=config.ca_file,
+            proxy=config.proxy,
+            no_proxy=config.no_proxy,
         ),
     )
 

@@ -112,8 +112,25 @@ class Guard:
 
     def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy
+        self._is_proxied = False
         self.refused: str | None = None
         """The last address that was refused, and why."""
+
+    def prepare(self, host: str, *, is_proxied: bool) -> str | None:
+        """Prepare for a connection for `host`; return an address that is refused, and why.
+
+        A proxy is the operator's choice, so its address is not judged. It also looks up the names
+        of hosts: what can be judged here is a host that is an address.
+        """
+        self._is_proxied = is_proxied
+        if not is_proxied:
+            return None
+        try:
+            address = ip_address(host.strip("[]"))
+        except ValueError:
+            return None
+        reason = self._policy.reason_against(address)
+        return None if reason is None else f"{address}, {reason}"
 
     def make_socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
         """Return a socket for the address in `addr_info`, which is what it is connected to next.
@@ -125,7 +142,7 @@ class Guard:
         """
         family, kind, protocol, _, sockaddr = addr_info
         address = ip_address(sockaddr[0])
-        reason = self._policy.reason_against(address)
+        reason = None if self._is_proxied else self._policy.reason_against(address)
         if reason is not None:
             self.refused = f"{address}, {reason}"
             raise AddressRefusedError(f"{address} is {reason}")

@@ -99,6 +99,7 @@ async def request(
     import aiohttp
 
     guard, limits = Guard(http.addresses), http.limits
+    trusted = await asyncio.to_thread(http.tls_context)
     session = aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(
             total=None, connect=limits.connect_s, sock_read=limits.stall_s
@@ -107,7 +108,9 @@ async def request(
         headers={"Accept-Encoding": "identity", "User-Agent": "qemu-node"},
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        connector=aiohttp.TCPConnector(force_close=True, socket_factory=guard.make_socket),
+        connector=aiohttp.TCPConnector(
+            force_close=True, socket_factory=guard.make_socket, ssl=trusted
+        ),
         read_bufsize=CHUNK_BYTES,
         max_line_size=_HEADER_MAX_BYTES,
         max_field_size=_HEADER_MAX_BYTES,
@@ -115,46 +118,44 @@ async def request(
     )
     async with session:
         try:
-            answer = await _ask(session, file, headers, limits)
+            answer = await _ask(session, guard, file, headers, http)
             async with answer.response:
                 await _check(answer, file, accepted, limits)
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             if guard.refused is not None and isinstance(exc, aiohttp.ClientConnectorError):
-                raise ImageRefusedError(
-                    f"cannot fetch {file}: {exc.host} leads to {guard.refused}, which the node "
-                    "does not connect to",
-                    hint="images.allow_networks in node.toml makes exceptions",
-                ) from exc
+                raise _refused(file, exc.host, guard.refused) from exc
             raise ImageDownloadError(f"cannot fetch {file}: {_reason(exc, limits)}") from exc
 
 
 async def _ask(
     session: "aiohttp.ClientSession",
+    guard: Guard,
     file: HttpFile,
     headers: Mapping[str, str],
-    limits: FetchLimits,
+    http: HttpSettings,
 ) -> Answer:
     """Return the answer of a mirror that has the file, if the redirector names one.
 
     Redirectors choose one at random, also of those that do not have the file yet, and so may send
     us to the same twice.
     """
-    for _ in range(limits.mirrors - 1):
-        answer = await _follow(session, file, headers, limits)
+    for _ in range(http.limits.mirrors - 1):
+        answer = await _follow(session, guard, file, headers, http)
         if not answer.is_redirected or answer.status not in _LACKING:
             return answer
         mirror = redact(str(answer.url))
         log.info("mirror lacks the file", extra={"url": file.shown, "mirror": mirror})
         answer.response.close()
-    return await _follow(session, file, headers, limits)
+    return await _follow(session, guard, file, headers, http)
 
 
 async def _follow(
     session: "aiohttp.ClientSession",
+    guard: Guard,
     file: HttpFile,
     headers: Mapping[str, str],
-    limits: FetchLimits,
+    http: HttpSettings,
 ) -> Answer:
     """Return the first answer that is no redirect. Redirects are ours to judge, not aiohttp's."""
     import yarl
@@ -163,7 +164,7 @@ async def _follow(
         url = parse_url(file.url)
     except UrlError as exc:
         raise ImageRefusedError(f"cannot fetch {file}: its URL is wrong: {exc}") from exc
-    origin, origin_path = url.origin, url.path
+    limits, origin, origin_path = http.limits, url.origin, url.path
     wanted = {**headers, **({"Accept": file.accept} if file.accept else {})}
     may_renew = file.renew is not None
     hops_left = limits.redirects
@@ -175,12 +176,16 @@ async def _follow(
         if file.sign is not None and not is_foreign:
             # It reads the secret's file. Sent to nobody but the host that it is for.
             extra = await asyncio.to_thread(file.sign, file.method, str(url))
+        proxy = http.proxy_for(url.host)
+        if problem := guard.prepare(url.host, is_proxied=proxy is not None):
+            raise _refused(file, url.host, problem)
         async with asyncio.timeout(limits.connect_s + limits.stall_s):
             response = await session.request(
                 file.method,
                 # As it is: quoting it anew would break the signature of some.
                 yarl.URL(str(url), encoded=True),
                 headers={**wanted, **extra},
+                proxy=proxy,
                 allow_redirects=False,
             )
         if response.status == _STATUS_UNAUTHORIZED and may_renew and not is_foreign:
@@ -203,6 +208,13 @@ async def _follow(
             raise ImageRefusedError(f"{file} redirects more than {limits.redirects} times")
         hops_left -= 1
         url = _next_hop(file, url, location)
+
+
+def _refused(file: HttpFile, host: str, address: str) -> ImageRefusedError:
+    return ImageRefusedError(
+        f"cannot fetch {file}: {host} leads to {address}, which the node does not connect to",
+        hint="images.allow_networks in node.toml makes exceptions",
+    )
 
 
 def _next_hop(file: HttpFile, url: HttpUrl, location: str) -> HttpUrl:
@@ -272,6 +284,10 @@ def _reason(exc: Exception, limits: FetchLimits) -> str:
             return f"no connection within {limits.connect_s:g} s"
         case TimeoutError():
             return f"the server sent too little for {limits.stall_s:g} s"
+        case aiohttp.ClientProxyConnectionError():
+            return f"no connection to the proxy: {exc.os_error.strerror or 'failed'}"
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy answered HTTP {exc.status}"
         case aiohttp.ClientConnectorDNSError():
             return f"the name {exc.host} cannot be resolved"
         case aiohttp.ClientConnectorCertificateError():

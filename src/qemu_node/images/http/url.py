@@ -12,7 +12,7 @@ an underscore is allowed, since real names have it).
 
 import re
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 SCHEMES = ("https", "http")
@@ -122,6 +122,14 @@ def parse_host_port(text: str) -> tuple[str, int | None]:
     if match["host"].startswith("["):
         return _check_ipv6(match["host"].lower()), port
     return _check_name(match["host"]), port
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether `host` is this machine by its name or number, without asking a resolver."""
+    try:
+        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def redact(url: str) -> str:

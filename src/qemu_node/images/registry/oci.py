@@ -20,7 +20,7 @@ import msgspec
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http.request import HttpFile, Sign
 from qemu_node.images.http.small import SmallAnswer
-from qemu_node.images.http.url import HttpUrl, UrlError, parse_host_port, parse_url
+from qemu_node.images.http.url import HttpUrl, UrlError, is_loopback, parse_host_port, parse_url
 from qemu_node.images.registry.challenge import Challenge, parse_challenges
 from qemu_node.images.registry.manifest import (
     INDEX_TYPES,
@@ -33,7 +33,7 @@ from qemu_node.images.registry.manifest import (
     parse_document,
 )
 from qemu_node.images.source.checksum import Algorithm, Checksum
-from qemu_node.images.source.credentials import Credential, is_loopback
+from qemu_node.images.source.credentials import Credential
 from qemu_node.images.source.name import OciSource
 from qemu_node.images.source.remote import Located
 from qemu_node.text import DECODE_ERRORS

@@ -13,14 +13,13 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 import msgspec
 
 from qemu_node.config.images import CredentialConfig, canonical_host
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http.request import Sign
-from qemu_node.images.http.url import parse_url
+from qemu_node.images.http.url import is_loopback, parse_url
 
 log = logging.getLogger(__name__)
 
@@ -212,14 +211,6 @@ def secret_problems(configs: Iterable[CredentialConfig]) -> list[str]:
     """Return what is wrong with the files of secrets, for `qemu-node doctor`. Blocks."""
     paths = dict.fromkeys(path for entry in configs for path in entry.secret_files)
     return [problem for path in paths for problem in SecretFile(path).problems()]
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether `host` is this machine by its name or number, without asking a resolver."""
-    try:
-        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _credential(entry: CredentialConfig) -> Credential:

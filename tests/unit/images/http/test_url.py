@@ -3,7 +3,7 @@ import yarl
 from fakes.hostile_urls import hostile_urls
 from hypothesis import example, given
 
-from qemu_node.images.http.url import HttpUrl, UrlError, parse_url
+from qemu_node.images.http.url import HttpUrl, UrlError, is_loopback, parse_url
 
 BASE = parse_url("https://example.org/a/b?q=1")
 
@@ -117,3 +117,15 @@ def test_an_origin_never_holds_a_login(text: str) -> None:
         return
     assert "@" not in url.host_port
     assert url.login is None or url.login in text
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+        ("10.0.0.1", False), ("localhost.example.org", False), ("127.0.0.1.nip.io", False),
+        ("[::1]", True), ("", False),
+    ],
+)  # fmt: skip
+def test_only_names_and_numbers_of_this_machine_are_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected

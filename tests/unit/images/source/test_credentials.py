@@ -12,7 +12,6 @@ from qemu_node.images.source.credentials import (
     Credential,
     CredentialStore,
     SecretFile,
-    is_loopback,
     loose_permissions,
     secret_problems,
 )
@@ -232,15 +231,3 @@ def test_credentials_show_no_secret_as_text(secret_file: Path) -> None:
 def test_any_host_may_be_asked_for(host: str, namespace: str | None) -> None:
     store = CredentialStore([CredentialConfig(host="h", plain_http=True)])
     assert (store.find(host, namespace) is not None) == (host.lower() in ("h", "h:443"))
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
-        ("10.0.0.1", False), ("localhost.example.org", False), ("127.0.0.1.nip.io", False),
-        ("[::1]", True), ("", False),
-    ],
-)  # fmt: skip
-def test_only_names_and_numbers_of_this_machine_are_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
