@@ -16,7 +16,9 @@ from guests.testvm import Outcome, TestVM
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(1500)]
 
 TIMEOUT_S = 1400
-SOURCES = {name: cache.REPO / name for name in ("src", "tests", "osimage", "pyproject.toml")}
+SOURCES = {
+    name: cache.REPO / name for name in ("src", "tests", "osimage", "docs", "pyproject.toml")
+}
 PYTEST = """
 python3 -m pytest -p no:cacheprovider --durations=15 \
     --junitxml=/results/junit.xml -o junit_family=xunit1"""

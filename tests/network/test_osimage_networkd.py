@@ -6,6 +6,7 @@ Two of the VM's NICs are the node's, two are a switch's; one poses as a BMC's on
 import fcntl
 import json
 import os
+import re
 import shutil
 import struct
 from collections.abc import Iterator
@@ -246,3 +247,50 @@ def test_lacp_is_one_file_away(node: None) -> None:
         lambda: master("bond0") == "br0" and vlans_of("bond0") == {MANAGEMENT},
         "the node's VLAN on the new bond",
     )
+
+
+def page_commands(title: str) -> str:
+    """Return the commands below a title of docs/network.md, for the NICs of this VM."""
+    page = (cache.REPO / "docs" / "network.md").read_text()
+    _, _, rest = page.partition(f"\n**{title}**")
+    commands = rest.split("```\n")[1]
+    assert commands.endswith("reboot\n")
+    names = {"eno1": nic(NIC1), "eno2": nic(NIC2)}
+    return re.sub(r"\beno[12]\b", lambda match: names[match[0]], commands.removesuffix("reboot\n"))
+
+
+def test_what_the_page_says_about_addresses_nics_and_a_second_vlan_works(node: None) -> None:
+    shutil.rmtree("/etc/systemd/network/20-bond0.netdev.d", ignore_errors=True)
+    for title in (
+        "A static address",
+        "Only some NICs in the bond",
+        "The NIC that active-backup prefers",
+        "A second VLAN of the node",
+    ):
+        run_blocking(["sh", "-ec", page_commands(title)], timeout_s=60)
+    # What a reboot does.
+    run_blocking(["systemctl", "stop", "systemd-networkd.socket", "systemd-networkd"])
+    ip("link del br0\nlink del bond0")
+    run_blocking(["systemctl", "daemon-reload"])
+    run_blocking(["systemctl", "start", "systemd-networkd"], timeout_s=60)
+    run_blocking(["systemctl", "restart", "qemu-node-storage"], timeout_s=90)
+    primary = Path("/sys/class/net/bond0/bonding/primary")
+    wait_until(
+        lambda: (
+            [master(nic(mac)) for mac in (NIC1, NIC2)] == ["bond0", "bond0"]
+            and primary.read_text().strip() == nic(NIC2)
+        ),
+        "both NICs in the bond, the second one preferred",
+    )
+    wait_until(
+        lambda: vlans_of("br0") == vlans_of("bond0") == {MANAGEMENT, 200},
+        "both VLANs on the bridge and on its uplink",
+    )
+    wait_until(
+        lambda: all(
+            f"|-- {address}\n" in Path("/proc/net/fib_trie").read_text()
+            for address in ("192.0.2.10", "198.51.100.10")
+        ),
+        "both static addresses",
+    )
+    assert not has_address()
