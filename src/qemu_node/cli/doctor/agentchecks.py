@@ -1,6 +1,6 @@
 """What a Nomad agent needs for the driver, judged one thing at a time: pure.
 
-Owns what is good enough and what to do about the rest: docs/driver.md has the steps. Does not own
+Owns what is good enough and what to do about the rest: docs/install.md has the steps. Does not own
 finding out (`agentfacts`). Nothing is checked on a machine without Nomad: `qemu-node run` does
 without.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from qemu_node.cli.doctor.checks import Check, fail, ok, warn
 from qemu_node.errors import NodeError
 
-PAGE = "docs/driver.md"
+PAGE = "docs/install.md"
 OLDEST_NOMAD = (1, 11, 3)
 
 
@@ -104,12 +104,18 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 def check_agent(facts: AgentFacts) -> Check:
     """Judge whether the agent of this machine answers."""
+    if facts.problem is not None and "denied" in facts.problem:
+        return warn(
+            "agent",
+            f"{facts.address} refuses: {facts.problem}",
+            'export NOMAD_TOKEN=… of a policy with agent { policy = "read" } and '
+            'node { policy = "read" }',
+        )
     if facts.problem is not None:
         return warn(
             "agent",
             f"{facts.address} does not answer: {facts.problem}",
-            "start it (systemctl start nomad), or name its address and your token: NOMAD_ADDR, "
-            'NOMAD_TOKEN (of a policy with agent { policy = "read" } and node { policy = "read" })',
+            "systemctl start nomad; or export NOMAD_ADDR=… if it listens elsewhere",
         )
     if facts.host_name:
         return warn(

@@ -66,14 +66,15 @@ def test_an_old_or_broken_nomad_is_named(
             replace(GOOD, problem="connection refused", driver=None),
             "start nom",
         ),
+        ("agent", Level.WARN, replace(GOOD, problem="Permission denied"), "NOMAD_TOKEN"),
         ("agent", Level.WARN, replace(GOOD, host_name="other"), "NOMAD_ADDR"),
         ("plugin conf", Level.WARN, replace(GOOD, config=AgentConfig()), 'plugin "vm" {}'),
-        ("plugin file", Level.WARN, replace(GOOD, plugin_problem="does not exist"), "driver.md"),
+        ("plugin file", Level.WARN, replace(GOOD, plugin_problem="does not exist"), "install.md"),
         (
             "plugin file",
             Level.WARN,
             replace(GOOD, config=replace(CONFIG, plugin_dir=None)),
-            "driver.md",
+            "install.md",
         ),
         (
             "alloc GC",
