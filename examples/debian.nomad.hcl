@@ -7,7 +7,7 @@
 
 variable "image" {
   type        = string
-  default     = "/var/lib/qemu-node/images/debian-13.qcow2"
+  default     = "/srv/images/debian-13.qcow2"
   description = "A Debian image with cloud-init and qemu-guest-agent."
 }
 

@@ -26,7 +26,7 @@ _KEPT_MAX_BYTES = 4 << 20
 @pytest.fixture(scope="session")
 def small_guest_image() -> Path:
     """Return the qcow2 image of the small guest; see `guests.small`."""
-    return _built(lambda: small.build(cache.cache_dir()))
+    return built(lambda: small.build(cache.cache_dir()))
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def debian_guest_image() -> Path:
         done = run_blocking(argv, env=environment, timeout_s=_BUILD_TIMEOUT_S)
         return Path(done.stdout.decode().strip())
 
-    return _built(build)
+    return built(build)
 
 
 @pytest.fixture(scope="session")
@@ -50,15 +50,15 @@ def test_vm() -> TestVM:
     uv = shutil.which("uv", path=f"{cache.REPO}/.tools/bin:{os.environ.get('PATH', '')}")
     if uv is None:
         pytest.skip("uv is not installed (make setup)")
-    return _built(lambda: TestVM.prepare(cache.cache_dir(), uv))
+    return built(lambda: TestVM.prepare(cache.cache_dir(), uv))
 
 
-def _built(build: Callable[[], _T]) -> _T:
+def built(build: Callable[[], _T]) -> _T:
     """Return what `build` makes; skip where this machine cannot build it, fail in CI."""
     try:
         return build()
     except (MissingPartError, ProcessError) as exc:
-        reason = f"cannot build the guest: {exc}"
+        reason = f"cannot build what the test needs: {exc}"
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
