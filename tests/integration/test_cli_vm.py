@@ -262,7 +262,7 @@ async def crashed(driver: VMNode, vm: VM) -> None:
     assert vm._lock is not None
     vm._lock.release()
     await driver.tasks.aclose()
-    await vm._drop_qmp()
+    await vm._qemu.disconnect()
 
 
 async def test_a_vm_without_a_driver_is_shut_down_and_kept_for_the_next_one_to_report(

@@ -15,7 +15,8 @@ from qemu_node.host.files.lock import FileLock
 from qemu_node.host.process import identity, pidfd
 from qemu_node.qga.agent import GuestAgent
 from qemu_node.vm.life import machine
-from qemu_node.vm.life.machine import VM, VMPhase
+from qemu_node.vm.life import stop as ladder
+from qemu_node.vm.life.machine import VM
 from qemu_node.vm.record.outcome import FORCED_OFF, POWERED_OFF, VMExit
 
 pytestmark = pytest.mark.timeout(120)
@@ -69,7 +70,7 @@ async def test_a_guest_that_hears_nothing_is_gone_when_the_timeout_ends(node: VM
 async def test_whatever_the_agent_says_the_power_button_follows_and_the_guest_is_gone(
     node: VMNode, short_tmp_path: Path, agent: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_AGENT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(ladder, "_AGENT_TIMEOUT_S", 1.0)
     vm = await fake_vm(node)
     async with FakeQga(short_tmp_path / "agent.sock", **agent) as guest:
         vm.agent = GuestAgent(guest.path, vm.directory.qga_lock)
@@ -128,7 +129,7 @@ async def test_a_stop_may_be_overtaken_by_a_shorter_one(node: VMNode) -> None:
     vm = await node.start(node.request())
     async with asyncio.TaskGroup() as group:
         _ = group.create_task(vm.stop(_FOR_EVER_S))
-        await until(lambda: vm.phase, lambda phase: phase is VMPhase.STOPPING, "stop")
+        await until(lambda: vm.life.stops, lambda stops: stops == 1, "stop")
         _ = group.create_task(vm.stop(0.0))
     assert vm.exit == FORCED_OFF
     await vm.stop(0.0)

@@ -16,8 +16,10 @@ from integration.vmnode import WAIT_S, VMNode
 from qemu_node.errors import HostError
 from qemu_node.host.files import tree
 from qemu_node.host.process import identity
+from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.events import RunState, StatusInfo
-from qemu_node.vm.life.machine import VM, VMPhase
+from qemu_node.vm.life.machine import VM
+from qemu_node.vm.life.transitions import VMPhase
 from qemu_node.vm.record.outcome import FORCED_OFF, POWERED_OFF
 
 pytestmark = [pytest.mark.needs_qemu]
@@ -107,9 +109,8 @@ async def test_the_end_of_a_guest_is_noticed_after_any_error_of_its_control_conn
             raise answers.pop(0)
         return StatusInfo(running=False, status=RunState.SHUTDOWN)
 
-    monkeypatch.setattr("qemu_node.vm.life.machine.qmp_commands.query_status", query_status)
-    assert vm._qmp is not None
-    vm._news.set()
+    monkeypatch.setattr(qmp_commands, "query_status", query_status)
+    vm._qemu.look_again()
     assert await node.ended(vm) == POWERED_OFF
     assert answers == []
 
@@ -133,10 +134,10 @@ async def test_what_ends_a_vm_after_a_stop_was_given_up_is_not_that_stop(
     stops = [asyncio.ensure_future(vm.stop(600.0)) for _ in range(2)]
     for stop in stops:
         await asyncio.sleep(0)
-        assert vm.phase is VMPhase.STOPPING
+        assert vm.life.stops
         stop.cancel()
         await asyncio.wait({stop})
-    assert vm.phase is VMPhase.RUNNING
+    assert not vm.life.stops
     os.kill(vm.process.pid, signal.SIGSEGV)
     outcome = await node.ended(vm)
     assert (outcome.signal, outcome.is_failure) == (signal.SIGSEGV, True)
@@ -151,7 +152,7 @@ async def test_a_stop_given_up_after_it_wrote_the_end_down_leaves_no_false_end(
         quitting.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("qemu_node.vm.life.machine.qmp_commands.quit", quit_never)
+    monkeypatch.setattr(qmp_commands, "quit", quit_never)
     stop = asyncio.ensure_future(vm.stop(4.0))
     await asyncio.wait_for(quitting.wait(), WAIT_S)
     assert vm.directory.exit_file.exists()
@@ -166,7 +167,7 @@ async def test_a_stop_given_up_after_it_wrote_the_end_down_leaves_no_false_end(
 async def test_a_vm_that_is_destroyed_twice_at_once_is_removed_once(node: VMNode, vm: VM) -> None:
     removals = await asyncio.gather(*(vm.destroy() for _ in range(3)))
     assert removals == [None] * 3
-    assert vm.phase is VMPhase.DESTROYED
+    assert vm.life.phase is VMPhase.DESTROYED
 
 
 async def test_a_vm_whose_usage_cannot_be_written_does_not_slow_the_measuring(

@@ -35,7 +35,7 @@ async def restarted(node: VMNode) -> VMNode:
     await node.tasks.aclose()
     for vm in node.supervisor.vms:
         # What the kernel does for a process that is gone.
-        await vm._drop_qmp()
+        await vm._qemu.disconnect()
         if vm._lock is not None:
             vm._lock.release()
     node.supervisor._managed.clear()

@@ -31,7 +31,7 @@ from qemu_node.nomad.driver.driver import TaskStoppedError, VMDriver
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.qemu.accel.accelerator import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
-from qemu_node.vm.life.machine import VMPhase
+from qemu_node.vm.life.transitions import VMPhase
 from qemu_node.vm.life.usage import Usage
 from qemu_node.vm.network import Network
 from qemu_node.vm.output.greeting import QemuStartError
@@ -206,7 +206,7 @@ async def test_a_start_in_place_waits_until_the_last_run_has_given_up_its_port(
     await node.ended(vm)
     destroying = [asyncio.ensure_future(node.supervisor.destroy(vm)) for _ in range(2)]
     starting = asyncio.ensure_future(node.start(node.request(nics=(port(node),))))
-    await until(lambda: vm.phase, lambda phase: phase is VMPhase.DESTROYED, "removed files")
+    await until(lambda: vm.life.phase, lambda phase: phase is VMPhase.DESTROYED, "removed files")
     assert manager.calls == ["attach"]
     assert not any(task.done() for task in (starting, *destroying))
     manager.detach_may_end.set()

@@ -249,7 +249,7 @@ class VMNode:
 async def release(supervisor: Supervisor) -> None:
     """Do for `supervisor` what the kernel does for a process that is gone; its VMs go on."""
     for managed in supervisor._managed.values():
-        await managed.vm._drop_qmp()
+        await managed.vm._qemu.disconnect()
         if managed.vm._lock is not None:
             managed.vm._lock.release()
         await managed.logs.close()

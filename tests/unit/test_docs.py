@@ -181,7 +181,7 @@ def test_the_stop_ladder_is_what_the_page_says() -> None:
     for timeout_s, row in ((5, "5 s (Nomad's default)"), (30, "30 s"), (120, "2 min")):
         [cells] = [cells for cells in _rows(page) if cells[0] == row]
         shown = [float(cell.removesuffix(" s")) for cell in cells[1:]]
-        planned = [step.at_s for step in plan_stop(timeout_s, has_agent=True)]
+        planned = [step.at_s for step in plan_stop(timeout_s)]
         assert shown == pytest.approx(planned, abs=0.06)
 
 

@@ -11,7 +11,8 @@ from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
 from qemu_node.host.process.identity import ProcessId
 from qemu_node.inventory import stop as vmstop
-from qemu_node.inventory.stop import Stopper, plan
+from qemu_node.inventory.stop import Stopper
+from qemu_node.vm.life import stop as ladder
 from qemu_node.vm.life.stop import StopAction, StopStep
 from qemu_node.vm.record.record import VMRecord
 
@@ -64,17 +65,6 @@ async def until_received(peer: FakeQmp, command: str) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         while command not in peer.commands:
             await asyncio.sleep(0.01)
-
-
-def test_the_guest_is_asked_first_and_force_comes_last() -> None:
-    actions = [step.action for step in plan(30.0, now=False)]
-    assert actions == list(StopAction)
-
-
-def test_with_now_the_guest_is_not_asked_and_qemu_may_close_its_files() -> None:
-    quit_, kill = plan(30.0, now=True)
-    assert (quit_.action, quit_.at_s, kill.action) == (StopAction.QUIT, 0.0, StopAction.KILL)
-    assert kill.at_s > 0
 
 
 async def test_a_guest_whose_agent_obeys_is_let_go_by_its_driver(
@@ -161,7 +151,7 @@ async def test_another_users_qemu_is_an_error_with_what_to_do(
 async def test_a_process_that_survives_everything_is_reported(
     record: VMRecord, process: FakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vmstop, "_KILL_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(ladder, "KILL_TIMEOUT_S", 0.1)
     with pytest.raises(HostError, match="did not end"):
         await Stopper(record, lambda _line: None).run(steps(KILL=0))
     assert process.signals == [signal.SIGKILL]

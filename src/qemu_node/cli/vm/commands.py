@@ -166,12 +166,13 @@ Examples:
 @pass_app
 def stop(app: App, name: str, timeout_s: float, now: bool, as_json: bool) -> None:
     """Stop a VM."""
-    from qemu_node.inventory.stop import Stopper, plan
+    from qemu_node.inventory.stop import Stopper
+    from qemu_node.vm.life.stop import plan_quit, plan_stop
 
     record = running_vm(app, name)
     with waiting(f"stopping {record.vm_id}") as tell:
         stopper = Stopper(record, tell)
-        stopped = asyncio.run(stopper.run(plan(timeout_s, now=now)))
+        stopped = asyncio.run(stopper.run(plan_quit() if now else plan_stop(timeout_s)))
     if as_json:
         print_json(
             {

@@ -1,1 +1,4 @@
-"""A running VM: watched, measured, stopped, ended."""
+"""A running VM: watched, measured, stopped, ended.
+
+`machine` learns what happens, `transitions` decides what follows, `control` reaches QEMU.
+"""
