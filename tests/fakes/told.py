@@ -8,7 +8,7 @@ import pytest
 
 from fakes.firmware import FirmwareHost
 from fakes.specs import QEMU_10_0
-from qemu_node.config.node import Paths, QemuConfig
+from qemu_node.config.node import DiskConfig, NodeConfig, Paths, QemuConfig
 from qemu_node.host.process.command import Child
 from qemu_node.host.process.identity import identify
 from qemu_node.images.format.imagefile import ImageFormat
@@ -18,9 +18,9 @@ from qemu_node.net.portspec import PortSpec
 from qemu_node.qemu.accel.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
 from qemu_node.qmp.connection import QmpConnection
-from qemu_node.units import GIB, MIB, Share
+from qemu_node.units import GIB, MIB
 from qemu_node.vm.admission import Admission
-from qemu_node.vm.node import Hypervisor, Node
+from qemu_node.vm.node import Hypervisor, Node, Rights
 from qemu_node.vm.start import files, process
 from qemu_node.vm.start.launch import launch
 from qemu_node.vm.start.request import VMRequest
@@ -46,9 +46,14 @@ class ToldStart:
         self.node = cast(
             "Node",
             _Fake(
-                paths=Paths(run=str(root / "r"), data=str(root / "d")),
-                qemu=QemuConfig(allow_args=("-smbios .*",)),
-                firmware_dirs=(firmware.descriptors,),
+                config=NodeConfig(
+                    paths=Paths(run=str(root / "r"), data=str(root / "d")),
+                    qemu=QemuConfig(
+                        allow_args=("-smbios .*",), firmware_dirs=(str(firmware.descriptors),)
+                    ),
+                    disk=DiskConfig(reserve="0%"),
+                ),
+                rights=Rights(is_root=False, shared_gid=None, kvm_gid=None),
                 hypervisor=self._hypervisor,
                 images=_Fake(get=self._get_image),
                 keeper=_Fake(make_room=lambda *_: None),
@@ -58,11 +63,6 @@ class ToldStart:
                     guard_host=_nothing,
                     unguard_host=_nothing,
                 ),
-                is_root=False,
-                shared_gid=None,
-                kvm_gid=None,
-                pull_timeout_s=60.0,
-                disk_reserve=Share(),
             ),
         )
 

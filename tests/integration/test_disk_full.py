@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(600)
 
 PAUSED = "VM paused: the node's disk is full; it goes on when there is room again"
 GOES_ON = "VM goes on: the node's disk has room again"
-RESERVE = Share(size_bytes=8 * MIB)
+RESERVE = "8M"
 SMALL_MIB, LARGE_MIB = 96, 512
 # Beyond the partition that it booted from, and more than the small disk can take.
 WRITES = """\

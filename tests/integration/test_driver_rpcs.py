@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from qemu_node.nomad.driver.driver import (
     VMDriver,
 )
 from qemu_node.nomad.driver.plugin import VMPlugin
-from qemu_node.nomad.driver.runtime import NodeHost
+from qemu_node.nomad.driver.runtime import DriverRuntime
 from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, unix_target
 from qemu_node.nomad.plugin.server import PluginServer
 from qemu_node.nomad.plugin.status import PluginError, TaskNotFoundError, UnsupportedError
@@ -144,16 +145,16 @@ def nomad(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NomadNode:
 @contextlib.asynccontextmanager
 async def driver_on(nomad: NomadNode, *, keep: bool = False) -> AsyncIterator[VMDriver]:
     """Give a driver; in the end its VMs are destroyed or, with `keep`, left as SIGKILL would."""
-    host = NodeHost(nomad.node_toml)
-    driver = VMDriver(host)
+    runtime = DriverRuntime(nomad.node_toml)
+    driver = VMDriver(runtime)
     try:
         yield driver
     finally:
         if not keep:
-            await host.destroy_all()
-        await host.aclose()
+            await runtime.destroy_all()
+        await runtime.aclose()
         if keep:
-            await release(host.vms)
+            await release(runtime.vms)
 
 
 @pytest.fixture
@@ -460,7 +461,7 @@ async def test_nomad_learns_nothing_of_a_start_that_ends_with_the_driver(
     async with driver_on(nomad) as driver:
         await start(driver, nomad.task(image=nomad.image_url))
         waiting = asyncio.ensure_future(wait(driver))
-        await driver._host.aclose()
+        await driver._runtime.aclose()
         assert nomad.vms().leftovers() == []
         for _ in range(10):
             await asyncio.sleep(0)
@@ -768,7 +769,7 @@ async def test_an_agent_that_goes_away_during_a_start_takes_it_along(nomad: Noma
 @contextlib.asynccontextmanager
 async def served(driver: VMDriver, root: Path) -> AsyncIterator[DriverCalls]:
     """Serve `driver` on a socket and give its caller's side."""
-    server = PluginServer(VMPlugin(driver._host), driver, on_shutdown=lambda: None)
+    server = PluginServer(VMPlugin(driver._runtime), driver, on_shutdown=lambda: None)
     path = root / "plugin.sock"
     await server.start(path)
     async with grpc.aio.insecure_channel(unix_target(path), options=CHANNEL_OPTIONS) as channel:
@@ -802,10 +803,11 @@ def without_users(driver: VMDriver) -> None:
 
     async def begin() -> None:
         await real_begin()
-        object.__setattr__(driver._host.supervisor()._node, "is_root", False)
+        node = driver._runtime.supervisor()._node
+        object.__setattr__(node, "rights", replace(node.rights, is_root=False))
 
-    real_begin = driver._host.begin
-    driver._host.begin = begin  # type: ignore[method-assign]
+    real_begin = driver._runtime.begin
+    driver._runtime.begin = begin  # type: ignore[method-assign]
 
 
 @real_qemu
@@ -862,7 +864,7 @@ async def test_a_task_that_ended_while_no_driver_was_there_is_recovered_and_repo
     async with driver_on(nomad, keep=True) as first:
         handle = await start(first, nomad.task())
         state = state_of(handle)
-        managed = first._host.supervisor()._managed[state.vm_id]
+        managed = first._runtime.supervisor()._managed[state.vm_id]
     managed.vm.directory.write_exit(VMExit(exit_code=1, reason="the guest panicked"))
     pidfd.send_signal(state.record.process, signal.SIGKILL)
     await until(lambda: identity.is_alive(state.record.process), lambda alive: not alive, "end", 60)

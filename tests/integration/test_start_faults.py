@@ -24,7 +24,6 @@ from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.openimage import CachedImage
 from qemu_node.inventory.registry import find_vm
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.units import Share
 from qemu_node.vm.output import greeting
 from qemu_node.vm.output.greeting import QemuStartError
 from qemu_node.vm.record.names import VM_ID
@@ -420,7 +419,7 @@ async def test_a_task_log_that_cannot_be_opened_fails_the_start_before_anything_
 async def test_a_start_is_refused_as_recoverable_while_the_disk_has_only_its_reserve(
     short_tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = VMNode(short_tmp_path, image, disk_reserve=Share(pct=100))
+    node = VMNode(short_tmp_path, image, disk_reserve="100%")
     asked: list[int] = []
     monkeypatch.setattr(ImageKeeper, "make_room", lambda _self, needed: asked.append(needed))
     with pytest.raises(DiskReserveError, match="kept in reserve") as refused:

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ _FOR_EVER_S = 3600.0
 async def fake_vm(node: VMNode, **behaviour: Any) -> VM:
     """Return a VM of `node` whose QEMU is a program that does what it is told."""
     node._qemu_program = fake_qemu_with_qmp(node.root, **behaviour)
-    object.__setattr__(node.node, "is_root", False)
+    object.__setattr__(node.node, "rights", replace(node.node.rights, is_root=False))
     return await node.start(node.request())
 
 

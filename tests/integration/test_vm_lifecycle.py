@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from integration.vmnode import WAIT_S, VMNode
 
+from qemu_node.config.node import QemuConfig
 from qemu_node.errors import HostError, ImageError, JobError, NodeError
 from qemu_node.host.process import command, identity, pidfd
 from qemu_node.qemu.spec import FirmwareMode
@@ -284,10 +285,8 @@ async def test_an_image_that_is_unsafe_leaves_nothing(node: VMNode, short_tmp_pa
 
 
 async def test_qemu_that_refuses_to_start_is_quoted(node: VMNode) -> None:
-    broken = VMNode(node.root, node.image)
-    object.__setattr__(
-        broken.node, "qemu", type(broken.node.qemu)(allow_args=("-device usb-kbd,bus=nonsense",))
-    )
+    allowed = QemuConfig(allow_args=("-device usb-kbd,bus=nonsense",))
+    broken = VMNode(node.root, node.image, qemu=allowed)
     with pytest.raises(HostError, match="nonsense"):
         await broken.start(broken.request(args=("-device", "usb-kbd,bus=nonsense")))
     assert broken.leftovers() == []

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from qemu_node.config.images import ImagesConfig
 from qemu_node.config.network import NetworkConfig
-from qemu_node.config.node import LogsConfig, Paths, QemuConfig
+from qemu_node.config.node import DiskConfig, NodeConfig, Paths, QemuConfig
 from qemu_node.host.cgroup import ScopeLimits
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
@@ -18,10 +18,10 @@ from qemu_node.net.mac import stable_mac
 from qemu_node.net.portspec import PortSpec, UserPort, tap_name
 from qemu_node.qemu.accel.probe import QemuBinary, find_qemu
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, Hardware, OsFamily, QemuVersion
-from qemu_node.units import MIB, Share
+from qemu_node.units import MIB
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.network import Network
-from qemu_node.vm.node import Hypervisor, Node
+from qemu_node.vm.node import Hypervisor, Node, Rights
 from qemu_node.vm.output.logs import TaskLogs
 from qemu_node.vm.record.names import TaskIdentity, vm_id
 from qemu_node.vm.record.outcome import VMExit
@@ -47,7 +47,7 @@ class VMNode:
         is_root: bool | None = None,
         images: ImagesConfig | None = None,
         network: Network | None = None,
-        disk_reserve: Share = Share(),  # noqa: B008 - frozen
+        disk_reserve: str = "0%",
     ) -> None:
         """Make a node on `root` whose jobs may name what is beside `image`.
 
@@ -72,26 +72,29 @@ class VMNode:
         images = images or ImagesConfig(image_paths=(str(image.parent),))
         cache = ImageCache(self.paths.images_dir, images, self.tasks)
         self.node = Node(
-            paths=self.paths,
-            qemu=qemu or QemuConfig(),
-            logs=LogsConfig(),
+            config=NodeConfig(
+                paths=self.paths,
+                qemu=qemu or QemuConfig(),
+                images=images,
+                disk=DiskConfig(reserve=disk_reserve),
+            ),
+            rights=Rights(
+                is_root=os.geteuid() == 0 if is_root is None else is_root,
+                shared_gid=None,
+                kvm_gid=None,
+            ),
             images=cache,
             keeper=ImageKeeper(self.paths.images_dir, self.paths.vm_data_dir, images),
             prefetcher=Prefetcher(cache.pull, images.prefetch, images.ttl_s),
             network=network or Network(self.paths, NetworkConfig(), None),
             tasks=self.tasks,
             hypervisor=self._hypervisor,
-            is_root=os.geteuid() == 0 if is_root is None else is_root,
-            shared_gid=None,
-            kvm_gid=None,
-            pull_timeout_s=WAIT_S,
-            disk_reserve=disk_reserve,
         )
         self.supervisor = Supervisor(self.node, self._open_logs)
 
     async def _hypervisor(self) -> Hypervisor:
         if self._qemu_program is None:
-            binary = await find_qemu(self.node.qemu.binary)
+            binary = await find_qemu(self.node.config.qemu.binary)
         else:
             version = QemuVersion(major=7, minor=2, micro=22)
             binary = QemuBinary(path=self._qemu_program, version=version)
@@ -220,7 +223,7 @@ class VMNode:
 
     def running(self) -> set[str]:
         """Return the ids of the VMs that have a process."""
-        if self.node.is_root:
+        if self.node.rights.is_root:
             return running_vm_ids(self.paths.vm_data_dir)
         # Where root plays a user without a user per VM.
         return {vm_id for vm_id, _ in _own_processes(self.paths.vm_data_dir)}

@@ -90,6 +90,11 @@ class QemuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     uid_count: int = 10_000
     """VMs run as users `first_uid` … `first_uid + uid_count - 1`, one each, when we are root."""
 
+    @property
+    def firmware_paths(self) -> tuple[Path, ...]:
+        """`firmware_dirs` as paths."""
+        return tuple(Path(directory) for directory in self.firmware_dirs)
+
 
 class LogsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[logs]`: bounds of what a guest can print into its task's log."""
@@ -123,7 +128,7 @@ class DiskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """node.toml as a whole; only the entry points see it."""
+    """node.toml as a whole, as it was read; what is made of it is a `Node`."""
 
     paths: Paths = msgspec.field(default_factory=lambda: default_paths())
     images: ImagesConfig = ImagesConfig()

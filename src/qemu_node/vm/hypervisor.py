@@ -114,9 +114,8 @@ class HypervisorFinder:
             require_passage(self._paths.vm_data_dir, "paths.data")
 
     def _default_firmware(self) -> Firmware | None:
-        directories = tuple(Path(directory) for directory in self._config.firmware_dirs)
         try:
-            return find_firmware(FirmwareMode.SECURE_BOOT, directories)
+            return find_firmware(FirmwareMode.SECURE_BOOT, self._config.firmware_paths)
         except MissingPartError:
             # Told by the fingerprint; the accelerator is proven with the firmware QEMU carries.
             return None

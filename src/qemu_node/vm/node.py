@@ -2,16 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from qemu_node.config.node import LogsConfig, Paths, QemuConfig
+from qemu_node.config.node import NodeConfig
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
 from qemu_node.qemu.accel.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
-from qemu_node.units import Share
 from qemu_node.vm.network import Network
 
 Tell = Callable[[str, dict[str, str]], None]
@@ -34,12 +32,24 @@ class Hypervisor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """The services that a VM's start uses."""
+class Rights:
+    """What this process can give to VMs and to others of the host."""
 
-    paths: Paths
-    qemu: QemuConfig
-    logs: LogsConfig
+    is_root: bool
+    """Each VM gets a user of its own."""
+    shared_gid: int | None
+    """Group `qemu-node`, which may use the VMs' sockets; None: there is no such group."""
+    kvm_gid: int | None
+    """Group that may open /dev/kvm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The services that VMs use, made of node.toml by the driver (`DriverRuntime`)."""
+
+    config: NodeConfig
+    """What node.toml says."""
+    rights: Rights
     images: ImageCache
     keeper: ImageKeeper
     prefetcher: Prefetcher
@@ -49,16 +59,3 @@ class Node:
     """Finds QEMU and proves the accelerator; quick after the first time.
 
     Raises MissingPartError where no guest can start."""
-    is_root: bool
-    shared_gid: int | None
-    """Group `qemu-node`, which may use the VMs' sockets; None: there is no such group."""
-    kvm_gid: int | None
-    """Group that may open /dev/kvm."""
-    pull_timeout_s: float
-    disk_reserve: Share
-    """What stays free of the file system of `paths.data`."""
-
-    @property
-    def firmware_dirs(self) -> tuple[Path, ...]:
-        """Where QEMU's firmware descriptors are."""
-        return tuple(Path(directory) for directory in self.qemu.firmware_dirs)

@@ -75,7 +75,7 @@ class Supervisor:
         self._turns = PumpTurns()
         self._log_worker = Worker("logs")
         self._troubles = Troubles()
-        self._reconciler = Reconciler(node.paths)
+        self._reconciler = Reconciler(node.config.paths)
         self._is_watching = False
         self.admission = Admission(lambda: len(self._managed))
 
@@ -101,7 +101,7 @@ class Supervisor:
     def use(self, node: Node) -> None:
         """Have `node` from now on: its settings could be read at last."""
         self._node = node
-        self._reconciler = Reconciler(node.paths)
+        self._reconciler = Reconciler(node.config.paths)
         for vm in self.vms:
             node.network.adopt(vm.record)
 
@@ -152,7 +152,7 @@ class Supervisor:
 
     def directory_of(self, request: VMRequest) -> VMDirectory:
         """Return where the VM that `request` describes will be."""
-        return VMDirectory.of(self._node.paths, request.identity.vm_id)
+        return VMDirectory.of(self._node.config.paths, request.identity.vm_id)
 
     async def recover(self, state: VMState, tell: Tell = _tell_nobody) -> VM:
         """Take up a VM of an earlier driver, or report the end of one that is gone. Idempotent.
@@ -166,7 +166,7 @@ class Supervisor:
         known = self._managed.get(state.vm_id)
         if known is not None:
             return known.vm
-        directory = VMDirectory.of_state(state, self._node.paths)
+        directory = VMDirectory.of_state(state, self._node.config.paths)
         lock = await _lock_for_recovery(directory)
         async with Undo() as undo:
             if lock is not None:
@@ -226,7 +226,7 @@ class Supervisor:
         Raises:
             HostError: it does not die or its files cannot be removed.
         """
-        await remove_named(name, self._node.paths)
+        await remove_named(name, self._node.config.paths)
 
     async def destroy_all(self) -> None:
         """End every managed VM and remove its files; what fails is logged and left to reconcile."""
@@ -285,10 +285,12 @@ class Supervisor:
         logs: TaskLogs,
         tell: Tell,
     ) -> VM:
-        vm_logs = VMLogs(directory, state.record.process, logs, self._node.logs, self._log_worker)
+        vm_logs = VMLogs(
+            directory, state.record.process, logs, self._node.config.logs, self._log_worker
+        )
         earlier = read_usage(directory.usage_json)
         meter = UsageMeter(state.record.process, earlier.disk if earlier else DiskState())
-        disk = DiskGuard(directory, meter, reserve=self._node.disk_reserve, tell=tell)
+        disk = DiskGuard(directory, meter, reserve=self._node.config.disk.reserved, tell=tell)
         vm = VM(state, directory, lock=lock, logs=vm_logs, disk=disk, tasks=self._node.tasks)
         detaching = self._node.tasks.start(self._detach(vm), name=f"detach {state.vm_id}")
         self._managed[state.vm_id] = _Managed(vm=vm, logs=vm_logs, meter=meter, detaching=detaching)

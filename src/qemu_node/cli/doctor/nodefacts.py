@@ -11,7 +11,7 @@ import pwd
 import resource
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from qemu_node.cli.doctor import checks
@@ -58,7 +58,7 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
         yield check
     qemu = await look_for_qemu(config.qemu.binary)
     yield checks.check_qemu(qemu)
-    dirs = [Path(directory) for directory in config.qemu.firmware_dirs]
+    dirs = config.qemu.firmware_paths
     for mode in FirmwareMode:
         yield checks.check_firmware(mode, look_for_firmware(mode, dirs), dirs)
     for check in check_host(config.qemu, config.paths, is_root=is_root):
@@ -245,7 +245,7 @@ def find_leftovers(paths: Paths) -> Leftovers:
     return Leftovers(removable=removable, unmanaged=unmanaged, unreadable=unreadable)
 
 
-def look_for_firmware(mode: FirmwareMode, dirs: list[Path]) -> Firmware | NodeError | None:
+def look_for_firmware(mode: FirmwareMode, dirs: Sequence[Path]) -> Firmware | NodeError | None:
     """Return the firmware of a mode, or why there is none; None for BIOS."""
     try:
         return find_firmware(mode, dirs)

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 
 from qemu_node.errors import NodeError
 from qemu_node.host.concurrency.cancellation import Undo
-from qemu_node.nomad.driver.runtime import NodeHost
+from qemu_node.nomad.driver.runtime import DriverRuntime
 from qemu_node.nomad.plugin.service import DriverService
 from qemu_node.nomad.plugin.status import TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.proto import driver_pb2
@@ -52,15 +52,15 @@ class TaskStoppedError(NodeError):
 class VMDriver(DriverService):
     """Answers Nomad for all VMs of this node."""
 
-    def __init__(self, host: NodeHost, *, waits_for_images: bool = False) -> None:
-        """Serve the VMs of `host`.
+    def __init__(self, runtime: DriverRuntime, *, waits_for_images: bool = False) -> None:
+        """Serve the VMs of `runtime`.
 
         Args:
-            host: What the driver uses of its node.
+            runtime: The node's settings and services.
             waits_for_images: StartTask returns when the VM runs, however long that takes; for a
                 caller that cancels it where Nomad would wait.
         """
-        self._host = host
+        self._runtime = runtime
         self._waits_for_images = waits_for_images
         self._events = EventBroker()
         self._tasks: dict[str, Task] = {}
@@ -71,12 +71,12 @@ class VMDriver(DriverService):
 
     async def init(self, request: driver_pb2.InitRequest) -> driver_pb2.InitResponse:
         """Begin to serve; left-overs of an earlier driver are removed in the background."""
-        await self._host.begin()
+        await self._runtime.begin()
         return driver_pb2.InitResponse()
 
     async def shutdown(self, request: driver_pb2.ShutdownRequest) -> driver_pb2.ShutdownResponse:
         """Put into the tasks' logs what the guests have printed; the VMs go on."""
-        await self._host.flush_logs()
+        await self._runtime.flush_logs()
         return driver_pb2.ShutdownResponse()
 
     async def task_config_schema(
@@ -111,8 +111,8 @@ class VMDriver(DriverService):
     ) -> AsyncIterator[driver_pb2.FingerprintResponse]:
         """Yield the node's health at once and whenever it changes."""
         # Agents before 2.0.4 do not call Init: the first fingerprint is their sign to begin.
-        await self._host.begin()
-        async for response in self._host.fingerprints():
+        await self._runtime.begin()
+        async for response in self._runtime.fingerprints():
             yield response
 
     async def task_events(
@@ -129,13 +129,16 @@ class VMDriver(DriverService):
     ) -> driver_pb2.StartTaskResponse:
         """Start the task's VM and return once it runs, or once its image is seen to take long."""
         config = request.task
-        await self._host.begin()
+        await self._runtime.begin()
         if config.id in self._tasks:
             raise TaskBusyError(f"task {config.id} is started already")
-        supervisor = self._host.supervisor()
+        supervisor = self._runtime.supervisor()
         options = parse_options(config.msgpack_driver_config)
         wanted = build_request(
-            config, options, merge_default=self._host.merge_default, network=self._host.network
+            config,
+            options,
+            merge_default=self._runtime.merge_default,
+            network=self._runtime.network,
         )
         task = self._tasks[config.id] = Task(config)
         override = driver_pb2.NetworkOverride()
@@ -144,7 +147,7 @@ class VMDriver(DriverService):
         may_be_late = wanted.advertise is None and not self._waits_for_images
         task.begin(
             self._start(task, wanted, override, is_late.set if may_be_late else lambda: None),
-            self._host.tasks,
+            self._runtime.tasks,
         )
         try:
             async with Undo() as undo:
@@ -186,7 +189,7 @@ class VMDriver(DriverService):
         """
         try:
             if task.has_vm:
-                await self._host.vms.destroy(task.vm)
+                await self._runtime.vms.destroy(task.vm)
         finally:
             # Another call may have done it, and the task be started anew.
             if self._tasks.get(task.config.id) is task:
@@ -204,7 +207,7 @@ class VMDriver(DriverService):
         def tell(message: str, notes: dict[str, str]) -> None:
             self._events.tell(task.config, message, notes)
 
-        supervisor = self._host.supervisor()
+        supervisor = self._runtime.supervisor()
         vm = await supervisor.start(wanted, tell, on_long_wait)
         async with Undo() as undo:
             # Nomad knows nothing of this VM yet.
@@ -231,7 +234,7 @@ class VMDriver(DriverService):
             override = await wait_to_advertise(vm, advertise, tell)
             if override is not None:
                 return override
-        _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {record.vm_id}")
+        _ = self._runtime.tasks.start(tell_of_address(vm, tell), name=f"address {record.vm_id}")
         return None
 
     async def recover_task(
@@ -251,16 +254,16 @@ class VMDriver(DriverService):
 
     async def _recover(self, handle: driver_pb2.TaskHandle) -> None:
         config = handle.config
-        await self._host.begin()
+        await self._runtime.begin()
         state = decode_state(handle.driver_state, config.id)
 
         def tell(message: str, notes: dict[str, str]) -> None:
             self._events.tell(config, message, notes)
 
-        vm = await self._host.vms.recover(state, tell)
+        vm = await self._runtime.vms.recover(state, tell)
         self._tasks[config.id] = Task(config, vm)
         # It may have come up, or moved, while no driver was there.
-        _ = self._host.tasks.start(tell_of_address(vm, tell), name=f"address {state.vm_id}")
+        _ = self._runtime.tasks.start(tell_of_address(vm, tell), name=f"address {state.vm_id}")
 
     async def wait_task(self, request: driver_pb2.WaitTaskRequest) -> driver_pb2.WaitTaskResponse:
         """Return once the VM has ended, with how."""
@@ -287,7 +290,7 @@ class VMDriver(DriverService):
             await task.cancel()
             await self._destroy(task)
         elif request.force and (handle := self._unrecovered.get(request.task_id)) is not None:
-            await self._host.vms.destroy_named(named_vm(handle))
+            await self._runtime.vms.destroy_named(named_vm(handle))
             self._unrecovered.pop(request.task_id, None)
         return driver_pb2.DestroyTaskResponse()
 
@@ -326,14 +329,14 @@ class VMDriver(DriverService):
         task = self._find(request.task_id)
         if not await task.has_started():
             return
-        meter = self._host.vms.meter(task.vm)
+        meter = self._runtime.vms.meter(task.vm)
         interval_s = request.collection_interval.ToNanoseconds() / 1e9 or _DEFAULT_STATS_INTERVAL_S
         while task.vm.exit is None:
             yield build_stats(
                 task.config.id,
                 meter.cpu_share(),
                 meter.pss_bytes,
-                mhz_per_core=self._host.mhz_per_core,
+                mhz_per_core=self._runtime.mhz_per_core,
             )
             await asyncio.sleep(interval_s)
 
@@ -355,7 +358,9 @@ class VMDriver(DriverService):
         self, requests: AsyncIterator[driver_pb2.ExecTaskStreamingRequest]
     ) -> AsyncIterator[driver_pb2.ExecTaskStreamingResponse]:
         """Run a command in the guest for `nomad alloc exec`."""
-        return task_exec.run_streaming(requests, lambda id_: self._find(id_).vm, self._host.tasks)
+        return task_exec.run_streaming(
+            requests, lambda id_: self._find(id_).vm, self._runtime.tasks
+        )
 
     def _find(self, task_id: str) -> Task:
         task = self._tasks.get(task_id)

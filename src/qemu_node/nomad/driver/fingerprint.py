@@ -29,7 +29,7 @@ def driver_version() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """Facts that a few small reads tell."""
+    """What a few small reads tell of the host; `doctor` reads more (`nodefacts`)."""
 
     firmware_problems: dict[FirmwareMode, str] = field(default_factory=dict)
     """Modes that no installed firmware serves, and why."""
@@ -190,7 +190,7 @@ def read_host_facts(
         is_short_of_files: What `Admission` says.
     """
     network = config.network
-    directories = tuple(Path(directory) for directory in config.qemu.firmware_dirs)
+    directories = config.qemu.firmware_paths
     problems = {}
     for mode in FirmwareMode:
         try:

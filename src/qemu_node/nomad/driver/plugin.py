@@ -18,7 +18,7 @@ from qemu_node.host.concurrency.looptime import timed_loop
 from qemu_node.host.limits import raise_open_files_limit
 from qemu_node.nomad.driver.driver import VMDriver
 from qemu_node.nomad.driver.fingerprint import DRIVER_NAME, driver_version
-from qemu_node.nomad.driver.runtime import NodeHost
+from qemu_node.nomad.driver.runtime import DriverRuntime
 from qemu_node.nomad.plugin import log as plugin_log
 from qemu_node.nomad.plugin.server import serve
 from qemu_node.nomad.plugin.service import PluginBase
@@ -36,8 +36,8 @@ _API_VERSION = "v0.1.0"
 class VMPlugin(PluginBase):
     """The plugin around the driver `vm`."""
 
-    def __init__(self, host: NodeHost) -> None:
-        self._host = host
+    def __init__(self, runtime: DriverRuntime) -> None:
+        self._runtime = runtime
 
     async def plugin_info(self, request: base_pb2.PluginInfoRequest) -> base_pb2.PluginInfoResponse:
         """Return the driver's name and version."""
@@ -61,15 +61,15 @@ class VMPlugin(PluginBase):
         agent if it fails. What is wrong is for the fingerprint to tell.
         """
         try:
-            self._host.configure(parse_plugin_config(request.msgpack_config))
+            self._runtime.configure(parse_plugin_config(request.msgpack_config))
         except ConfigError as exc:
-            self._host.reject(exc)
+            self._runtime.reject(exc)
         speeds = [
             core.max_speed or core.base_speed or core.guess_speed
             for core in request.nomad_config.driver.Topology.cores
         ]
         if any(speeds):
-            self._host.mhz_per_core = sum(speeds) / len(speeds)
+            self._runtime.mhz_per_core = sum(speeds) / len(speeds)
         return base_pb2.SetConfigResponse()
 
 
@@ -96,16 +96,16 @@ def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
 
 
 async def _run(config_path: Path | None, *, stop_with_parent: bool) -> None:
-    host = NodeHost(config_path)
+    runtime = DriverRuntime(config_path)
     stop = asyncio.Event()
     try:
         if stop_with_parent:
-            _ = host.tasks.start(_stop_at_end_of_stdin(host, stop), name="parent")
+            _ = runtime.tasks.start(_stop_at_end_of_stdin(runtime, stop), name="parent")
         # `qemu-node run` cancels a StartTask that it no longer wants; Nomad waits for it.
-        driver = VMDriver(host, waits_for_images=stop_with_parent)
-        await serve(VMPlugin(host), driver, run_dirs=_run_dirs(config_path), stop=stop)
+        driver = VMDriver(runtime, waits_for_images=stop_with_parent)
+        await serve(VMPlugin(runtime), driver, run_dirs=_run_dirs(config_path), stop=stop)
     finally:
-        await host.aclose()
+        await runtime.aclose()
 
 
 def _run_dirs(config_path: Path | None) -> list[Path]:
@@ -123,12 +123,12 @@ def _run_dirs(config_path: Path | None) -> list[Path]:
     return [named, usual]
 
 
-async def _stop_at_end_of_stdin(host: NodeHost, stop: asyncio.Event) -> None:
+async def _stop_at_end_of_stdin(runtime: DriverRuntime, stop: asyncio.Event) -> None:
     """Wait for the parent's end, then end what it started."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await reader.read()
     log.warning("parent is gone: stopping its VMs")
-    await host.destroy_all()
+    await runtime.destroy_all()
     stop.set()

@@ -1,4 +1,4 @@
-"""The node as the driver serves it: its settings, its services, its health.
+"""What the driver is made of: the node's settings, its services, its health.
 
 Owns building everything from node.toml, once, when the agent begins to use the plugin, and judging
 the host again every half minute. Settings or a host that are wrong make the driver unhealthy with
@@ -29,7 +29,7 @@ from qemu_node.nomad.task.options import PluginConfig
 from qemu_node.nomad.task.tasklog import TaskLog
 from qemu_node.vm.hypervisor import HypervisorFinder
 from qemu_node.vm.network import Network
-from qemu_node.vm.node import Node
+from qemu_node.vm.node import Node, Rights
 from qemu_node.vm.output.logs import TaskLogs
 from qemu_node.vm.supervisor import Supervisor
 
@@ -41,8 +41,8 @@ _KVM_GROUP = "kvm"
 _MHZ_UNKNOWN = 1000.0
 
 
-class NodeHost:
-    """Builds the node's services on first use and judges the host for Nomad's fingerprint."""
+class DriverRuntime:
+    """Makes a `Node` of node.toml on first use, and judges the host for Nomad's fingerprint."""
 
     def __init__(self, config_path: Path | None = None) -> None:
         self.tasks = TaskOwner("driver")
@@ -195,9 +195,10 @@ class NodeHost:
         )
 
     def _build_node(self, config: NodeConfig, manager: PortManager | None) -> Node:
-        is_root = os.geteuid() == 0
-        kvm_gid = _group_id(_KVM_GROUP) if is_root else None
-        self._finder = HypervisorFinder(config.qemu, config.paths, is_root=is_root, kvm_gid=kvm_gid)
+        rights = _own_rights()
+        self._finder = HypervisorFinder(
+            config.qemu, config.paths, is_root=rights.is_root, kvm_gid=rights.kvm_gid
+        )
         self._network = Network(config.paths, config.network, manager)
         keeper = ImageKeeper(
             config.paths.images_dir,
@@ -213,20 +214,14 @@ class NodeHost:
             make_room=keeper.make_room,
         )
         return Node(
-            paths=config.paths,
-            qemu=config.qemu,
-            logs=config.logs,
+            config=config,
+            rights=rights,
             images=images,
             keeper=keeper,
             prefetcher=Prefetcher(images.pull, config.images.prefetch, config.images.ttl_s),
             network=self._network,
             tasks=self.tasks,
             hypervisor=self._finder.find,
-            is_root=is_root,
-            shared_gid=_group_id(_SHARED_GROUP) if is_root else None,
-            kvm_gid=kvm_gid,
-            pull_timeout_s=config.images.pull_timeout_s,
-            disk_reserve=config.disk.reserved,
         )
 
     def _open_logs(self, alloc_dir: Path, task_name: str) -> TaskLogs:
@@ -257,6 +252,12 @@ def _as_problem(exc: Exception) -> NodeError:
     return HostError(
         f"a fault in the driver: {type(exc).__name__}: {exc}", hint="the agent's log has more"
     )
+
+
+def _own_rights() -> Rights:
+    if os.geteuid() != 0:
+        return Rights(is_root=False, shared_gid=None, kvm_gid=None)
+    return Rights(is_root=True, shared_gid=_group_id(_SHARED_GROUP), kvm_gid=_group_id(_KVM_GROUP))
 
 
 def _group_id(name: str) -> int | None:

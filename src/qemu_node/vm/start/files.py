@@ -94,7 +94,7 @@ async def fetch_image(start: Start, on_long_wait: Callable[[], None]) -> CachedI
         HostError: the download goes on in the background; a later start will find it.
         ImageError: the image cannot be had, or is refused.
     """
-    request, timeout_s = start.request, start.node.pull_timeout_s
+    request, timeout_s = start.request, start.node.config.images.pull_timeout_s
     notice = asyncio.get_running_loop().call_later(LONG_WAIT_S, on_long_wait)
     try:
         async with asyncio.timeout(timeout_s):

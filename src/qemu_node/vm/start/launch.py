@@ -109,16 +109,20 @@ async def _check(request: VMRequest, node: Node, admission: Admission) -> Checke
         NodeError: the VM cannot start here, or not now.
     """
     hypervisor = await node.hypervisor()
-    args = check_args(request.args, node.qemu.allow_args)
+    args = check_args(request.args, node.config.qemu.allow_args)
     ram_bytes = guest_memory_bytes(
         request.memory_bytes,
         accelerator=hypervisor.accelerator,
         vcpus=request.hardware.vcpus,
         firmware=request.hardware.firmware,
     )
-    firmware = find_firmware(request.hardware.firmware, node.firmware_dirs)
+    firmware = find_firmware(request.hardware.firmware, node.config.qemu.firmware_paths)
     await to_the_end(
-        require_free, node.paths.vm_data_dir, 0, node.disk_reserve, node.keeper.make_room
+        require_free,
+        node.config.paths.vm_data_dir,
+        0,
+        node.config.disk.reserved,
+        node.keeper.make_room,
     )
     admission.check(request.nics)
     return Checked(hypervisor=hypervisor, firmware=firmware, args=args, ram_bytes=ram_bytes)

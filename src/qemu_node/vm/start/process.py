@@ -19,7 +19,7 @@ from qemu_node.qemu.process import start_qemu
 from qemu_node.qemu.spec import SocketFds, VMSpec
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.network import VMPorts
-from qemu_node.vm.node import Hypervisor, Node
+from qemu_node.vm.node import Hypervisor, Rights
 from qemu_node.vm.output.greeting import greet
 from qemu_node.vm.output.serialbound import create_log
 from qemu_node.vm.record.directory import VMDirectory
@@ -100,7 +100,7 @@ def listen(start: Start, directory: ClaimedDirectory, user: VMUser) -> Listeners
     """Return the VM's sockets, listening."""
     start.announce(StartStep.SOCKETS)
     directory.files.create_run(user.uid)
-    listeners = Listeners(directory.files, start.node.shared_gid)
+    listeners = Listeners(directory.files, start.node.rights.shared_gid)
     start.undo.callback(listeners.close)
     return listeners
 
@@ -137,7 +137,7 @@ async def spawn(
 ) -> Child:
     """Return QEMU's process, which has inherited sockets, ports and the claim on its user."""
     start.announce(StartStep.SPAWN)
-    user, scope, kvm_gid = inherited.user, inherited.cgroup.scope, start.node.kvm_gid
+    user, scope, kvm_gid = inherited.user, inherited.cgroup.scope, start.node.rights.kvm_gid
     serial_log, size_bytes = directory.files.serial_log, inherited.disk.size_bytes
     create_log(serial_log, user.owner, disk_bytes=size_bytes)
     child = await start_qemu(
@@ -165,15 +165,15 @@ async def connect(start: Start, directory: ClaimedDirectory, child: Child) -> Qm
     start.announce(StartStep.QMP)
     qmp = await greet(directory.files, child)
     start.undo.push_async_callback(qmp.close)
-    _open_vnc_to_group(Path(directory.files.socket_paths().vnc), start.node)
+    _open_vnc_to_group(Path(directory.files.socket_paths().vnc), start.node.rights)
     return qmp
 
 
-def _open_vnc_to_group(path: Path, node: Node) -> None:
+def _open_vnc_to_group(path: Path, rights: Rights) -> None:
     """Let the daemon's group use the VNC socket, which QEMU itself has made."""
-    if node.is_root and node.shared_gid is not None:
+    if rights.is_root and rights.shared_gid is not None:
         try:
-            os.chown(path, -1, node.shared_gid, follow_symlinks=False)
+            os.chown(path, -1, rights.shared_gid, follow_symlinks=False)
         except OSError as exc:
             log.warning("VNC socket stays closed to the daemon", extra={"error": str(exc)})
 

@@ -87,7 +87,7 @@ class VMUser:
 async def claim_directory(start: Start) -> ClaimedDirectory:
     """Return the VM's directory, without what an earlier start of the task has left there."""
     start.announce(StartStep.CLAIM)
-    directory = VMDirectory.of(start.node.paths, start.request.identity.vm_id)
+    directory = VMDirectory.of(start.node.config.paths, start.request.identity.vm_id)
     left_over: StateHeader | None
     try:
         left_over = await to_the_end(directory.read_state)
@@ -105,15 +105,15 @@ async def claim_directory(start: Start) -> ClaimedDirectory:
 async def lease_user(start: Start, directory: ClaimedDirectory) -> VMUser:
     """Return the user that QEMU will run as."""
     start.announce(StartStep.USER)
-    if not start.node.is_root:
+    if not start.node.rights.is_root:
         return VMUser(None)
     leasing = asyncio.get_running_loop().run_in_executor(
         None,
         lease_uid,
-        start.node.paths.vm_data_dir,
+        start.node.config.paths.vm_data_dir,
         directory.files.vm_id,
-        start.node.qemu.first_uid,
-        start.node.qemu.uid_count,
+        start.node.config.qemu.first_uid,
+        start.node.config.qemu.uid_count,
     )
     # The lease itself goes with the directory, whoever has it.
     user = await finish(leasing, discard=UserClaim.close)

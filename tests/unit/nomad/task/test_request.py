@@ -243,4 +243,4 @@ async def test_what_is_not_an_option_is_told_as_well(start: ToldStart) -> None:
     assert "oom_kills=0" in text
     assert '"aio":"io_uring"' in text
     assert f"memory_min_bytes={GIB}" in text
-    assert f"data_dir='{start.node.paths.vm_data_dir}/web-" in text
+    assert f"data_dir='{start.node.config.paths.vm_data_dir}/web-" in text
