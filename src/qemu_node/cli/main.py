@@ -25,7 +25,7 @@ from qemu_node.cli.errors import (
 from qemu_node.errors import NodeError
 
 if TYPE_CHECKING:
-    from qemu_node.config.node import NodeConfig
+    from qemu_node.config.node import ConfigFile, NodeConfig
 
 # name: (module, attribute, one line for --help). Listed here so that --help imports none of them.
 _COMMANDS = {
@@ -37,6 +37,7 @@ _COMMANDS = {
         "doctor",
         "Check what VMs need; say what to do about it.",
     ),
+    "config": ("qemu_node.cli.config", "config", "Check and show the node's settings."),
     "driver": ("qemu_node.cli.main", "driver", "The task driver plugin; started by Nomad."),
     "completion": ("qemu_node.cli.main", "completion", "Print a script for shell completion."),
 }
@@ -63,14 +64,23 @@ class App:
         return cls(config_path=ctx.find_root().params.get("config_path"))
 
     def load_config(self) -> "NodeConfig":
-        """Return node.toml's settings.
+        """Return the settings of `load_file`."""
+        return self.load_file().config
+
+    def load_file(self) -> "ConfigFile":
+        """Return node.toml.
 
         Raises:
-            ConfigError: it cannot be read or is wrong.
+            ConfigError: it cannot be read or is wrong; the message names the line.
         """
-        from qemu_node.config import node as node_config
+        from qemu_node.config.node import SettingError, load_file
 
-        return node_config.load(self.config_path)
+        try:
+            return load_file(self.config_path)
+        except SettingError as exc:
+            from qemu_node.config.lines import with_line
+
+            raise with_line(exc) from exc
 
 
 pass_app = click.make_pass_decorator(App)

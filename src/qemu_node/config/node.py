@@ -8,14 +8,16 @@ key is an error that names it.
 import os
 import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from qemu_node.config.images import ImagesConfig, check_images
 from qemu_node.config.network import NetworkConfig, check_network
-from qemu_node.errors import ConfigError
+from qemu_node.errors import AS_ROOT, ConfigError
+from qemu_node.text import nearest
 from qemu_node.units import Share, parse_share, parse_size
 
 CONFIG_ENV = "QEMU_NODE_CONFIG"
@@ -173,11 +175,23 @@ def find_earlier_data(paths: Paths) -> str | None:
     )
 
 
+class SettingError(ConfigError):
+    """A setting makes no sense; the file is TOML."""
+
+    def __init__(self, origin: str, error: ConfigError, text: str) -> None:
+        super().__init__(f"{origin}: {error}", hint=error.hint)
+        self.origin = origin
+        self.problem = str(error)
+        self.text = text
+        """The file."""
+
+
 def parse(text: str, origin: str) -> NodeConfig:
     """Return the settings in `text`, TOML; `origin` names it in errors.
 
     Raises:
-        ConfigError: not TOML, an unknown key, or a wrong value; the message names the key.
+        SettingError: an unknown key or a wrong value; the message names the key.
+        ConfigError: it is not TOML.
     """
     try:
         raw = tomllib.loads(text)
@@ -192,25 +206,53 @@ def parse(text: str, origin: str) -> NodeConfig:
         config = msgspec.convert(raw, NodeConfig)
         _check(config)
     except msgspec.ValidationError as exc:
-        raise ConfigError(f"{origin}: {_explain(exc)}") from exc
+        raise SettingError(origin, _explain(exc), text) from exc
     except ConfigError as exc:
-        raise ConfigError(f"{origin}: {exc}", hint=exc.hint) from exc
+        raise SettingError(origin, exc, text) from exc
     return config
 
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*?)`(?: - at `\$\.?(?P<at>.*)`)?$")
 
 
-def _explain(exc: msgspec.ValidationError) -> str:
+def _explain(exc: msgspec.ValidationError) -> ConfigError:
     """Return msgspec's finding in the words of somebody who edits the file."""
     unknown = _UNKNOWN.match(str(exc))
     if unknown is None:
-        return str(exc).replace("`$.", "`")
+        return ConfigError(str(exc).replace("`$.", "`"))
     path = ".".join(filter(None, (unknown["at"], unknown["name"])))
-    return f"there is no setting {path}"
+    near = nearest(unknown["name"], _names_at(unknown["at"] or ""))
+    hint = f"did you mean {near}?" if near else "docs/node-toml.md lists all settings"
+    return ConfigError(f"there is no setting {path}", hint=hint)
+
+
+def _names_at(path: str) -> tuple[str, ...]:
+    """Return the settings that there are in `section`, or in `section.table[...]`."""
+    struct: Any = NodeConfig
+    for part in filter(None, path.split(".")):
+        types = {field.name: field.type for field in msgspec.structs.fields(struct)}
+        found = types[part.partition("[")[0]]
+        struct = next(iter(get_args(found)), found)
+    names: tuple[str, ...] = struct.__struct_fields__
+    return names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFile:
+    """A node.toml that was read."""
+
+    path: Path
+    text: str | None
+    """None: there is no such file, and the defaults apply."""
+    config: NodeConfig
 
 
 def load(path: Path | None = None) -> NodeConfig:
+    """Return the settings of `load_file`."""
+    return load_file(path).config
+
+
+def load_file(path: Path | None = None) -> ConfigFile:
     """Return the settings in `path`; without one, in the default file, which may be missing.
 
     Raises:
@@ -221,16 +263,20 @@ def load(path: Path | None = None) -> NodeConfig:
         text = chosen.read_text()
     except FileNotFoundError:
         if path is not None or CONFIG_ENV in os.environ:
-            raise ConfigError(f"{chosen}: no such file") from None
+            raise ConfigError(
+                f"{chosen}: no such file",
+                hint="create it, or leave --config and $QEMU_NODE_CONFIG out for the defaults",
+            ) from None
         _refuse_earlier_config(chosen)
         config = NodeConfig()
         _check(config)
-        return config
+        return ConfigFile(path=chosen, text=None, config=config)
     except OSError as exc:
-        raise ConfigError(f"{chosen}: {exc.strerror}") from exc
+        hint = AS_ROOT if isinstance(exc, PermissionError) else None
+        raise ConfigError(f"{chosen}: {exc.strerror}", hint=hint) from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{chosen} is not UTF-8 text") from exc
-    return parse(text, str(chosen))
+    return ConfigFile(path=chosen, text=text, config=parse(text, str(chosen)))
 
 
 def _refuse_earlier_config(chosen: Path) -> None:

@@ -298,5 +298,5 @@ def test_a_namespace_has_one_entry_of_credentials_per_host() -> None:
 
 
 def test_the_os_image_keeps_its_data_on_its_data_partition() -> None:
-    path = Path(__file__).parents[2] / "osimage/files/etc/qemu-node/node.toml"
+    path = Path(__file__).parents[3] / "osimage/files/etc/qemu-node/node.toml"
     assert load(path).paths.data == "/data"

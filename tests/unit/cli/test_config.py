@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from qemu_node.cli.config import effective
+from qemu_node.cli.main import main
+from qemu_node.config.node import parse
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "node.toml"
+    monkeypatch.setenv("QEMU_NODE_CONFIG", str(path))
+    return path
+
+
+def test_a_file_that_is_right_is_ok(file: Path, capsys: Output) -> None:
+    file.write_text("[qemu]\nmerge = false\n")
+    assert main(["config", "check"]) == 0
+    assert capsys.readouterr().out == f"{file}: ok\n"
+    assert main(["config", "check", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"ok": True, "file": str(file), "problem": None, "hint": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "hint"),
+    [
+        (
+            "[qemu]\n\nacelerator = 'kvm'\n",
+            ":3: there is no setting qemu.acelerator",
+            "did you mean accelerator?",
+        ),
+        ("[disk]\nreserve = '120%'\n", ":2: '120%'", None),
+        ("[qemu]\nmerge = true\n= 1\n", " is not TOML: ", None),
+        # What only the cache, or QEMU's side, understands.
+        ("[images]\nttl = '1m'\nsources = ['a b']\n", ":3: images.sources", None),
+        ("[images]\nprefetch = [\n  '/x',\n]\n", ":2: images.prefetch: /x is a path", None),
+        ("[qemu]\nallow_args = ['(']\n", ":2: qemu.allow_args: '(' is no regular", None),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(
+    file: Path, capsys: Output, text: str, error: str, hint: str | None
+) -> None:
+    file.write_text(text)
+    assert main(["config", "check"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {file}{error}")
+    assert hint is None or f" hint: {hint}" in said
+    assert main(["config", "check", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["file"]) == (False, str(file))
+    assert error in found["problem"]
+
+
+def test_every_command_names_the_line(file: Path, capsys: Output) -> None:
+    file.write_text("[network]\nuplink = 'bond0'\n")
+    for command in (["vm", "list"], ["image", "list"], ["config", "show"]):
+        assert main(command) == 1
+        assert f"{file}:2: network.uplink" in capsys.readouterr().err
+
+
+def test_a_named_file_that_is_missing_is_wrong_and_a_default_one_is_not(
+    file: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert main(["config", "check"]) == 1
+    assert "no such file" in capsys.readouterr().err
+    monkeypatch.delenv("QEMU_NODE_CONFIG")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert main(["config", "check"]) == 0
+    assert capsys.readouterr().out.endswith("node.toml: missing; the defaults apply\n")
+    assert main(["config", "show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["file"] is None
+
+
+def test_show_tells_each_setting_and_where_it_comes_from(file: Path, capsys: Output) -> None:
+    file.write_text(
+        "[qemu]\nmerge = false\n[[network.policy]]\nnamespaces = ['*']\nvlans = ['9']\n"
+    )
+    assert main(["config", "show"]) == 0
+    output = capsys.readouterr()
+    assert output.err == f"file: {file}\n"
+    lines = [line.split() for line in output.out.splitlines()]
+    assert lines[0] == ["SETTING", "VALUE", "SOURCE"]
+    assert ["qemu.merge", "false", "file"] in lines
+    assert ["qemu.binary", '"qemu-system-x86_64"', "default"] in lines
+    assert main(["--config", str(file), "config", "show", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["file"] == str(file)
+    [policy] = [one for one in shown["settings"] if one["name"] == "network.policy"]
+    assert policy["source"] == "file"
+    assert policy["value"][0]["vlans"] == ["9"]
+
+
+def test_no_setting_is_left_out() -> None:
+    config = parse("", "x")
+    names = {setting.name for setting in effective(config, "")}
+    for section in config.__struct_fields__:
+        for name in getattr(config, section).__struct_fields__:
+            assert f"{section}.{name}" in names
