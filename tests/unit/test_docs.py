@@ -20,8 +20,8 @@ from qemu_node.config import network as network_config
 from qemu_node.config import node as node_config
 from qemu_node.host.process.sandbox import SANDBOX_UID
 from qemu_node.images.format import qemuimg
+from qemu_node.nomad.agent.encoding import encode_config
 from qemu_node.nomad.driver.fingerprint import HostFacts, build_fingerprint
-from qemu_node.nomad.plugin.encoding import encode_config
 from qemu_node.nomad.task.options import (
     GuestAgentOptions,
     NetworkOptions,

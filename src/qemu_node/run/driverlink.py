@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.host.process.exitstatus import signal_name
-from qemu_node.nomad.plugin.encoding import encode_config
+from qemu_node.nomad.agent.encoding import encode_config
 from qemu_node.nomad.plugin.service import DriverService, PluginBase
 from qemu_node.nomad.proto import base_pb2, driver_pb2, structs_pb2
 from qemu_node.run.taskconfig import DriverFacts

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import JobError
-from qemu_node.nomad.plugin.encoding import OptionError, encode_config
+from qemu_node.nomad.agent.encoding import OptionError, encode_config
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.proto.hclspec_pb2 import Spec
 from qemu_node.run.allocdir import make_alloc_dir, read_source, write_rendered

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemu_node.run.jobfile.cty import (
+from qemu_node.nomad.agent.cty import (
     Conversion,
     MismatchError,
     Value,

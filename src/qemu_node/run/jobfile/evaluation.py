@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from qemu_node.run.jobfile.cty import (
+from qemu_node.nomad.agent.cty import (
     MismatchError,
     Value,
     parse_number,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile.cty import MismatchError, to_nanoseconds, to_string
+from qemu_node.nomad.agent.cty import MismatchError, to_nanoseconds, to_string
 
 T = TypeVar("T")
 

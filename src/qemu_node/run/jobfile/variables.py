@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import JobError
-from qemu_node.run.jobfile.cty import (
+from qemu_node.nomad.agent.cty import (
     Conversion,
     MismatchError,
     Value,

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from qemu_node.errors import JobError
+from qemu_node.nomad.agent.encoding import encode_config
 from qemu_node.nomad.plugin import hclspec
-from qemu_node.nomad.plugin.encoding import encode_config
 from qemu_node.nomad.task.options import parse_options, task_schema
 
 _SCHEMA = hclspec.object_of({
@@ -47,7 +47,11 @@ def test_silent_block_has_every_key() -> None:
         ("number", 2.0, 2),
         ("number", 0.5, 0.5),
         ("number", 0.1, "0.1"),
+        ("number", "1e-7", "0.0000001"),
+        ("number", 10**30, "1" + "0" * 30),
+        ("text", 1e-7, "0.0000001"),
         ("flag", "true", True),
+        ("flag", "0", False),
         ("list", [1, "a"], ["1", "a"]),
         ("ports", {"http": "80"}, {"http": 80}),
         ("ports", [{"http": 80}], {"http": 80}),

@@ -1,7 +1,8 @@
-"""Values of HCL and their conversions to the types that arguments and variables have: pure.
+"""Values of HCL, and every conversion between their types: pure.
 
 Owns what counts as a number, a truth value or a duration where it is written as a string, and the
-types of several values. Does not own which argument has which type (`builtin`, `variables`).
+types of several values. Does not own which argument has which type: a plugin's schema (`encoding`)
+and a job file (`run.jobfile`) say that.
 
 Sources: go-cty's convert/conversion_primitive.go and ParseNumberVal; Go's time.ParseDuration;
 Nomad's jobspec2/hcl_conversions.go.
@@ -102,8 +103,8 @@ def to_string(value: Value) -> str:
         return format(Decimal(repr(value)), "f")
     if isinstance(value, str | int):
         return str(value)
-    kinds = {list: "a list", dict: "an object", type(None): "null"}
-    raise MismatchError(f"{kinds[type(value)]} is not a string")
+    kinds = {dict: "an object", type(None): "null"}
+    raise MismatchError(f"{kinds.get(type(value), 'a list')} is not a string")
 
 
 def to_nanoseconds(value: Value) -> int:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.run.jobfile.cty import (
+from qemu_node.nomad.agent.cty import (
     MismatchError,
     Value,
     parse_number,

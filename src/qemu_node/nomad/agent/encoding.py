@@ -4,15 +4,15 @@ Pure. What Nomad's agent does with hcl2 and go-cty, for callers that stand in fo
 (`qemu-node run`, tests). Does not own any schema: it is asked of the plugin.
 """
 
-import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import msgspec
 
 from qemu_node.errors import JobError
+from qemu_node.nomad.agent.cty import Conversion, MismatchError, to_bool, to_number, to_string
 from qemu_node.nomad.proto.hclspec_pb2 import BlockList, Object, Spec
 
 
@@ -121,42 +121,27 @@ def _convert(hcl_type: str, value: Any, where: str) -> Any:
     if hcl_type.startswith("list(") and _is_list(value):
         inner = hcl_type.removeprefix("list(").removesuffix(")")
         return [_convert(inner, item, f"{where}[{i}]") for i, item in enumerate(value)]
-    convert = _SCALARS.get(hcl_type)
-    converted = convert(value) if convert is not None else None
-    if converted is None:
-        raise OptionError(where, f": a value of type {hcl_type} is required, not {value!r}")
-    return converted
+    try:
+        return _SCALARS[hcl_type](value)
+    except (KeyError, MismatchError) as exc:
+        problem = f": a value of type {hcl_type} is required, not {value!r}"
+        raise OptionError(where, problem) from exc
 
 
-def _string(value: Any) -> str | None:
-    if isinstance(value, str):
-        return _normal(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    number = _number(value)
-    return None if number is None else str(number)
+def _number(value: Any) -> int | float | str:
+    """Return a number as go-cty writes it: as a string where no integer or float is the same."""
+    number = to_number(value)
+    if isinstance(number, int):
+        return number if number in _INTEGERS else str(number)
+    return number if Fraction(number) == Fraction(str(value)) else to_string(number)
 
 
-def _bool(value: Any) -> bool | None:
-    if isinstance(value, bool):
-        return value
-    return {"true": True, "false": False}.get(value) if isinstance(value, str) else None
-
-
-def _number(value: Any) -> int | float | str | None:
-    """Return a number as go-cty writes it: whole ones as integers, inexact ones as strings."""
-    text = str(value)
-    if isinstance(value, bool) or not _NUMBER.fullmatch(text):
-        return None
-    exact = Fraction(text)
-    if exact.denominator == 1:
-        return exact.numerator
-    return float(exact) if Fraction(float(exact)) == exact else text
-
-
-# Bounded, so that an exponent cannot make a number that fills the memory.
-_NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,2})?")
-_SCALARS: dict[str, Callable[[Any], Any]] = {"string": _string, "bool": _bool, "number": _number}
+_INTEGERS = range(-(1 << 63), 1 << 64)
+_SCALARS: dict[str, Conversion] = {
+    "string": lambda value: _normal(to_string(value)),
+    "bool": to_bool,
+    "number": _number,
+}
 
 
 def _normal(text: str) -> str:
