@@ -257,7 +257,7 @@ class FakeQmp(UnixPeer):
 
 
 async def _requests(reader: asyncio.StreamReader) -> AsyncGenerator[dict[str, Any]]:
-    """Yield the client's requests; qemu.qmp puts nothing between them."""
+    """Yield the client's requests, whatever is between them."""
     decoder = json.JSONDecoder()
     text = ""
     while chunk := await reader.read(1 << 20):

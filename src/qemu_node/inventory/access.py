@@ -6,13 +6,10 @@ and a connection of its own (`vm.life`).
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qemu_node.qga.agent import GuestAgent
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.record.record import VMRecord
-
-if TYPE_CHECKING:
-    from qemu_node.qmp.connection import QmpConnection
 
 _MONITOR_TIMEOUT_S = 3.0
 """For the greeting. QEMU serves one client of the monitor at a time."""
@@ -25,15 +22,12 @@ def agent_of(record: VMRecord) -> GuestAgent:
 
 async def connect_monitor(
     record: VMRecord, *, timeout_s: float = _MONITOR_TIMEOUT_S
-) -> "QmpConnection":
+) -> QmpConnection:
     """Return a QMP connection to a VM's QEMU, for `async with`.
 
     Raises:
         QmpError: another client holds the monitor, QEMU hangs, or this user may not connect.
     """
-    # qemu.qmp takes longer to import than everything else that a list of VMs needs.
-    from qemu_node.qmp.connection import QmpConnection
-
     return await QmpConnection.connect(_monitor_of(record), timeout_s=timeout_s)
 
 

@@ -2,7 +2,7 @@
 
 Owns connecting, the greeting, calls and their deadlines, the delivery of events in order, and an
 end that leaves no task or descriptor behind. Does not own what commands (`commands`) and events
-(`events`) mean. The protocol itself is qemu.qmp's.
+(`events`) mean, nor the protocol itself (`wire`).
 
     QmpError                  the socket gave no usable answer
     ├── QmpRefusedError       QEMU answered with an error: the command was not carried out
@@ -13,7 +13,6 @@ Cancelling a call is like a timeout: QEMU does not know of it, so query afterwar
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -21,26 +20,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, Runstate
-from qemu.qmp.error import QMPError
-from qemu.qmp.message import Message
-from qemu.qmp.protocol import StateError
-from qemu.qmp.qmp_client import GreetingError, NegotiationError
-
 from qemu_node.errors import QmpError
 from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.host.sockets import connect_unix
 from qemu_node.qmp.events import QmpEvent, parse_message
+from qemu_node.qmp.wire import Event, Lost, QmpProtocol, Refused
 from qemu_node.text import printable
 
 log = logging.getLogger(__name__)
-
-# The library logs every failed connection as an error, with all that the peer sent; it is raised
-# here instead, bounded.
-logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
-
-LINE_MAX_BYTES = 1 << 20
-"""Longest message accepted. The longest reply to a command of ours is a few hundred bytes."""
 
 
 class QmpRefusedError(QmpError):
@@ -63,35 +50,6 @@ class QmpTimeoutError(QmpError):
     """
 
 
-class _Client(QMPClient):
-    """The library's client, without what costs memory or time per message."""
-
-    def __init__(self, on_event: Callable[[Message], None]) -> None:
-        super().__init__(readbuflen=LINE_MAX_BYTES)
-        self._on_event = on_event
-        # The built-in listener keeps every event for ever. A filter that takes none sees them all,
-        # in order.
-        self.events.event_filter = self._take_event
-
-    def _take_event(self, message: Message) -> bool:
-        self._on_event(message)
-        return False
-
-    async def _readline(self) -> bytes:
-        # Reading does not suspend while lines are buffered, up to 2 MiB of them: a QEMU that sends
-        # as fast as we read would keep every other task waiting for so long.
-        await asyncio.sleep(0)
-        return await super()._readline()
-
-    # Hooks for subclasses. The library's own pretty-print each message, to be logged or not.
-
-    def _cb_inbound(self, msg: Message) -> Message:
-        return msg
-
-    def _cb_outbound(self, msg: Message) -> Message:
-        return msg
-
-
 class QmpConnection:
     """A live connection: made by `connect`, ended by `close` or by leaving `async with`.
 
@@ -101,10 +59,9 @@ class QmpConnection:
     def __init__(self, path: Path, on_event: Callable[[QmpEvent], None] | None) -> None:
         self._path = path
         self._on_event = on_event
-        self._client = _Client(self._deliver)
+        self._protocol = QmpProtocol(self._deliver)
         self._socket: socket.socket | None = None
         self._fd_lock = asyncio.Lock()
-        self._close_lock = asyncio.Lock()
 
     @classmethod
     async def connect(
@@ -129,15 +86,24 @@ class QmpConnection:
         connection = cls(path, on_event)
         try:
             async with asyncio.timeout(timeout_s):
-                connection._socket = await connect_unix(path)
-                await connection._client.connect(connection._socket)
-        except Exception as exc:
-            connection._abandon()
-            raise _connect_error(path, exc, timeout_s) from exc
-        except BaseException:
-            connection._abandon()
+                await connection._open()
+        except BaseException as exc:
+            connection._protocol.abort()
+            if isinstance(exc, Exception):
+                raise _connect_error(path, exc, timeout_s) from exc
             raise
         return connection
+
+    async def _open(self) -> None:
+        self._socket = await connect_unix(self._path)
+        try:
+            await asyncio.get_running_loop().create_unix_connection(
+                lambda: self._protocol, sock=self._socket
+            )
+        except BaseException:
+            self._socket.close()
+            raise
+        await self._protocol.ready
 
     def listen(self, on_event: Callable[[QmpEvent], None]) -> None:
         """Have each further event delivered to `on_event`, in order; it must not block."""
@@ -146,12 +112,15 @@ class QmpConnection:
     @property
     def is_open(self) -> bool:
         """Whether commands can be sent."""
-        return self._client.runstate is Runstate.RUNNING
+        return self._protocol.is_open
+
+    def on_closed(self, call: Callable[[], object]) -> None:
+        """Have `call` called once the connection is gone, whoever ended it; soon if it is."""
+        self._protocol.closed.add_done_callback(lambda _: call())
 
     async def wait_closed(self) -> None:
         """Return once the connection is gone, whoever ended it. Cancelling is harmless."""
-        while self.is_open:
-            await self._client.runstate_changed()
+        await asyncio.shield(self._protocol.closed)
 
     async def execute(
         self,
@@ -178,31 +147,38 @@ class QmpConnection:
         try:
             async with asyncio.timeout(timeout_s):
                 if not fds:
-                    return await self._client.execute(command, arguments)
+                    return await self._call(command, arguments)
                 # QEMU keeps only the descriptors that came last until a command takes them.
                 async with self._fd_lock:
-                    self._send_fds(fds)
-                    return await self._client.execute(command, arguments)
+                    self._send_fds(command, fds)
+                    return await self._call(command, arguments)
         except TimeoutError as exc:
             raise QmpTimeoutError(
                 f"QEMU did not answer {command} within {timeout_s:g} s; it may still carry it out"
             ) from exc
-        except ExecuteError as exc:
+        except Refused as exc:
             raise QmpRefusedError(command, str(exc), printable(exc.error_class)) from exc
-        except ExecInterruptedError as exc:
+        except Lost as exc:
+            if exc.reason is not None:
+                said = printable(exc.reason)
+                raise QmpError(f"QEMU's answer to {command} is malformed: {said}") from exc
             raise QmpClosedError(
                 f"QEMU closed the control connection during {command}; it may have carried it out"
             ) from exc
-        except StateError as exc:
+
+    def _call(self, command: str, arguments: Mapping[str, object] | None) -> "asyncio.Future[Any]":
+        self._require_open(command)
+        return self._protocol.call(command, arguments)
+
+    def _require_open(self, command: str) -> None:
+        if not self.is_open:
             raise QmpClosedError(
                 f"the control connection to QEMU is closed; {command} was not sent"
-            ) from exc
-        except QMPError as exc:
-            raise QmpError(f"QEMU's answer to {command} is malformed: {_summary(exc)}") from exc
+            )
 
-    def _send_fds(self, fds: Sequence[int]) -> None:
-        if not self.is_open or self._socket is None:
-            raise StateError("not connected", self._client.runstate, Runstate.RUNNING)
+    def _send_fds(self, command: str, fds: Sequence[int]) -> None:
+        self._require_open(command)
+        assert self._socket is not None
         try:
             # Descriptors need some byte to ride on; QMP's parser skips white space.
             socket.send_fds(self._socket, [b" "], list(fds))
@@ -211,30 +187,10 @@ class QmpConnection:
 
     async def close(self) -> None:
         """End the connection; QEMU goes on. Idempotent; returns, also cancelled, when done."""
-        async with self._close_lock:
-            if self._client.runstate is Runstate.IDLE:
-                return
-            self._abandon()
-            # It raises what ended the connection; whoever had a call under way was told.
-            with contextlib.suppress(Exception):
-                # A few turns of the loop; cut short, it would leave futures behind whose exceptions
-                # nobody fetches, and asyncio logs each with its traceback.
-                await finish(self._client.disconnect())
+        self._protocol.abort()
+        await finish(self._protocol.closed)
 
-    def _abandon(self) -> None:
-        """Make every task of the library end by itself, soon."""
-        if self._socket is None:
-            return
-        # A QEMU that no longer reads would make the library's farewell wait for ever in its flush;
-        # after this it fails at once.
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        if self._client.runstate is Runstate.IDLE:
-            # Never handed over to the library, or given back by it.
-            self._socket.close()
-            self._socket = None
-
-    def _deliver(self, message: Message) -> None:
+    def _deliver(self, message: Event) -> None:
         if self._on_event is None:
             return
         event = parse_message(message)
@@ -261,24 +217,20 @@ class QmpConnection:
 
 def _connect_error(path: Path, exc: Exception, timeout_s: float) -> QmpError:
     """Return what to raise for a connection that was not made."""
-    cause = exc.exc if isinstance(exc, ConnectError) else exc
-    if isinstance(cause, TimeoutError):
-        return QmpTimeoutError(
-            f"QEMU did not greet on {path} within {timeout_s:g} s",
-            hint="another client may hold the socket, or QEMU hangs",
-        )
-    if isinstance(cause, EOFError):
-        said = "closed before QEMU was ready for commands"
-    elif isinstance(cause, GreetingError | NegotiationError):
-        said = f"{cause.error_message}: {_summary(cause.exc)}"
-    else:
-        said = _summary(cause)
-    return QmpError(f"no QMP on {path}: {said}")
-
-
-def _summary(exc: BaseException) -> str:
-    """Return one bounded line for `exc`, which may quote its whole peer."""
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    lines = str(exc).splitlines()
-    return printable(lines[0]) if lines else type(exc).__name__
+    match exc:
+        case TimeoutError():
+            return QmpTimeoutError(
+                f"QEMU did not greet on {path} within {timeout_s:g} s",
+                hint="another client may hold the socket, or QEMU hangs",
+            )
+        case Lost(reason=None):
+            said = "closed before QEMU was ready for commands"
+        case Lost(reason=str(reason)):
+            said = reason
+        case Refused():
+            said = f"QEMU refused the negotiation: {exc}"
+        case OSError(strerror=str(reason)):
+            said = reason
+        case _:
+            said = f"{type(exc).__name__}: {exc}"
+    return QmpError(f"no QMP on {path}: {printable(said)}")

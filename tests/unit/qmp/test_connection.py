@@ -10,7 +10,6 @@ import pytest
 from fakes.fake_qmp import FakeQmp, Greeting
 
 from qemu_node.errors import QmpError
-from qemu_node.qmp import connection as client
 from qemu_node.qmp.connection import (
     QmpClosedError,
     QmpConnection,
@@ -68,9 +67,9 @@ async def test_absent_greeting_is_a_timeout_that_says_so(path: Path) -> None:
 @pytest.mark.parametrize(
     ("greeting", "said"),
     [
-        ("torn", "Did not understand Greeting"),
-        ("garbage", "no QMP on .*: "),
-        ("huge", "Failed to receive|no QMP on"),
+        ("torn", "closed before QEMU was ready"),
+        ("garbage", "no QMP on .*: a message is malformed"),
+        ("huge", "a message is too long"),
         ("hangup", "closed before QEMU was ready"),
     ],
 )
@@ -87,7 +86,7 @@ async def test_broken_greeting_is_a_bounded_error(
 
 async def test_refused_negotiation_is_an_error(path: Path) -> None:
     async with FakeQmp(path, negotiation="error"):
-        with pytest.raises(QmpError, match="Negotiation failed"):
+        with pytest.raises(QmpError, match="refused the negotiation: no"):
             await connected(path)
 
 
@@ -326,7 +325,7 @@ async def test_close_does_not_wait_for_a_qemu_that_reads_nothing(path: Path) -> 
 # Events
 
 
-async def test_events_arrive_in_order_and_are_not_kept(path: Path) -> None:
+async def test_events_arrive_in_order(path: Path) -> None:
     seen: list[QmpEvent] = []
     async with FakeQmp(path) as qemu, await connected(path, on_event=seen.append) as connection:
         await connection.execute("query-status", timeout_s=LONG_S)
@@ -334,8 +333,6 @@ async def test_events_arrive_in_order_and_are_not_kept(path: Path) -> None:
             qemu.emit("RTC_CHANGE", {"offset": number})
         await until(lambda: len(seen) == 500)
         assert [event.data["offset"] for event in seen] == list(range(500))
-        assert not connection._client.events.history
-        assert connection._client.events.empty()
 
 
 async def test_others_have_their_turn_between_two_events(path: Path) -> None:
@@ -377,11 +374,10 @@ async def test_malformed_event_is_passed_over(path: Path) -> None:
     assert [event.name for event in seen] == ["STOP"]
 
 
-async def test_library_logs_nothing_of_what_is_raised(
+async def test_nothing_is_logged_of_what_is_raised(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with FakeQmp(path, greeting="garbage"):
         with pytest.raises(QmpError):
             await connected(path)
     assert not caplog.records
-    assert client.LINE_MAX_BYTES == 1 << 20

@@ -1,8 +1,8 @@
 """`qemu-node vm`: the VMs of this machine, for whoever sits at it.
 
 Owns the options and the wording. What is known of a VM and done about it is `inventory`'s, how it
-is shown `table`'s. Whatever imports qemu.qmp is loaded by the command that needs it, so that a list
-comes at once.
+is shown `table`'s. Whatever takes long to import is loaded by the command that needs it, so that a
+list comes at once.
 """
 
 import asyncio

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 from qemu_node.errors import NodeError, QmpError
-from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.process.pidfd import Hold, close_descriptors, copy_descriptors, send_signal
 from qemu_node.net.port.tap import TUN
@@ -68,10 +67,10 @@ class QemuControl:
     # The control socket
 
     def use(self, qmp: QmpConnection) -> None:
-        """Go on with the connection of the VM's start."""
+        """Go on with a connection; what happened before is found by the next query."""
         self._qmp = qmp
-        # What happened before this line is found by the first query.
         qmp.listen(self._on_event)
+        qmp.on_closed(self._news.set)
 
     async def follow(
         self,
@@ -94,7 +93,7 @@ class QemuControl:
                 qmp = await self._connect()
                 status = await qmp_commands.query_status(qmp)
                 pause_s = _RETRY_FIRST_S
-                await self._until_news(qmp, await look(qmp, status))
+                await self._until_news(await look(qmp, status))
                 is_usable = qmp.is_open
             except (NodeError, OSError) as exc:
                 log.warning("control socket does not answer", extra=self._fields(exc))
@@ -112,19 +111,17 @@ class QemuControl:
         self._news.set()
 
     async def _connect(self) -> QmpConnection:
-        if self._qmp is None:
-            path = Path(self._record.sockets.qmp)
-            self._qmp = await QmpConnection.connect(path, on_event=self._on_event)
-        return self._qmp
+        qmp = self._qmp
+        if qmp is None:
+            qmp = await QmpConnection.connect(Path(self._record.sockets.qmp))
+            self.use(qmp)
+        return qmp
 
-    async def _until_news(self, qmp: QmpConnection, limit_s: float | None) -> None:
+    async def _until_news(self, limit_s: float | None) -> None:
         """Return at news, at the limit, or when the connection is closed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                await race(self._wait_news(), qmp.wait_closed())
-
-    async def _wait_news(self) -> None:
-        await self._news.wait()
+                await self._news.wait()
         self._news.clear()
 
     async def disconnect(self) -> None:
