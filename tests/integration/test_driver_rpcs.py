@@ -44,10 +44,10 @@ from qemu_node.qemu.accel.accelerator import AcceleratorChoice
 from qemu_node.qemu.accel.probe import find_qemu
 from qemu_node.qemu.spec import Accelerator
 from qemu_node.vm.admission import BASE_RESERVE, OpenFilesError
-from qemu_node.vm.output.greeting import QemuStartError
 from qemu_node.vm.record.directory import VMBusyError
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import StateError, VMState
+from qemu_node.vm.start.process import QemuStartError
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -34,7 +34,7 @@ for begin in range(0, len(text), 5003):
 READER = """
 import os, sys, time
 from qemu_node.vm.output.console_log import ConsolePump
-from qemu_node.vm.output.ratelimit import TokenBucket
+from qemu_node.vm.output.console_log import TokenBucket
 from qemu_node.vm.output.serial import SerialLog
 from qemu_node.vm.output.textfilter import TerminalFilter
 out = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

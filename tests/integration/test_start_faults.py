@@ -24,11 +24,10 @@ from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.openimage import CachedImage
 from qemu_node.inventory.registry import find_vm
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.vm.output import greeting
-from qemu_node.vm.output.greeting import QemuStartError
 from qemu_node.vm.record.names import VM_ID
 from qemu_node.vm.record.outcome import FORCED_OFF
-from qemu_node.vm.start import files, steps
+from qemu_node.vm.start import files, process, steps
+from qemu_node.vm.start.process import QemuStartError
 from qemu_node.vm.start.steps import StartStep
 
 pytestmark = pytest.mark.timeout(120)
@@ -123,7 +122,7 @@ async def test_a_qemu_that_does_not_talk_sense_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The fake takes its time to come up on a busy machine, and must have done so to misbehave.
-    monkeypatch.setattr(greeting, "_QMP_TIMEOUT_S", 4.0 if words == "did not greet" else 15.0)
+    monkeypatch.setattr(process, "_QMP_TIMEOUT_S", 4.0 if words == "did not greet" else 15.0)
     broken = node_with(node, fake_qemu_with_qmp(short_tmp_path, **behaviour))
     async with nothing_left(broken):
         with pytest.raises(QemuStartError, match=words) as caught:

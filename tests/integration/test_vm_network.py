@@ -34,8 +34,8 @@ from qemu_node.qemu.spec import Accelerator
 from qemu_node.vm.life.transitions import VMPhase
 from qemu_node.vm.life.usage import Usage
 from qemu_node.vm.network import Network
-from qemu_node.vm.output.greeting import QemuStartError
 from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.start.process import QemuStartError
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root, pytest.mark.timeout(600)]
 

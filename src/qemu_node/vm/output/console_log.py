@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from qemu_node.units import KIB, MIB, format_size
-from qemu_node.vm.output.ratelimit import TokenBucket
 from qemu_node.vm.output.serial import SerialLog
 from qemu_node.vm.output.textfilter import TerminalFilter
 
@@ -32,6 +31,33 @@ _TAIL_BYTES = 1000
 _IDLE_S = 1.0
 _MAX_LINE_BYTES = 4 * KIB
 _ROUND_S = 0.05
+
+
+class TokenBucket:
+    """How much may pass now so that the long-run rate is kept: pure.
+
+    Fills at `rate_bytes_per_s` up to `burst_bytes`, and starts full. The clock is handed in.
+    """
+
+    def __init__(self, rate_bytes_per_s: float, burst_bytes: int) -> None:
+        self.rate_bytes_per_s = rate_bytes_per_s
+        self.burst_bytes = burst_bytes
+        self._tokens = float(burst_bytes)
+        self._filled_at: float | None = None
+
+    def available(self, now: float) -> int:
+        """Return the bytes that may pass at `now`, in seconds of a monotonic clock."""
+        if self._filled_at is not None:
+            gained = max(0.0, now - self._filled_at) * self.rate_bytes_per_s
+            self._tokens = min(float(self.burst_bytes), self._tokens + gained)
+        self._filled_at = now
+        return int(self._tokens)
+
+    def take(self, wanted: int, now: float) -> int:
+        """Take up to `wanted` bytes at `now` and return how many were granted."""
+        granted = min(wanted, self.available(now))
+        self._tokens -= granted
+        return granted
 
 
 class ConsolePump:

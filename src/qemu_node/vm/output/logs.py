@@ -13,9 +13,7 @@ from qemu_node.errors import HostError
 from qemu_node.host.concurrency.threads import Worker, to_the_end
 from qemu_node.host.process.identity import ProcessId
 from qemu_node.units import MIB
-from qemu_node.vm.output.console_log import BACKLOG_BYTES, ConsolePump
-from qemu_node.vm.output.greeting import last_words
-from qemu_node.vm.output.ratelimit import TokenBucket
+from qemu_node.vm.output.console_log import BACKLOG_BYTES, ConsolePump, TokenBucket
 from qemu_node.vm.output.serial import SerialLog
 from qemu_node.vm.output.serialbound import SerialBound
 from qemu_node.vm.output.textfilter import TerminalFilter
@@ -26,6 +24,7 @@ log = logging.getLogger(__name__)
 Sink = Callable[[bytes], None]
 
 _BURST_S = 4
+_LAST_WORDS_BYTES = 600
 
 UNREAD_MAX_BYTES = BACKLOG_BYTES + 8 * MIB
 """What waits in a serial log at most while nobody reads it. More than a reader lets wait: while one
@@ -98,7 +97,7 @@ class VMLogs:
 
         What the pump has moved and what it has not: nobody waits for the pump.
         """
-        unread = await to_the_end(last_words, self._directory)
+        unread = await to_the_end(last_words_of, self._directory)
         tail = b"" if self._words is None else self._words.tail
         return " ".join(f"{tail.decode(errors='replace')} {unread}".split())
 
@@ -118,3 +117,14 @@ class VMLogs:
         for pump in self.pumps:
             pump.close()
         self._task_logs.close()
+
+
+def last_words_of(directory: VMDirectory) -> str:
+    """Return the end of what QEMU wrote to stderr, on one line."""
+    try:
+        with directory.qemu_log.open("rb") as qemu_log:
+            qemu_log.seek(max(0, directory.qemu_log.stat().st_size - _LAST_WORDS_BYTES))
+            tail = qemu_log.read(_LAST_WORDS_BYTES)
+    except OSError:
+        return ""
+    return " ".join(TerminalFilter().feed(tail).decode().split())

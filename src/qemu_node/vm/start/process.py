@@ -5,22 +5,29 @@ inherited by QEMU: so there is no moment at which a socket is not there yet, its
 ours to choose, and QEMU needs no right to make a TAP.
 """
 
+import asyncio
+import contextlib
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_node.errors import HostError, QmpError
 from qemu_node.host import sockets
 from qemu_node.host.cgroup import Scope
+from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.process.command import Child
+from qemu_node.host.process.exitstatus import describe_exit
+from qemu_node.host.process.pidfd import wait_gone
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.process import start_qemu
 from qemu_node.qemu.spec import SocketFds, VMSpec
+from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.network import VMPorts
 from qemu_node.vm.node import Hypervisor, Rights
-from qemu_node.vm.output.greeting import greet
+from qemu_node.vm.output.logs import last_words_of
 from qemu_node.vm.output.serialbound import create_log
 from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.record import VMState
@@ -29,6 +36,16 @@ from qemu_node.vm.start.files import Disk
 from qemu_node.vm.start.steps import ClaimedDirectory, Start, StartStep, VMUser
 
 log = logging.getLogger(__name__)
+
+_QMP_TIMEOUT_S = 60.0
+"""Bound for QEMU to greet. It takes 30 ms on an idle host; a loaded one swaps and compiles."""
+
+_END_TIMEOUT_S = 1.0
+"""What a QEMU that has closed its control socket gets to be gone."""
+
+
+class QemuStartError(HostError):
+    """QEMU ended or stayed mute during the start; it is gone, with all that was made for it."""
 
 
 class Listeners:
@@ -167,6 +184,45 @@ async def connect(start: Start, directory: ClaimedDirectory, child: Child) -> Qm
     start.undo.push_async_callback(qmp.close)
     _open_vnc_to_group(Path(directory.files.socket_paths().vnc), start.node.rights)
     return qmp
+
+
+async def greet(directory: VMDirectory, child: Child) -> QmpConnection:
+    """Return the control connection once QEMU has greeted and runs the guest.
+
+    Raises:
+        QemuStartError: QEMU ended first, with its last words, or did not greet in time.
+    """
+    try:
+        _, qmp = await race(
+            _first_answer(directory), _until_gone(directory, child), discard=QmpConnection.close
+        )
+    except QmpError as exc:
+        # The end of QEMU closes the connection first, and is what there is to tell.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_TIMEOUT_S):
+                await _until_gone(directory, child)
+        words = last_words_of(directory)
+        raise QemuStartError(f"{exc}" + (f"; QEMU said: {words}" if words else "")) from exc
+    return qmp
+
+
+async def _first_answer(directory: VMDirectory) -> QmpConnection:
+    qmp = await QmpConnection.connect(Path(directory.socket_paths().qmp), timeout_s=_QMP_TIMEOUT_S)
+    try:
+        await qmp_commands.query_status(qmp)
+    except BaseException:
+        await qmp.close()
+        raise
+    return qmp
+
+
+async def _until_gone(directory: VMDirectory, child: Child) -> QmpConnection:
+    """Raise once QEMU is gone."""
+    await wait_gone(child.process)
+    status, words = child.exit_status(), last_words_of(directory)
+    # None: somebody else has reaped it.
+    how = "ended" if status is None else describe_exit(status)
+    raise QemuStartError(f"QEMU {how} during the start" + (f": {words}" if words else ""))
 
 
 def _open_vnc_to_group(path: Path, rights: Rights) -> None:
