@@ -73,7 +73,7 @@ def _make_new(path: Path) -> bool:
     """Make a directory that only we may use; False if it exists."""
     try:
         path.mkdir(mode=0o700)
-    except FileExistsError:
+    except (FileExistsError, NotADirectoryError):
         # Another process may have made it meanwhile.
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "something else is there", str(path)) from None
