@@ -22,7 +22,7 @@ Examples:
   qemu-node run examples/debian.nomad.hcl -var image=/srv/debian.qcow2
   qemu-node run --logs web.nomad.hcl              # with the guests' serial consoles
   qemu-node run --json web.nomad.hcl | jq .       # one event per line
-  qemu-node run --exit-when-ready web.nomad.hcl   # try whether the VMs come up
+  qemu-node run --exit-when-ready web.nomad.hcl   # check that the VMs boot
   generate-job | qemu-node run -                  # the job from standard input
 
 Ctrl-C stops all VMs cleanly, each within its kill_timeout; a second one stops them at once.
@@ -42,7 +42,7 @@ _JOB_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=P
 @click.option("--logs", "show_logs", is_flag=True, help="Show the guests' serial consoles.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 @click.option("--exit-when-ready", is_flag=True,
-              help="Stop by itself when every VM's guest agent has answered.")  # fmt: skip
+              help="Stop all VMs when every guest agent has answered.")  # fmt: skip
 @click.option("--ready-timeout", type=Duration(), metavar="DURATION",
               help='Fail when a guest agent has not answered in this time, e.g. "5m".')  # fmt: skip
 @click.option("--parser", type=click.Choice(["auto", "nomad", "agent", "hcl2"]),
@@ -117,7 +117,7 @@ def _read_stdin() -> str:
 
 
 def exit_code(result: "SessionResult") -> int:
-    """Return what the shell is told: a failed VM counts more than how the session was ended."""
+    """Return the exit status: a failed VM counts more than how the session was ended."""
     if result.failed:
         return EXIT_ERROR
-    return EXIT_INTERRUPTED if result.was_hard else 0
+    return EXIT_INTERRUPTED if result.was_forced else 0

@@ -1,8 +1,8 @@
 """Session and allocation directories of `qemu-node run`.
 
-Owns `<data>/run/<session>/`: made under a lock that lives as long as the session, laid out as Nomad
-lays out its own (client/allocdir), removed at the end; what a killed session left is removed by the
-next one. Does not own what a VM keeps below `<data>/vm`.
+Owns `<data>/run/<session>/`: it is locked as long as the session runs, laid out as Nomad lays out
+its own (client/allocdir), and removed at the end. What a killed session left is removed by the next
+one. Does not own what a VM keeps below `<data>/vm`.
 """
 
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LOCK_SUFFIX = ".lock"
-# Nomad's modes: what leads to an allocation can be passed through only, what is in it is open.
+# Nomad's modes: directories above an allocation can only be entered, those in it are open to all.
 _PASS_MODE = 0o711
 _OPEN_MODE = 0o777
 _SECRET_MODE = 0o700

@@ -26,7 +26,7 @@ _HANDLE_VERSION = 1
 
 
 class DriverProtocolError(NodeError):
-    """The driver answered something that a driver of this project does not."""
+    """The driver's answer is not one that the driver of this project gives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class DriverInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent:
-    """A driver's word about one task."""
+    """What a driver says about one task."""
 
     alloc_id: str
     task_name: str
@@ -58,7 +58,7 @@ class TaskEnd:
 
     @property
     def is_failure(self) -> bool:
-        """As Nomad counts it: any code but 0, and any reason."""
+        """As Nomad counts it: an exit code other than 0, or a reason."""
         return self.exit_code != 0 or self.oom_killed or bool(self.reason)
 
     def describe(self) -> str:
@@ -90,7 +90,7 @@ class TaskDriver(Protocol):
         """Remove everything of a task."""
 
     def events(self) -> AsyncIterator[TaskEvent]:
-        """Yield what the driver says about its tasks, for ever."""
+        """Yield what the driver says about its tasks, without an end."""
 
 
 class DriverLink:
@@ -191,7 +191,7 @@ class DriverLink:
         await self._driver.destroy_task(driver_pb2.DestroyTaskRequest(task_id=task_id, force=True))
 
     async def events(self) -> AsyncIterator[TaskEvent]:
-        """Yield what the driver says about its tasks, for ever.
+        """Yield what the driver says about its tasks, without an end.
 
         Raises:
             NodeError: the driver is gone.

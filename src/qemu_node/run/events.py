@@ -16,9 +16,9 @@ class EventKind(StrEnum):
     """A VM's start got further."""
     RUNNING = "running"
     READY = "ready"
-    """The guest agent answered for the first time, or says more than it did."""
+    """The guest agent answered for the first time, or its answer has changed."""
     SILENT = "silent"
-    """The guest agent, which had answered, no longer does."""
+    """The guest agent no longer answers."""
     LOG = "log"
     """A line of the serial console."""
     CONSOLE = "console"
@@ -37,7 +37,7 @@ class RunEvent:
     message: str
     vm: str | None = None
     details: Mapping[str, object] = field(default_factory=dict)
-    """More, under names that stay the same: `percent`, `vm_id`, `pid`, `addresses` …"""
+    """More about it, under fixed names: `percent`, `vm_id`, `pid`, `addresses` …"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class VMRow:
     agent: str = ""
     address: str = ""
     console: str = ""
-    """The last line of the console while that is all that a guest says."""
+    """The last line of the console, while the guest boots or shuts down."""
     secure_boot: bool | None = None
     running_since_s: float | None = None
     has_ended: bool = False
@@ -84,7 +84,7 @@ def update_row(row: VMRow, event: RunEvent, now_s: float) -> VMRow:
                 "running_since_s": None,
             }
         case EventKind.FAILED:
-            # Why is told once, above the table.
+            # The reason is shown once, above the table.
             changes = {"step": "failed", "console": "", "has_ended": True, "has_failed": True,
                        "running_since_s": None}  # fmt: skip
         case EventKind.STEP | EventKind.NOTE | EventKind.NODE | EventKind.LOG:

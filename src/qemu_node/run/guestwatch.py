@@ -1,6 +1,6 @@
 """Asking a guest, through its agent, how it is doing.
 
-Owns what is asked. Does not own the agent's protocol (`qga`), nor which addresses are believed
+Owns what is asked. Does not own the agent's protocol (`qga`), nor which addresses are trusted
 (`vm.life.guestnet`).
 """
 
@@ -14,7 +14,7 @@ from qemu_node.qga.agent import GuestAgent
 from qemu_node.vm.life.guestnet import useful_addresses
 from qemu_node.vm.record.record import VMRecord
 
-# Others use the agent too, one at a time, so a silent one is not waited for long.
+# The agent serves one client at a time, and others use it too: a silent one gets little time.
 _PING_TIMEOUT_S = 2.0
 _EXEC_TIMEOUT_S = 15.0
 # A UEFI variable in efivarfs: four bytes of attributes, then its value.
@@ -29,7 +29,7 @@ class GuestFacts:
     addresses: tuple[str, ...]
     """IP addresses, no loopback or link-local ones."""
     secure_boot: bool | None
-    """As the guest's kernel sees it; None: it was not asked or has no UEFI."""
+    """As the guest's kernel sees it; None if it was not asked or has no UEFI."""
 
 
 class GuestWatch(Protocol):
@@ -71,5 +71,5 @@ class AgentWatch:
 
 
 def parse_secure_boot(content: bytes) -> bool | None:
-    """Return what the EFI variable SecureBoot says; None where it is not one."""
+    """Return what the EFI variable SecureBoot says; None if `content` is not one."""
     return content[4] == 1 if len(content) == 5 else None

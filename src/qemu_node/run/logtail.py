@@ -60,7 +60,7 @@ class LogTail:
         return data
 
     def _advance(self) -> bool:
-        """Go on to the next file once there is one; files removed meanwhile are passed over."""
+        """Go on to the next file once there is one; files that have been removed are skipped."""
         numbers = [
             int(suffix)
             for path in self._logs_dir.glob("*")
@@ -69,7 +69,7 @@ class LogTail:
         later = [number for number in numbers if number > self._number]
         if not later:
             return False
-        # Rotation comes after the last write: what the old file still has is read first.
+        # The driver rotates after its last write: read what is left in the old file first.
         rest = self._read_chunk()
         if rest:
             self._offset -= len(rest)

@@ -1,4 +1,4 @@
-"""Which VMs a job means, with their identities, ports and environment: values, but for free ports.
+"""The VMs of a job, with their identities, ports and environment: values, except for free ports.
 
 Owns allocations, task ids, the `NOMAD_…` environment and node attributes, as Nomad's client gives
 them (client/taskenv/env.go). Does not own directories (`allocdir`).
@@ -39,7 +39,7 @@ class Placement:
     """One VM: a task of one allocation."""
 
     vm: str
-    """How people call it: `group[index]`, with the task's name where the group has several."""
+    """Its name in messages: `group[index]`, and the task's name if the group has several."""
     job: Job
     group: Group
     task: VmTask
@@ -48,7 +48,7 @@ class Placement:
     task_id: str
     ports: tuple[AllocatedPort, ...]
     cpus: tuple[int, ...]
-    """Host CPUs for `cores`; empty without."""
+    """Host CPUs for `cores`; empty if the task has none."""
 
     @property
     def alloc_name(self) -> str:
@@ -153,7 +153,7 @@ def pick_free_ports(count: int) -> list[int]:
         for port in candidates:
             if len(found) == count:
                 break
-            # Each stays bound until all are found, so that no other picker takes it meanwhile.
+            # Each stays bound until all are found, so that another session does not pick it too.
             probe = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             with contextlib.suppress(OSError):
                 probe.bind((HOST_IP, port))

@@ -1,8 +1,8 @@
-"""A session with everything around it: its directory, the driver's process, signals.
+"""A session with what it needs: its directory, the driver's process, signals.
 
-Owns acquiring these and giving them back in reverse order. The driver reads a pipe whose other end
-is ours alone: when this process dies, however it dies, the driver reads the end of file, stops the
-VMs that it started, and exits.
+Owns acquiring these and releasing them in reverse order. The driver reads a pipe whose other end
+only this process holds: when this process ends, also by SIGKILL, the driver reads the end of file,
+stops the VMs that it started, and exits.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ async def run_job(
     """Run the VMs of `job` until all have ended or a signal stops them.
 
     Raises:
-        NodeError: nothing could be started; nothing is left.
+        NodeError: no VM could be started; nothing is left behind.
     """
     _announce(job, on_event)
     placements = place(job, free_ports=pick_free_ports, cpus=own_cpus())
@@ -106,7 +106,7 @@ async def _driver(config_path: Path | None) -> AsyncIterator[DriverLink]:
     try:
         yield DriverLink(client.base, client.driver, config_path=config_path)
     except BaseException:
-        # Whatever went wrong, no VM outlives the session: at the pipe's end the driver stops all.
+        # No VM may outlive the session: when the pipe is closed, the driver stops all VMs.
         os.close(writing_end)
         writing_end = -1
         with contextlib.suppress(TimeoutError):
@@ -127,7 +127,7 @@ def _log_driver(entry: LogEntry) -> None:
 
 @contextlib.contextmanager
 def _signals_to(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` for every signal that asks this process to end, inside the block."""
+    """Inside the block, call `stop` for every signal that asks this process to end."""
     loop = asyncio.get_running_loop()
     for signum in _SIGNALS:
         loop.add_signal_handler(signum, stop)

@@ -1,7 +1,7 @@
 """One run of a job's VMs: start all, watch, wait, stop, clean up.
 
-Owns the order of things and what counts as a failure. Does not own the driver's process (`runner`),
-nor how anything looks to people (`cli.output`). Restarts nothing.
+Owns the order of the steps and what counts as a failure. Does not own the driver's process
+(`runner`), nor how events are shown (`cli.output`). A VM that has ended is not restarted.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _LOG_POLL_S = 0.3
 _STOP_GRACE_S = 5.0
-"""How long StopTask may take to return once WaitTask has told of the VM's end."""
+"""How long StopTask may take to return once WaitTask has reported the VM's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,9 @@ class SessionOptions:
     """What the operator chose."""
 
     exit_when_ready: bool = False
-    """End by itself, successfully, when every guest agent has answered."""
+    """Stop all VMs, and succeed, when every guest agent has answered."""
     ready_timeout_s: float | None = None
-    """Fail when a guest agent has not answered after this time; None: wait for ever."""
+    """Fail if a guest agent has not answered after this time; None: wait without a limit."""
     show_logs: bool = False
     console_every_s: float = 10.0
     """Pause between two looks at the console of a guest whose agent has not answered yet."""
@@ -49,12 +49,12 @@ class SessionResult:
 
     failed: tuple[str, ...]
     """The VMs that did not start, or ended with an error, or were not ready in time."""
-    was_hard: bool
-    """It was told to stop twice."""
+    was_forced: bool
+    """It was asked to stop twice."""
 
 
 class Session:
-    """Runs placements to their end. `request_stop` may be called at any time, twice for hard."""
+    """Runs placements to their end. `request_stop` may be called at any time."""
 
     def __init__(
         self,
@@ -77,16 +77,16 @@ class Session:
         self._on_event = on_event
         self._options = options
         self._stop = asyncio.Event()
-        self._hard_stop = asyncio.Event()
+        self._forced_stop = asyncio.Event()
         self._ready: set[str] = set()
         self._failed: dict[str, None] = {}  # an ordered set
         self._consoles: dict[str, str] = {}
-        """The last line of each VM's console that was told."""
+        """The line of each VM's console that was shown last."""
 
     def request_stop(self) -> None:
-        """Stop all VMs within their kill_timeout; asked again, at once."""
+        """Stop all VMs within their kill_timeout. A second call stops them at once."""
         if self._stop.is_set():
-            self._hard_stop.set()
+            self._forced_stop.set()
         self._stop.set()
 
     async def run(self) -> SessionResult:
@@ -101,7 +101,7 @@ class Session:
                        attributes=info.facts.attributes)  # fmt: skip
             async with _helpers(self._pump_events(), self._watch_clock()):
                 await self._run_all(info)
-        return SessionResult(failed=tuple(self._failed), was_hard=self._hard_stop.is_set())
+        return SessionResult(failed=tuple(self._failed), was_forced=self._forced_stop.is_set())
 
     async def _run_all(self, info: DriverInfo) -> None:
         async with asyncio.TaskGroup() as group:
@@ -114,7 +114,7 @@ class Session:
             if vm_id is None:
                 self._emit(EventKind.EXITED, "stopped before it ran", placement.vm)
             else:
-                self._judge(placement, await self._attend(placement, vm_id))
+                self._judge(placement, await self._follow_vm(placement, vm_id))
         except NodeError as exc:
             self._fail(placement.vm, exc.explain().removeprefix("vm: "))
         finally:
@@ -122,7 +122,7 @@ class Session:
                 await self._driver.destroy(placement.task_id)
 
     async def _start(self, placement: Placement, info: DriverInfo) -> str | None:
-        """Start the VM and return its vm_id; None where a stop came first."""
+        """Start the VM and return its vm_id; None if a stop was requested first."""
         if self._stop.is_set():
             return None
         self._emit(EventKind.STEP, "preparing", placement.vm)
@@ -132,11 +132,11 @@ class Session:
         self._emit(EventKind.STEP, "starting", placement.vm)
         vm_id = await self._unless_stopped(self._driver.start(task))
         if vm_id is None:
-            # The call was cancelled, and the driver may have got further meanwhile.
+            # The call was cancelled, but the driver may have started the VM.
             await self._driver.stop(placement.task_id, 0, "")
         return vm_id
 
-    async def _attend(self, placement: Placement, vm_id: str) -> TaskEnd:
+    async def _follow_vm(self, placement: Placement, vm_id: str) -> TaskEnd:
         """Watch a running VM until it has ended."""
         record = self._read_record(vm_id)
         self._emit(
@@ -162,7 +162,7 @@ class Session:
                 await asyncio.wait({stopper}, timeout=_STOP_GRACE_S)
             stopper.cancel()
         if self._options.show_logs:
-            # The last lines come behind the end, but before the VM is removed.
+            # The driver writes the last lines after the VM has ended, before DestroyTask returns.
             with contextlib.suppress(NodeError):
                 await self._driver.destroy(placement.task_id)
             self._emit_lines(placement, tail.flush())
@@ -172,20 +172,22 @@ class Session:
         try:
             return await self._driver.wait(placement.task_id)
         except NodeError as exc:
-            return TaskEnd(exit_code=1, reason=f"the driver lost sight of the VM: {exc.explain()}")
+            return TaskEnd(
+                exit_code=1, reason=f"the driver cannot say how the VM ended: {exc.explain()}"
+            )
 
     async def _stop_when_asked(self, placement: Placement) -> None:
         await self._stop.wait()
         limit_s = placement.task.kill_timeout_s
         message = f"shutting down, at most {limit_s:g} s"
         self._emit(EventKind.STOPPING, message, placement.vm)
-        async with _helpers(self._stop_hard_when_asked(placement)):
+        async with _helpers(self._force_when_asked(placement)):
             is_stopped = await self._stop_vm(placement, placement.task.kill_timeout_s)
         if not is_stopped:
-            await self._stop_hard_when_asked(placement)
+            await self._force_when_asked(placement)
 
-    async def _stop_hard_when_asked(self, placement: Placement) -> None:
-        await self._hard_stop.wait()
+    async def _force_when_asked(self, placement: Placement) -> None:
+        await self._forced_stop.wait()
         self._emit(EventKind.STOPPING, "waiting for QEMU to end", placement.vm)
         await self._stop_vm(placement, 0)
 
@@ -201,7 +203,7 @@ class Session:
         watch = self._watch(record)
         known: GuestFacts | None = None
         while True:
-            # Given up at once when a stop is asked for: the driver then needs the agent itself.
+            # A stop cancels this at once: the driver then needs the guest agent itself.
             facts = await self._unless_stopped(watch.look())
             if self._stop.is_set():
                 return
@@ -243,7 +245,7 @@ class Session:
 
     async def _pump_events(self) -> None:
         names = {(p.alloc_id, p.task.name): p.vm for p in self._placements}
-        # A driver that is gone is told of by every VM's wait.
+        # If the driver is gone, the wait for each VM says so.
         with contextlib.suppress(NodeError):
             async for event in self._driver.events():
                 vm = names.get((event.alloc_id, event.task_name))
@@ -256,7 +258,7 @@ class Session:
             await asyncio.sleep(_LOG_POLL_S)
 
     async def _follow_console(self, placement: Placement, tail: LogTail) -> None:
-        """Tell the last line of the console, which is all there is to see of a boot or a stop."""
+        """Emit the last line of the console while the guest boots or shuts down."""
         while True:
             await asyncio.sleep(self._options.console_every_s)
             line = tail.last_line()
@@ -275,7 +277,7 @@ class Session:
             was_asked = self._stop.is_set()
             message = "stopped" if was_asked else "powered off"
         elif self._stop.is_set() and end.signal and not end.reason:
-            # What we killed because it did not go in time is no failure of the VM.
+            # A VM that was killed because it did not shut down in time has not failed.
             message = "stopped by force"
         else:
             self._fail(placement.vm, end.describe(), **details)

@@ -163,7 +163,7 @@ def interpolate(text: str, values: Mapping[str, str], where: str) -> str:
 
     Raises:
         UnknownVariableError: a name is not in `values`.
-        JobError: `text` is torn, or an expression is more than a name.
+        JobError: a `${` has no end, or an expression is more than a name.
     """
     try:
         parts = split_template(text)
@@ -196,7 +196,7 @@ def interpolate_value(value: object, values: Mapping[str, str], where: str) -> o
 def interpolate_simple(text: str, values: Mapping[str, str], where: str) -> str:
     """Return `text` with `${NAME}` replaced as Nomad does in env values and paths.
 
-    There is no escape and no expression: everything else, `$${` too, is plain text.
+    There are no escapes and no expressions: everything else, also `$${`, is plain text.
 
     Raises:
         UnknownVariableError: a name is not in `values`. Nomad would leave the text as it is.

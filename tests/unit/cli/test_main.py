@@ -119,10 +119,10 @@ def test_run_names_a_wrong_node_toml(capsys: pytest.CaptureFixture[str], tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("failed", "was_hard", "code"),
+    ("failed", "was_forced", "code"),
     [((), False, 0), (("g[0]",), False, 1), ((), True, 130), (("g[0]",), True, 1)],
 )
 def test_a_failed_vm_decides_the_exit_code(
-    failed: tuple[str, ...], was_hard: bool, code: int
+    failed: tuple[str, ...], was_forced: bool, code: int
 ) -> None:
-    assert exit_code(SessionResult(failed=failed, was_hard=was_hard)) == code
+    assert exit_code(SessionResult(failed=failed, was_forced=was_forced)) == code

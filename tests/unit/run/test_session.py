@@ -95,7 +95,7 @@ async def test_vms_that_power_off_end_the_session_well(tmp_path: Path) -> None:
     async with bench.running() as task:
         for task_id in bench.driver.tasks:
             bench.driver.end(task_id, TaskEnd(exit_code=0))
-    assert task.result() == SessionResult(failed=(), was_hard=False)
+    assert task.result() == SessionResult(failed=(), was_forced=False)
     assert bench.messages(EventKind.EXITED) == ["powered off", "powered off"]
     assert sorted(bench.driver.destroyed) == sorted(p.task_id for p in bench.placed)
 
@@ -116,7 +116,7 @@ async def test_one_stop_stops_all_within_their_kill_timeout(tmp_path: Path) -> N
     bench = Bench(tmp_path, make_driver(tmp_path), placements())
     async with bench.running() as task:
         bench.session.request_stop()
-    assert task.result() == SessionResult(failed=(), was_hard=False)
+    assert task.result() == SessionResult(failed=(), was_forced=False)
     assert [timeout_s for _, timeout_s in bench.driver.stopped] == [7.0, 7.0]
     assert bench.messages(EventKind.EXITED) == ["stopped", "stopped"]
 
@@ -127,7 +127,7 @@ async def test_a_second_stop_does_not_wait_for_the_first(tmp_path: Path) -> None
         bench.session.request_stop()
         await bench.until(lambda: len(bench.driver.stopped) == 2)
         bench.session.request_stop()
-    assert task.result() == SessionResult(failed=(), was_hard=True)
+    assert task.result() == SessionResult(failed=(), was_forced=True)
     assert sorted(timeout_s for _, timeout_s in bench.driver.stopped) == [0, 0, 7.0, 7.0]
     assert bench.messages(EventKind.EXITED) == ["stopped by force", "stopped by force"]
 
@@ -183,7 +183,7 @@ async def test_the_death_of_the_driver_fails_its_vms(tmp_path: Path) -> None:
     async with bench.running() as task:
         bench.driver.break_off()
     assert len(task.result().failed) == 2
-    assert "lost sight of the VM: the plugin is gone" in bench.messages(EventKind.FAILED)[0]
+    assert "cannot say how the VM ended: the plugin is gone" in bench.messages(EventKind.FAILED)[0]
 
 
 async def test_ready_is_told_once_and_again_when_the_guest_says_more(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ async def test_exit_when_ready_stops_all_once_every_agent_answered(tmp_path: Pat
     options = SessionOptions(exit_when_ready=True, poll_s=0.01)
     bench = Bench(tmp_path, make_driver(tmp_path), placements(), answers=[FACTS], options=options)
     async with asyncio.timeout(30):
-        assert await bench.session.run() == SessionResult(failed=(), was_hard=False)
+        assert await bench.session.run() == SessionResult(failed=(), was_forced=False)
     assert bench.kinds().count(EventKind.READY) == 2
 
 

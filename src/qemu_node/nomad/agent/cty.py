@@ -38,7 +38,7 @@ def parse_number(text: str) -> int | float:
     """Return the number that `text` is, an int where it is whole.
 
     Raises:
-        MismatchError: it is no number, or larger than any float.
+        MismatchError: it is not a number, or too large for a float.
     """
     if _INTEGER.fullmatch(text):
         return int(text)

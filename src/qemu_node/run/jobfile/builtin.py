@@ -1,8 +1,8 @@
 """The built-in reader: a job file in HCL → Nomad's API form of it, where there is no Nomad to ask.
 
 Owns which blocks and arguments a job file may have. What cannot be evaluated, and what
-`qemu-node run` does not do, is refused with file and line; what concerns scheduling alone is passed
-over.
+`qemu-node run` does not do, is refused with file and line; what only concerns scheduling is
+ignored.
 
 Frozen: it reads what it reads today, as Nomad does, and learns no more of HCL. Faults are fixed; a
 job that needs more is read by the nomad program or by an agent (`reader`).
@@ -43,12 +43,12 @@ from qemu_node.run.jobfile.variables import resolve_variables
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shape:
-    """What may stand in a block: names as in HCL, and the API's keys for those that count here."""
+    """What a block may contain: names as in HCL, and the API's keys of what is used here."""
 
     attributes: Mapping[str, str]
     types: Mapping[str, Conversion]
-    """Of those that are no strings."""
-    passed_over: frozenset[str]
+    """Conversions of the arguments that are not strings."""
+    ignored: frozenset[str]
     refused: Mapping[str, str]
     maps: Mapping[str, str]
     """`env`, `meta`: a block of arguments or an object."""
@@ -58,7 +58,7 @@ class _Shape:
 
 def _shape(
     attributes: Mapping[str, str],
-    passed_over: str = "",
+    ignored: str = "",
     *,
     types: Mapping[str, Conversion] | None = None,
     refused: Mapping[str, str] | None = None,
@@ -68,7 +68,7 @@ def _shape(
     return _Shape(
         attributes=attributes,
         types=types or {},
-        passed_over=frozenset(passed_over.split()),
+        ignored=frozenset(ignored.split()),
         refused=refused or {},
         maps=maps or {},
         nested=frozenset(nested.split()),
@@ -254,7 +254,7 @@ class _JobReader:
         return fields
 
     def _fields(self, body: Body, shape: _Shape, refusals: Mapping[str, str]) -> dict[str, Value]:
-        """Return the arguments that count, under the API's keys; refuse what must not be there."""
+        """Return the arguments that are used, under the API's keys; refuse all unknown ones."""
         fields: dict[str, Value] = {}
         for name, attribute in body.attributes.items():
             if name in shape.attributes:
@@ -263,7 +263,7 @@ class _JobReader:
                     fields[shape.attributes[name]] = value
             elif name in shape.maps:
                 fields[shape.maps[name]] = self._converted(attribute, optional(map_of(to_string)))
-            elif name not in shape.passed_over:
+            elif name not in shape.ignored:
                 raise attribute.error(f"there is no argument {name!r} here")
         seen = set(body.attributes)
         for block in body.blocks:
@@ -286,7 +286,7 @@ class _JobReader:
                     "dynamic blocks cannot be evaluated here",
                     hint="install the `nomad` program, which evaluates all of HCL",
                 )
-            elif block.type not in shape.passed_over | shape.nested:
+            elif block.type not in shape.ignored | shape.nested:
                 raise block.error(f"there is no block {block.type!r} here")
         return fields
 

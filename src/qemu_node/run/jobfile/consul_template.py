@@ -2,7 +2,7 @@
 
 Owns `{{ … }}` with `env`, `envOrDefault`, string literals and a few string functions in pipelines,
 comments, trim marks and custom delimiters. Everything else is refused with its place in the
-template; nothing is guessed. `${…}` is plain text here, as under Nomad.
+template. `${…}` is plain text here, as under Nomad.
 
 Source: Go's text/template (lexing, trim marks), consul-template's docs/templating-language.md.
 """
@@ -47,7 +47,7 @@ def render(
     An environment variable that is not set renders as nothing, as under Nomad.
 
     Raises:
-        TemplateError: an action is torn or uses what is not supported.
+        TemplateError: an action has no end, or uses what is not supported.
     """
     return _Renderer(text, env, where, left_delimiter, right_delimiter).render()
 
@@ -89,7 +89,7 @@ class _Renderer:
         return len(mark) == 2 and mark[0] == "-" and mark[1] in _SPACE
 
     def _action(self, position: int, start: int) -> tuple[str, int, bool]:
-        """Return an action's value, the offset behind it, and whether it trims what follows."""
+        """Return an action's value, the offset after it, and whether it trims what follows."""
         if self._text.startswith("/*", position):
             end = self._text.find("*/", position + 2)
             if end < 0:
@@ -112,7 +112,7 @@ class _Renderer:
             tokens.append(token)
 
     def _closing(self, position: int) -> tuple[int, bool]:
-        """Return the offset behind a right delimiter, -1 where none begins, and its trim mark."""
+        """Return the offset after a right delimiter (-1: none begins here), and its trim mark."""
         if self._text.startswith(self._right, position):
             return position + len(self._right), False
         marked = self._text[position : position + 1]

@@ -26,7 +26,7 @@ _DEFAULT_CPU_MHZ = 100
 _DEFAULT_MEMORY_MIB = 300
 _DEFAULT_KILL_TIMEOUT_S = 5.0
 _MHZ_PER_CORE = 1000
-"""What a reserved core counts as `cpu_shares`; Nomad takes the core's clock."""
+"""The `cpu_shares` of a reserved core; Nomad uses the core's clock rate."""
 
 _PLAIN_NAME = re.compile(r"[^\0/]{1,200}")
 
@@ -42,12 +42,12 @@ REFUSED_OF_TASK = {
     "DispatchPayload": "there is no dispatch",
     "Secrets": "secret blocks are not read",
     "Lifecycle": "lifecycle hooks are not ordered",
-    "Schedule": "schedules are not kept",
-    "CSIPluginConfig": "a VM is no storage plugin",
+    "Schedule": "schedules are not followed",
+    "CSIPluginConfig": "a VM is not a storage plugin",
 }
 REFUSED_OF_RESOURCES = {
     "Devices": "device plugins are not asked",
-    "Networks": "a port belongs into the group's network block",
+    "Networks": "a port belongs in the group's network block",
 }
 _NOT_DONE = {
     "Services": "services are not registered",
@@ -173,7 +173,7 @@ def job_from_api(raw: object, origin: str) -> Job:
 
 
 class _Reader:
-    """One object of the API form; every complaint names the object and the key."""
+    """One object of the API form; every error names the object and the key."""
 
     def __init__(self, raw: object, where: str, origin: str) -> None:
         self.where = where
@@ -290,7 +290,7 @@ def _group(reader: _Reader, notes: list[str], skipped: list[str], *, is_system: 
     for port in ports:
         if port.static is not None and count > 1:
             raise reader.error(
-                f"has count = {count} and static port {port.label!r}, which one VM can hold",
+                f"has count = {count} and static port {port.label!r}, which only one VM can hold",
                 hint="leave `static` out: each VM then gets a free port of this machine",
             )
     return Group(

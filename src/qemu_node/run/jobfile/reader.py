@@ -25,7 +25,7 @@ from qemu_node.host.process.command import SAFE_ENV, run_blocking
 from qemu_node.run.jobfile.job import ENV_PREFIX, Job, job_from_api
 
 STDIN = Path("stdin")
-"""How Nomad calls a job that it reads from standard input."""
+"""The name that Nomad gives a job from standard input."""
 _PROGRAM_TIMEOUT_S = 60.0
 _AGENT_TIMEOUT_S = 10.0
 _AGENT_MAX_BYTES = 8 << 20
@@ -61,7 +61,7 @@ class JobSource:
     var_files: Sequence[Path] = ()
     parser: Parser = Parser.AUTO
     nomad: str | None = None
-    """Path of the Nomad program; None: there is none."""
+    """Path of the Nomad program; None if there is no such program."""
 
 
 def load_job(source: JobSource) -> Job:
@@ -164,10 +164,10 @@ def parse_with_nomad(binary: str, source: JobSource) -> dict[str, Any]:
 
 
 def _message(words: str, path: Path) -> str:
-    """Return what Nomad said, less the words that say that it is an error."""
+    """Return what Nomad said on one line, without the words that only say that it is an error."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith("Error getting job struct:")]
-    return "; ".join(told) or f"{path}: nomad cannot read it"
+    said = [line for line in lines if not line.startswith("Error getting job struct:")]
+    return "; ".join(said) or f"{path}: nomad cannot read it"
 
 
 def parse_with_agent(source: JobSource) -> dict[str, Any]:
@@ -220,7 +220,7 @@ async def _ask_agent(
     Raises:
         TimeoutError: it was not whole in time.
         OSError: the connection failed.
-        ValueError: the address is none, the connection was cut, or the answer is too large.
+        ValueError: the address is wrong, the connection broke, or the answer is too large.
     """
     # Imported here: it takes a fifth of a second.
     import aiohttp

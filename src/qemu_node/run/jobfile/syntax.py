@@ -2,7 +2,7 @@
 
 Owns the contact with python-hcl2: its grammar and its parse tree (lark). The tree is made from the
 structure of the text alone, its strings, heredocs and comments blanked out: python-hcl2 knows HCL's
-structure well and these only in part. An end marker with a blank behind it, `/* … */` inside a line
+structure well and these only in part. An end marker with a blank after it, `/* … */` inside a line
 and names with letters beyond ASCII are HCL too. Does not own the meaning of an expression
 (`evaluation`) or of a block (`builtin`).
 
@@ -268,7 +268,7 @@ def structure_of(text: str) -> str:
             position = match.end()
             parts.append(" " * (position - start))
         elif match[0] == "<<":
-            raise TemplateSyntaxError("behind `<<` stands the heredoc's marker, a name", start)
+            raise TemplateSyntaxError("after `<<` comes the heredoc's marker, a name", start)
         elif match["letters"] is not None:
             position = match.end()
             parts.append("x" * (position - start))
@@ -283,7 +283,7 @@ def structure_of(text: str) -> str:
 
 
 def _heredoc_end(text: str, opening: re.Match[str]) -> int:
-    """Return the offset behind the end marker of the heredoc that `opening` begins.
+    """Return the offset after the end marker of the heredoc that `opening` begins.
 
     The marker stands alone on its line, whatever blanks are around it.
     """
@@ -299,7 +299,7 @@ def _heredoc_end(text: str, opening: re.Match[str]) -> int:
 
 
 def _next_line(text: str, position: int) -> int:
-    """Return the offset of the next line of a heredoc; newlines inside a `${…}` begin none."""
+    """Return the offset of the next line of a heredoc; those inside a `${…}` do not count."""
     while (match := _INTERPOLATION.search(text, position)) is not None:
         if match[0] == "\n":
             return match.end()

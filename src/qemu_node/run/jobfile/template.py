@@ -14,7 +14,7 @@ _PLAIN_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
 
 
 class TemplateSyntaxError(ValueError):
-    """A string template is torn; `offset` says where, in characters."""
+    """A string or template has no end, or uses what is not supported, at `offset` characters."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class TemplateSyntaxError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """Text as it stands, its `$${` and `%%{` already taken apart."""
+    """Plain text; the escapes `$${` and `%%{` are already replaced."""
 
     text: str
     starts_line: bool

@@ -171,7 +171,7 @@ def _constant(node: Node, source: Source) -> Value:
 
 
 def _from_text(text: str, variable: _Declared, origin: str) -> Value:
-    """Return a value given as text: a string, or HCL where the declared type is no scalar."""
+    """Return a value given as text: as it stands for a string or number, else HCL."""
     if _is_given_as_string(variable):
         value: Value = text
     else:
