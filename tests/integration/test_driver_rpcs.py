@@ -488,7 +488,7 @@ async def test_a_signal_is_refused_with_what_to_do_about_it(
     driver: VMDriver, nomad: NomadNode
 ) -> None:
     await start(driver, nomad.task())
-    with pytest.raises(UnsupportedError, match="a VM takes no SIGHUP"):
+    with pytest.raises(UnsupportedError, match="a VM cannot be sent SIGHUP"):
         await driver.signal_task(driver_pb2.SignalTaskRequest(task_id=TASK_ID, signal="SIGHUP"))
 
 

@@ -372,8 +372,8 @@ async def test_a_start_waits_for_the_address_to_advertise_and_goes_on_without_it
     response = await vm_driver.start_task(driver_pb2.StartTaskRequest(task=task))
     assert not response.HasField("network_override")
     told = [event.message for event in await events(vm_driver)]
-    assert told[-2].endswith("; waits up to 0.5 s for its address")
-    assert "told no address" in told[-1]
+    assert told[-2].endswith("; waiting up to 0.5 s for its address")
+    assert "reported no address" in told[-1]
 
 
 async def test_a_task_stopped_while_its_address_is_waited_for_leaves_nothing(

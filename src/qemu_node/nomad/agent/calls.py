@@ -1,8 +1,8 @@
-"""The plugin's services over a gRPC channel: the caller's half of `nomad.service`.
+"""The plugin's services over a gRPC channel: the caller's side of `plugin.service`.
 
-Owns making the calls and turning their statuses back into errors. Does not own the channel.
+Owns making the calls and turning gRPC statuses back into errors. Does not own the channel.
 
-Every method raises `PluginError` where the plugin answers with an error or is gone.
+Every method raises `PluginError` if the plugin answers with an error or is gone.
 """
 
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ class _Caller:
     async def unary(
         self, name: str, request: Message, reply: type[_Reply], *, timeout_s: float | None = None
     ) -> _Reply:
-        """Return the reply to a call; without `timeout_s` it may take for ever."""
+        """Return the reply to a call. Without `timeout_s` there is no time limit."""
         try:
             answer: _Reply = await self._calls[name](request, timeout=timeout_s)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as exc:
@@ -39,7 +39,7 @@ class _Caller:
         return answer
 
     async def stream(self, name: str, request: Any, reply: type[_Reply]) -> AsyncIterator[_Reply]:
-        """Yield the replies to a call; `request` is a message, or an iterator of messages."""
+        """Yield the replies to a call. `request` is a message, or an iterator of messages."""
         call: Any = None
         try:
             call = self._calls[name](request)
@@ -79,7 +79,7 @@ def _error(exc: grpc.aio.AioRpcError | grpc.aio.UsageError) -> PluginError:
 
 
 class GoPluginCalls:
-    """What go-plugin itself asks of a plugin."""
+    """The calls that go-plugin itself makes."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         services = goplugin_pb2.DESCRIPTOR.services_by_name
@@ -87,7 +87,7 @@ class GoPluginCalls:
         self._health = _Caller(channel, health_pb2.DESCRIPTOR.services_by_name["Health"])
 
     async def is_serving(self) -> bool:
-        """Return whether the plugin says that it serves."""
+        """Tell whether the plugin says that it serves."""
         reply = await self._health.unary(
             "Check",
             health_pb2.HealthCheckRequest(service="plugin"),
@@ -96,7 +96,7 @@ class GoPluginCalls:
         return reply.status == health_pb2.HealthCheckResponse.SERVING
 
     async def shutdown(self, *, timeout_s: float) -> None:
-        """Ask the plugin's process to end."""
+        """Ask the plugin's process to exit."""
         await self._controller.unary(
             "Shutdown", goplugin_pb2.Empty(), goplugin_pb2.Empty, timeout_s=timeout_s
         )
@@ -130,7 +130,7 @@ class DriverCalls(DriverService):
         self._caller = _Caller(channel, driver_pb2.DESCRIPTOR.services_by_name["Driver"])
 
     async def init(self, request: driver_pb2.InitRequest) -> driver_pb2.InitResponse:
-        """Let the driver begin its work."""
+        """Let the driver begin to serve."""
         return await self._caller.unary("Init", request, driver_pb2.InitResponse)
 
     async def task_config_schema(
@@ -198,7 +198,7 @@ class DriverCalls(DriverService):
         return self._caller.stream("TaskEvents", request, driver_pb2.DriverTaskEvent)
 
     async def shutdown(self, request: driver_pb2.ShutdownRequest) -> driver_pb2.ShutdownResponse:
-        """Tell the driver that its agent ends; it serves on until its process is told, too."""
+        """Tell the driver that its agent ends. It serves until its process is told to exit."""
         return await self._caller.unary("Shutdown", request, driver_pb2.ShutdownResponse)
 
     async def exec_task(self, request: driver_pb2.ExecTaskRequest) -> driver_pb2.ExecTaskResponse:

@@ -1,7 +1,7 @@
-"""A plugin process seen from Nomad's side: start it, shake hands, call it, end it.
+"""A plugin process seen from the agent's side: start it, shake hands, call it, end it.
 
-Owns the process and the connection; `calls` has the RPCs. Used by `qemu-node run` and by tests; on
-a node the agent does the same. Does not own what is asked of the driver.
+Owns the process and the connection; `calls` has the RPCs. `qemu-node run` and tests use it; on a
+node Nomad's agent does the same. Does not own what the driver is asked.
 
 Facts: go-plugin 1.8.0 client.go (handshake, Kill), log_entry.go (log lines).
 """
@@ -25,7 +25,7 @@ from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, unix_target
 from qemu_node.nomad.plugin.status import PluginError
 
 LogEntry = dict[str, Any]
-"""A line of a plugin's log: its JSON fields; of plain text `@message` and `@level` alone."""
+"""A line of a plugin's log: its JSON fields, or only `@message` and `@level` for plain text."""
 
 _SHUTDOWN_WAIT_S = 2.0  # go-plugin's Kill waits as long, then kills
 _LAST_WORDS_WAIT_S = 2.0
@@ -33,11 +33,11 @@ _STDERR_TAIL_LINES = 20
 
 
 class PluginStartError(NodeError):
-    """The plugin did not get as far as answering; its process has been ended."""
+    """The plugin did not answer; its process has been killed."""
 
 
 class PluginClient:
-    """One plugin process and the connection to it. Use as a context, or call `shutdown`."""
+    """One plugin process and the connection to it. Use it in `async with`, or call `shutdown`."""
 
     def __init__(
         self,
@@ -73,14 +73,15 @@ class PluginClient:
 
         Args:
             argv: The plugin's program and arguments.
-            env: Its environment, to which the handshake's variables are added.
-            stdin_fd: What it reads; `/dev/null` by default.
+            env: Its environment; the handshake's variables are added.
+            stdin_fd: Its stdin; `/dev/null` by default.
             on_log: Called in the event loop with each line of its log.
-            timeout_s: How long it may take to its first answer; Nomad waits a minute.
+            timeout_s: Time limit until its first answer; Nomad waits a minute.
 
         Raises:
             MissingPartError: the program cannot be executed.
-            PluginStartError: no answer in time, or of another protocol; carries its last words.
+            PluginStartError: no answer in time, or one of another protocol. The message has the
+                end of its log.
         """
         last_words: deque[str] = deque(maxlen=_STDERR_TAIL_LINES)
 
@@ -93,7 +94,7 @@ class PluginClient:
         first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         def on_stdout(line: bytes) -> None:
-            # A plugin prints nothing after its handshake, and what it does is nobody's concern.
+            # A plugin prints nothing after its handshake. Ignore it if it does.
             if not first.done():
                 first.set_result(line)
 
@@ -125,14 +126,14 @@ class PluginClient:
             return client
 
     async def wait_ended(self) -> int | None:
-        """Return the process's exit code once it has ended; -N for death by signal N."""
+        """Wait until the process has ended; return its exit code, -N for death by signal N."""
         await pidfd.wait_gone(self._child.process)
         return self._child.exit_status()
 
     async def shutdown(self) -> int | None:
         """End the plugin as Nomad does: ask, wait two seconds, kill. Return its exit code.
 
-        Its VMs go on. Harmless when repeated or when the plugin is gone already.
+        Its VMs go on. Idempotent.
         """
         if self._child.exit_status() is None:
             with contextlib.suppress(PluginError):
@@ -159,7 +160,7 @@ class PluginClient:
 
 
 def parse_log_line(line: bytes) -> LogEntry:
-    """Return the fields of a line that a plugin logged; plain text is a message of level debug."""
+    """Return the fields of a line of a plugin's log. Plain text becomes a debug message."""
     text = line.decode(errors="replace")
     try:
         fields = json.loads(text)
@@ -171,13 +172,13 @@ def parse_log_line(line: bytes) -> LogEntry:
 
 
 def _dial(line: bytes) -> grpc.aio.Channel:
-    """Return a channel to where a handshake line says that the plugin listens."""
+    """Return a channel to the address in a handshake line."""
     shaken = handshake.Handshake.parse(line.decode(errors="surrogateescape"))
     return grpc.aio.insecure_channel(unix_target(shaken.socket), options=CHANNEL_OPTIONS)
 
 
 async def _why_not_started(child: command.Child, exc: Exception, timeout_s: float) -> str:
-    """Return what to tell of a plugin that did not come up: its exit, if that is the reason."""
+    """Return why a plugin did not start: how it exited, if it did."""
     if isinstance(exc, TimeoutError):
         return f"the plugin gave no answer within {timeout_s:g} s"
     with contextlib.suppress(TimeoutError):

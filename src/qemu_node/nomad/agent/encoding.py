@@ -1,7 +1,7 @@
-"""A `config` block as an agent hands it to a plugin: checked against a schema, as MessagePack.
+"""A `config` block as an agent sends it to a plugin: checked by a schema, as MessagePack.
 
-Pure. What Nomad's agent does with hcl2 and go-cty, for callers that stand in for an agent
-(`qemu-node run`, tests). Does not own any schema: it is asked of the plugin.
+Pure. Does what Nomad's agent does with hcl2 and go-cty, for callers that replace an agent
+(`qemu-node run`, tests). Does not own a schema: the plugin is asked for it.
 """
 
 import unicodedata
@@ -30,10 +30,10 @@ class OptionError(JobError):
 
 
 def encode_config(schema: Spec, values: Mapping[str, Any]) -> bytes:
-    """Return `values`, a `config` block, as a plugin with `schema` receives it from an agent.
+    """Return `values`, a `config` block, as an agent sends it to a plugin with `schema`.
 
-    Every key of the schema is there, nil where `values` is silent. Blocks may be given as a map or,
-    as in a job's JSON, as a list of maps.
+    Every key of the schema is in the result, nil if it is not in `values`. A block may be a map
+    or, as in a job's JSON, a list of maps.
 
     Raises:
         OptionError: a key is not in the schema, a required one is missing, or a value has another
@@ -60,7 +60,7 @@ def _encode_object(schema: Object, values: Any, where: str) -> dict[str, Any]:
 
 
 def _encode(spec: Spec, value: Any, where: str) -> Any:
-    """Return `value` as go-cty writes one that fits `spec`."""
+    """Return `value` as go-cty encodes a value of `spec`."""
     match spec.WhichOneof("block"):
         case "attr":
             if value is None and spec.attr.required:
@@ -102,7 +102,7 @@ def _encode_list(spec: BlockList, value: Any, where: str) -> list[Any]:
 
 
 def _only(value: Any, where: str) -> Any:
-    """Return the one block in `value`, which may be a list of one; None where there is none."""
+    """Return the block in `value`, which may be a list of one block; None if there is none."""
     if not _is_list(value):
         return value
     if len(value) > 1:

@@ -1,6 +1,6 @@
-"""The reading end of a child's output, line by line, without a task or a thread.
+"""A child's output, read line by line, without a task or a thread.
 
-Owns the pipe. Does not own the child nor the meaning of its lines.
+Owns the pipe. Does not own the child nor what its lines mean.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from typing import Self
 
 _READ_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1 << 20
-"""A longer line is handed over in pieces."""
+"""A longer line is delivered in pieces."""
 
 
 class LinePipe:
-    """A pipe whose lines are given to `on_line`, without their newline, as they arrive.
+    """A pipe that calls `on_line` with each line, without its newline, as it arrives.
 
     Give `writing_end` to a child and close it here. `on_end` is called once, when the last process
-    that holds the writing end has closed it. Both are called in the event loop.
+    has closed the writing end. Both are called in the event loop.
     """
 
     def __init__(
@@ -33,19 +33,19 @@ class LinePipe:
         self._loop.add_reader(self._fd, self._read)
 
     def close_writing_end(self) -> None:
-        """Close our copy of the writing end, so that the child's exit can be seen."""
+        """Close our copy of the writing end, so that the pipe ends when the child exits."""
         if self.writing_end >= 0:
             os.close(self.writing_end)
             self.writing_end = -1
 
     def drain(self) -> None:
-        """Hand over what has arrived by now, also an unfinished last line."""
+        """Deliver what has arrived, including an unfinished last line."""
         while self._fd >= 0 and self._read():
             pass
         self._hand_over_rest()
 
     def close(self) -> None:
-        """Stop reading; what has not been handed over is lost."""
+        """Stop reading. What has not been delivered is lost."""
         self.close_writing_end()
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
@@ -53,7 +53,7 @@ class LinePipe:
             self._fd = -1
 
     def _read(self) -> bool:
-        """Read once and hand over the whole lines; false where there is nothing more to read."""
+        """Read once and deliver the whole lines; False if there is nothing more to read."""
         try:
             data = os.read(self._fd, _READ_BYTES)
         except BlockingIOError:

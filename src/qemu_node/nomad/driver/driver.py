@@ -1,12 +1,12 @@
 """The task driver `vm`: Nomad's RPCs, answered by the VMs of this process.
 
 Owns the translation between Nomad's tasks and VMs: task ids, handles, exits, timeouts. Does not
-own what a VM is (`vm`), what the options mean (`task_request`), or the wire (`server`, `status`).
+own what a VM is (`vm`), what the options mean (`task.request`), or the wire (`plugin`).
 
-What Nomad makes of the answers decides much here (client of 2.0.6-dev, seen run): a WaitTask that
-fails ends the task, so it never raises for a live VM; a RecoverTask that fails starts a second VM,
-so a VM that has ended is recovered all the same and reports its end; StopTask and DestroyTask of
-an unknown id are fine.
+Nomad's client (2.0.6-dev, as observed) reacts to the answers like this. A WaitTask that fails ends
+the task, so it never raises for a live VM. A RecoverTask that fails starts a second VM, so a VM
+that has ended is recovered, too, and then reports its end. StopTask and DestroyTask of an unknown
+id must succeed.
 """
 
 import asyncio
@@ -38,15 +38,15 @@ _DEFAULT_STATS_INTERVAL_S = 1.0
 
 
 class TaskBusyError(NodeError):
-    """The task is being started already; that start goes on."""
+    """The task is already being started; that start goes on."""
 
 
 class TaskRunningError(NodeError):
-    """The task's VM runs, and nobody has asked to end it; it goes on."""
+    """The task's VM runs and was not told to end; it goes on."""
 
 
 class TaskStoppedError(NodeError):
-    """The task was stopped while it was being started; nothing is left of it."""
+    """The task was stopped during its start; nothing is left of it."""
 
 
 class VMDriver(DriverService):
@@ -57,25 +57,25 @@ class VMDriver(DriverService):
 
         Args:
             runtime: The node's settings and services.
-            waits_for_images: StartTask returns when the VM runs, however long that takes; for a
-                caller that cancels it where Nomad would wait.
+            waits_for_images: StartTask returns only when the VM runs, however long that takes. For
+                a caller that can cancel it, which Nomad does not.
         """
         self._runtime = runtime
         self._waits_for_images = waits_for_images
         self._events = EventBroker()
         self._tasks: dict[str, Task] = {}
         self._unrecovered: dict[str, driver_pb2.TaskHandle] = {}
-        """Tasks whose recovery has failed, or is under way."""
+        """Tasks whose recovery has failed, or is in progress."""
 
     # The driver
 
     async def init(self, request: driver_pb2.InitRequest) -> driver_pb2.InitResponse:
-        """Begin to serve; left-overs of an earlier driver are removed in the background."""
+        """Begin to serve. What an earlier driver has left behind is removed in the background."""
         await self._runtime.begin()
         return driver_pb2.InitResponse()
 
     async def shutdown(self, request: driver_pb2.ShutdownRequest) -> driver_pb2.ShutdownResponse:
-        """Put into the tasks' logs what the guests have printed; the VMs go on."""
+        """Write to the tasks' logs what the guests have printed so far; the VMs go on."""
         await self._runtime.flush_logs()
         return driver_pb2.ShutdownResponse()
 
@@ -90,9 +90,9 @@ class VMDriver(DriverService):
     ) -> driver_pb2.CapabilitiesResponse:
         """Return what the driver can do.
 
-        IMAGE isolation: `nomad alloc exec` then needs the capability alloc-exec alone, and nothing
-        of the agent's environment reaches the task. Log collection is off because the driver
-        writes Nomad's log files itself: no helper process per VM.
+        With IMAGE isolation, `nomad alloc exec` needs only the capability alloc-exec, and nothing
+        of the agent's environment reaches the task. Log collection is off because the driver writes
+        Nomad's log files itself, without a helper process for each VM.
         """
         return driver_pb2.CapabilitiesResponse(
             capabilities=driver_pb2.DriverCapabilities(
@@ -110,7 +110,7 @@ class VMDriver(DriverService):
         self, request: driver_pb2.FingerprintRequest
     ) -> AsyncIterator[driver_pb2.FingerprintResponse]:
         """Yield the node's health at once and whenever it changes."""
-        # Agents before 2.0.4 do not call Init: the first fingerprint is their sign to begin.
+        # Agents before 2.0.4 do not call Init, so the first Fingerprint begins the work.
         await self._runtime.begin()
         async for response in self._runtime.fingerprints():
             yield response
@@ -118,7 +118,7 @@ class VMDriver(DriverService):
     async def task_events(
         self, request: driver_pb2.TaskEventsRequest
     ) -> AsyncIterator[driver_pb2.DriverTaskEvent]:
-        """Yield the events of all tasks, for ever."""
+        """Yield the events of all tasks until the caller cancels."""
         async for event in self._events.listen():
             yield event
 
@@ -127,7 +127,7 @@ class VMDriver(DriverService):
     async def start_task(
         self, request: driver_pb2.StartTaskRequest
     ) -> driver_pb2.StartTaskResponse:
-        """Start the task's VM and return once it runs, or once its image is seen to take long."""
+        """Start the task's VM and return once it runs, or earlier if its image takes long."""
         config = request.task
         await self._runtime.begin()
         if config.id in self._tasks:
@@ -143,7 +143,7 @@ class VMDriver(DriverService):
         task = self._tasks[config.id] = Task(config)
         override = driver_pb2.NetworkOverride()
         is_late = asyncio.Event()
-        # Nomad asks for the address once, when StartTask returns.
+        # Nomad takes the address only from the answer to StartTask.
         may_be_late = wanted.advertise is None and not self._waits_for_images
         task.begin(
             self._start(task, wanted, override, is_late.set if may_be_late else lambda: None),
@@ -157,7 +157,7 @@ class VMDriver(DriverService):
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
-            # The caller still waits, and gRPC answers nothing for a call that ends cancelled.
+            # The caller still waits, but gRPC sends no answer for a call that ends cancelled.
             raise TaskStoppedError(
                 f"task {config.id} was stopped while it was being started"
             ) from None
@@ -177,21 +177,21 @@ class VMDriver(DriverService):
         )
 
     async def _abandon(self, task: Task) -> None:
-        """End a start whose caller learns of no VM, and the VM if it has just come up."""
+        """Cancel a start whose caller will not get its VM, and remove the VM if it runs by now."""
         await task.cancel()
         await self._destroy(task)
 
     async def _destroy(self, task: Task) -> None:
         """Remove the VM of a task, if it has one, and forget the task.
 
-        Also where that fails: Nomad's client passes over an error, asks no more of the task, and
-        may start it anew. What is left of the VM is the supervisor's.
+        The task is forgotten even if that fails: Nomad's client ignores the error, does not ask
+        about the task again, and may start it anew. The supervisor removes what is left of the VM.
         """
         try:
             if task.has_vm:
                 await self._runtime.vms.destroy(task.vm)
         finally:
-            # Another call may have done it, and the task be started anew.
+            # Another call may have removed it, and the task may have been started anew.
             if self._tasks.get(task.config.id) is task:
                 del self._tasks[task.config.id]
 
@@ -202,7 +202,7 @@ class VMDriver(DriverService):
         override: driver_pb2.NetworkOverride,
         on_long_wait: Callable[[], None],
     ) -> VM:
-        """Return the VM, which runs; `override` has what Nomad is to advertise for the node."""
+        """Return the running VM; put the address that Nomad shall advertise into `override`."""
 
         def tell(message: str, notes: dict[str, str]) -> None:
             self._events.tell(task.config, message, notes)
@@ -210,7 +210,7 @@ class VMDriver(DriverService):
         supervisor = self._runtime.supervisor()
         vm = await supervisor.start(wanted, tell, on_long_wait)
         async with Undo() as undo:
-            # Nomad knows nothing of this VM yet.
+            # Nomad does not know this VM yet.
             undo.push_async_callback(supervisor.destroy, vm)
             address = await self._announce(vm, wanted.advertise, tell)
         if address is not None:
@@ -220,10 +220,12 @@ class VMDriver(DriverService):
     async def _announce(
         self, vm: VM, advertise: Advertise | None, tell: Tell
     ) -> driver_pb2.NetworkOverride | None:
-        """Tell that the VM runs; return its address for Nomad to advertise, if that is asked."""
+        """Tell that the VM runs; return the address to advertise, if the job wants one."""
         record = vm.record
-        # Nomad shows the task as pending meanwhile, which people take for a fault.
-        more = "" if advertise is None else f"; waits up to {advertise.wait_s:g} s for its address"
+        # Meanwhile Nomad shows the task as pending, which looks like an error.
+        more = (
+            "" if advertise is None else f"; waiting up to {advertise.wait_s:g} s for its address"
+        )
         tell(
             f"VM {record.vm_id} runs: {record.hardware.vcpus} vCPU, "
             f"{record.memory_bytes >> 20} MiB, {record.hardware.firmware}, {record.accelerator}"
@@ -240,13 +242,13 @@ class VMDriver(DriverService):
     async def recover_task(
         self, request: driver_pb2.RecoverTaskRequest
     ) -> driver_pb2.RecoverTaskResponse:
-        """Take up a task of an earlier driver; OK for one that has ended, and for a known one."""
+        """Adopt a task of an earlier driver. A task that has ended or is already known is OK."""
         handle = request.handle
-        # request.task_id is empty on the wire: Nomad's client fills in the handle alone.
+        # request.task_id is empty: Nomad's client only sends the handle.
         config = handle.config
         if config.id not in self._tasks:
-            # Kept until it is recovered: Nomad answers a failure with DestroyTask, and starts the
-            # task anew, maybe elsewhere.
+            # Keep the handle until the task is recovered: after a failure Nomad calls DestroyTask
+            # and starts the task anew, maybe on another node.
             self._unrecovered[config.id] = handle
             await self._recover(handle)
             self._unrecovered.pop(config.id, None)
@@ -262,16 +264,16 @@ class VMDriver(DriverService):
 
         vm = await self._runtime.vms.recover(state, tell)
         self._tasks[config.id] = Task(config, vm)
-        # It may have come up, or moved, while no driver was there.
+        # The address may have appeared or changed while no driver ran.
         _ = self._runtime.tasks.start(tell_of_address(vm, tell), name=f"address {state.vm_id}")
 
     async def wait_task(self, request: driver_pb2.WaitTaskRequest) -> driver_pb2.WaitTaskResponse:
-        """Return once the VM has ended, with how."""
+        """Return how the VM ended, once it has."""
         outcome = await self._find(request.task_id).wait()
         return driver_pb2.WaitTaskResponse(result=_result(outcome), err=outcome.reason or "")
 
     async def stop_task(self, request: driver_pb2.StopTaskRequest) -> driver_pb2.StopTaskResponse:
-        """Stop the VM within the timeout, gently first; return when it is gone."""
+        """Stop the VM within the timeout, first by asking the guest; return when it is gone."""
         task = self._tasks.get(request.task_id)
         if task is not None:
             await task.cancel()
@@ -282,11 +284,11 @@ class VMDriver(DriverService):
     async def destroy_task(
         self, request: driver_pb2.DestroyTaskRequest
     ) -> driver_pb2.DestroyTaskResponse:
-        """Remove the VM and all of its files; one that runs only by force."""
+        """Remove the VM and all its files. A running VM is removed only with `force`."""
         task = self._tasks.get(request.task_id)
         if task is not None:
             if task.exit is None and not request.force:
-                raise TaskRunningError(f"task {request.task_id} runs: only force destroys it")
+                raise TaskRunningError(f"task {request.task_id} is running; only force destroys it")
             await task.cancel()
             await self._destroy(task)
         elif request.force and (handle := self._unrecovered.get(request.task_id)) is not None:
@@ -307,7 +309,7 @@ class VMDriver(DriverService):
             name=task.config.name,
             state=driver_pb2.TaskState.RUNNING if outcome is None else driver_pb2.TaskState.EXITED,
         )
-        # A nil timestamp is an error in Nomad; the zero one means "not yet".
+        # A missing timestamp is an error in Nomad; a zero one means "not yet".
         status.started_at.seconds = status.completed_at.seconds = 0
         attributes: dict[str, str] = {}
         if task.has_vm:
@@ -325,7 +327,7 @@ class VMDriver(DriverService):
     async def task_stats(
         self, request: driver_pb2.TaskStatsRequest
     ) -> AsyncIterator[driver_pb2.TaskStatsResponse]:
-        """Yield the VM's use of its host until it ends."""
+        """Yield the VM's resource use until it ends."""
         task = self._find(request.task_id)
         if not await task.has_started():
             return
@@ -349,9 +351,9 @@ class VMDriver(DriverService):
     async def signal_task(
         self, request: driver_pb2.SignalTaskRequest
     ) -> driver_pb2.SignalTaskResponse:
-        """Refuse: the client asks whatever the capabilities say, and shows the reason."""
+        """Refuse. The client calls this whatever the capabilities say, and shows the reason."""
         raise UnsupportedError(
-            f"a VM takes no {request.signal}", hint='change_mode of its templates: use "noop"'
+            f"a VM cannot be sent {request.signal}", hint='change_mode of its templates: use "noop"'
         )
 
     def exec_task_streaming(

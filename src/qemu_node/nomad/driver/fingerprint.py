@@ -1,8 +1,8 @@
-"""What Nomad learns of this node: attributes for placement, health with its reason.
+"""What Nomad is told about this node: attributes for placement, and health with its reason.
 
-Owns the names of the attributes and the judgement (pure, from facts), and reading the cheap facts.
-Does not own proving the accelerator (`qemu.probe`). Every changed attribute is a node update
-through Raft, so nothing that fluctuates is in here; that is what the daemon's metrics are for.
+Owns the names of the attributes, the judgement (pure, from facts), and reading the facts that are
+quick to read. Does not own proving the accelerator (`qemu.accel`). Nomad stores every changed
+attribute through Raft, so nothing that fluctuates is among them.
 """
 
 from collections.abc import Sequence
@@ -32,31 +32,31 @@ class HostFacts:
     """What a few small reads tell of the host; `doctor` reads more (`nodefacts`)."""
 
     firmware_problems: dict[FirmwareMode, str] = field(default_factory=dict)
-    """Modes that no installed firmware serves, and why."""
+    """The modes for which no firmware is installed, each with the reason."""
     has_ksm: bool = False
     has_vhost_net: bool = False
-    """The kernel can move frames between TAP and guest, and is to."""
+    """The kernel can move frames between TAP and guest, and node.toml allows it."""
     has_cgroup2: bool = False
     is_disk_full: bool = False
-    """Less is free on the file system of the data directory than its reserve."""
+    """The free space of the data directory's file system is below the reserve."""
     is_short_of_files: bool = False
-    """One VM more would take open files that the stops of the others need."""
+    """One more VM would take open files that are needed to stop the others."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     network_problems: tuple[str, ...] = ()
-    """What keeps VMs from the network that node.toml gives them, and what to do about it."""
+    """Why VMs do not get the network of node.toml, and what to do about it."""
     vm_problems: tuple[str, ...] = ()
-    """What there is to say of VMs that run and that nobody manages."""
+    """Messages about VMs that run without being managed."""
     earlier_data: str | None = None
     """What to do about files in the data directory of an earlier version."""
 
     @property
     def bridge(self) -> str:
-        """The bridge that VMs can be ports of; empty where there is none that works."""
+        """The bridge that VMs can be ports of; empty if none works."""
         return "" if self.network_problems else self.network.bridge
 
     @property
     def vids(self) -> list[int]:
-        """The VLANs that some job may have here, ascending."""
+        """The VLANs that jobs can have on this node, ascending."""
         if not self.bridge:
             return []
         return sorted(self.network.vids)
@@ -88,30 +88,31 @@ class Fingerprint:
 def build_fingerprint(
     hypervisor: Hypervisor | None, problem: NodeError | None, facts: HostFacts | None
 ) -> Fingerprint:
-    """Return what Nomad is told.
+    """Return the driver's health and attributes.
 
-    A node whose disk is full, or whose driver has too few files left, is not healthy, so that Nomad
-    places VMs elsewhere; what runs goes on.
-    A node without one of the firmware modes is healthy as long as it has the default one: jobs that
-    want another are kept away by the attributes. Attributes that do not hold, or are not known, are
-    sent empty, because leaving one out does not take it back.
+    A node whose disk is full, or whose driver can open too few files, is not healthy, so that
+    Nomad places VMs elsewhere. VMs that run go on. A node that lacks a firmware mode is healthy if
+    it has the default one: the attributes keep jobs away that need the other. An attribute that
+    does not hold, or is not known, is sent empty, because Nomad keeps an attribute that is left
+    out.
     """
     attributes = _attributes(hypervisor, facts)
     if problem is None and facts is not None:
         secure_problem = facts.firmware_problems.get(FirmwareMode.SECURE_BOOT)
         problem = MissingPartError(secure_problem) if secure_problem else None
         if problem is None and not facts.network.bridge and not facts.network.allow_host:
-            # Only user mode, and no VM in user mode starts on a node that is not kept from it.
+            # There is only user mode, and no VM in user mode starts unless the node is protected
+            # from it.
             problem = next((MissingPartError(text) for text in facts.network_problems), None)
     if problem is None and facts is not None and facts.is_disk_full:
-        # Without figures: each change of the text is an update of the node through Raft.
+        # No figures: Nomad stores each change of the text through Raft.
         problem = HostError(
-            "the data disk is full: its reserve is all that is free, and no VM is started",
+            "the data disk is full: only its reserve is free, and no VM is started",
             hint="free space there, or set disk.reserve in node.toml",
         )
     if problem is None and facts is not None and facts.is_short_of_files:
         problem = HostError(
-            "the driver may open too few files for one VM more, and none is started",
+            "the driver can open too few files for one more VM, and none is started",
             hint="raise LimitNOFILE of the agent's service",
         )
     if problem is not None or hypervisor is None or facts is None:
@@ -147,7 +148,7 @@ def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[
             "ksm": facts.has_ksm,
             "vhost": facts.has_vhost_net,
             "bridge": facts.bridge,
-            # Each by itself: that is what a constraint's `set_contains` looks for.
+            # Each VLAN by itself, as a constraint's `set_contains` needs it.
             "vlans": ",".join(map(str, facts.vids)),
             "cgroup_v2": facts.has_cgroup2,
         }
@@ -156,7 +157,7 @@ def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[
 
 
 def _describe(hypervisor: Hypervisor, facts: HostFacts) -> str:
-    """Return the health text of a node that works, and what would make it work better."""
+    """Return the health text of a healthy node, with what would improve it."""
     text = f"QEMU {hypervisor.binary.version}, {hypervisor.accelerator.value}"
     if hypervisor.is_kvm_lost:
         text = (
@@ -181,13 +182,13 @@ def read_host_facts(
     *,
     is_short_of_files: bool = False,
 ) -> HostFacts:
-    """Read what the host has; never fails.
+    """Read the facts. Never fails.
 
     Args:
         config: The node's settings.
-        network_problems: What `Network.problems` found.
-        vm_problems: What `Supervisor.problems` found.
-        is_short_of_files: What `Admission` says.
+        network_problems: The result of `Network.problems`.
+        vm_problems: The result of `Supervisor.problems`.
+        is_short_of_files: The result of `Admission.is_full`.
     """
     network = config.network
     directories = config.qemu.firmware_paths
@@ -215,5 +216,5 @@ def _is_disk_full(config: NodeConfig) -> bool:
     try:
         return not read_space(Path(config.paths.data)).has_room(0, config.disk.reserved)
     except HostError:
-        # A disk that cannot be asked is not known to be full; starts say what is wrong with it.
+        # The disk may be fine. A start will report what is wrong with it.
         return False

@@ -55,10 +55,10 @@ class VMPlugin(PluginBase):
         return base_pb2.ConfigSchemaResponse(spec=plugin_schema())
 
     async def set_config(self, request: base_pb2.SetConfigRequest) -> base_pb2.SetConfigResponse:
-        """Take the configuration; nothing is read or judged yet, and nothing can fail.
+        """Take the configuration. Read and check nothing yet; never fail.
 
-        Nomad calls this several times, in processes that serve no task, and does not start its
-        agent if it fails. What is wrong is for the fingerprint to tell.
+        Nomad calls this several times, in processes that serve no task, and its agent does not
+        start if it fails. The fingerprint reports what is wrong.
         """
         try:
             self._runtime.configure(parse_plugin_config(request.msgpack_config))
@@ -74,18 +74,20 @@ class VMPlugin(PluginBase):
 
 
 def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
-    """Be the plugin until the agent ends it; the VMs go on.
+    """Run the plugin until the agent ends it; the VMs go on.
 
     Args:
-        config_path: node.toml, unless the agent's plugin block names another.
-        stop_with_parent: Stop all VMs of this process and leave when stdin ends, as it does when
-            `qemu-node run` is killed. Nomad's plugins keep stdin of the agent and ignore it.
+        config_path: The path of The path of node.toml, unless the agent's plugin block names
+            another.
+        stop_with_parent: Stop all VMs of this process and exit when stdin ends, as it does when
+            `qemu-node run` is killed. A plugin of Nomad inherits the agent's stdin and ignores it.
 
     Raises:
         HandshakeError: no agent started this process.
-        HostError: the plugin's socket can be made nowhere.
+        HostError: there is no place for the plugin's socket.
     """
-    # An agent that ignores it would have us never learn how a child ended (man 2 waitpid).
+    # If we inherited "ignored" from the agent, we would not learn how a child ended (man 2
+    # waitpid).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     level = logging.getLevelNamesMapping().get(os.environ.get(LOG_LEVEL_ENV, "INFO").upper())
     plugin_log.configure(logging.INFO if level is None else level)
@@ -101,7 +103,7 @@ async def _run(config_path: Path | None, *, stop_with_parent: bool) -> None:
     try:
         if stop_with_parent:
             _ = runtime.tasks.start(_stop_at_end_of_stdin(runtime, stop), name="parent")
-        # `qemu-node run` cancels a StartTask that it no longer wants; Nomad waits for it.
+        # `qemu-node run` can cancel a StartTask; Nomad always waits for it.
         driver = VMDriver(runtime, waits_for_images=stop_with_parent)
         await serve(VMPlugin(runtime), driver, run_dirs=_run_dirs(config_path), stop=stop)
     finally:
@@ -109,10 +111,10 @@ async def _run(config_path: Path | None, *, stop_with_parent: bool) -> None:
 
 
 def _run_dirs(config_path: Path | None) -> list[Path]:
-    """Return where the plugin's socket can go, the best first.
+    """Return the directories in which to try to make the plugin's socket, in order.
 
-    The agent has not sent its settings yet. An error in node.toml is reported by the fingerprint,
-    for which the agent must reach the plugin.
+    The agent has not sent its settings yet. The fingerprint reports an error in node.toml, and for
+    that the agent must reach the plugin.
     """
     usual = default_paths().run_dir
     try:
@@ -124,11 +126,11 @@ def _run_dirs(config_path: Path | None) -> list[Path]:
 
 
 async def _stop_at_end_of_stdin(runtime: DriverRuntime, stop: asyncio.Event) -> None:
-    """Wait for the parent's end, then end what it started."""
+    """Wait until the parent ends, then end its VMs."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await reader.read()
-    log.warning("parent is gone: stopping its VMs")
+    log.warning("parent process has ended: stopping its VMs")
     await runtime.destroy_all()
     stop.set()

@@ -1,7 +1,8 @@
-"""go-plugin's handshake: the environment an agent gives, the line it wants, the socket between.
+"""go-plugin's handshake: the agent's environment variables, the plugin's line, the socket.
 
-Owns the plugin's socket directory, its stdout, and the form of the handshake line for both ends.
-Does not own what is served on the socket (`server`) nor how a plugin is started (`client`).
+Owns the plugin's socket directory, its stdout, and the format of the handshake line for both
+sides. Does not own what is served on the socket (`server`) nor how a plugin is started
+(`agent.client`).
 
 Facts: go-plugin 1.8.0 client.go and server.go; HandshakeConfig of Nomad's plugins/base.
 """
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 COOKIE_KEY = "NOMAD_PLUGIN_MAGIC_COOKIE"
 COOKIE_VALUE = "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255"
-"""Tells that Nomad started us, and not a person. It is public and protects nothing."""
+"""Shows that Nomad started us, not a person. It is public and protects nothing."""
 NOT_BY_HAND = "this is a plugin of Nomad and is not run by hand"
 """What the plugin says without the cookie."""
 
@@ -44,29 +45,29 @@ _SUN_PATH_MAX_BYTES = 107  # sun_path holds 108 bytes with its NUL (man 7 unix)
 
 
 class HandshakeError(ConfigError):
-    """Whoever started this process does not speak the protocol; it must exit with code 1."""
+    """The parent process does not speak the protocol; exit with code 1."""
 
 
 class HandshakeLineError(NodeError):
-    """What a plugin printed is no handshake of the protocol that is spoken here."""
+    """What a plugin printed is not a handshake of this protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
-    """Where a plugin listens: the content of its handshake line."""
+    """The content of a handshake line: where the plugin listens."""
 
     socket: Path
 
     def line(self) -> str:
-        """Return the line for stdout, without its newline. It ends with an empty certificate."""
+        """Return the line for stdout, without its newline. Its certificate is empty."""
         return f"{CORE_VERSION}|{PROTOCOL_VERSION}|unix|{self.socket}|grpc|"
 
     @classmethod
     def parse(cls, line: str) -> Self:
-        """Return what a plugin's line says.
+        """Return the content of a plugin's line.
 
         Raises:
-            HandshakeLineError: no handshake line, or one of another protocol.
+            HandshakeLineError: it is not a handshake line, or is one of another protocol.
         """
         fields = line.strip().split("|")
         if len(fields) < 4:
@@ -95,10 +96,10 @@ def client_environment() -> dict[str, str]:
 
 
 def check_environment(environ: Mapping[str, str]) -> None:
-    """Return if a Nomad agent started this process and expects the protocol that is spoken here.
+    """Return if a Nomad agent that speaks this protocol has started this process.
 
     Raises:
-        HandshakeError: it did not, or expects another; the message is for the person who did.
+        HandshakeError: none has; the message is for the person who started it.
     """
     if environ.get(COOKIE_KEY) != COOKIE_VALUE:
         raise HandshakeError(
@@ -106,7 +107,7 @@ def check_environment(environ: Mapping[str, str]) -> None:
             hint="put it into the agent's plugin_dir; to start VMs without Nomad: qemu-node run",
         )
     offered = environ.get(VERSIONS_KEY)
-    # Absent: the agent of an old go-plugin, which takes the plugin's version.
+    # Without it: the agent has an old go-plugin, which accepts the plugin's version.
     if offered is not None and str(PROTOCOL_VERSION) not in offered.split(","):
         raise HandshakeError(
             f"the agent speaks plugin protocol {offered or 'of no version'}, "
@@ -114,17 +115,17 @@ def check_environment(environ: Mapping[str, str]) -> None:
             hint="use Nomad 1.11.3 or later",
         )
     if environ.get(_CERTIFICATE_KEY):
-        # An agent cannot reattach to a plugin under AutoMTLS, so Nomad never asks for it.
+        # With AutoMTLS an agent cannot reattach to a plugin, so Nomad never uses it.
         raise HandshakeError(
             f"{_CERTIFICATE_KEY} is set: TLS on the plugin's socket is unsupported"
         )
 
 
 class HandshakeOutput:
-    """The process's stdout, out of everybody's reach but for the one line it is there for.
+    """The process's stdout, reserved for the handshake line.
 
-    From construction on, whatever is written to descriptor 1 goes to stderr: one stray line before
-    the handshake keeps the whole agent from starting.
+    From its construction on, what is written to descriptor 1 goes to stderr: one other line before
+    the handshake keeps the agent from starting.
     """
 
     def __init__(self) -> None:
@@ -132,7 +133,7 @@ class HandshakeOutput:
         os.dup2(2, 1)
 
     def announce(self, handshake: Handshake) -> None:
-        """Print the line; the socket must be listening already. Not to be called twice."""
+        """Print the line. The socket must be listening. Call it once."""
         try:
             os.write(self._fd, handshake.line().encode("utf-8", "surrogateescape") + b"\n")
         finally:
@@ -141,10 +142,10 @@ class HandshakeOutput:
 
 @contextlib.contextmanager
 def plugin_socket(run_dir: Path, environ: Mapping[str, str]) -> Iterator[Path]:
-    """Give the path for this process's socket, in a directory that exists inside the block.
+    """Yield the path for this process's socket; its directory exists inside the block.
 
-    It is `<run_dir>/plugin/<pid>/plugin.sock`, the directory open to our user alone; or in the
-    directory that PLUGIN_UNIX_SOCKET_DIR names. What dead plugins left behind is removed first.
+    It is `<run_dir>/plugin/<pid>/plugin.sock`, in a directory that only our user may enter, or in
+    the directory that PLUGIN_UNIX_SOCKET_DIR names. Directories of dead plugins are removed first.
 
     Raises:
         HandshakeError: the path does not fit into a socket address or into the handshake line.
@@ -170,8 +171,8 @@ def plugin_socket(run_dir: Path, environ: Mapping[str, str]) -> Iterator[Path]:
     open_directory(run_dir, 0o755)
     make_directory(root, 0o700)
     sweep(root)
-    # The lock lies beside the directory: taken before the directory exists, there is no moment in
-    # which a sweep of another plugin could take a new directory for an old one.
+    # The lock file is beside the directory. It is taken before the directory exists, so that
+    # another plugin's sweep never takes a new directory for an old one.
     with FileLock(lock_path(own)):
         remove_tree(own)
         make_directory(own, 0o700)
@@ -183,11 +184,11 @@ def plugin_socket(run_dir: Path, environ: Mapping[str, str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_socket() -> Iterator[Path]:
-    """Give a path for this process's socket in a temporary directory, open to our user alone.
+    """Yield a path for this process's socket in a temporary directory of our user.
 
     Raises:
         HandshakeError: as `plugin_socket`.
-        HostError: there is no temporary directory that can be written to.
+        HostError: no temporary directory can be made.
     """
     try:
         directory = tempfile.TemporaryDirectory(prefix="qemu-node-", ignore_cleanup_errors=True)
@@ -200,11 +201,11 @@ def temporary_socket() -> Iterator[Path]:
 
 
 def grant_group(socket: Path, environ: Mapping[str, str]) -> None:
-    """Let the group that PLUGIN_UNIX_SOCKET_GROUP names use `socket`, where it is set.
+    """If PLUGIN_UNIX_SOCKET_GROUP is set, let that group use `socket`.
 
     Raises:
         HandshakeError: no such group.
-        HostError: we may not give the socket to it.
+        HostError: we may not give the socket to the group.
     """
     name = environ.get(_SOCKET_GROUP_KEY)
     if not name:
@@ -221,12 +222,12 @@ def grant_group(socket: Path, environ: Mapping[str, str]) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Remove the socket directories below `root` whose plugin has died; failures are logged.
+    """Remove the socket directories below `root` whose plugin has died; log errors.
 
-    Raises HostError where `root` cannot be read.
+    Raises HostError if `root` cannot be read.
 
-    A SIGKILLed plugin leaves its directory, and a dead pid says nothing once it is used again: the
-    lock, which the kernel released, does.
+    A plugin that was killed leaves its directory behind. Its pid may be in use again, but the
+    kernel has released its lock.
     """
     try:
         names = {entry.name.removesuffix(".lock") for entry in root.iterdir()}
@@ -239,7 +240,7 @@ def sweep(root: Path) -> None:
             if lock.try_acquire():
                 _remove(directory)
         except NodeError as exc:
-            log.warning("left-over plugin directory stays", extra={"reason": exc.explain()})
+            log.warning("directory of a dead plugin not removed", extra={"reason": exc.explain()})
         finally:
             lock.release()
 

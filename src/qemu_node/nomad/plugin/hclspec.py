@@ -1,9 +1,9 @@
-"""hclspec messages: the schemas that Nomad checks a configuration block against.
+"""hclspec messages: the schemas by which Nomad checks a configuration block.
 
-Pure. Owns the spelling of a schema; what is in one belongs to `options`, and how a block is checked
-against it to the agent, or to `encoding`.
+Pure. Owns how a schema is written. Does not own which options there are (`task.options`) nor how a
+block is checked (the agent, or `encoding`).
 
-Traps (Nomad 2.0.6-dev): an attribute of type `map(…)` can never be satisfied, and in a plugin's own
+Traps (Nomad 2.0.6-dev): no value satisfies an attribute of type `map(…)`, and in a plugin's own
 schema it keeps the agent from starting; so does an empty type. Both are refused here.
 """
 
@@ -20,10 +20,10 @@ from qemu_node.nomad.proto.hclspec_pb2 import (
 
 
 def attr(name: str, hcl_type: str, *, required: bool = False) -> Spec:
-    """Return an attribute `name = value`; absent, it arrives as nil.
+    """Return an attribute `name = value`. If it is left out, it arrives as nil.
 
     Raises:
-        ValueError: `hcl_type` is one that Nomad cannot fill.
+        ValueError: Nomad cannot fill `hcl_type`.
     """
     if not hcl_type or hcl_type.startswith("map("):
         raise ValueError(
@@ -33,22 +33,22 @@ def attr(name: str, hcl_type: str, *, required: bool = False) -> Spec:
 
 
 def block(name: str, nested: Spec, *, required: bool = False) -> Spec:
-    """Return a block that may be there once; absent, it arrives as nil."""
+    """Return a block that may appear once. If it is left out, it arrives as nil."""
     return Spec(block_value=Block(name=name, required=required, nested=nested))
 
 
 def block_list(name: str, nested: Spec, *, min_items: int = 0, max_items: int = 0) -> Spec:
-    """Return a repeatable block; it arrives as a list, empty where absent. 0: no limit."""
+    """Return a repeatable block. It arrives as a list, which may be empty. 0: no limit."""
     return Spec(
         block_list=BlockList(name=name, min_items=min_items, max_items=max_items, nested=nested)
     )
 
 
 def block_attrs(name: str, hcl_type: str, *, required: bool = False) -> Spec:
-    """Return a block of free keys with values of one type, `name { key = value }`; absent, nil."""
+    """Return a block `name { key = value }` of any keys; if it is left out, it arrives as nil."""
     return Spec(block_attrs=BlockAttrs(name=name, type=hcl_type, required=required))
 
 
 def object_of(attributes: Mapping[str, Spec]) -> Spec:
-    """Return the body of a block: what may be in it, by name."""
+    """Return the body of a block: its attributes and blocks by name."""
     return Spec(object=Object(attributes=attributes))

@@ -1,10 +1,10 @@
-"""The plugin's log: go-plugin's JSON lines on stderr, written so that no reader can harm us.
+"""The plugin's log: go-plugin's JSON lines on stderr, written without ever blocking.
 
-Owns the form of a line and the way it gets out. Does not own what is logged.
+Owns the format of a line and how it is written. Does not own what is logged.
 
-Facts: go-plugin 1.8.0 log_entry.go and client.go, logStderr. The agent reads lines of up to 64 KiB,
-panics on an `@message`, `@level` or `@timestamp` that is no string, and takes only a timestamp of
-exactly six decimals. After an agent's crash nobody reads at all, and the plugin must go on.
+Facts: go-plugin 1.8.0 log_entry.go and client.go, logStderr. The agent reads lines of up to 64
+KiB, panics if `@message`, `@level` or `@timestamp` is not a string, and accepts only timestamps
+with exactly six decimals. After the agent has crashed nobody reads, and the plugin must go on.
 """
 
 import json
@@ -29,7 +29,7 @@ _LEVELS = (
     (0, "trace"),
 )
 
-# What every LogRecord has; the rest is what the caller gave as `extra`.
+# The attributes of every LogRecord. All others come from the caller's `extra`.
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 _HIDDEN = "***"
@@ -44,15 +44,15 @@ _URL_SECRET_PARAMETER = re.compile(
 
 
 def redact(text: str) -> str:
-    """Return `text` without what grants access: user names and signatures in URLs."""
+    """Return `text` without credentials: user names, passwords and signatures in URLs."""
     return _URL_SECRET_PARAMETER.sub(rf"\1{_HIDDEN}", _URL_USERINFO.sub(f"{_HIDDEN}@", text))
 
 
 class JsonLinesFormatter(logging.Formatter):
-    """Makes one line of JSON, without its newline, of a record and its extra fields."""
+    """Formats a record and its extra fields as one line of JSON, without the newline."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; it can always be parsed, whatever was logged."""
+        """Return the line. It is valid JSON, whatever was logged."""
         head = {
             "@level": next(name for level, name in _LEVELS if record.levelno >= level),
             "@message": _shorten(redact(_message(record)), _MAX_TEXT_CHARS),
@@ -83,12 +83,12 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _field_name(key: str) -> str:
-    """Return the name of an extra field, which must not pass for one of the agent's own."""
+    """Return the name of an extra field, changed if it looks like one of go-plugin's own."""
     return key.lstrip("@") or "field"
 
 
 def _field(key: str, value: Any) -> Any:
-    """Return `value` as something that JSON can hold, its secrets hidden."""
+    """Return `value` as a JSON value, with secrets hidden."""
     if _SECRET_KEY.search(key):
         return _HIDDEN
     if value is None or isinstance(value, bool | int):
@@ -111,10 +111,11 @@ def _shorten_front(text: str, limit: int) -> str:
 
 
 class NonBlockingHandler(logging.Handler):
-    """Writes lines to a descriptor, and neither waits nor fails.
+    """Writes lines to a descriptor. Never waits, never fails.
 
-    A line that a full pipe does not take is dropped and counted; the count is logged once there is
-    room. A line that got out in part is completed before the next. Nobody reading is no error.
+    A line that does not fit a full pipe is dropped and counted; the count is logged once there is
+    room. A line that was written in part is completed before the next. It is not an error if nobody
+    reads.
     """
 
     def __init__(self, fd: int = 2) -> None:
@@ -138,7 +139,7 @@ class NonBlockingHandler(logging.Handler):
             self.dropped += 1
 
     def close(self) -> None:
-        """Let go of the descriptor; later records are dropped."""
+        """Close the descriptor. Later records are dropped."""
         self.acquire()
         try:
             self._output.close()
@@ -158,7 +159,7 @@ class NonBlockingHandler(logging.Handler):
         })  # fmt: skip
 
     def _begin(self, line: bytes) -> bool:
-        """Write what fits of a new line and keep the rest; false where nothing of it got out."""
+        """Write what fits of a new line and keep the rest; False if nothing was written."""
         try:
             written = self._output.write(line)
         except OSError:
@@ -167,19 +168,19 @@ class NonBlockingHandler(logging.Handler):
         return True
 
     def _finish_unsent(self) -> bool:
-        """Go on with a line that got out in part; false while there is still some left."""
+        """Write the rest of a line; False if there is still some left."""
         if self._unsent:
             try:
                 self._unsent = self._unsent[self._output.write(self._unsent) :]
             except BlockingIOError:
                 return False
             except OSError:
-                self._unsent = b""  # its reader is gone, and its beginning with it
+                self._unsent = b""  # the reader of its beginning is gone
         return not self._unsent
 
 
 class _FileOutput:
-    """A file, a terminal, or a pipe whose open file is our own and does not block."""
+    """A file, a terminal, or a pipe that we have opened without blocking."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -207,10 +208,10 @@ class _SocketOutput:
 
 
 def _open_output(fd: int) -> _FileOutput | _SocketOutput:
-    """Return a way to write where `fd` writes that does not wait for a reader.
+    """Return an output to the same place as `fd` that does not wait for a reader.
 
-    Setting O_NONBLOCK on `fd` itself would set it for every process that shares the open file, a
-    shell on the same terminal or a child. A pipe can be opened anew through /proc.
+    O_NONBLOCK on `fd` itself would affect every process that shares the open file, such as a shell
+    on the same terminal, or a child. A pipe can be opened again through /proc.
     """
     mode = os.fstat(fd).st_mode
     if stat.S_ISSOCK(mode):
@@ -220,15 +221,15 @@ def _open_output(fd: int) -> _FileOutput | _SocketOutput:
     try:
         return _FileOutput(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK))
     except OSError:
-        # Nobody reads at the moment (ENXIO), or the pipe is another user's (EACCES). Then it was
-        # made for us, and its writing end is shared with nobody who minds.
+        # Nobody reads at the moment (ENXIO), or the pipe belongs to another user (EACCES). Then
+        # the pipe was made for us, and no other process needs its writing end to block.
         own = os.dup(fd)
         os.set_blocking(own, False)
         return _FileOutput(own)
 
 
 def configure(level: int = logging.INFO, *, fd: int = 2) -> NonBlockingHandler:
-    """Send everything that is logged in this process to `fd`, as the agent reads it."""
+    """Send all that is logged in this process to `fd`, in the agent's format."""
     handler = NonBlockingHandler(fd)
     handler.setFormatter(JsonLinesFormatter())
     root = logging.getLogger()
@@ -236,7 +237,7 @@ def configure(level: int = logging.INFO, *, fd: int = 2) -> NonBlockingHandler:
         root.removeHandler(previous)
     root.addHandler(handler)
     root.setLevel(level)
-    # gRPC and asyncio tell at debug level of each call and each loop.
+    # At level debug, gRPC and asyncio log every call and every loop.
     for name in ("grpc", "asyncio"):
         logging.getLogger(name).setLevel(max(level, logging.INFO))
     logging.captureWarnings(capture=True)

@@ -1,7 +1,7 @@
-"""gRPC as both ends of the plugin protocol use it: the library's set-up, and methods as values.
+"""gRPC for both sides of the plugin protocol: the library's settings, and methods as values.
 
-Owns the import of grpc, options of servers and channels, and the reading of service descriptors.
-Does not own what a method does (`server`, `client`) nor how errors travel (`status`).
+Owns the import of grpc, the options of servers and channels, and reading service descriptors. Does
+not own what a method does (`server`, `agent.client`) nor how errors are sent (`status`).
 """
 
 import os
@@ -15,8 +15,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-# Both are read when grpc is imported. With fork support on, a process start of ours while calls are
-# open makes C-core abort the child (grpcio 1.85); and its own log lines on stderr are not JSON.
+# grpc reads both when it is imported. With fork support, C-core aborts a child that we start while
+# calls are open (grpcio 1.85). And gRPC's own log lines on stderr are not JSON.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
@@ -26,7 +26,7 @@ import grpc.aio
 __all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "Method", "grpc", "methods_of", "unix_target"]
 
 _UNLIMITED = -1
-# The Go side has no limits, and a task handle carries the whole environment of its task.
+# The Go side has no limits, and a task handle holds the whole environment of its task.
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", _UNLIMITED),
     ("grpc.max_send_message_length", _UNLIMITED),
@@ -43,7 +43,7 @@ class Method:
     path: str
     """`/<service>/<Method>`, what HTTP/2 carries."""
     python_name: str
-    """The RPC's name in snake case, as `nomad.service` spells it."""
+    """The RPC's name in snake case, as in `service`."""
     request: type[Message]
     response: type[Message]
     is_client_streaming: bool
@@ -68,6 +68,6 @@ def methods_of(service: ServiceDescriptor) -> Mapping[str, Method]:
 def unix_target(path: Path) -> str:
     """Return gRPC's name of the unix socket at absolute `path`, for listening and dialling.
 
-    gRPC reads it as a URI, so a space or `%` in a user's runtime directory must be escaped.
+    gRPC parses it as a URI, so a space or `%` in the path must be escaped.
     """
     return f"unix:{quote(os.fsencode(path))}"

@@ -1,7 +1,7 @@
-"""The plugin's gRPC server: services by descriptor, one place where errors become statuses.
+"""The plugin's gRPC server: services by descriptor, and errors turned into statuses.
 
-Owns the process-wide life of the plugin: handshake, signals, serving, leaving. Does not own what
-the driver does. A plugin that leaves touches no VM: a later one adopts them.
+Owns the life of the plugin's process: handshake, signals, serving, exit. Does not own what the
+driver does. A plugin that exits leaves the VMs running: the next one adopts them.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from qemu_node.nomad.proto import base_pb2, driver_pb2, goplugin_pb2, health_pb2
 log = logging.getLogger(__name__)
 
 _DRAIN_TIMEOUT_S = 1.2
-"""How long cancelled calls may take to undo what they began; the agent kills us after 2 s."""
+"""How long cancelled calls may take to undo their work; the agent kills us after 2 s."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,21 +38,21 @@ async def serve(
     environ: Mapping[str, str] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Be a plugin: shake hands, serve, and return when the agent or SIGTERM says so.
+    """Run a plugin: shake hands, serve, and return when the agent or SIGTERM says so.
 
-    Must run on the main thread, and owns stdout from the call on.
+    Call it on the main thread. From then on it owns stdout.
 
     Args:
-        base: Answers what every plugin answers.
-        driver: Answers for the tasks.
-        run_dirs: Below one of them the socket's directory is made, the first that can be had; in
-            a temporary directory if none can. An agent does not start without its plugin.
-        environ: The process's environment; another one in tests.
-        stop: Ends the plugin as SIGTERM does when set.
+        base: Answers the calls of every plugin.
+        driver: Answers the calls of a task driver.
+        run_dirs: The socket's directory is made below the first of them that works; if none does,
+            in a temporary directory. An agent does not start without its plugin.
+        environ: The environment; by default the process's own.
+        stop: When set, ends the plugin as SIGTERM does.
 
     Raises:
-        HandshakeError: no agent started this process: exit with code 1 and the message.
-        HostError: the socket can be made nowhere; no handshake was printed.
+        HandshakeError: no agent started this process. Exit with code 1 and the message.
+        HostError: there is no place for the socket; no handshake was printed.
     """
     environ = os.environ if environ is None else environ
     stop = asyncio.Event() if stop is None else stop
@@ -78,7 +78,7 @@ async def _listen(
     environ: Mapping[str, str],
     stack: ExitStack,
 ) -> Path:
-    """Return the socket on which `server` listens now; `stack` removes it.
+    """Start `server`, and return its socket; `stack` removes it.
 
     Raises:
         HostError, HandshakeError: there is no place for it.
@@ -103,8 +103,8 @@ async def _listen(
 def _signals(stop: asyncio.Event) -> Iterator[None]:
     """Make SIGTERM set `stop` and SIGINT do nothing inside the block.
 
-    An agent in a terminal forwards Ctrl-C to its whole group and then shuts us down by RPC. A
-    handler, not SIG_IGN: children would inherit that over their exec.
+    Ctrl-C in a terminal goes to the agent's whole process group; the agent then shuts us down by
+    RPC. This sets a handler instead of SIG_IGN, which children would inherit.
     """
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -160,7 +160,7 @@ class PluginServer:
         await self._server.start()
 
     async def stop(self) -> None:
-        """Refuse new calls, cancel open ones and give them a moment for their undo."""
+        """Refuse new calls, cancel open ones, and give them a moment to undo their work."""
         await self._server.stop(grace=None)
         calls = self._calls - {asyncio.current_task()}
         if calls:
@@ -191,7 +191,7 @@ class PluginServer:
             with self._tracked():
                 try:
                     return await call(request)
-                except Exception as exc:  # the boundary of the process: every error has an answer
+                except Exception as exc:  # the boundary of the process: every error is answered
                     await _fail(context, method, exc)
 
         return handle
@@ -211,7 +211,7 @@ class PluginServer:
 
     @contextlib.contextmanager
     def _tracked(self) -> Iterator[None]:
-        """Count the current task among the open calls inside the block."""
+        """Count the current task as an open call inside the block."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
@@ -227,11 +227,11 @@ async def _fail(context: Context, method: Method, error: Exception) -> None:
     if isinstance(error, grpc.aio.BaseError):
         raise error
     if isinstance(error, NodeError):
-        # Asking for a task that has gone is ordinary: the agent does so after a restart.
+        # It is normal to be asked for a task that is gone: the agent does so after a restart.
         level = logging.DEBUG if isinstance(error, status.TaskNotFoundError) else logging.WARNING
         log.log(level, "call failed", extra={"rpc": method.path, "reason": error.explain()})
     else:
-        log.error("call failed by a fault", extra={"rpc": method.path}, exc_info=error)
+        log.error("call failed by a bug", extra={"rpc": method.path}, exc_info=error)
     answer = status.to_status(error)
     trailers = ((status.DETAILS_KEY, answer.details),) if answer.details is not None else ()
     await context.abort(answer.code, answer.text, trailers)
@@ -252,9 +252,9 @@ def _shutdown_handler(method: Method, on_shutdown: Callable[[], None]) -> Any:
 
 
 class _GoPlugin:
-    """What go-plugin itself calls.
+    """The RPCs that go-plugin itself calls.
 
-    The two streams say nothing and end with the connection. Without them each start of the plugin
+    The two streams send nothing and end with the connection. Without them each start of the plugin
     leaves a warning in the agent's log.
     """
 

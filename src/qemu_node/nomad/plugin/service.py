@@ -1,11 +1,11 @@
-"""The plugin's services as Python interfaces: one method per RPC, message in, message out.
+"""The plugin's services as Python interfaces: one method for each RPC.
 
-Implemented twice: by the driver, which `server` exposes, and by `client`, which calls a plugin
-process. So whoever holds a `DriverService` need not know on which side of the wire it is.
+Implemented twice: by the driver, which `server` serves, and by `agent.calls`, which calls a plugin
+process. So the user of a `DriverService` need not know on which side of the wire it is.
 
-A method fails by raising a `NodeError`; `status` gives it its form on the wire. It is cancelled
-with `asyncio.CancelledError` when the caller goes away or the plugin ends. Methods run at the same
-time, and a slow one must not keep others waiting.
+A method fails by raising a `NodeError`, which `status` turns into a gRPC status. It is cancelled
+when the caller goes away or the plugin ends. Methods run at the same time, so none may block the
+event loop.
 """
 
 from abc import ABC, abstractmethod
@@ -16,10 +16,10 @@ from qemu_node.nomad.proto import base_pb2, driver_pb2
 
 
 class PluginBase(ABC):
-    """`BasePlugin`: what every plugin answers.
+    """`BasePlugin`: the calls of every plugin.
 
-    All three must be pure: Nomad starts the plugin several times to ask them, calls `set_config`
-    more than once, and does not start its agent at all if one fails.
+    All three must be pure: Nomad starts the plugin several times to call them, calls `set_config`
+    more than once, and does not start its agent if one fails.
     """
 
     @abstractmethod
@@ -34,18 +34,18 @@ class PluginBase(ABC):
 
     @abstractmethod
     async def set_config(self, request: base_pb2.SetConfigRequest) -> base_pb2.SetConfigResponse:
-        """Take the operator's configuration. Not called again by an agent that reattaches."""
+        """Take the operator's configuration. An agent that reattaches does not call it again."""
 
 
 class DriverService(ABC):
-    """`Driver`: a task driver.
+    """`Driver`: the calls of a task driver.
 
-    The three that stream are asynchronous generators, and are closed when the caller goes away.
+    The streams are asynchronous generators. They are closed when the caller goes away.
     """
 
     @abstractmethod
     async def init(self, request: driver_pb2.InitRequest) -> driver_pb2.InitResponse:
-        """Begin work; called by agents ≥ 2.0.4, again after one reattached."""
+        """Begin to serve. Agents from 2.0.4 on call it, and again when they reattach."""
 
     @abstractmethod
     async def task_config_schema(
@@ -57,7 +57,7 @@ class DriverService(ABC):
     async def capabilities(
         self, request: driver_pb2.CapabilitiesRequest
     ) -> driver_pb2.CapabilitiesResponse:
-        """Return what the driver can do and what Nomad shall do for it."""
+        """Return what the driver can do, and what Nomad shall do for it."""
 
     @abstractmethod
     def fingerprint(
@@ -69,7 +69,7 @@ class DriverService(ABC):
     async def recover_task(
         self, request: driver_pb2.RecoverTaskRequest
     ) -> driver_pb2.RecoverTaskResponse:
-        """Adopt a task by its handle; OK also for one that ended meanwhile, and for a known one."""
+        """Adopt a task by its handle. A task that has ended, or is known, is OK."""
 
     @abstractmethod
     async def start_task(
@@ -79,29 +79,29 @@ class DriverService(ABC):
 
     @abstractmethod
     async def wait_task(self, request: driver_pb2.WaitTaskRequest) -> driver_pb2.WaitTaskResponse:
-        """Return once the task ended. To raise for one that lives ends it in Nomad's eyes."""
+        """Return once the task has ended. If this raises, Nomad takes the task for ended."""
 
     @abstractmethod
     async def stop_task(self, request: driver_pb2.StopTaskRequest) -> driver_pb2.StopTaskResponse:
-        """Stop a task within the request's timeout; return when it is gone; OK if unknown."""
+        """Stop a task within the request's timeout and return when it is gone. May be unknown."""
 
     @abstractmethod
     async def destroy_task(
         self, request: driver_pb2.DestroyTaskRequest
     ) -> driver_pb2.DestroyTaskResponse:
-        """Remove everything of a task. OK for an unknown one."""
+        """Remove everything of a task. An unknown one is OK."""
 
     @abstractmethod
     async def inspect_task(
         self, request: driver_pb2.InspectTaskRequest
     ) -> driver_pb2.InspectTaskResponse:
-        """Return a task's state; both of its times must be set."""
+        """Return a task's state. Both its times must be set."""
 
     @abstractmethod
     def task_stats(
         self, request: driver_pb2.TaskStatsRequest
     ) -> AsyncIterator[driver_pb2.TaskStatsResponse]:
-        """Yield a task's resource use at the interval asked for; each needs its timestamp."""
+        """Yield a task's resource use at the requested interval, each with a timestamp."""
 
     @abstractmethod
     def task_events(
@@ -111,7 +111,7 @@ class DriverService(ABC):
 
     @abstractmethod
     async def shutdown(self, request: driver_pb2.ShutdownRequest) -> driver_pb2.ShutdownResponse:
-        """Prepare for the agent's end (agents ≥ 2.0.4, within 2 s); tasks go on."""
+        """Prepare for the agent's end, within 2 s (agents from 2.0.4 on); tasks go on."""
 
     @abstractmethod
     async def exec_task(self, request: driver_pb2.ExecTaskRequest) -> driver_pb2.ExecTaskResponse:
@@ -121,25 +121,25 @@ class DriverService(ABC):
     def exec_task_streaming(
         self, requests: AsyncIterator[driver_pb2.ExecTaskStreamingRequest]
     ) -> AsyncIterator[driver_pb2.ExecTaskStreamingResponse]:
-        """Run a command with its input and output streamed; `setup` comes first.
+        """Run a command with its input and output streamed. The first request is `setup`.
 
-        Input and its end arrive before any process exists; empty messages are heartbeats.
+        Input and its end arrive before the process exists. Empty messages are heartbeats.
         """
 
     async def signal_task(
         self, request: driver_pb2.SignalTaskRequest
     ) -> driver_pb2.SignalTaskResponse:
-        """Send a signal; not called unless the capabilities say `send_signals`."""
+        """Send a signal; by default unsupported."""
         raise UnsupportedError("signals cannot be sent to this task")
 
     async def create_network(
         self, request: driver_pb2.CreateNetworkRequest
     ) -> driver_pb2.CreateNetworkResponse:
-        """Make a network namespace; not called unless `must_create_network` is set."""
+        """Make a network namespace; only called with the capability `must_create_network`."""
         raise UnsupportedError("Nomad makes the network namespace, not this driver")
 
     async def destroy_network(
         self, request: driver_pb2.DestroyNetworkRequest
     ) -> driver_pb2.DestroyNetworkResponse:
-        """Remove what `create_network` made."""
+        """Remove the namespace that `create_network` made."""
         raise UnsupportedError("Nomad makes the network namespace, not this driver")

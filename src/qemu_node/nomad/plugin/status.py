@@ -1,10 +1,10 @@
-"""Errors on the wire: from a `NodeError` to a gRPC status, and back.
+"""Errors as gRPC statuses, and back. Pure.
 
-Owns the one translation in each direction. Pure. Does not own which error an RPC raises.
+Owns the only translation in each direction. Does not own which error an RPC raises.
 
-What Nomad makes of a status (client side of 2.0.6-dev): FAILED_PRECONDITION with the detail
-`RecoverableError{true}` restarts the task by its restart policy; with `{false}`, or without
-details, it does not. The text is what `nomad alloc status` shows.
+How Nomad's client (2.0.6-dev) treats a status: after FAILED_PRECONDITION with the detail
+`RecoverableError{true}` it restarts the task by its restart policy; with `{false}`, or without
+details, it does not. `nomad alloc status` shows the text.
 """
 
 from dataclasses import dataclass
@@ -18,32 +18,32 @@ from qemu_node.nomad.proto.status_pb2 import Status
 from qemu_node.nomad.proto.structs_pb2 import RecoverableError
 
 DETAILS_KEY = "grpc-status-details-bin"
-"""Trailer that carries the details; `-bin` makes gRPC encode it."""
+"""The trailer with the details; `-bin` makes gRPC encode it."""
 
 TASK_NOT_FOUND_TEXT = "task not found for given id"
-"""Nomad's own words (plugins/drivers/errors.go)."""
+"""Nomad's own text (plugins/drivers/errors.go)."""
 
 _PREFIX = "vm: "
-# A header block of more than 8 KiB is refused. The text is in there twice, once with each byte
-# beyond ASCII as three, once in base64: 4.4 bytes for one.
+# A header block of more than 8 KiB is refused. It holds the text twice: with three bytes for each
+# byte beyond ASCII, and in base64. That is 4.4 bytes for one.
 _MAX_TEXT_BYTES = 1500
 
 
 class TaskNotFoundError(VMNotFoundError):
-    """The driver knows no task of this id."""
+    """The driver does not know a task of this id."""
 
     def __init__(self) -> None:
         super().__init__(TASK_NOT_FOUND_TEXT)
 
 
 class UnsupportedError(NodeError):
-    """The driver does not do this; its capabilities say so."""
+    """The driver does not support this; its capabilities say so."""
 
 
 class PluginError(NodeError):
-    """A plugin answered an RPC with an error, or not at all.
+    """A plugin answered an RPC with an error, or did not answer.
 
-    `code` is gRPC's; `recoverable` is None where the plugin did not say.
+    `code` is gRPC's; `recoverable` is None if the plugin did not say.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PluginError(NodeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcStatus:
-    """How an RPC ends in failure."""
+    """The status of an RPC that fails."""
 
     code: grpc.StatusCode
     text: str
@@ -66,7 +66,7 @@ class RpcStatus:
 
 
 def to_status(error: Exception) -> RpcStatus:
-    """Return the status that tells Nomad about `error`; INTERNAL for what is a fault of ours."""
+    """Return the status that tells Nomad about `error`; INTERNAL for a bug."""
     match error:
         case TaskNotFoundError():
             return RpcStatus(code=grpc.StatusCode.NOT_FOUND, text=TASK_NOT_FOUND_TEXT)
@@ -82,14 +82,14 @@ def to_status(error: Exception) -> RpcStatus:
 
 
 def from_status(code: grpc.StatusCode, text: str, details: bytes | None) -> PluginError:
-    """Return the error that a status from a plugin stands for; unreadable details are ignored."""
+    """Return the error for a status from a plugin. Details that cannot be read are ignored."""
     if code is grpc.StatusCode.NOT_FOUND and text == TASK_NOT_FOUND_TEXT:
         return PluginError(code, text, recoverable=False)
     return PluginError(code, text, recoverable=_decode_details(details))
 
 
 def encode_details(code: grpc.StatusCode, text: str, *, recoverable: bool) -> bytes:
-    """Return the trailer's content. It repeats code and text: Go takes both from there."""
+    """Return the trailer's content. It repeats code and text, because Go reads them there."""
     detail = AnyMessage()
     detail.Pack(RecoverableError(recoverable=recoverable))
     number: int = code.value[0]
@@ -110,7 +110,7 @@ def _decode_details(details: bytes | None) -> bool | None:
 
 
 def _text(message: str) -> str:
-    """Return `message` on one line with the driver's name before it, cut to what a header holds."""
+    """Return `message` on one line after the driver's name, cut to what a header can hold."""
     line = _PREFIX + " ".join(message.split())
     raw = line.encode("utf-8", "backslashreplace")
     if len(raw) <= _MAX_TEXT_BYTES:

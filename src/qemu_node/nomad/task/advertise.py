@@ -1,11 +1,11 @@
-"""The guest's own address in Nomad: in the task's events, and as that of its services.
+"""The guest's own address in Nomad: in the task's events, and as the address of its services.
 
-Owns how long it is waited for and what is told when. Does not own which address is believed
-(`vm.guestnet`).
+Owns how long we wait for the address and what is told when. Does not own which address is trusted
+(`vm.life.guestnet`).
 
-Nomad takes a driver's address from the answer to StartTask alone, and never asks again (client of
-2.0.6-dev, seen run). So a start that is to advertise waits for the guest, and a guest that comes up
-later than that is told of and not advertised.
+Nomad takes the address only from the answer to StartTask and never asks again (client of
+2.0.6-dev, as observed). So a start that shall advertise an address waits for the guest. The address
+of a guest that comes up later is told in an event but not advertised.
 """
 
 import asyncio
@@ -21,29 +21,29 @@ from qemu_node.vm.record.record import NicRecord
 from qemu_node.vm.start.request import Advertise
 
 _NEWS_LIMIT_S = 900.0
-"""How long a guest is asked for the event's sake; `qemu-node vm show` asks at any time."""
+"""How long we ask a guest for the event; `qemu-node vm show` asks at any time."""
 
 _IPV4_WAIT_S = 10.0
-"""What DHCP gets after the guest's first address; half of the time where that is less."""
+"""Time for DHCP after the guest's first address; less if half of the wait is less."""
 
 
 async def wait_to_advertise(
     vm: VM, advertise: Advertise, tell: Tell
 ) -> driver_pb2.NetworkOverride | None:
-    """Return what Nomad is to advertise once the guest has told it; None if it does not in time.
+    """Return the address for Nomad to advertise; None if the guest does not tell it in time.
 
-    Also None, at once, where the VM ends first.
+    Also None, at once, if the VM ends first.
     """
     nic = vm.record.nics[advertise.nic]
     found = await _ask(vm, (nic,), advertise.wait_s)
     if found is not None:
         _tell(tell, found, "; its services advertise it")
-        # Not for services with address_mode "auto": their port would be the label's `to`, which is
-        # 0 unless the job sets it.
+        # No auto_advertise: services with address_mode "auto" would get the label's `to` as their
+        # port, which is 0 unless the job sets it.
         return driver_pb2.NetworkOverride(addr=found.addresses[0], auto_advertise=False)
     if vm.exit is None:
         tell(
-            f"guest {vm.record.hostname} told no address on {nic.mac} within "
+            f"guest {vm.record.hostname} reported no address on {nic.mac} within "
             f'{advertise.wait_s:g} s: services with address_mode "driver" are not registered',
             {"mac": nic.mac},
         )
@@ -51,7 +51,7 @@ async def wait_to_advertise(
 
 
 async def tell_of_address(vm: VM, tell: Tell) -> None:
-    """Tell which addresses the guest has on its ports of the bridge, once it has one."""
+    """Tell the guest's addresses on its ports of the bridge, once it has one."""
     ports = [nic for nic in vm.record.nics if nic.ifname is not None]
     found = await _ask(vm, ports, _NEWS_LIMIT_S) if ports else None
     if found is not None:
@@ -67,7 +67,7 @@ def _tell(tell: Tell, found: GuestNetwork, more: str) -> None:
 
 
 async def _ask(vm: VM, nics: Sequence[NicRecord], limit_s: float) -> GuestNetwork | None:
-    """Return what the guest says, None if it says nothing within `limit_s` or ends."""
+    """Return the guest's network; None if it reports no address within `limit_s`, or ends."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             asking = until_addressed(vm.agent, nics, ipv4_wait_s=min(_IPV4_WAIT_S, limit_s / 2))

@@ -1,7 +1,7 @@
-"""Task events: what the driver tells the user of a task while it works on it.
+"""The broker of task events: from the driver's code to Nomad's TaskEvents streams.
 
-Owns handing each event to everyone who listens. Events told while nobody listens, as between two
-agents, wait in a short queue.
+Owns delivering each event to every listener. While nobody listens, as between two agents, events
+wait in a short queue. Does not own what is told.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ _MESSAGE_MAX_CHARS = 500
 
 
 class EventBroker:
-    """Takes events from the driver and gives them to Nomad's TaskEvents streams."""
+    """Takes events from the driver and delivers them to Nomad's TaskEvents streams."""
 
     def __init__(self) -> None:
         self._listeners: set[asyncio.Queue[driver_pb2.DriverTaskEvent]] = set()
@@ -27,7 +27,7 @@ class EventBroker:
         message: str,
         annotations: dict[str, str] | None = None,
     ) -> None:
-        """Tell of `task`. Nomad keeps the last ten events of a task: three or four a start."""
+        """Publish an event of `task`. Nomad keeps its last ten; a start makes three or four."""
         event = driver_pb2.DriverTaskEvent(
             task_id=task.id,
             alloc_id=task.alloc_id,
@@ -39,13 +39,14 @@ class EventBroker:
         if not self._listeners:
             self._backlog.append(event)
         for listener in self._listeners:
-            # A listener that does not read loses its oldest event rather than our memory.
+            # A listener that does not read loses its oldest event, so that the queue stays
+            # bounded.
             if listener.full():
                 listener.get_nowait()
             listener.put_nowait(event)
 
     async def listen(self) -> AsyncIterator[driver_pb2.DriverTaskEvent]:
-        """Yield the events that waited and then each as it is told, for ever."""
+        """Yield the events that waited, then each new one, without end."""
         queue: asyncio.Queue[driver_pb2.DriverTaskEvent] = asyncio.Queue(maxsize=10 * _BACKLOG)
         while self._backlog:
             queue.put_nowait(self._backlog.popleft())

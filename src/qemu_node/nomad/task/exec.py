@@ -1,12 +1,12 @@
 """`nomad alloc exec` and script checks: a command in the guest, through its agent.
 
-The guest agent gives a command's output when it has ended and takes its input before it starts, so
-input is collected to its end first, and there is no terminal: a terminal is the serial console.
+The guest agent takes a command's input before it starts and returns its output after it has ended.
+So all input is collected first, and there is no terminal: for that there is the serial console.
 
-What the client does with an answer decides the rest (2.0.6-dev, seen run). An error of the RPC goes
-into a WebSocket close frame, which holds 125 bytes: a longer one shows as `unexpected EOF`. So a
-refusal is written to stderr with an exit code. A person's Ctrl-C reaches the driver only when the
-client next fails to pass something on: so something is sent every two seconds.
+Two facts about Nomad's client (2.0.6-dev, as observed). It puts an RPC's error into a WebSocket
+close frame, which holds 125 bytes; a longer error shows as `unexpected EOF`. So a refusal is
+written to stderr, with an exit code. And a user's Ctrl-C reaches the driver only when the client
+fails to deliver the next message. So a message is sent every two seconds.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from qemu_node.qga.session import AgentTimeoutError
 from qemu_node.vm.life.machine import VM
 
 INPUT_MAX_BYTES = 4 << 20
-"""What a command can be given on stdin; it travels in one line of JSON."""
+"""Longest stdin of a command; it is sent in one line of JSON."""
 
 CANNOT_RUN = 126
 NOT_FOUND = 127
-"""Exit codes of a command that was not run, as shells have them."""
+"""Exit codes of a command that was not run, as in shells."""
 
 _CHUNK_BYTES = 64 << 10
 _UNLIMITED_S = 24 * 3600.0
-"""Bound of a command without a timeout of its own."""
+"""Time limit of a command without a timeout of its own."""
 
 _SIGN_OF_LIFE_S = 2.0
 
@@ -46,7 +46,7 @@ class ExecError(JobError):
 
 
 def check_allowed(vm: VM) -> None:
-    """Raise unless the job lets commands be run in this guest.
+    """Raise unless the job allows commands in this guest.
 
     Raises:
         ExecError: the job does not allow it.
@@ -59,7 +59,7 @@ def check_allowed(vm: VM) -> None:
 
 
 async def run_once(vm: VM, command: list[str], timeout_s: float) -> driver_pb2.ExecTaskResponse:
-    """Run `command` and return what it printed; `timeout_s` 0 means no limit.
+    """Run `command` and return what it printed. A `timeout_s` of 0 means no limit.
 
     Raises:
         ExecError: the job does not allow it.
@@ -77,11 +77,11 @@ async def run_streaming(
 ) -> AsyncIterator[_Response]:
     """Run the command that the first request names and yield its output and exit code.
 
-    A command that cannot be run ends with the reason on stderr and exit code 126, or 127 where the
-    guest has no such program. When the caller goes away the command is ended, by one of `tasks`.
+    A command that cannot be run ends with the reason on stderr and exit code 126, or 127 if the
+    guest has no such program. When the caller goes away, one of `tasks` ends the command.
 
     Raises:
-        TaskNotFoundError: `find_vm` knows no such task.
+        TaskNotFoundError: `find_vm` does not know the task.
     """
     first = await anext(aiter(requests), None)
     setup = _Setup() if first is None else first.setup
@@ -118,7 +118,7 @@ class _Command:
         self._waits_for: str | None = None
 
     async def run(self) -> ExecResult | NodeError:
-        """Return how the command ended, or why it was not run; the guest's end ends the wait."""
+        """Return how the command ended, or why it was not run. It ends with the VM, too."""
         try:
             check_allowed(self.vm)
             if self._setup.tty:
@@ -152,7 +152,7 @@ class _Command:
         raise GuestAgentError("the VM ended before the command did")
 
     async def _collect_input(self) -> bytes:
-        """Return stdin up to its end; empty messages are heartbeats, sizes are for terminals."""
+        """Return all of stdin. Ignore empty messages (heartbeats) and sizes (for terminals)."""
         stdin = bytearray()
         async for request in self._requests:
             stdin += request.stdin.data
@@ -166,7 +166,7 @@ class _Command:
         return bytes(stdin)
 
     def sign_of_life(self) -> _Response:
-        """Return what the command waits for, once for each; else a message without meaning."""
+        """Return a message that says what the command waits for, each once; else an empty one."""
         awaited, self._waits_for = self._waits_for, None
         if awaited is None:
             return _Response()
@@ -182,13 +182,13 @@ def _refusal(error: NodeError, setup: _Setup) -> Iterator[_Response]:
 
 
 def _words(text: str, setup: _Setup) -> _Response:
-    # A client with a terminal has it in raw mode.
+    # The client's terminal is in raw mode.
     end = "\r\n" if setup.tty else "\n"
     return _Response(stderr=_Operation(data=f"vm: {text}{end}".encode()))
 
 
 def _output(result: ExecResult) -> Iterator[_Response]:
-    """Yield the messages that carry a finished command."""
+    """Yield the messages with the output and exit code of a finished command."""
     stderr = result.stderr
     if result.truncated:
         stderr += b"\n[output cut: the guest agent keeps 16 MiB]\n"

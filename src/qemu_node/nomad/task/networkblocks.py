@@ -1,7 +1,7 @@
-"""The NICs that a job's `network` blocks ask for, as this node gives them: pure.
+"""From a job's `network` blocks to the NICs that this node gives its VM: pure.
 
-Owns which options of the blocks go together, and what a job without a block gets. Does not own an
-option's own values (`options`) nor what the operator allows (`net.policy`).
+Owns which options can be combined, and what a job without a block gets. Does not own the values of
+one option (`options`) nor what the operator allows (`net.policy`).
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from qemu_node.vm.record.names import TaskIdentity
 from qemu_node.vm.start.request import Advertise
 
 _PORT_ONLY = ("vlan", "trunk", "mac", "isolated", "queues", "mtu", "rate", "advertise")
-"""Options that mean nothing where there is no port of the bridge."""
+"""Options that need a port of the bridge."""
 
 _FILE = "node.toml"
 
@@ -24,11 +24,11 @@ _FILE = "node.toml"
 def plan_nics(
     options: TaskOptions, identity: TaskIdentity, network: NetworkConfig
 ) -> tuple[UserPort | PortSpec, ...]:
-    """Return the task's NICs, in the order of its blocks; one of the node's default without any.
+    """Return the task's NICs in the order of its blocks; without a block, one default NIC.
 
     Raises:
         JobError: options contradict each other or the node's settings, or a rule of the operator
-            does not allow what is asked; the option, or the rule and its file, is named.
+            does not allow them. The message names the option, or the rule and its file.
     """
     blocks = options.network or (NetworkOptions(),)
     for block in blocks:
@@ -51,10 +51,10 @@ def plan_nics(
 
 
 def plan_advertise(options: TaskOptions, nics: Sequence[UserPort | PortSpec]) -> Advertise | None:
-    """Return whose address Nomad's services are to have, and how long the start waits for it.
+    """Return which NIC's address Nomad's services shall have, and how long the start waits for it.
 
     Raises:
-        JobError: two NICs are to be advertised, or one that nobody else can reach.
+        JobError: two NICs shall be advertised, or one in user mode.
     """
     asked = [
         Advertise(nic=index, wait_s=wait_s)
@@ -74,7 +74,7 @@ def plan_advertise(options: TaskOptions, nics: Sequence[UserPort | PortSpec]) ->
 
 
 def _check_block(block: NetworkOptions, network: NetworkConfig) -> None:
-    """Raise for a block that contradicts itself, or asks for a default that the node has not."""
+    """Raise for a block that contradicts itself, or needs a default that the node lacks."""
     if block.mode == "user":
         defaults = NetworkOptions()
         for name in _PORT_ONLY:
@@ -114,7 +114,7 @@ def _check_together(
     blocks: Sequence[NetworkOptions],
     nics: Sequence[UserPort | PortSpec],
 ) -> None:
-    """Raise for NICs that cannot be in one VM."""
+    """Raise for NICs that one VM cannot have together."""
     user_nics = sum(isinstance(nic, UserPort) for nic in nics)
     if user_nics > 1:
         raise JobError(

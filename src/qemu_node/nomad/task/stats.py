@@ -1,7 +1,8 @@
-"""A VM's use of its host in Nomad's form: pure.
+"""A VM's resource use as Nomad's TaskStats: pure.
 
-What `measured_fields` lists is what Nomad shows. Memory is reported as `usage` alone: for merged
-guests the resident size says nothing, and `alloc status` would prefer it.
+Nomad shows the fields that `measured_fields` lists. For memory only `usage` is reported, not the
+resident size: it means nothing for guests whose memory is merged, and `alloc status` would prefer
+it.
 """
 
 import time
@@ -15,13 +16,13 @@ from qemu_node.vm.life.usage import CpuShare
 def build_stats(
     task_id: str, cpu: CpuShare, pss_bytes: int, *, mhz_per_core: float
 ) -> driver_pb2.TaskStatsResponse:
-    """Return one reading.
+    """Return one measurement.
 
     Args:
         task_id: Nomad's id of the task.
-        cpu: Use since the last reading, in percent of one core.
+        cpu: Use since the last measurement, in percent of one core.
         pss_bytes: Proportional set size of QEMU.
-        mhz_per_core: What Nomad reckons one core as; `total_ticks` is in MHz.
+        mhz_per_core: Nomad's MHz of one core; `total_ticks` is in MHz.
     """
     now = Timestamp()
     now.FromNanoseconds(time.time_ns())

@@ -1,11 +1,11 @@
-"""A task that Nomad knows: its start, and its VM once there is one.
+"""A task that Nomad knows: its start, then its VM.
 
-Owns a start that goes on behind the answer of StartTask, and what Nomad's state keeps of such a
-task. Does not own what a start does (`vm.supervisor`) nor the RPCs (`driver`).
+Owns a start that goes on after StartTask has answered, and the driver_state of such a task. Does
+not own what a start does (`vm.supervisor`) nor the RPCs (`driver`).
 
-Nomad's client asks nothing of a task until its StartTask has returned (2.0.6-dev, seen run): a stop
-waits for as long as an image is being downloaded. So StartTask answers as soon as the image is seen
-to take long, and the task counts as running; a failure is then the task's end.
+Nomad's client makes no other call about a task until StartTask has returned (2.0.6-dev, as
+observed), so a stop would wait until the image is downloaded. Therefore StartTask answers early if
+the image takes long, and the task counts as running. If the start then fails, the task ends.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from qemu_node.vm.record.removal import VMName
 log = logging.getLogger(__name__)
 
 _STOPPED = VMExit(exit_code=0)
-"""Of a task that was stopped before its VM ran."""
+"""The exit of a task that was stopped before its VM ran."""
 
 
 class NotRunningError(NodeError):
@@ -41,11 +41,11 @@ class NotRunningError(NodeError):
 
 
 class StartLostError(NodeError):
-    """The driver ended while it started the task's VM; nothing of it can be recovered."""
+    """The driver ended while it started the task's VM; there is nothing to recover."""
 
 
 class Task:
-    """A task whose VM runs, or is being started by a task of `tasks`."""
+    """A task whose VM runs, has ended, or is being started in the background."""
 
     def __init__(self, config: driver_pb2.TaskConfig, vm: VM | None = None) -> None:
         self.config = config
@@ -55,7 +55,7 @@ class Task:
 
     @property
     def vm(self) -> VM:
-        """The VM, which runs or has run.
+        """The VM, which runs or has ended.
 
         Raises:
             NotRunningError: there is none yet.
@@ -71,7 +71,7 @@ class Task:
 
     @property
     def exit(self) -> VMExit | None:
-        """How it ended, None while it runs or is being started."""
+        """How the task ended; None while its VM runs or is being started."""
         if self._vm is not None:
             return self._vm.exit
         if self._start is None or not self._start.done():
@@ -79,21 +79,21 @@ class Task:
         return self._end_of_start(self._start)
 
     def begin(self, start: Coroutine[Any, Any, VM], tasks: TaskOwner) -> None:
-        """Run `start`, which makes the VM."""
+        """Run `start`, which returns the VM, in the background."""
         self._start = tasks.start(self._make(start), name=f"start {self.config.id}")
 
     async def _make(self, start: Coroutine[Any, Any, VM]) -> VM | NodeError:
         try:
             self._vm = await start
         except NodeError as exc:
-            # A result, as a task that fails is logged as a fault of ours.
+            # Return it: an exception of a background task would be logged as a bug.
             return exc
         return self._vm
 
     async def started(self, is_late: asyncio.Event) -> bool:
-        """Return true once the VM runs, or false once `is_late` is set before.
+        """Return True once the VM runs, False if `is_late` is set first.
 
-        Cancelling this leaves the start alone.
+        Cancelling this does not cancel the start.
 
         Raises:
             NodeError: the start failed.
@@ -113,9 +113,9 @@ class Task:
             await asyncio.wait({self._start})
 
     async def cancel(self) -> None:
-        """End a start that is under way and return when it is undone.
+        """Cancel a start in progress and return when it is undone.
 
-        A download goes on for whoever needs the image next.
+        A download goes on, for the next VM that needs the image.
         """
         if self._start is None or self._start.done():
             return
@@ -125,18 +125,18 @@ class Task:
         await self._settled()
 
     async def has_started(self) -> bool:
-        """Tell, once the start is over, whether there is a VM."""
+        """Wait until the start is over; tell whether there is a VM."""
         await self._settled()
         return self.has_vm
 
     async def wait(self) -> VMExit:
-        """Return how the task ended, once it has: its VM, or the start."""
+        """Wait until the VM, or a failed start, has ended; return how."""
         await self._settled()
         if self._vm is not None:
             return await self._vm.wait()
         assert self._start is not None
         if self._start.cancelled() and not self._is_stopped:
-            # The driver ends. Nomad is to find out from the next one.
+            # The driver ends. Nomad must learn of the task's end from the next driver.
             await asyncio.Event().wait()
         return self._end_of_start(self._start)
 
@@ -149,10 +149,10 @@ class Task:
 
 
 class PendingState(msgspec.Struct, frozen=True, kw_only=True):
-    """driver_state of a task whose start goes on behind StartTask: where its VM will be.
+    """The driver_state of a task whose start goes on after StartTask: where its VM will be.
 
-    Nomad never asks for the state again, so this is all it has for as long as the task lives. No
-    option of the job is in here: an image's URL may hold a password.
+    Nomad never asks for the state again, so it keeps this one as long as the task lives. It holds
+    no option of the job: an image's URL may hold a password.
     """
 
     version: Literal[1] = 1
@@ -179,12 +179,12 @@ class PendingState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_state(data: bytes, task_id: str) -> VMState:
-    """Return the state of the VM of task `task_id` by its driver_state.
+    """Return the state of the VM of task `task_id`, found by its driver_state.
 
     Raises:
-        StartLostError: its start was under way when the driver ended. Nomad starts a task anew that
-            cannot be recovered, whatever its restart policy.
-        StateError: it is damaged, or of a newer driver.
+        StartLostError: the driver ended during the start. Nomad starts a task that cannot be
+            recovered anew, whatever its restart policy.
+        StateError: the state is damaged, or of a newer driver.
     """
     try:
         pending = msgspec.json.decode(data, type=PendingState)
@@ -198,7 +198,7 @@ def decode_state(data: bytes, task_id: str) -> VMState:
 
 
 def named_vm(handle: driver_pb2.TaskHandle) -> VMName:
-    """Return which VM a handle names, also one that cannot be recovered by it."""
+    """Return the VM that a handle names, even if the handle is not enough to recover it."""
     config = handle.config
     state: StateHeader | None = None
     try:
@@ -206,7 +206,7 @@ def named_vm(handle: driver_pb2.TaskHandle) -> VMName:
     except StateError as exc:
         state = exc.header
     except StartLostError:
-        # What the start had made may be there.
+        # What the start had made may be left.
         log.debug("start was lost", extra={"task_id": config.id})
     vm_id = state.vm_id if state is not None else names.vm_id(config.alloc_id, config.name)
     return VMName(vm_id=vm_id, task_id=config.id, state=state)

@@ -1,13 +1,14 @@
 """A task's log files, as Nomad's log API reads them.
 
-Owns their rotation and their removal. Does not own where they are (`vm.output.logfiles`), what is
-written, nor its rate.
+Owns their rotation and removal. Does not own where they are (`vm.output.logfiles`), what is
+written, nor how fast.
 
-The tasks of the allocation write to the directory, so a name that is taken by anything but a plain
-file is passed over. No other file is ever made beside them: one
-with the same beginning whose end is no number makes Nomad refuse to show any.
+The tasks of the allocation can write to the directory, so a name that something other than a plain
+file has is skipped. No other file is made there: if a file has the same prefix but no number, Nomad
+refuses to show any.
 
-Nothing stays open between two writes: a node has two logs for each of its VMs, and most are silent.
+Nothing stays open between two writes, because a node has two logs for each VM, and most are
+silent.
 """
 
 import contextlib
@@ -24,19 +25,19 @@ from qemu_node.vm.output.logfiles import list_log_numbers, log_prefix, open_logs
 log = logging.getLogger(__name__)
 
 _MAX_PASSED_OVER = 8
-"""How many names in a row may be taken by something else before a write is given up."""
+"""A write fails if so many names in a row belong to something else."""
 
 _MODE = 0o644
 
-# What opening a link, a directory, a FIFO without a reader or a socket answers.
+# What open(2) answers for a link, a directory, a FIFO without a reader, or a socket.
 _NOT_A_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 
 class TaskLog:
-    """One stream of one task. Writing never fails: what the disk does not take is counted.
+    """One stream of one task. Writing never fails: what the disk refuses is counted.
 
-    At most `max_files` files of at most `max_file_bytes`; a line is not split over two files where
-    it fits one. A log of an earlier driver is continued in its newest file.
+    At most `max_files` files of at most `max_file_bytes`. A line that fits one file is not split.
+    The newest file of an earlier driver is continued.
     """
 
     def __init__(
@@ -47,20 +48,20 @@ class TaskLog:
         max_files: int,
         max_file_bytes: int,
     ) -> None:
-        """Open the log; there is a file from here on, as Nomad answers 404 for a log without one.
+        """Open the log and make its first file: Nomad answers 404 for a log without a file.
 
         Args:
             logs_dir: `<alloc_dir>/alloc/logs`. Neither of its last two components may be a link.
-            task_name: The task, by any name that Nomad allows.
-            stream: Which of its streams.
-            max_files: How many files are kept, the newest.
-            max_file_bytes: When the next one begins.
+            task_name: The task's name.
+            stream: The stream.
+            max_files: How many files are kept; the oldest are removed.
+            max_file_bytes: The size at which the next file begins.
 
         Raises:
             HostError: the directory cannot be opened.
         """
         self.dropped_bytes = 0
-        """What the disk did not take since this object was made."""
+        """Bytes that the disk refused since this object was made."""
         self._unreported_bytes = 0
         self._prefix = log_prefix(task_name, stream)
         self._logs_dir = logs_dir
@@ -86,13 +87,13 @@ class TaskLog:
 
     @staticmethod
     def _open_to_readers(fd: int) -> None:
-        """Give a file that we have just made the mode of Nomad's own, whatever the umask."""
+        """Give a file that we have just made the mode of Nomad's files, whatever the umask."""
         info = os.fstat(fd)
         if info.st_size == 0 and info.st_uid == os.geteuid():
             os.fchmod(fd, _MODE)
 
     def _open(self, dir_fd: int, first: int) -> int:
-        """Open file `first`, or the next that is or becomes a plain file with room in it."""
+        """Open file `first`, or the next one that is, or can be made, a plain file with room."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
         for index in range(first, first + _MAX_PASSED_OVER):
             try:
@@ -109,16 +110,16 @@ class TaskLog:
         raise OSError(errno.EEXIST, f"{self._prefix}{first} and the next are no plain files")
 
     def _begin(self, dir_fd: int, index: int) -> None:
-        """Note that `index` is the newest file and remove those that are too many."""
+        """Remember that `index` is the newest file; remove the oldest beyond `max_files`."""
         self._indexes = [*(older for older in self._indexes if older < index), index]
         for old in self._indexes[: -self._max_files]:
-            # It may be gone already, or be a directory that somebody put there.
+            # It may be gone already, or a task may have put a directory there.
             with contextlib.suppress(OSError):
                 os.unlink(f"{self._prefix}{old}", dir_fd=dir_fd)
         del self._indexes[: -self._max_files]
 
     def write(self, data: bytes) -> None:
-        """Append `data`. Never raises: what the disk refuses is dropped, counted and told later."""
+        """Append `data`. Never raises: what the disk refuses is dropped and counted."""
         if self._unreported_bytes:
             notice = b"[%d bytes lost: the log could not be written]\n" % self._unreported_bytes
             if self._append(notice) < len(notice):
@@ -132,7 +133,7 @@ class TaskLog:
         self._unreported_bytes += count
 
     def _append(self, data: bytes) -> int:
-        """Return how many bytes of `data` were written, all of them unless the disk refused."""
+        """Return how many bytes of `data` were written; fewer than all if the disk refused."""
         if self._is_closed:
             return 0
         done = 0
@@ -145,7 +146,7 @@ class TaskLog:
         return done
 
     def _append_some(self, dir_fd: int, data: bytes) -> int:
-        """Append to the newest file, or the next if not one line fits, and return how much."""
+        """Append to the newest file, or a new one if not even a line fits; return how much."""
         fd = self._open(dir_fd, self._newest)
         try:
             size = os.fstat(fd).st_size
@@ -156,24 +157,24 @@ class TaskLog:
                 fd = self._open(dir_fd, self._newest + 1)
                 size = os.fstat(fd).st_size
                 end = self._fitting(data, size)
-            # A line longer than a whole file is cut where the file ends.
+            # A line that is longer than a file is split at the end of the file.
             return os.write(fd, data[: end or self._max_file_bytes - size])
         finally:
             if fd >= 0:
                 os.close(fd)
 
     def _fitting(self, data: bytes, size: int) -> int:
-        """Return how much of `data` a file of `size` bytes takes, in whole lines."""
+        """Return how many bytes of `data`, in whole lines, fit a file that has `size` bytes."""
         room = self._max_file_bytes - size
         return len(data) if len(data) <= room else data.rfind(b"\n", 0, room) + 1
 
     def _report(self, exc: OSError) -> None:
-        """Tell the driver's log, once for each time that writing stops."""
+        """Log the error in the driver's log, once for each time that writing stops."""
         if not self._unreported_bytes:
             path = self._logs_dir / f"{self._prefix}*"
             fields = {"path": str(path), "error": str(exc)}
             log.warning("task log could not be written", extra=fields)
 
     def close(self) -> None:
-        """Close the log; what is written afterwards counts as dropped. Harmless when done twice."""
+        """Close the log. Idempotent. What is written afterwards counts as dropped."""
         self._is_closed = True

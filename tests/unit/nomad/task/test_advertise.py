@@ -62,7 +62,7 @@ async def test_a_start_goes_on_without_an_address_when_its_time_is_over(tmp_path
         vm = make_vm(tmp_path, "192.0.2.0/24")
         assert await wait_to_advertise(vm, Advertise(nic=1, wait_s=0.3), hear) is None
     assert hear.told == [
-        f"guest shop-front-web-0 told no address on {MAC} within 0.3 s: "
+        f"guest shop-front-web-0 reported no address on {MAC} within 0.3 s: "
         'services with address_mode "driver" are not registered'
     ]
 
