@@ -1,4 +1,4 @@
-"""The node's network: what a NIC may be, its TAP, its bridge port, the filter, the uplink.
+"""The node's network: what a NIC may be, its TAP, its port of the bridge, the filter, the uplink.
 
-`PortManager` is what others use. Nothing here knows VMs, QEMU or Nomad.
+`PortManager` is the entry point. Nothing here knows VMs, QEMU or Nomad.
 """

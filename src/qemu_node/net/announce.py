@@ -1,11 +1,11 @@
-"""Telling the switches where VMs are, when the uplink has changed its NIC.
+"""Telling the switches where VMs are after the uplink has changed its NIC.
 
 Owns the frames and sending them. Does not own noticing the change (`notices`). Calls block: use a
 thread.
 
-A bond that fails over announces the node's own addresses, not those of its VMs. To the switch
-behind the new NIC they stay where they were until they send something, and what is sent to a silent
-one is lost for as long as switches remember: five minutes.
+A bond that fails over announces the node's own addresses, but not those of its VMs. The switch
+behind the new NIC takes a VM to be behind the old one until the VM sends a frame. Until then frames
+to the VM are lost, for as long as switches remember addresses: five minutes.
 """
 
 import socket
@@ -22,14 +22,14 @@ _MIN_BYTES = 60
 
 
 def frames(port: PortSpec, untagged: frozenset[int]) -> list[bytes]:
-    """Return what says in each VLAN of a port that its address is here.
+    """Return the frames that announce a port's address, one for each of its VLANs.
 
-    A question for its own IP address (RARP, RFC 903), as QEMU sends it after a migration: it
-    changes no ARP table, whatever addresses the VM has.
+    They are RARP requests (RFC 903), as QEMU sends them after a migration: they change no ARP
+    table, whatever addresses the VM has.
 
     Args:
-        port: Whose address it is.
-        untagged: VLANs whose frames have no tag on the uplink.
+        port: The port.
+        untagged: The VLANs whose frames have no tag on the uplink.
     """
     mac = bytes.fromhex(port.mac.replace(":", ""))
     body = struct.pack("!HHBBH", _ETHERNET, _IPV4, 6, 4, _REVERSE_REQUEST) + (mac + bytes(4)) * 2
@@ -39,10 +39,10 @@ def frames(port: PortSpec, untagged: frozenset[int]) -> list[bytes]:
 
 
 def announce(uplink: str, ports: Iterable[PortSpec], untagged: frozenset[int]) -> None:
-    """Send them for all `ports` out at the uplink; who listens behind another port learns nothing.
+    """Send the frames of all `ports` out of the uplink, to no other port of the bridge.
 
     Raises:
-        NetworkError: they cannot be sent.
+        NetworkError: the frames cannot be sent.
     """
     try:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:

@@ -1,22 +1,22 @@
-"""How the network can fail a VM. Each class exists because a caller acts differently on it."""
+"""Errors of the network. Each class exists because some caller handles it differently."""
 
 from qemu_node.errors import HostError, MissingPartError
 
 
 class NetworkError(HostError):
-    """The kernel refused a step; what the call had done is undone."""
+    """The kernel refused a step; what the call had done was undone."""
 
 
 class TapBusyError(NetworkError):
-    """A TAP of this name is still there: of the VM's last run, whose QEMU is going."""
+    """A TAP of this name still exists: that of the VM's last run, whose QEMU is exiting."""
 
 
 class BridgeUnfitError(MissingPartError):
-    """The bridge is not there, or not one that keeps VLANs apart; nothing was changed."""
+    """The bridge does not exist or does not keep VLANs apart; nothing was changed."""
 
 
 class NftError(NetworkError):
-    """libnftables refused a transaction; none of it was done."""
+    """libnftables refused a transaction; nothing was changed."""
 
 
 class NetworkOwnedError(NetworkError):
@@ -24,7 +24,7 @@ class NetworkOwnedError(NetworkError):
 
 
 class TableOwnedError(NftError):
-    """Another process holds the table."""
+    """Another process owns the table."""
 
 
 class NftMissingError(MissingPartError):

@@ -1,7 +1,7 @@
 """MAC addresses of guests: pure.
 
-Owns deriving them, reading a job's own, and finding two that are one. Does not own putting them on
-a device.
+Owns deriving them, parsing a job's own, and refusing duplicates. Does not own setting them on a
+device.
 """
 
 import hashlib
@@ -17,30 +17,31 @@ _ZERO = "00:00:00:00:00:00"
 def stable_mac(alloc_id: str, task_name: str, nic_index: int) -> str:
     """Return the MAC of one NIC of a task, the same for the life of its allocation.
 
-    A restart in place and a recovery give the same address, so that the guest keeps its DHCP lease.
-    The second-lowest bit of the first byte marks it locally administered, the lowest unicast
-    (IEEE 802-2014, 8.2). The remaining 46 bits are a hash; a collision on one node is as likely as
-    drawing twice from 7e13.
+    It is the same after a restart in place and after a recovery, so that the guest keeps its DHCP
+    lease. Of the first byte, the second-lowest bit (1) marks it as locally administered, the lowest
+    (0) as unicast (IEEE 802-2014, 8.2). The other 46 bits are a hash, so there are 7e13 addresses.
     """
     digest = hashlib.sha256(f"{alloc_id}/{task_name}/{nic_index}".encode()).digest()
     return ":".join(f"{byte:02x}" for byte in ((digest[0] & 0xFC) | 0x02, *digest[1:6]))
 
 
 def parse_mac(text: str) -> str:
-    """Return the MAC in `text`, lower case with colons; dashes between the bytes are taken too.
+    """Return the MAC in `text`, lower case with colons. Dashes between the bytes are allowed.
 
-    Any unicast address: a job that brings one has it from somewhere, a licence or a DHCP server.
+    Any unicast address is allowed: a job needs a certain one for a licence or a DHCP server, say.
 
     Raises:
-        JobError: it is no MAC, or a group's, or all zero.
+        JobError: it is not a MAC address, or a multicast one, or all zero.
     """
     mac = text.strip().lower().replace("-", ":")
     if _MAC.fullmatch(mac) is None:
         raise JobError(f"{text!r} is not a MAC address", hint='write it as "52:54:00:12:34:56"')
     if int(mac[:2], 16) & 0x01:
-        raise JobError(f"MAC address {mac} is a group's", hint="its first byte must be even")
+        raise JobError(
+            f"MAC address {mac} is a multicast address", hint="its first byte must be even"
+        )
     if mac == _ZERO:
-        raise JobError(f"MAC address {mac} is nobody's")
+        raise JobError(f"MAC address {mac} is not a NIC's")
     return mac
 
 
@@ -49,10 +50,10 @@ def check_unused(mac: str, known: Mapping[str, str]) -> None:
 
     Args:
         mac: The address, as `parse_mac` returns it.
-        known: Addresses in use, and for each who has it, in words: `"VM web-0f…"`, `"br0"`.
+        known: The addresses in use, each with its owner in words: `"VM web-0f…"`, `"br0"`.
 
     Raises:
-        JobError: somebody has it; two would take each other's frames.
+        JobError: it is in use; two NICs with it would get each other's frames.
     """
     if mac in known:
         raise JobError(

@@ -1,12 +1,10 @@
-"""The ports of this node's VMs: attaching, detaching, and making the kernel agree with live VMs.
+"""The ports of this node's VMs: attaching, detaching, and keeping the kernel's state right.
 
-`PortManager` is what others use of `net`. It composes TAP, bridge port, filter and uplink; it owns
-the order between them and their undo. Does not own the decision what a NIC may be (`policy`) nor
-which VMs live.
+`PortManager` combines TAP, bridge port, filter and uplink. It owns their order and their undo.
+Does not own the decision what a NIC may be (`policy`) nor which VMs run.
 
-What the kernel holds for a VM ends with its QEMU, which has the last descriptors of the TAP; the
-exceptions are elements of the filter and VLANs of the uplink. Both are removed at `detach`, and
-found by `reconcile` where nobody came to detach.
+QEMU holds the last descriptors of its TAPs, so the kernel removes them when it ends. Elements of
+the filter and VLANs of the uplink stay: `detach` removes them, or else `reconcile` does.
 """
 
 import asyncio
@@ -48,60 +46,61 @@ log = logging.getLogger(__name__)
 
 _BUSY_POLL_S = 0.01
 _BUSY_WAIT_S = 10.0
-"""How long the TAP of a VM's last run may take to go: 16 ms and more for each queue."""
+"""How long the kernel may take to remove the TAP of a VM's last run: 16 ms or more for each
+queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachedPort:
-    """A port that is up, and the descriptors that QEMU inherits."""
+    """A port that is up, with the descriptors for QEMU to inherit."""
 
     port: PortSpec
     tap: Tap
 
     async def close(self) -> None:
-        """Close our descriptors, once QEMU has its own: the last one to close removes the TAP."""
+        """Close our descriptors, once QEMU has its own. Closing the last one removes the TAP."""
         await to_the_end(self.tap.close)
 
 
 class PortManager:
-    """The network of this node's VMs; one process at a time manages it. Calls may overlap."""
+    """The network of this node's VMs. One process at a time manages it. Calls may overlap."""
 
     def __init__(self, config: NetworkConfig, *, identity: str, uids: range | None = None) -> None:
-        """Take the settings; nothing is touched before `begin`.
+        """Take the settings. Nothing is changed before `begin`.
 
         Args:
             config: The section `[network]`.
-            identity: Of the driver, for `NetworkOwner`.
-            uids: The users that VMs run as, for the restriction of user mode; None without root.
+            identity: The driver's identity, for `NetworkOwner`.
+            uids: The users that VMs run as, for the guard of user mode; None without root.
         """
         self._config = config
         self._guard = None if uids is None else UserGuard(uids, is_open=config.allow_host)
         self._has_users = False
-        """VMs in user mode need the guard."""
+        """Some VM in user mode needs the guard."""
         self._is_tidy = False
-        """It was looked for what drivers that are gone have left."""
+        """The tables of drivers that no longer run were removed."""
         self._uplink = Uplink(config.uplink, config.management_vlan, config.vids)
         self._owner = NetworkOwner(identity)
         self._nft: Nft | None = None
         self._table: FilterTable | None = None
-        # One at a time: the kernel's RTNL lock would not let them overlap anyway, and a reconcile
-        # must not take what an attach has just made for a left-over.
+        # One call at a time: the kernel's RTNL lock serializes them anyway, and a reconcile must
+        # not take what an attach has just made for a left-over.
         self._lock = asyncio.Lock()
-        # Calls to the kernel block, for long where others hold that lock of its.
+        # Calls to the kernel block, for long if another process holds the RTNL lock.
         self._worker = Worker("network")
         self._route = RouteSocket()
-        """Of the worker's thread."""
+        """Only the worker's thread uses it."""
         self._aside = Worker("network-aside")
-        """What it does is for a call of the other worker, which waits for it."""
+        """Does a part of the other worker's call at the same time."""
         self._ports: dict[str, PortSpec] = {}
-        """Ports that this process attached, by TAP: of VMs that live or are being started."""
+        """The ports that this process attached, by TAP: of VMs that run or are being started."""
         self._live: dict[str, PortSpec] = {}
-        """All ports of live VMs when it was last looked, whoever attached them."""
+        """The ports of all running VMs at the last reconcile, whoever attached them."""
 
     # Life
 
     async def begin(self) -> None:
-        """Take over the filter, or load it; done already, do nothing.
+        """Take over the filter, or load it. Idempotent.
 
         Raises:
             NftMissingError: libnftables is missing.
@@ -121,7 +120,7 @@ class PortManager:
         return self._table
 
     def _has_ports(self) -> bool:
-        """Tell whether VMs, whoever started them, have TAPs on the bridge."""
+        """Tell whether any VMs have TAPs on the bridge, whoever started them."""
         links = self._route.read_links()
         bridges = {link.ifindex for link in links if link.ifname == self._config.bridge}
         return any(link.master in bridges and TAP_NAME.fullmatch(link.ifname) for link in links)
@@ -134,7 +133,7 @@ class PortManager:
     async def guard_host(self) -> None:
         """Keep guests in user mode off this node, unless node.toml allows them.
 
-        A VM with a NIC in user mode must not start before this was done.
+        Call it before a VM with a NIC in user mode starts.
 
         Raises:
             NftMissingError: libnftables is missing.
@@ -144,10 +143,10 @@ class PortManager:
             await self._worker.to_the_end(self._keep_guard, has_users=True, own_pids=())
 
     async def unguard_host(self, own_pids: Collection[int]) -> None:
-        """Remove what keeps guests in user mode off this node: no VM of ours needs it any more.
+        """Remove the guard of user mode: no VM of ours needs it any more.
 
         Args:
-            own_pids: Processes of our VMs. If others run as the same users, it stays.
+            own_pids: The processes of our VMs. The guard stays if others run as the same users.
 
         Raises:
             NetworkError: the kernel refused; `reconcile` will try again.
@@ -168,12 +167,12 @@ class PortManager:
             else:
                 self._guard.remove(self._library(), own_pids)
         except NftMissingError:
-            # Without the library nothing was loaded that might have to go.
+            # Without the library nothing was loaded, so there is nothing to remove.
             if has_users and not self._config.allow_host:
                 raise
 
     async def aclose(self) -> None:
-        """Give up the filter, which stays as it is, and end the threads. Later calls begin anew."""
+        """Close the filter, which stays loaded, and end the threads. Later calls begin anew."""
         async with self._lock:
             nft, self._nft, self._table = self._nft, None, None
             if nft is not None:
@@ -186,12 +185,12 @@ class PortManager:
     # One port
 
     async def attach(self, port: PortSpec) -> AttachedPort:
-        """Return the port, up and guarded, with its descriptors; they are close-on-exec.
+        """Set up the port and its filter; return it with its descriptors, close-on-exec.
 
-        Waits while the TAP of the VM's last run is going.
+        Waits until the kernel has removed the TAP of the VM's last run.
 
         Raises:
-            BridgeUnfitError: bridge or uplink are not there or not fit for VLANs.
+            BridgeUnfitError: the bridge or the uplink does not exist or is not fit for VLANs.
             NetworkError: the kernel refused a step. In all cases nothing is left.
         """
         deadline = asyncio.get_running_loop().time() + _BUSY_WAIT_S
@@ -212,7 +211,7 @@ class PortManager:
                 await limit_rate(done[0].ifindex, port.rate_mbit)
         except BaseException:
             if done:
-                # Cancelled when all was done, or refused the limit.
+                # The call was cancelled after all was done, or the rate limit was refused.
                 await self._worker.to_the_end(self._undo, port, done[0])
             raise
         self._ports[port.ifname] = port
@@ -221,12 +220,12 @@ class PortManager:
     def _attach(self, port: PortSpec) -> Tap:
         table = self._filter()
         bridge = check_bridge(self._route, self._config.bridge)
-        # Before the name has any rights in the filter: a TAP that is still there would have them.
+        # Check first: a TAP of this name that still exists would get the rights in the filter.
         check_free(self._route, port.ifname)
         with ExitStack() as undo:
             undo.callback(self._forget, port)
-            # Aside: it is nearly half of the work, and the kernel has one lock for its filter and
-            # another one for devices.
+            # In parallel: this is nearly half of the work, and the kernel's locks for the filter
+            # and for devices differ.
             guarded = self._aside.start(lambda: table.add(elements(port)))
             undo.callback(wait, [guarded])
             checksums = ensure_device(self._route) if port.strict else 0
@@ -234,7 +233,7 @@ class PortManager:
             undo.callback(tap.close)
             join_bridge(self._route, port, tap.ifindex, bridge, is_new=True, checksums=checksums)
             self._uplink.acquire(self._route, port.ifname, port.vids)
-            # Nothing passes before it is guarded.
+            # No frame passes before the filter guards the port.
             guarded.result()
             open_port(self._route, port, tap.ifindex)
             undo.pop_all()
@@ -247,12 +246,12 @@ class PortManager:
             tap.close()
 
     async def detach(self, port: PortSpec) -> None:
-        """Remove what the kernel does not remove with the TAP. Done already, do nothing.
+        """Remove what the kernel does not remove with the TAP. Idempotent.
 
-        Call it when QEMU has ended: what the guest still sends is dropped from here on.
+        Call it when QEMU has ended. If the guest still sends, its frames are dropped from now on.
 
         Raises:
-            NetworkError: the kernel refused; `reconcile` will find what is left.
+            NetworkError: the kernel refused; `reconcile` will remove what is left.
         """
         async with self._lock:
             self._ports.pop(port.ifname, None)
@@ -281,19 +280,19 @@ class PortManager:
         has_users: bool = False,
         own_pids: Collection[int] = (),
     ) -> None:
-        """Make the kernel have what live VMs need, and nothing else of ours.
+        """Make the kernel have what running VMs need, and nothing else of ours.
 
-        Ports that this process has attached count as live. Brings back what others removed: the
-        filter, its rules and elements, VLANs of the uplink, a TAP's place in the bridge, the guard
-        of user mode.
+        Ports that this process has attached count as running. This restores what others removed:
+        the filter, its rules and elements, VLANs of the uplink, a TAP's place in the bridge, the
+        guard of user mode.
 
         Args:
-            live: The ports of all VMs of this node that live.
-            has_users: One of these VMs is in user mode.
+            live: The ports of all running VMs of this node.
+            has_users: One of these VMs has a NIC in user mode.
             own_pids: The processes of these VMs.
 
         Raises:
-            NetworkError, MissingPartError: the first that went wrong; all else was done.
+            NetworkError, MissingPartError: the first error; all other parts were done.
         """
         async with self._lock:
             self._live = {port.ifname: port for port in live} | self._ports
@@ -313,13 +312,13 @@ class PortManager:
                 partial(self._reconcile_uplink, wanted),
                 partial(self._reconcile_ports, wanted),
             ]
-        # Each part by itself: a bridge that is gone must not keep the filter from being put right.
+        # Each part by itself: if the bridge is gone, the filter must still be repaired.
         problems: list[NodeError] = []
         for part in parts:
             try:
                 part()
             except NetworkOwnedError as exc:
-                # The other parts would take what the owner has made for left-overs.
+                # The other parts would take what the owner has made for left-overs and remove it.
                 problems.append(exc)
                 break
             except NodeError as exc:
@@ -331,7 +330,7 @@ class PortManager:
         table = self._filter()
         content = table.read()
         if not table.is_intact(content):
-            log.warning("network filter was changed by somebody; loading it again")
+            log.warning("network filter was changed by another process; loading it again")
             table.load()
             content = table.read()
         actual = frozenset() if content is None else content.elements
@@ -347,10 +346,10 @@ class PortManager:
         repair_ports(self._route, check_bridge(self._route, self._config.bridge), wanted)
 
     async def announce(self) -> None:
-        """Tell the switches that VMs are behind the NIC that the uplink uses now.
+        """Tell the switches that the VMs are behind the NIC that the uplink uses now.
 
         Raises:
-            NetworkError: they cannot be told.
+            NetworkError: the frames cannot be sent.
         """
         ports = list((self._live | self._ports).values())
         if self._config.uplink and ports:
@@ -361,7 +360,7 @@ class PortManager:
     # What there is to say
 
     def watched(self) -> Watched:
-        """Return what others must not take away."""
+        """Return what VMs need of the network, for `Watch`."""
         ports = self._live | self._ports
         tables = {f"{FAMILY} {TABLE}"} if self._config.bridge else set()
         if self._guard is not None and self._has_users and not self._config.allow_host:
@@ -375,7 +374,7 @@ class PortManager:
         )
 
     async def counters(self) -> Mapping[str, Mapping[str, int]]:
-        """Return what was dropped: TAP → reason (`ruleset.Reason`) → frames.
+        """Return the counts of dropped frames: TAP → reason (`ruleset.Reason`) → frames.
 
         Raises:
             NftError: the listing failed.
@@ -386,10 +385,10 @@ class PortManager:
         return {} if content is None else content.drops
 
     async def problems(self) -> list[str]:
-        """Return what keeps this node from what node.toml promises, each with what to do.
+        """Return why VMs do not get the network of node.toml, each reason with what to do.
 
-        Looks only, so that others than the driver can ask. Whether another driver manages the
-        network is known once this one has tried to.
+        It changes nothing, so that `doctor` can call it. Whether another driver manages the
+        network is known only after this one has tried to.
         """
         return await asyncio.to_thread(self._problems)
 

@@ -1,8 +1,8 @@
-"""Who manages the network of this node: one driver, and it alone as long as its VMs have ports.
+"""Which driver manages the network of this node: only one, as long as its VMs have ports.
 
-Owns the lock that says so. nftables has an owner of its own for a table, but only from Linux 6.10
-on, and none for TAPs and VLANs: what a second driver finds it would take for left-overs, and remove
-it. Calls block: use a thread.
+Owns the lock for that. A second driver would take the TAPs and VLANs of the first for left-overs
+and remove them. An nftables table can have an owner, but only from Linux 6.10 on, and TAPs and
+VLANs cannot. Calls block: use a thread.
 """
 
 import os
@@ -14,40 +14,40 @@ from qemu_node.host.files.lock import FileLock
 from qemu_node.net.errors import NetworkOwnedError
 
 _DIRECTORY = Path("/run")
-"""Fixed, unlike `paths.run`: drivers with other paths have the same network."""
+"""Fixed, unlike `paths.run`, because drivers with different paths share the network."""
 
 
 class NetworkOwner:
-    """The right to manage the network; released by the kernel when this process ends.
+    """The right to manage the network. The kernel releases it when this process ends.
 
-    Beside the lock stands who had it last. Its VMs go on when it ends, with ports that only it
-    knows: until they have ended, nobody else gets the network.
+    A file beside the lock names the last owner. When that driver ends, its VMs go on, with ports
+    that only it knows. Until these VMs have ended, no other driver gets the network.
     """
 
     def __init__(self, identity: str) -> None:
-        """Take note of who asks.
+        """Remember which driver this is.
 
         Args:
-            identity: What is the same for all drivers of the same VMs: their data directory.
+            identity: The data directory, which is the same for every driver of the same VMs.
         """
         self._identity = identity
         self._lock: FileLock | None = None
         self.problem: NetworkOwnedError | None = None
-        """Why it could not be had the last time."""
+        """Why the last attempt failed."""
 
     def acquire(self, has_ports: Callable[[], bool]) -> None:
-        """Take it, unless it is ours already.
+        """Acquire it. Idempotent.
 
         Args:
-            has_ports: Tells whether VMs have ports on the bridge.
+            has_ports: Returns whether VMs have ports on the bridge.
 
         Raises:
-            NetworkOwnedError: another driver has it, or had it, and its VMs run.
-            HostError: the lock file cannot be made.
+            NetworkOwnedError: another driver has it, or had it and its VMs run.
+            HostError: the lock file cannot be created.
         """
         if self._lock is not None:
             return
-        # A container on this node may see the same /run and have a network of its own.
+        # A container on this node may share /run but have a network of its own.
         namespace = Path("/proc/thread-self/ns/net").stat().st_ino
         lock = FileLock(_DIRECTORY / f"qemu-node-network-{namespace}.lock")
         if not lock.try_acquire():
@@ -75,7 +75,7 @@ class NetworkOwner:
         raise self.problem
 
     def release(self) -> None:
-        """Give it up, if it is ours."""
+        """Release it. Idempotent."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None

@@ -1,7 +1,7 @@
-"""What a job's NIC may be on this node: the operator's rules applied to the job's wish. Pure.
+"""What a job's NIC becomes on this node: the operator's rules applied to the job's wish. Pure.
 
-Owns the decision and its words. Does not own the rules' syntax (`config`) nor whether the bridge is
-what it should be (`bridge`).
+Owns the decision and its messages. Does not own the rules' syntax (`config.network`) nor whether
+the bridge is fit (`port.bridge`).
 """
 
 import re
@@ -31,13 +31,13 @@ def decide(
 ) -> PortSpec | UserPort:
     """Return what the NIC becomes: a port of the bridge, or user mode.
 
-    Of the rules that match `namespace` the first one decides that allows all that is asked. The
-    node's default VLAN needs no rule, whether it is named or not: the operator gave it to
-    everybody. The management VLAN is refused before any rule is looked at.
+    The first rule that matches `namespace` and allows the whole wish decides. The node's default
+    VLAN needs no rule, even if the job names it: the operator allows it to all. The management VLAN
+    is always refused.
 
     Raises:
-        JobError: the wish contradicts itself or is not allowed; the message names the rule and the
-            file that would have to allow it.
+        JobError: the wish contradicts itself or is not allowed. The message names the rule, and
+            the file, that would have to allow it.
     """
     _check_shape(wish)
     if wish.is_user or (not _asks_for_vlan(wish) and not config.default_vlan):
@@ -75,7 +75,7 @@ def _asks_for_vlan(wish: NicWish) -> bool:
 
 
 def _check_shape(wish: NicWish) -> None:
-    """Raise for a wish that no node could fulfil."""
+    """Raise for a wish that no node can fulfil."""
     ways = [
         name
         for name, is_asked in (
@@ -100,7 +100,7 @@ def _check_shape(wish: NicWish) -> None:
 
 
 def _user_port(wish: NicWish, nic: NicIdentity) -> UserPort:
-    """Return the user-mode NIC, unless something is asked of it that only a port can have."""
+    """Return the user-mode NIC; raise if the wish needs a port of the bridge."""
     given = [
         name
         for name, is_given in (
@@ -123,7 +123,7 @@ def _user_port(wish: NicWish, nic: NicIdentity) -> UserPort:
 def _find_rule(
     wish: NicWish, vids: frozenset[int], namespace: str, config: NetworkConfig
 ) -> NetworkPolicy | None:
-    """Return the rule that allows the wish; None where the default VLAN alone needs none.
+    """Return the rule that allows the wish; None if the wish is only the default VLAN.
 
     Raises:
         JobError: no rule allows it.
@@ -142,9 +142,9 @@ def _find_rule(
 
 
 def _is_strict(rule: NetworkPolicy | None, vids: frozenset[int], config: NetworkConfig) -> bool:
-    """Tell whether others need protection from forged checksums: who shares a VLAN with others.
+    """Tell whether the port's checksums must be finished here: it shares a VLAN with other owners.
 
-    A VLAN has one owner where all rules that give it name one and the same namespace.
+    A VLAN has one owner if all rules that allow it name the same single namespace.
     """
     if rule is not None and rule.strict is not None:
         return rule.strict
@@ -156,15 +156,14 @@ def _is_strict(rule: NetworkPolicy | None, vids: frozenset[int], config: Network
 
 
 def _matches(pattern: str, namespace: str) -> bool:
-    """Tell whether `namespace` is one that `pattern` stands for; only `*` and `?` are special."""
-    # fnmatch also has sets in brackets, which no namespace can hold, and would normalise case on
-    # other systems.
+    """Tell whether `namespace` matches `pattern`, in which only `*` and `?` are special."""
+    # fnmatch also has sets in brackets, and ignores case on some systems.
     expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.fullmatch(expression, namespace, re.DOTALL) is not None
 
 
 def _lacks(wish: NicWish, vids: frozenset[int], rule: NetworkPolicy) -> Iterator[str]:
-    """Yield what `rule` does not allow of the wish, in words."""
+    """Yield in words what of the wish `rule` does not allow."""
     if missing := vids - rule.vids:
         yield f"VLAN {format_vlans(missing)}"
     if wish.trunk and not rule.trunk:
@@ -176,7 +175,7 @@ def _lacks(wish: NicWish, vids: frozenset[int], rule: NetworkPolicy) -> Iterator
 def _refusal(
     wish: NicWish, vids: frozenset[int], namespace: str, matching: list[tuple[int, NetworkPolicy]]
 ) -> JobError:
-    """Return the error that names the rule which comes closest, or that there is none."""
+    """Return the error. It names the rule that is closest to allowing the wish, if any."""
     what = f"VLAN {format_vlans(vids)}"
     if not matching:
         return JobError(

@@ -1,6 +1,6 @@
 """What one NIC is to be, and what its TAP is called: values, without I/O.
 
-Owns the vocabulary: what a job wishes, and what the node's policy made of it. Does not own the
+Owns the values: what a job wishes, and what the node's policy makes of it. Does not own the
 decision (`policy`) nor how a port is set up (`manager`).
 """
 
@@ -11,25 +11,25 @@ from dataclasses import dataclass
 from qemu_node.vlans import is_vid
 
 MAX_QUEUES = 16
-"""Queue pairs of one NIC. Each costs a descriptor or two and, with vhost, a kernel thread."""
+"""Queue pairs of one NIC. Each takes one or two descriptors and, with vhost, a kernel thread."""
 MTU_MIN, MTU_MAX = 1280, 9216
-"""IPv6 needs 1280 (RFC 8200, 5); 9216 is what switches call jumbo."""
+"""IPv6 needs 1280 (RFC 8200, 5). Most switches allow up to 9216."""
 
 RATE_MAX_MBIT = 32_000
-"""Beyond it the bytes a second of a policer do not fit the kernel's 32 bits."""
+"""A higher rate, in bytes a second, does not fit the 32 bits of the kernel's policer."""
 
 TAP_PREFIX = "qn"
-"""Fixed: a systemd-networkd unit and the ruleset match `qn*`."""
+"""Fixed, because a systemd-networkd unit and the ruleset match `qn*`."""
 
 TAP_NAME = re.compile(r"qn[0-9a-f]{13}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicWish:
-    """What a job asks of one NIC; nothing asked for means the node's default network."""
+    """What a job asks of one NIC. By default it gets the node's default network."""
 
     is_user: bool = False
-    """User mode is asked for."""
+    """The job asks for user mode."""
     vlan: int | None = None
     trunk: tuple[int, ...] = ()
     mac: str | None = None
@@ -41,7 +41,7 @@ class NicWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicIdentity:
-    """Which NIC it is: of which VM, in which place, under which address unless the job has one."""
+    """Which NIC of which VM it is, and its MAC address unless the job chooses one."""
 
     vm_id: str
     index: int
@@ -50,7 +50,7 @@ class NicIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserPort:
-    """A NIC behind QEMU's user-mode network stack: no device of the host."""
+    """A NIC behind QEMU's user-mode network stack. It needs no device of the host."""
 
     vm_id: str
     index: int
@@ -59,7 +59,7 @@ class UserPort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortSpec:
-    """A NIC that is a port of the node's bridge, complete: what `PortManager` sets up."""
+    """A NIC that is a port of the node's bridge: all that `PortManager` needs to set it up."""
 
     vm_id: str
     index: int
@@ -70,20 +70,22 @@ class PortSpec:
     trunk: tuple[int, ...] = ()
     """The VLANs of its tagged frames, ascending."""
     isolated: bool = False
-    """It reaches no other isolated port, whatever the VLAN."""
+    """It cannot reach another isolated port, in any VLAN."""
     strict: bool = False
-    """What it sends is finished before the filter looks: checksums, segmentation (`checksums`)."""
+    """The kernel completes checksums and segmentation of what it sends before the filter
+    (`port.checksums`)."""
     queues: int = 1
     mtu: int | None = None
-    """What the guest is told, in bytes; None: nothing. The TAP has the bridge's."""
+    """The MTU that the guest is told, in bytes; None: it is told none. The TAP has the
+    bridge's."""
     rate_mbit: int | None = None
-    """At most so many megabits a second each way; None: no limit."""
+    """Limit in megabits a second in each direction; None: no limit."""
     addresses: tuple[str, ...] = ()
-    """Networks that its IP source addresses must be in; none: any address."""
+    """Networks in which its IP source addresses must be; empty: any address."""
 
     def __post_init__(self) -> None:
-        # The kernel takes several VLANs one by one, and keeps the first when a later one is wrong;
-        # pyroute2 does nothing, and says so to nobody, for numbers out of range.
+        # The kernel sets several VLANs one by one, and keeps the first ones if a later one is
+        # wrong.
         if (self.vlan is None) != bool(self.trunk):
             raise ValueError("a port has either a VLAN or a trunk")
         if not all(is_vid(vid) for vid in self.vids):
@@ -91,7 +93,7 @@ class PortSpec:
 
     @property
     def vids(self) -> frozenset[int]:
-        """All its VLANs, tagged or not."""
+        """All its VLANs, tagged and untagged."""
         return frozenset(self.trunk if self.vlan is None else (self.vlan,))
 
 
@@ -100,12 +102,12 @@ def tap_name(vm_id: str, nic_index: int) -> str:
 
     It has 15 bytes; the kernel cuts a longer one (IFNAMSIZ without its NUL, linux/if.h).
 
-    Eleven digits of a hash of `vm_id`, the same for all its NICs, and two for the NIC. Two of a
-    thousand VMs on one node share them once in 3e7 nodes; the second start is then refused,
-    because a TAP is only ever made new.
+    It has eleven digits of a hash of `vm_id` and two for the NIC. Among 3e7 nodes with a thousand
+    VMs each, one has two VMs with the same hash. The start of the second is then refused, because a
+    TAP is always made new.
 
     Raises:
-        ValueError: `nic_index` is not 0 to 255: a fault of the caller.
+        ValueError: `nic_index` is not 0 to 255: a bug in the caller.
     """
     if not 0 <= nic_index <= 255:
         raise ValueError(f"no NIC index: {nic_index}")

@@ -163,7 +163,7 @@ def test_a_rule_for_the_default_vlan_pins_its_addresses() -> None:
         (NicWish(vlan=100, queues=17), "queues = 17"),
         (NicWish(vlan=100, mtu=576), "mtu = 576"),
         (NicWish(vlan=100, rate_mbit=0), "rate = 0"),
-        (NicWish(vlan=250, mac="01:00:5e:00:00:01"), "group"),
+        (NicWish(vlan=250, mac="01:00:5e:00:00:01"), "multicast"),
         (NicWish(is_user=True, isolated=True), "isolated needs a VLAN"),
         (NicWish(mac="52:54:00:12:34:56"), "mac needs a VLAN"),
     ],

@@ -1,1 +1,1 @@
-"""The nftables tables that keep guests from lying, as text and as they are in the kernel."""
+"""The nftables tables that stop spoofed frames, as text and as they are in the kernel."""

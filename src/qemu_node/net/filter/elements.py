@@ -1,6 +1,6 @@
-"""What is in the sets of the ruleset: the elements of a port, and of a table that was listed. Pure.
+"""The elements of the ruleset's sets: those of a port, and those of a listed table. Pure.
 
-Owns the elements' notation, both ways. Does not own the sets and what they do (`ruleset`).
+Owns writing and parsing elements. Does not own the sets and what they do (`ruleset`).
 """
 
 import ipaddress
@@ -24,27 +24,27 @@ from qemu_node.net.filter.ruleset import (
 from qemu_node.net.portspec import PortSpec
 
 _LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
-# What a host sends from while it has no address.
+# The source address of a host that has no address yet.
 _UNSET4, _UNSET6 = ipaddress.IPv4Network("0.0.0.0/32"), ipaddress.IPv6Network("::/128")
 _Network = TypeVar("_Network", ipaddress.IPv4Network, ipaddress.IPv6Network)
 _REASONS = {drop_set(reason): reason for reason in Reason}
 
 
 class Element(NamedTuple):
-    """One element of one set: always of a TAP, and of most sets with a value."""
+    """One element of one set. It has a TAP and, in most sets, a value."""
 
     set_name: str
     ifname: str
     value: str = ""
-    """MAC, or network in CIDR notation, whatever nft itself calls it; in the map of frames MAC and
-    ethertype: `"02:00:00:00:00:a1 0800"`."""
+    """A MAC address, or a network in CIDR notation, whatever nft's own notation is; in the map of
+    frames MAC and ethertype: `"02:00:00:00:00:a1 0800"`."""
     verdict: str = ""
-    """In the map, what becomes of such frames, in nft's notation: `"goto c_v4"`."""
+    """In the map, the verdict for such frames in nft's notation: `"goto c_v4"`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableContent:
-    """What a listing of the table says: the elements of its sets, and what was dropped."""
+    """The content of a listed table: its elements, its rules, and the counts of dropped frames."""
 
     elements: frozenset[Element]
     drops: Mapping[str, Mapping[str, int]]
@@ -54,7 +54,7 @@ class TableContent:
 
 
 def elements(port: PortSpec) -> list[Element]:
-    """Return the elements that let `port` speak as itself, and count what it may not say."""
+    """Return the elements that let `port` send as itself, and that count its dropped frames."""
     chains = frame_chains(is_pinned=bool(port.addresses), is_trunk=bool(port.trunk))
     found = [
         Element(MAP_FRAMES, port.ifname, f"{port.mac} {ethertype:04x}", f"goto {chain}")
@@ -67,7 +67,7 @@ def elements(port: PortSpec) -> list[Element]:
         four = [network for network in networks if isinstance(network, ipaddress.IPv4Network)]
         six = [network for network in networks if isinstance(network, ipaddress.IPv6Network)]
         if six:
-            # Without its link-local address a host has no IPv6 at all.
+            # IPv6 does not work without a link-local address.
             six.append(_LINK_LOCAL)
         found += _networks(SET_SRC4, port.ifname, [*four, _UNSET4] if four else [])
         found += _networks(SET_SRC6, port.ifname, [*six, _UNSET6] if six else [])
@@ -76,7 +76,7 @@ def elements(port: PortSpec) -> list[Element]:
 
 
 def _networks(set_name: str, ifname: str, networks: Sequence[_Network]) -> list[Element]:
-    """Return an element for each network; overlapping ones, which the kernel refuses, are one."""
+    """Return an element for each network. Merge networks that overlap: the kernel refuses them."""
     return [
         Element(set_name, ifname, str(network))
         for network in ipaddress.collapse_addresses(networks)
@@ -84,7 +84,7 @@ def _networks(set_name: str, ifname: str, networks: Sequence[_Network]) -> list[
 
 
 def add_text(wanted: Iterable[Element]) -> str:
-    """Return the commands that add elements; one that is there already is left as it is."""
+    """Return the commands that add elements. An element that exists is not changed."""
     return "".join(
         f"add element {_place(element)} {{ {_key(element)}"
         + (f" : {element.verdict} }}\n" if element.verdict else " }\n")
@@ -93,10 +93,10 @@ def add_text(wanted: Iterable[Element]) -> str:
 
 
 def delete_text(unwanted: Iterable[Element], *, are_there: bool = False) -> str:
-    """Return the commands that remove elements, be they there or not.
+    """Return the commands that remove elements, whether they exist or not.
 
-    Deleting what is missing fails the whole transaction, and `destroy` is younger than Debian 12's
-    nft; adding first makes it exist. With `are_there` that is left out, which halves the work.
+    Deleting a missing element fails the whole transaction, and Debian 12's nft has no `destroy`.
+    So each element is added first. With `are_there` that is left out, which halves the work.
     """
     return "".join(
         ("" if are_there else add_text((element,)))
@@ -127,10 +127,9 @@ def _value(element: Element) -> str:
 
 
 def parse_listing(listing: Mapping[str, Any]) -> TableContent:
-    """Return what `list table` says in libnftables' JSON (man 5 libnftables-json).
+    """Return the content of a `list table` in libnftables' JSON (man 5 libnftables-json).
 
-    An element that is none of ours, which somebody else put there, comes back in nft's own words,
-    or not at all where it has no TAP.
+    An element that is not ours is returned in nft's own notation, or left out if it has no TAP.
     """
     found: set[Element] = set()
     drops: dict[str, dict[str, int]] = {}
@@ -151,7 +150,7 @@ def parse_listing(listing: Mapping[str, Any]) -> TableContent:
 
 
 def _read_key(entry: Any) -> tuple[Any, int]:
-    """Return the key of a listed element, a list where it is composed, and its packet counter."""
+    """Return the key of a listed element, a list if it is concatenated, and its packet counter."""
     packets = 0
     if isinstance(entry, dict) and "elem" in entry:
         packets = entry["elem"].get("counter", {}).get("packets", 0)
@@ -162,10 +161,10 @@ def _read_key(entry: Any) -> tuple[Any, int]:
 
 
 def _read_value(set_name: str, value: Any) -> str:
-    """Return a listed value as `elements` would have it; nft's own words where that cannot be."""
+    """Return a listed value in the notation of `Element`, or in nft's if it is not ours."""
     try:
         if set_name == MAP_FRAMES:
-            # What is beyond 63 bits is printed as a negative number.
+            # nft prints a value of 64 bits as a signed number.
             address, ethertype = divmod(_number(value) % (1 << 64), 1 << 16)
             return f"{address.to_bytes(6, 'big').hex(':')} {ethertype:04x}"
         if set_name == SET_RAW:
@@ -191,5 +190,5 @@ def _read_verdict(verdict: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any) -> int:
-    """Return a number that nft prints as one, or as hexadecimal text where it is large."""
+    """Return a number, which nft prints as hexadecimal text if it is large."""
     return value if isinstance(value, int) else int(value, 16)

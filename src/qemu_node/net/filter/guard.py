@@ -1,7 +1,7 @@
-"""The table that keeps guests in user mode off this node, in the kernel.
+"""The nftables table that keeps guests in user mode from reaching this node.
 
-Owns loading, finding and removing it. Does not own its text (`usermode`) nor whether a VM needs it
-(`vm.network`). Calls block: use a thread.
+Owns loading, checking and removing it. Does not own its text (`usermode`) nor whether a VM needs
+it (`vm.network`). Calls block: use a thread.
 """
 
 import logging
@@ -29,21 +29,21 @@ _FLAGS = "owner, persist"
 
 
 class UserGuard:
-    """The restriction of guests whose QEMU runs as one of `uids`, unless `is_open`."""
+    """The guard against guests whose QEMU runs as one of `uids`; none if `is_open`."""
 
     def __init__(self, uids: range, *, is_open: bool) -> None:
         self._uids = uids
         self._is_open = is_open
         self._rules: Rules = ()
-        """Those of the table, as it was when we loaded it."""
+        """The table's rules when we loaded it."""
 
     @property
     def table(self) -> str:
-        """Family and name of the table."""
+        """The table's family and name."""
         return f"{FAMILY} {table_name(self._uids)}"
 
     def ensure(self, nft: Nft) -> None:
-        """Make the table what it should be, unless it is.
+        """Load or remove the table if it is not as it should be.
 
         Raises:
             NftError: the kernel refused; nothing was changed.
@@ -58,9 +58,10 @@ class UserGuard:
             self.load(nft)
 
     def load(self, nft: Nft) -> None:
-        """Make the table current, or remove it where the operator opened the node.
+        """Load the current table; if the operator has opened the node, remove it.
 
-        A table of another driver with the same users says the same: it is left to that.
+        If another driver with the same users owns the table, it has the same rules and is not
+        changed.
 
         Raises:
             NftError: the kernel refused; nothing was changed.
@@ -73,11 +74,11 @@ class UserGuard:
             nft.run(remove_text(self._uids))
 
     def remove(self, nft: Nft, own_pids: Collection[int]) -> None:
-        """Remove the table, unless it keeps VMs of somebody else from the node.
+        """Remove the table, unless VMs of another driver need it.
 
         Args:
             nft: The library.
-            own_pids: Processes that do not need it, whoever they run as.
+            own_pids: Processes of VMs that do not need it.
 
         Raises:
             NftError: the kernel refused; nothing was changed.
@@ -89,10 +90,10 @@ class UserGuard:
             self._rules = ()
 
     def remove_abandoned(self, nft: Nft) -> None:
-        """Remove the tables of other drivers that were killed and did not come back.
+        """Remove the tables of other drivers that were killed and not restarted.
 
-        One is abandoned if nothing runs as one of its users, or is about to: a driver claims a
-        VM's user before it loads the table.
+        A table is abandoned if no process runs as one of its users and none of them is claimed: a
+        driver claims a VM's user before it loads the table.
 
         Raises:
             NftError: the kernel refused.
@@ -108,17 +109,17 @@ class UserGuard:
             except TableOwnedError:
                 log.debug("table has an owner", extra={"table": name})
             else:
-                log.info("table of a driver that is gone removed", extra={"table": name})
+                log.info("removed the table of a driver that no longer runs", extra={"table": name})
 
     def _take_over(self, nft: Nft) -> bool:
-        """Make the table current and ours; False: it is another driver's, and as it was.
+        """Load the current table and own it; False, and no change, if another driver owns it.
 
-        Nobody may remove a table that has the flag `owner` and is not theirs.
+        Only its owner may change a table with the flag `owner`.
         """
         removal = remove_text(self._uids)
         problems: list[NftError] = []
-        # The last is for an nft that knows no `owner`, and a table that a newer one made to
-        # persist: it may replace that, not change it.
+        # The last try is for an nft that does not know `owner`, and a table that a newer nft made
+        # persistent: it may replace that table but not change it.
         for first, flags in (("", _FLAGS), ("", ""), (removal, "")):
             try:
                 nft.run(first + table_text(self._uids, _resolvers(), flags))
@@ -132,7 +133,7 @@ class UserGuard:
         raise problems[1]
 
     def is_loaded(self, nft: Nft) -> bool:
-        """Tell whether the table is there."""
+        """Tell whether the table is loaded."""
         return self._list(nft) is not None
 
     def _list(self, nft: Nft) -> Mapping[str, Any] | None:
@@ -140,7 +141,7 @@ class UserGuard:
 
 
 def _resolvers() -> list[str]:
-    """Return the node's name servers; none where there is no /etc/resolv.conf."""
+    """Return the node's name servers; none if there is no /etc/resolv.conf."""
     try:
         text = _RESOLV_CONF.read_text(errors="replace")
     except OSError:

@@ -1,6 +1,6 @@
-"""What a listing of an nftables table says of its rules. Pure.
+"""The rules in a listing of an nftables table. Pure.
 
-Owns comparing a table's rules with themselves at another time. Does not own what is in its sets
+Owns the form in which a table's rules can be compared over time. Does not own what is in its sets
 (`elements`).
 """
 
@@ -12,10 +12,9 @@ Rules = tuple[str, ...]
 
 
 def rules_of(listing: Mapping[str, Any]) -> Rules:
-    """Return chains and rules of libnftables' JSON (man 5 libnftables-json), in their order.
+    """Return the chains and rules in libnftables' JSON (man 5 libnftables-json), in order.
 
-    Left out is what differs without anybody having changed a rule: the kernel's numbers, which are
-    new when the same rules are loaded again, and what counters have counted.
+    Handles and counters are left out: they differ although no rule was changed.
     """
     return tuple(
         json.dumps(_without_numbers(item), sort_keys=True)

@@ -1,10 +1,11 @@
 """libnftables in this process: transactions as text, listings as JSON.
 
-Owns the library's context, which is what owns a table with the flag `owner`, and the errors. Does
-not own what is loaded (`ruleset`, `usermode`).
+Owns the library's context, which is the owner of a table with the flag `owner`, and the errors.
+Does not own what is loaded (`ruleset`, `usermode`).
 
-In process because a transaction takes 3 ms this way and 100 ms as `nft -f` (Linux 6.12, nft 1.1.3,
-under TCG), and because only a lasting netlink socket can own a table. Calls block: use a thread.
+In this process, because a transaction takes 3 ms here and 100 ms as `nft -f` (Linux 6.12, nft
+1.1.3, under TCG), and because a table's owner is a netlink socket that stays open. Calls block: use
+a thread.
 """
 
 import ctypes
@@ -22,13 +23,13 @@ _MESSAGE_MAX_CHARS = 300
 
 
 class Nft:
-    """A context of libnftables, for one thread at a time. Tables that it owns are freed with it."""
+    """A context of libnftables, for one thread at a time. It owns tables until it is closed."""
 
     def __init__(self) -> None:
         """Load the library.
 
         Raises:
-            NftMissingError: it is not there.
+            NftMissingError: it is not installed.
         """
         self._lock = threading.Lock()
         try:
@@ -38,7 +39,7 @@ class Nft:
                 f"cannot filter what guests send: {_LIBRARY} is missing",
                 hint="apt install libnftables1",
             ) from exc
-        # The library makes the netlink socket here and keeps it.
+        # The library opens the netlink socket here and keeps it open.
         self._context: int | None = self._lib.nft_ctx_new(0)
         if self._context is None:
             raise NftMissingError("cannot filter what guests send: libnftables has no context")
@@ -46,14 +47,14 @@ class Nft:
         self._lib.nft_ctx_buffer_error(self._context)
 
     def close(self) -> None:
-        """Give up the context. Its tables stay where they have the flag `persist`."""
+        """Free the context. Its tables stay if they have the flag `persist`."""
         with self._lock:
             if self._context is not None:
                 self._lib.nft_ctx_free(self._context)
                 self._context = None
 
     def run(self, text: str) -> None:
-        """Do all commands in `text` in one transaction, or none of them.
+        """Run the commands in `text` in one transaction: all or none.
 
         Raises:
             TableOwnedError: a table in it belongs to another process.
@@ -62,7 +63,7 @@ class Nft:
         self._run(text, 0)
 
     def list_table(self, family: str, name: str) -> Mapping[str, Any] | None:
-        """Return what `nft -j list table` prints, None where there is no such table.
+        """Return what `nft -j list table` prints; None if there is no such table.
 
         Raises:
             NftError: the library or the kernel refused.
@@ -91,7 +92,7 @@ class Nft:
                 raise NftError("cannot filter what guests send: already closed")
             self._lib.nft_ctx_output_set_flags(self._context, output_flags)
             code = self._lib.nft_run_cmd_from_buffer(self._context, text.encode())
-            # Both buffers are the library's, and end with the next command.
+            # Both buffers belong to the library and change with the next command.
             output: bytes = self._lib.nft_ctx_get_output_buffer(self._context)
             errors: bytes = self._lib.nft_ctx_get_error_buffer(self._context)
         if code:
@@ -100,7 +101,7 @@ class Nft:
 
 
 def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
-    """Return `lib` with the types of the functions that are used here (man 3 libnftables)."""
+    """Return `lib` with the types of the functions used here (man 3 libnftables)."""
     context = ctypes.c_void_p
     for name, result, arguments in (
         ("nft_ctx_new", ctypes.c_void_p, [ctypes.c_uint32]),
@@ -119,11 +120,11 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _error(words: str) -> NftError:
-    """Return the error for what the library says; its further lines show where in the text."""
+    """Return the error for the library's message; the lines after the first show the position."""
     first = words.strip().partition("\n")[0].removeprefix("Error: ")[:_MESSAGE_MAX_CHARS]
     if "Operation not permitted" in first and os.geteuid() == 0:
         return TableOwnedError(
             "the network filter belongs to another process",
             hint="another driver manages this node's VM network; one at a time can",
         )
-    return NftError(f"nftables refused: {first or 'without a word'}")
+    return NftError(f"nftables refused: {first or 'without a reason'}")

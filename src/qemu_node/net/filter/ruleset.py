@@ -1,23 +1,23 @@
-"""The nftables table that keeps guests from lying: its text. Pure.
+"""The text of the nftables table that stops spoofed frames of guests. Pure.
 
-Owns every rule, the sets and the reasons for a drop. Does not own what is in the sets (`elements`)
-nor loading it (`nft`).
+Owns the rules, the sets and the reasons for a drop. Does not own what is in the sets (`elements`)
+nor loading the table (`table`).
 
-The table fails closed: a TAP (`qn*`) without elements gets nothing through. It has no rule per VM:
-what differs is in sets keyed by the TAP, so that a port is one small transaction, and the way of a
-frame is as long with 200 VMs as with one. All other ports of the bridge are none of its business.
+The table fails closed: no frame of a TAP (`qn*`) without elements passes. There is no rule per VM:
+what differs between VMs is in sets keyed by the TAP. So adding a port is one small transaction, and
+a frame takes the same time with 200 VMs as with one. Other ports of the bridge are not filtered.
 
-What is done for every frame is what filtering costs. So one lookup, by TAP, source address and
-ethertype, says that the sender is right and which chain checks the frame; what kind of port it is,
-is in the choice of the chain. Two comparisons are left for IPv4, three for IPv6.
+The work for every frame is the cost of filtering. So one lookup, by TAP, source address and
+ethertype, checks the sender and selects the chain for the frame and the kind of port. Two
+comparisons remain for IPv4, three for IPv6.
 
-Traps that shape the rules, each seen with nft 1.1.3 on Linux 6.12:
+Traps behind the form of the rules, each seen with nft 1.1.3 on Linux 6.12:
 - In the bridge family the dependencies that nft itself adds to `arp …` and `icmpv6 …` read the
   ethertype from the link header and miss every tagged frame. `meta protocol` and raw payload
   (`@nh`, `@th`) see both.
-- `ether type` is that of the outer tag, although the kernel has stripped it; `meta protocol` that
-  of the inner frame.
-- Set and chain names must be none of nft's keywords, and those are many.
+- `ether type` is the outer tag's, although the kernel has stripped the tag; `meta protocol` is the
+inner frame's.
+- The name of a set or chain must not be one of nft's many keywords.
 """
 
 from collections.abc import Mapping
@@ -33,32 +33,33 @@ PRIORITY = -250
 
 
 class Reason(StrEnum):
-    """Why a frame of a guest was dropped; the value is the counter's name."""
+    """Why a guest's frame was dropped. The value is the counter's name."""
 
     MAC = "mac"
-    """Its source address is not the NIC's."""
+    """Its source MAC address is not the NIC's."""
     ARP = "arp"
-    """An ARP sender that is not the NIC, or an address it may not have, or no ARP of IPv4."""
+    """ARP from another sender, from an address that it may not have, or not for IPv4."""
     ND = "nd"
-    """The same for IPv6 neighbor discovery, or ICMPv6 that cannot be seen whole."""
+    """The same for IPv6 neighbor discovery, or a fragmented ICMPv6 packet."""
     DHCP = "dhcp"
-    """It answers as a DHCP server, or its UDP ports cannot be seen."""
+    """A DHCP server's answer, or UDP whose ports cannot be read."""
     RA = "ra"
     """A router advertisement or a redirect."""
     IP = "ip"
-    """A source address outside of the policy's `addresses`, or no header of IP."""
+    """A source address outside of the policy's `addresses`, or no valid IP header."""
     TAG = "tag"
-    """A VLAN tag where there must be none, or a second one."""
+    """A VLAN tag that is not allowed, or a second one."""
     LINK = "link"
     """A protocol between switches: STP, LACP, LLDP, CDP, PVST, GVRP, or any LLC frame."""
 
 
-# What each port sends: TAP . source address and ethertype → the chain that checks such frames. Both
-# in one piece of raw payload are one load for the kernel instead of two. A chain that gets another
-# meaning or name needs another map: a new driver's rules meet the elements of the one before.
+# What each port sends: TAP . source address and ethertype → the chain that checks such frames.
+# Address and ethertype are one piece of raw payload, which the kernel loads at once. If a chain
+# gets another meaning or name, rename the map: a new driver's rules are used with the elements of
+# the old one.
 MAP_FRAMES = "frames"
-# Sets with a value: source addresses, and networks for ports with `addresses`. They are keyed by
-# raw payload where nft would not know its type. `nd_v6` is `src_v6` for what ND says.
+# Sets with a value: source addresses, and networks for ports with `addresses`. Their keys are raw
+# payload if nft does not know the type. `nd_v6` has the same as `src_v6`, for the targets in ND.
 SET_RAW = "src_raw"
 SET_SRC4, SET_SRC6, SET_ND6 = "src_v4", "src_v6", "nd_v6"
 
@@ -72,42 +73,42 @@ _MAP = f"""
   map {MAP_FRAMES} {{ typeof iifname . @ll,48,64 : verdict; }}
 """
 
-# The tags of the IEEE and those that vendors used before there was 802.1ad.
+# The tags of the IEEE, and those that vendors used before 802.1ad.
 _TAGS = "{ 8021q, 8021ad, 0x9100, 0x9200, 0x9300 }"
 
-# 01:80:c2:00:00:xx are the groups of IEEE 802.1 (bridges, LACP, LLDP, MVRP), 01:00:0c:xx:xx:xx
-# those of Cisco's protocols.
+# 01:80:c2:00:00:xx are multicast addresses of IEEE 802.1 (bridges, LACP, LLDP, MVRP),
+# 01:00:0c:xx:xx:xx of Cisco's protocols.
 _GROUPS = """
   chain groups {
     ether daddr & ff:ff:ff:ff:ff:00 == 01:80:c2:00:00:00 goto x_link
     ether daddr & ff:ff:ff:00:00:00 == 01:00:0c:00:00:00 goto x_link
   }
 """
-# The kernel has looked at the address when the frame came in: asking for what it found costs half
-# of a look of our own. Only a device that has a group's address itself would hide one, and no TAP
-# can have it (eth_type_trans, eth_prepare_mac_addr_change in net/ethernet/eth.c).
+# The kernel classifies the destination when the frame comes in: reading its result costs half as
+# much as comparing. A multicast frame is missed only if the device itself has that address, and a
+# TAP cannot (eth_type_trans, eth_prepare_mac_addr_change in net/ethernet/eth.c).
 _NO_GROUP = "meta pkttype multicast jump groups"
-# Below 0x600 a type is a length: LLC, in which STP and CDP come, and which Windows would take IP
-# and ARP from that no rule here has seen.
+# A type below 0x600 is a length: LLC, which carries STP and CDP. Windows also accepts IP and ARP
+# in LLC, which no rule here would see.
 _NO_LLC = "meta protocol < 0x0600 goto x_link"
 
-# Chains of ports with `addresses` have this at the end of their names.
+# The suffix of the chains for ports with `addresses`.
 _PINNED = "_pinned"
 
-# Every check says what may pass, and a chain ends in a drop: a field that is not there, because the
-# frame is short, a later fragment, or has headers that the kernel does not get through, ends the
-# rule that asks for it, whatever it says.
+# Every check says what may pass, and every chain ends in a drop. If a field is missing (a short
+# frame, a later fragment, headers that the kernel cannot parse), the rule that reads it does not
+# match.
 #
-# 0x0001 Ethernet, 0x0800 IPv4, lengths 6 and 4. Linux takes hardware type 6 for Ethernet as well
-# (arp_process in net/ipv4/arp.c), and nft's own `arp saddr ether` would not look at such a frame.
+# 0x0001 Ethernet, 0x0800 IPv4, lengths 6 and 4. Linux accepts hardware type 6 as Ethernet, too
+# (arp_process in net/ipv4/arp.c), but nft's `arp saddr ether` does not match such a frame.
 _ARP = f"@nh,0,48 0x000108000604 iifname . @nh,64,48 @{SET_RAW}"
 _ARP_PINNED = f"meta protocol arp iifname . arp saddr ip @{SET_SRC4}"
 
-# Neighbor discovery as hosts do it: no extension header (RFC 6980 forbids fragments for this
-# reason), at most one option of 8 bytes, which is the sender's address or, in the probe for a
-# duplicate, a nonce (RFC 7527). So there is no second option for a lie. @nh,32,24 is the payload's
-# length and the next header, which is 58; options begin at @th,192 and, in solicitations of
-# routers, at @th,64. The target is @th,64,128: a probe for a duplicate claims it as well.
+# Neighbor discovery as hosts send it: no extension header (RFC 6980 forbids fragments for this
+# reason) and at most one option of 8 bytes, which is the sender's address or, in duplicate address
+# detection, a nonce (RFC 7527). So a second option cannot hold a false address. @nh,32,24 is the
+# payload's length and the next header, which is 58. Options begin at @th,192, in router
+# solicitations at @th,64. The target is @th,64,128; duplicate address detection claims it, too.
 _NEIGHBORS = f"""
   chain c_rs {{
     @nh,32,24 0x00083a return
@@ -136,19 +137,19 @@ _NEIGHBORS = f"""
   }}
 """
 
-# @th,0,16 is the source port, @th,16,16 the destination port: clients look at the latter alone.
-# Both are in the first fragment, whose length is a multiple of 8, and in no later one. Without an
-# IP header that the kernel takes for one there is no `meta l4proto`.
+# @th,0,16 is the source port, @th,16,16 the destination port; DHCP clients check only the latter.
+# Only the first fragment has them, and it has both, because its length is a multiple of 8. Without
+# a valid IP header there is no `meta l4proto`.
 _V4 = """
     meta l4proto != udp accept
     @th,0,16 != 67 @th,16,16 != 68 accept
     meta l4proto udp @nh,48,16 & 0x1fff != 0 accept
     meta l4proto udp goto x_dhcp
     goto x_ip"""
-# @nh,48,8 is the first next header, 6 TCP, 17 UDP: most packets have no other.
+# @nh,48,8 is the first next header: 6 is TCP, 17 UDP. Most packets have no other.
 #
-# A fragment must not begin with an extension header: what is behind it may be in the next fragment,
-# and the kernel looks on into the frame's padding, which may say something else.
+# A fragment must not begin with an extension header: the next header may be in the next fragment,
+# and the kernel would read the frame's padding instead.
 _BEFORE_OTHERS = "{ 0, 43, 44, 51, 60, 135, 139, 140, 253, 254 }"
 _PORTS_V6 = "@th,0,16 != 547 @th,16,16 != 546 accept"
 _V6 = f"""
@@ -170,7 +171,7 @@ _FRAGMENT_V6 = f"""
   }}
 """
 
-# A host without an address sends from 0.0.0.0 or ::, but only to get one.
+# A host without an address sends from 0.0.0.0 or ::, but only to get an address.
 _V4_PINNED = f"""
     meta protocol ip ip saddr != 0.0.0.0 iifname . ip saddr @{SET_SRC4} goto c_ports4
     meta protocol ip iifname . ip saddr @{SET_SRC4} meta l4proto udp @th,0,32 0x00440043 accept
@@ -188,7 +189,7 @@ _PORTS = f"""{_FRAGMENT_V6}
 
 
 def _checks(*, is_pinned: bool) -> str:
-    """Return the chains that check what one kind of port sends."""
+    """Return the chains that check the frames of one kind of port."""
     kind = _PINNED if is_pinned else ""
     return f"""
   chain c_arp{kind} {{
@@ -221,7 +222,8 @@ nd-neighbor-solicit : goto c_ns{kind}, nd-neighbor-advert : goto c_na{kind} }}
 """
 
 
-# What has no chain of its own. IP and ARP do: such a frame here means that elements are missing.
+# Frames of other ethertypes. IP and ARP have chains of their own: here they mean that elements are
+# missing.
 _OTHER = f"""
   chain c_other {{
     {_NO_GROUP}
@@ -232,10 +234,11 @@ _OTHER = f"""
   }}
 """
 
-# The map comes first, and so frames from outside are looked for in it, too: both ways cost the same
-# then. The other way round a guest's frames would cost a quarter more, and those half of it.
+# The map comes first, so frames from outside are looked up in it, too, and cost the same as a
+# guest's. In the other order a guest's frames would cost a quarter more, and those from outside
+# half as much.
 #
-# `input` is what the bridge hands to the node's own stack, `output` what that stack sends.
+# `input` is for frames to the node's own network stack, `output` for frames from it.
 _HOOKS = f"""
   chain pre {{
     type filter hook prerouting priority {PRIORITY}; policy accept;
@@ -256,11 +259,11 @@ _HOOKS = f"""
 
 
 def frame_chains(*, is_pinned: bool, is_trunk: bool) -> Mapping[int, str]:
-    """Return which chain checks what a port sends, by the frame's outer ethertype.
+    """Return the chain that checks a port's frames, by the frame's outer ethertype.
 
     Args:
-        is_pinned: The port may send from certain IP addresses only.
-        is_trunk: It may send frames with a tag.
+        is_pinned: The port may only send from certain IP addresses.
+        is_trunk: The port may send tagged frames.
     """
     names = {0x0800: "c_v4", 0x86DD: "c_v6", 0x0806: "c_arp"} | (
         {0x8100: "c_tag"} if is_trunk else {}
@@ -269,14 +272,14 @@ def frame_chains(*, is_pinned: bool, is_trunk: bool) -> Mapping[int, str]:
 
 
 def drop_set(reason: Reason) -> str:
-    """Return the set whose elements count one port's drops for `reason`."""
+    """Return the set whose elements count the frames of a port dropped for `reason`."""
     return f"d_{reason}"
 
 
 def table_text(flags: str = "") -> str:
-    """Return what makes the table, or makes it current: its elements stay, its rules are new.
+    """Return the commands that load the table, or replace its rules; its elements stay.
 
-    One transaction: no frame sees it half done.
+    They are one transaction: no frame meets a half-loaded table.
 
     Args:
         flags: Flags of the table in nft's notation, such as `"owner, persist"`.
@@ -290,8 +293,8 @@ def table_text(flags: str = "") -> str:
     chains = "".join(
         (_GROUPS, _NEIGHBORS, _PORTS, *(_checks(is_pinned=kind) for kind in (False, True)), _OTHER)
     )
-    # The first statement makes the table exist, so that the second has chains to empty. A chain
-    # that is new is empty; flushing takes rules alone, neither sets nor chains.
+    # The first statement makes sure that the table exists, so that the second can flush it. A
+    # flush removes only rules, not sets or chains.
     return (
         f"add table {FAMILY} {TABLE} {{ {declared} }}\n"
         f"flush table {FAMILY} {TABLE}\n"

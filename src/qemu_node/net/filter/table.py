@@ -1,7 +1,7 @@
-"""The filter as it is in the kernel: taking it over, its elements, its counters.
+"""The filter table in the kernel: loading it, its elements, its counters.
 
-Owns loading the ruleset so that live guests stay guarded. Does not own its text (`ruleset`) nor
-which ports there are (`manager`). Calls block: use a thread.
+Owns loading the ruleset without leaving running guests unfiltered. Does not own its text
+(`ruleset`) nor which ports there are (`manager`). Calls block: use a thread.
 """
 
 import logging
@@ -21,26 +21,26 @@ from qemu_node.net.filter.ruleset import FAMILY, TABLE, table_text
 
 log = logging.getLogger(__name__)
 
-# `owner`: nobody else can change the table, `flush ruleset` passes it by. `persist`: it stays when
-# we end, and the next driver takes it over. Owner without persist would open the node whenever the
-# driver restarts. Both need Linux 6.10 and nft 1.1.
+# `owner`: no other process can change the table, and `flush ruleset` skips it. `persist`: it stays
+# when we end, and the next driver takes it over; with `owner` alone, the filter would be gone
+# whenever the driver restarts. Both need Linux 6.10 and nft 1.1.
 _FLAGS = "owner, persist"
 
 
 class FilterTable:
-    """The table of this node's guests."""
+    """The filter table for this node's guests."""
 
     def __init__(self, nft: Nft) -> None:
         self._nft = nft
         self.is_owned = False
-        """Whether the kernel keeps others from changing it."""
+        """Whether the kernel keeps other processes from changing it."""
         self._rules: Rules = ()
 
     def load(self) -> None:
-        """Make the table current and ours. Elements of live guests stay, with their counters.
+        """Load the current rules and own the table. Elements stay, with their counters.
 
         Raises:
-            TableOwnedError: another driver has it; nothing was changed.
+            TableOwnedError: another driver owns it; nothing was changed.
             NftError: the kernel refused; nothing was changed.
         """
         self._load()
@@ -48,7 +48,7 @@ class FilterTable:
         self._rules = () if content is None else content.rules
 
     def is_intact(self, content: TableContent | None) -> bool:
-        """Tell whether what was read of the table has the rules that were loaded."""
+        """Tell whether `content`, as read, has the rules that we loaded."""
         return content is not None and content.rules == self._rules
 
     def _load(self) -> None:
@@ -65,15 +65,15 @@ class FilterTable:
         self._replace()
 
     def _replace(self) -> None:
-        """Load the table over one whose sets are of another version; its elements go with it.
+        """Replace a table whose sets are of another version; its elements are lost.
 
-        Until they come back, at the next reconcile, guests get nothing through: the table fails
+        Until the next reconcile adds them again, no frame of a guest passes: the table fails
         closed.
         """
         problem: NftError | None = None
-        # A table that nobody owns may be deleted but not become owned; one whose owner has ended
-        # must become ours before it may be deleted, which an nft that knows no `owner` cannot do,
-        # nor declare it again.
+        # A table without an owner may be deleted, but cannot get one. A table whose owner has
+        # ended must become ours before it may be deleted; an nft that does not know `owner` can do
+        # neither.
         removal = f"delete table {FAMILY} {TABLE}\n"
         for flags, takeover in (
             (_FLAGS, f"add table {FAMILY} {TABLE} {{ flags {_FLAGS}; }}\n"),
@@ -87,17 +87,17 @@ class FilterTable:
                 problem = exc
             else:
                 self.is_owned = bool(flags)
-                log.warning("network filter replaced: it was of another version")
+                log.warning("network filter of another version was replaced")
                 return
         assert problem is not None
         raise problem
 
     def add(self, elements: Iterable[Element]) -> None:
-        """Add elements, all or none; those that are there stay as they are."""
+        """Add elements, all or none. Existing ones are not changed."""
         self._nft.run(add_text(elements))
 
     def remove(self, elements: Iterable[Element]) -> None:
-        """Remove elements, be they there or not."""
+        """Remove elements, whether they exist or not."""
         removed = tuple(elements)
         try:
             self._nft.run(delete_text(removed, are_there=True))
@@ -109,13 +109,13 @@ class FilterTable:
     def change(self, added: Iterable[Element], removed: Iterable[Element]) -> None:
         """Remove and add elements in one transaction.
 
-        In this order: an element of the map that leads elsewhere has the same key as the right one.
+        Remove first: a wrong element of the map has the same key as the right one.
         """
         text = delete_text(removed) + add_text(added)
         if text:
             self._nft.run(text)
 
     def read(self) -> TableContent | None:
-        """Return what is in the table, None where somebody removed it."""
+        """Return the table's content; None if it was removed."""
         listing = self._nft.list_table(FAMILY, TABLE)
         return None if listing is None else parse_listing(listing)

@@ -30,7 +30,7 @@ _BRIDGE_VLANDB_ENTRY, _VLANDB_ENTRY_INFO, _VLANDB_ENTRY_RANGE = 1, 1, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeFacts:
-    """What a bridge is like, as far as VLANs go."""
+    """The settings of a bridge that matter for VLANs."""
 
     ifindex: int
     is_bridge: bool
@@ -46,13 +46,13 @@ class DeviceFacts:
 
     ifindex: int
     kind: str
-    """As `ip link add type` names it; empty: a NIC, or another device that has none."""
+    """As in `ip link add type`; empty for a NIC and other devices without a kind."""
     is_up: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkFacts:
-    """A network device: what it is called and what it is a port of."""
+    """A network device: its name, its state, and the bridge that it is a port of."""
 
     ifname: str
     ifindex: int
@@ -60,7 +60,7 @@ class LinkFacts:
     """The ifindex of its bridge; 0: none."""
     is_up: bool
     active_port: int = 0
-    """Of a bond in active-backup the ifindex of the NIC in use; 0: none, or no such bond."""
+    """For a bond in mode active-backup the ifindex of the NIC in use; 0: none, or no such bond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +69,11 @@ class PortVlans:
 
     vids: frozenset[int]
     untagged: frozenset[int]
-    """Those of `vids` whose frames have no tag, one way or both."""
+    """The VLANs in `vids` whose frames have no tag, in one direction or both."""
 
 
 def link_facts(link: bytes) -> LinkFacts:
-    """Return what the kernel's description of a device in a listing says."""
+    """Return the facts in the kernel's description of a device."""
     ifindex, flags = struct.unpack_from("=iI", link, 4)
     found = dict(attributes(link[16:]))
     return LinkFacts(
@@ -86,7 +86,7 @@ def link_facts(link: bytes) -> LinkFacts:
 
 
 def active_port(link: Mapping[int, bytes]) -> int:
-    """Return which NIC a bond in active-backup uses, by ifindex; 0: none, or no such bond.
+    """Return the ifindex of the NIC that a bond in active-backup uses; 0: none, or no such bond.
 
     Args:
         link: The attributes of the kernel's description of a device.
@@ -99,7 +99,7 @@ def active_port(link: Mapping[int, bytes]) -> int:
 
 
 def device_facts(link: bytes) -> DeviceFacts:
-    """Return what the kernel's description of a device says that it is."""
+    """Return the kind and state in the kernel's description of a device."""
     ifindex, flags = struct.unpack_from("=iI", link, 4)
     info = pick(pick(link[16:], IFLA_LINKINFO).get(IFLA_LINKINFO, b""), IFLA_INFO_KIND)
     kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
@@ -107,7 +107,7 @@ def device_facts(link: bytes) -> DeviceFacts:
 
 
 def bridge_facts(link: bytes) -> BridgeFacts:
-    """Return what the kernel's description of a device says of it as a bridge."""
+    """Return the bridge settings in the kernel's description of a device."""
     (ifindex,) = struct.unpack_from("=i", link, 4)
     found = pick(link[16:], IFLA_MTU, IFLA_LINKINFO)
     info = pick(found.get(IFLA_LINKINFO, b""), IFLA_INFO_KIND, IFLA_INFO_DATA)
@@ -120,7 +120,7 @@ def bridge_facts(link: bytes) -> BridgeFacts:
         _IFLA_BR_VLAN_DEFAULT_PVID,
     )
     (mtu,) = struct.unpack("=I", found[IFLA_MTU])
-    # A kernel without VLAN filtering leaves both out.
+    # A kernel without VLAN filtering leaves out both.
     (default_pvid,) = struct.unpack("=H", data.get(_IFLA_BR_VLAN_DEFAULT_PVID, b"\0\0"))
     return BridgeFacts(
         ifindex=ifindex,

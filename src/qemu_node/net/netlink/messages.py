@@ -1,11 +1,11 @@
-"""What is asked of rtnetlink to change something, packed by hand. Pure.
+"""The requests to rtnetlink that change something, packed by hand. Pure.
 
-Owns the layout of these messages, and attributes both ways. Does not own sending them (`rtnl`),
-what the kernel answers (`answers`), traffic control (`traffic`) or the order of the steps
+Owns the layout of these messages, and packing and parsing attributes. Does not own sending them
+(`rtnl`), what the kernel answers (`answers`), traffic control (`traffic`) or the order of the steps
 (`port.bridgeport`).
 
-pyroute2 could pack and send them; its asyncio core takes six times as long for each as the kernel
-does, and here a start waits. Numbers are those of
+pyroute2 could do this, but its asyncio core takes six times as long for a message as the kernel,
+and a start has to wait. Numbers are those of
 include/uapi/linux/{netlink,rtnetlink,if_link,if_bridge,neighbour}.h.
 """
 
@@ -30,12 +30,12 @@ _IFLA_BRIDGE_VLAN_INFO = 2
 _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 0x8, 0x10
 _NDA_LLADDR, _NUD_NOARP, _NTF_MASTER, _NTF_STICKY = 2, 0x40, 0x04, 0x40
 
-# Options of a guest's port. `guard` closes the port at a BPDU, where the bridge speaks STP at all.
-# With a forwarding entry of its own for the guest's address a port need neither learn nor be
-# flooded with frames for unknown ones. Without a router on it, it gets the multicast that it asked
-# for, whatever queries the guest sends. Frames for 01:80:c2:00:00:0x, all that can be let through
-# (0xfffd, br_private.h BR_GROUPFWD_RESTRICTED), are forwarded and so seen, and dropped, by the
-# ruleset, instead of being handed to the node's own stack.
+# Options of a guest's port. `guard` closes the port after a BPDU, if the bridge uses STP. The
+# guest's address has a static forwarding entry, so the port neither learns addresses nor gets
+# frames for unknown ones. It is never a multicast router, so queries from the guest change nothing.
+# Frames for 01:80:c2:00:00:0x, as far as the kernel allows it (0xfffd, br_private.h
+# BR_GROUPFWD_RESTRICTED), are forwarded, so that the ruleset sees and drops them; otherwise the
+# node's own stack would get them.
 _PORT_OPTIONS: dict[int, bytes] = {
     5: b"\1",  # IFLA_BRPORT_GUARD
     8: b"\0",  # IFLA_BRPORT_LEARNING
@@ -55,13 +55,13 @@ class Request(NamedTuple):
     """`RTM_…`."""
     body: bytes
     what: str
-    """What it does, for the error: "cannot …"."""
+    """What it does, for the error message "cannot …"."""
     flags: int = 0
-    """`NLM_F_…`, beside those of every request."""
+    """Further `NLM_F_…` flags."""
 
 
 def set_master(ifindex: int, master: int, mtu: int) -> Request:
-    """Make the device a port of the bridge `master`, with its MTU, so that it keeps its own."""
+    """Make the device a port of the bridge `master`, with the bridge's MTU, so that it stays."""
     body = link_header(ifindex)
     body += attribute(IFLA_MTU, struct.pack("=I", mtu))
     body += attribute(IFLA_MASTER, struct.pack("=I", master))
@@ -71,12 +71,12 @@ def set_master(ifindex: int, master: int, mtu: int) -> Request:
 def add_vlans(
     ifindex: int, ranges: Iterable[tuple[int, int]], *, is_untagged: bool = False
 ) -> Request:
-    """Let a port carry VLANs; those it carries already it then carries as told."""
+    """Let a port carry VLANs. VLANs that it carries already get the new tagging."""
     return _vlans(RTM_SETLINK, "add", ifindex, vlan_attributes(ranges, is_untagged=is_untagged))
 
 
 def delete_vlans(ifindex: int, ranges: Iterable[tuple[int, int]]) -> Request:
-    """Let a port carry VLANs no longer; those it does not carry are no error."""
+    """Stop a port from carrying VLANs. It is no error if it does not carry them."""
     return _vlans(RTM_DELLINK, "remove", ifindex, vlan_attributes(ranges, is_untagged=False))
 
 
@@ -86,11 +86,12 @@ def _vlans(kind: int, verb: str, ifindex: int, infos: Sequence[bytes]) -> Reques
 
 
 def vlan_attributes(ranges: Iterable[tuple[int, int]], *, is_untagged: bool) -> list[bytes]:
-    """Return the attributes that name VLANs to a bridge port.
+    """Return the attributes for VLANs of a bridge port.
 
     Args:
-        ranges: First and last of each; they are not checked.
-        is_untagged: The VLAN is that of untagged frames, both ways; it is one alone then.
+        ranges: The first and last VLAN of each range; not checked.
+        is_untagged: Frames of the VLAN are untagged in both directions. There must be only one
+            VLAN.
     """
     flags = VLAN_PVID | VLAN_UNTAGGED if is_untagged else 0
     found = []
@@ -106,14 +107,14 @@ def vlan_attributes(ranges: Iterable[tuple[int, int]], *, is_untagged: bool) -> 
 
 
 def add_address(ifindex: int, mac: str) -> Request:
-    """Tie an address to a port, in all its VLANs: no frame from elsewhere moves it."""
+    """Bind an address to a port in all its VLANs: a frame from another port cannot move it."""
     body = struct.pack("=BxxxiHBB", AF_BRIDGE, ifindex, _NUD_NOARP, _NTF_MASTER | _NTF_STICKY, 0)
     body += attribute(_NDA_LLADDR, bytes.fromhex(mac.replace(":", "")))
-    return Request(RTM_NEWNEIGH, body, "tie the MAC address", NLM_F_CREATE | NLM_F_REPLACE)
+    return Request(RTM_NEWNEIGH, body, "bind the MAC address", NLM_F_CREATE | NLM_F_REPLACE)
 
 
 def set_up(ifindex: int, *, is_isolated: bool) -> Request:
-    """Give a port the options of a guest's, then set it up: in one request, in this order."""
+    """Give a port the options for a guest and set it up, in this order, in one request."""
     body = link_header(ifindex, flags=IFF_UP) + _port_options(is_isolated=is_isolated)
     return Request(RTM_NEWLINK, body, "set the port's options")
 
@@ -129,7 +130,7 @@ def _port_options(*, is_isolated: bool) -> bytes:
 
 
 def make_device(ifname: str, kind: str, *, tx_queues: int, tx_queue_frames: int) -> Request:
-    """Make a device of a kind, which must not be there."""
+    """Make a device of a kind. It must not exist."""
     body = link_header(0) + attribute(IFLA_IFNAME, ifname.encode() + b"\0")
     body += attribute(_IFLA_TXQLEN, struct.pack("=I", tx_queue_frames))
     body += attribute(_IFLA_NUM_TX_QUEUES, struct.pack("=I", tx_queues))
@@ -143,18 +144,18 @@ def set_up_device(ifindex: int) -> Request:
 
 
 def set_down(ifindex: int) -> Request:
-    """Set a device down: it passes nothing."""
+    """Set a device down, so that it passes no frame."""
     body = struct.pack("=BxHiII", 0, 0, ifindex, 0, IFF_UP)
     return Request(RTM_NEWLINK, body, "set the device down")
 
 
 def delete_link(ifindex: int) -> Request:
-    """Remove a device, whoever holds it open."""
+    """Remove a device, even if a process has it open."""
     return Request(RTM_DELLINK, link_header(ifindex), "remove the device")
 
 
 def link_header(ifindex: int, *, family: int = 0, flags: int = 0) -> bytes:
-    """Return a `struct ifinfomsg` that changes the given flags alone."""
+    """Return a `struct ifinfomsg` that changes only the given flags."""
     return struct.pack("=BxHiII", family, 0, ifindex, flags, flags)
 
 
@@ -169,7 +170,7 @@ def nested(kind: int, *values: bytes) -> bytes:
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and value of the attributes in `data`; what is cut off at the end is left out."""
+    """Yield type and value of each attribute in `data`; ignore an incomplete one at the end."""
     at, end = 0, len(data)
     while at + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
@@ -180,10 +181,10 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def pick(data: bytes, *kinds: int) -> dict[int, bytes]:
-    """Return those of `kinds` that are in `data`, each once; looks no further than it must.
+    """Return the first attribute of each of `kinds` in `data`; stop when all are found.
 
-    The same walk as that of `attributes`, which takes three times as long: the answer about a
-    bridge has eighty, and a start waits.
+    It is three times as fast as `attributes`: the answer about a bridge has eighty attributes, and
+    a start has to wait.
     """
     found: dict[int, bytes] = {}
     at, end = 0, len(data)

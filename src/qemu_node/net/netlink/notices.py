@@ -1,12 +1,12 @@
-"""What the kernel tells of changes to devices, VLANs and nftables, and what VMs lose by it. Pure.
+"""The kernel's messages about network changes, and what VMs lose by them. Pure.
 
-Owns reading these messages and that judgement. Does not own hearing them (`watch`) nor putting
-anything right (`manager`).
+Owns parsing messages about devices, VLANs and nftables, and that judgement. Does not own receiving
+them (`watch`) nor repairing anything (`manager`).
 
-A message is not told apart by who caused it. What counts is whether live VMs are without something
-afterwards: a driver that detaches a port has forgotten it before the kernel tells, and an attach
-takes nothing away. So a change of our own, seen here again, is mostly none that concerns us, and
-at the worst one reconcile that finds nothing to do. Numbers are those of
+A message does not say which process caused the change. What counts is whether running VMs lack
+something afterwards. Our own changes usually do not count: a driver that detaches a port has
+forgotten it before the message comes, and an attach takes nothing away. At worst there is one
+reconcile that finds nothing to do. Numbers are those of
 include/uapi/linux/{rtnetlink,if_link,if_bridge}.h and netfilter/{nfnetlink,nf_tables}.h.
 """
 
@@ -25,7 +25,7 @@ _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWVLAN, _RTM_DELVLAN = 16, 17, 112, 113
 _AF_BRIDGE = 7
 _IFF_UP = 1
 _IS_NEW = 0xFFFFFFFF
-"""`ifi_change` of a device that was just made: all of its flags are news."""
+"""`ifi_change` of a new device: all its flags count as changed."""
 _IFLA_IFNAME, _IFLA_MASTER = 3, 10
 _VLANDB_ENTRY, _VLANDB_INFO, _VLANDB_RANGE = 1, 1, 2
 _PVID_OR_UNTAGGED = 0x6
@@ -36,14 +36,14 @@ _NFT_DELTABLE, _NFT_DELCHAIN, _NFT_NEWRULE, _NFT_DELRULE, _NFT_DELSET = 2, 5, 6,
 _NFT_DELSETELEM = 14
 _NFT_RULES = (_NFT_DELTABLE, _NFT_DELCHAIN, _NFT_NEWRULE, _NFT_DELRULE, _NFT_DELSET)
 _TABLE_NAME = 1
-"""The table's name: the first attribute of tables, chains, rules, sets and elements alike."""
+"""The table's name: attribute 1 of tables, chains, rules, sets and elements."""
 _ELEMENTS, _ELEMENT_KEY, _DATA_VALUE = 3, 1, 1
 _IFNAME_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkNotice:
-    """A device is there, or has changed; or it has left its bridge, or is gone."""
+    """A device is new or has changed, has left its bridge, or is gone."""
 
     ifindex: int
     ifname: str
@@ -58,7 +58,7 @@ class LinkNotice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VlanNotice:
-    """A port of a bridge carries VLANs from now on, or no longer."""
+    """A bridge port has begun or stopped to carry VLANs."""
 
     ifindex: int
     first: int
@@ -69,23 +69,23 @@ class VlanNotice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableNotice:
-    """Something of a table was removed, or a rule was added."""
+    """Something in a table was removed, or a rule was added."""
 
     table: str
     """Family and name, as nft writes them."""
     taps: frozenset[str] | None
-    """The TAPs whose elements are gone; None: more than elements."""
+    """The TAPs whose elements were removed; None: more than elements."""
 
 
 UPLINK_MOVED = "the uplink's NIC"
-"""The loss of who is behind another NIC than before, until the switches are told."""
+"""The loss if the uplink has changed its NIC: switches must learn the VMs' addresses anew."""
 
 Notice = LinkNotice | VlanNotice | TableNotice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """What must not be taken away."""
+    """What VMs need and others must not remove."""
 
     bridge: str
     uplink: str
@@ -93,16 +93,16 @@ class Watched:
     tables: frozenset[str]
     """As in `TableNotice`."""
     ports: Mapping[str, PortSpec]
-    """Those of live VMs, by TAP."""
+    """The ports of running VMs, by TAP."""
 
     @property
     def vids(self) -> frozenset[int]:
-        """The VLANs that the uplink has to carry."""
+        """The VLANs that the uplink must carry."""
         return frozenset[int]().union(*(port.vids for port in self.ports.values()))
 
 
 def route_notices(data: bytes) -> Iterator[LinkNotice | VlanNotice]:
-    """Yield what rtnetlink tells; what is no message of these kinds is passed over."""
+    """Yield the notices in messages of rtnetlink; skip other messages."""
     for kind, body in _messages(data):
         if kind in (_RTM_NEWLINK, _RTM_DELLINK) and len(body) >= 16:
             yield from _link_notices(body, is_gone=kind == _RTM_DELLINK)
@@ -111,7 +111,7 @@ def route_notices(data: bytes) -> Iterator[LinkNotice | VlanNotice]:
 
 
 def table_notices(data: bytes) -> Iterator[TableNotice]:
-    """Yield what nftables tells; what is no message of these kinds is passed over."""
+    """Yield the notices in messages of nftables; skip other messages."""
     for kind, body in _messages(data):
         subsystem, event = kind >> 8, kind & 0xFF
         if subsystem != _NFT_SUBSYSTEM or len(body) < 4:
@@ -125,7 +125,7 @@ def table_notices(data: bytes) -> Iterator[TableNotice]:
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and body of each message; one that is cut off, and what follows, is left out."""
+    """Yield type and body of each message; stop at an incomplete one."""
     while len(data) >= _HEADER_BYTES:
         length, kind = struct.unpack_from("=IH", data)
         if not _HEADER_BYTES <= length <= len(data):
@@ -138,7 +138,7 @@ def _link_notices(body: bytes, *, is_gone: bool) -> Iterator[LinkNotice]:
     family, ifindex, flags, change = struct.unpack_from("=BxxxiII", body)
     of_bridge = family == _AF_BRIDGE
     if of_bridge and not is_gone:
-        # What a port is like as one: its VLANs come by themselves, with what has become of each.
+        # A change of port settings. VLANs have messages of their own.
         return
     found = dict(attributes(body[16:]))
     yield LinkNotice(
@@ -171,7 +171,7 @@ def _vlan_notices(body: bytes, *, is_gone: bool) -> Iterator[VlanNotice]:
 
 
 def _taps(elements: bytes) -> frozenset[str]:
-    """Return the TAPs that elements are keyed by: the first part of every key of ours."""
+    """Return the TAPs in the keys of elements: the first part of each key of ours."""
     keys = (dict(attributes(element)).get(_ELEMENT_KEY, b"") for _, element in attributes(elements))
     values = (dict(attributes(key)).get(_DATA_VALUE, b"") for key in keys)
     return frozenset(_text(value[:_IFNAME_BYTES]) for value in values)
@@ -182,23 +182,23 @@ def _text(data: bytes) -> str:
 
 
 class Judge:
-    """Decides which notices concern VMs. It remembers which bridge and uplink there were."""
+    """Decides which notices concern VMs. Remembers the bridge and the uplink."""
 
     def __init__(self, links: Iterable[LinkFacts]) -> None:
-        """Take the devices that there are before the first notice."""
+        """Take the devices that exist before the first notice."""
         self._known = {link.ifname: (link.ifindex, link.master) for link in links}
         self._active = {link.ifname: link.active_port for link in links}
 
     def losses(
         self, notices: Iterable[Notice], names: Mapping[int, str], watched: Watched
     ) -> list[str]:
-        """Return what VMs may have lost, in words; nothing: none of the notices concerns them.
+        """Return in words what VMs may have lost; empty if no notice concerns them.
 
         Args:
-            notices: In the order in which they came.
-            names: The devices that there are now, by ifindex. A TAP that is gone has lost nothing:
-                it went with its QEMU.
-            watched: What VMs need now.
+            notices: The notices in order.
+            names: The names of the existing devices, by ifindex. A TAP that is gone is not a loss:
+                its QEMU has ended.
+            watched: What VMs need at present.
         """
         found: list[str] = []
         vlans: dict[tuple[str, int], VlanNotice] = {}
@@ -209,7 +209,7 @@ class Judge:
                 case TableNotice():
                     found += _table_losses(notice, watched)
                 case VlanNotice():
-                    # The last word on each VLAN counts: one may come and go within one request.
+                    # The last notice about each VLAN counts: one request may remove and add it.
                     name = names.get(notice.ifindex, "")
                     if name and (name == watched.uplink or name in watched.ports):
                         vids = range(notice.first, min(notice.last, 4095) + 1)
@@ -242,7 +242,7 @@ class Judge:
                 yield UPLINK_MOVED
 
     def _has_moved(self, notice: LinkNotice) -> bool:
-        """Tell whether the uplink leads out at another NIC than before, or at one again."""
+        """Tell whether the uplink uses another NIC than before, or has one again."""
         last = self._active.get(notice.ifname, 0)
         if notice.has_left:
             return False
@@ -258,10 +258,11 @@ def _table_losses(notice: TableNotice, watched: Watched) -> Iterator[str]:
 
 
 def _is_wrong(name: str, vid: int, notice: VlanNotice, watched: Watched) -> bool:
-    """Tell whether a port should not be as the last notice of one of its VLANs says.
+    """Tell whether the last notice about a VLAN of a port contradicts what the port should be.
 
-    A VLAN too many on the uplink opens no VM anything: it waits for the next round. But one that
-    is untagged there is the operating system's, which is to be known before a VM starts in it.
+    A VLAN too many on the uplink gives no VM access to anything, so it can wait for the next
+    reconcile. But an untagged one belongs to the operating system, and that must be known before a
+    VM starts in it.
     """
     port = watched.ports.get(name)
     if port is None:

@@ -1,8 +1,8 @@
-"""The socket to rtnetlink: sending requests, reading what there is, and the errors of both.
+"""The socket to rtnetlink: sending requests, reading the state, and errors.
 
-Owns the exchange. Does not own the layout of requests (`messages`) and answers (`answers`). These
-calls block, a millisecond at most unless others hold the kernel's RTNL lock: use a thread. Numbers
-are those of include/uapi/linux/{netlink,rtnetlink,if_link}.h.
+Owns the exchange. Does not own the layout of requests (`messages`) and answers (`answers`). Calls
+block, for a millisecond at most unless another process holds the kernel's RTNL lock: use a thread.
+Numbers are those of include/uapi/linux/{netlink,rtnetlink,if_link}.h.
 """
 
 import errno
@@ -44,19 +44,19 @@ _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 1 << 3
 
 _RECEIVE_BYTES = 1 << 16
 _TIMEOUT = struct.pack("@ll", 10, 0)
-"""A `struct timeval`. The kernel has answered before a request is sent, so that nothing is waited
-for; a timeout of Python's own would cost a poll for each call all the same."""
+"""A `struct timeval`. The kernel's answer is there as soon as the request is sent; Python's own
+timeout would add a poll(2) to each call."""
 
 
 _Answer = tuple[int, int, bytes]
-"""The sequence number of what is answered, the answer's type and its payload."""
+"""The sequence number of the request, the answer's type and its payload."""
 
 
 class RouteSocket:
     """A rtnetlink socket, for one thread at a time.
 
-    It is opened by the first request. One that failed without an answer closes it, and the next
-    opens another: the answer might still come.
+    The first request opens it. A request that gets no answer closes it, and the next one opens a
+    new socket, because a late answer might still arrive.
     """
 
     def __init__(self) -> None:
@@ -83,16 +83,17 @@ class RouteSocket:
     # Changing
 
     def do(self, *requests: Request) -> None:
-        """Send requests to the kernel in one call, and see that all of them were done.
+        """Send requests to the kernel in one call; raise unless all were done.
 
-        The kernel does them in this order, and goes on after one that it refuses.
+        The kernel handles them in this order, and continues after one that it refuses.
 
         Raises:
-            NetworkError: it refused one, and this is the first of them. That one changed nothing,
-                but for VLANs, which the kernel takes one by one.
+            NetworkError: the kernel refused a request; the error is that of the first one. A
+                refused request changed nothing, except for VLANs, which the kernel sets one by one.
         """
         first, last = self._sequence + 1, self._sequence + len(requests)
-        # A refusal is told in any case; that the last one is done says that there are no others.
+        # The kernel always reports a refusal. The answer to the last request shows that there are
+        # no more.
         messages = [
             _message(kind, flags | (_NLM_F_ACK if number == last else 0), number, body)
             for number, (kind, body, _, flags) in enumerate(requests, first)
@@ -103,20 +104,20 @@ class RouteSocket:
     # Reading
 
     def read_bridge(self, ifname: str) -> BridgeFacts | None:
-        """Return what the device `ifname` is like as a bridge, None where there is none."""
+        """Return the bridge settings of the device `ifname`; None if it does not exist."""
         link = self._read_link(ifname)
         return None if link is None else bridge_facts(link)
 
     def has_link(self, ifname: str) -> bool:
-        """Tell whether there is a device of this name.
+        """Tell whether a device of this name exists.
 
-        To ask for its index by ioctl, as `socket.if_nametoindex` does, would have the kernel look
-        for a module of its name, by a process (`dev_load`).
+        Not by `socket.if_nametoindex`: its ioctl makes the kernel start a process that looks for a
+        module of that name (`dev_load`).
         """
         return self._read_link(ifname) is not None
 
     def _read_link(self, ifname: str) -> bytes | None:
-        """Return the kernel's description of a device, without its counters; None: no such one."""
+        """Return the kernel's description of a device, without counters; None if there is none."""
         what = f"read {ifname}"
         body = link_header(0) + attribute(IFLA_IFNAME, ifname.encode() + b"\0")
         body += attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
@@ -128,7 +129,7 @@ class RouteSocket:
         return reply
 
     def read_device(self, ifname: str) -> DeviceFacts | None:
-        """Return what kind of device `ifname` is, None where there is none."""
+        """Return the kind of the device `ifname`; None if it does not exist."""
         link = self._read_link(ifname)
         return None if link is None else device_facts(link)
 
@@ -138,10 +139,10 @@ class RouteSocket:
         return [link_facts(link) for link in listing]
 
     def read_vlans(self, ifindex: int = 0) -> dict[int, PortVlans]:
-        """Return the VLANs of bridge ports, and of bridges themselves, by ifindex.
+        """Return the VLANs of bridges and their ports, by ifindex.
 
         Args:
-            ifindex: One device; 0: of all of this network namespace, those without VLANs left out.
+            ifindex: One device; 0: all devices with VLANs in this network namespace.
         """
         body = struct.pack("=BxxxI", AF_BRIDGE, ifindex)
         return port_vlans(self.dump(_RTM_GETVLAN, body, "read VLANs"))
@@ -150,10 +151,10 @@ class RouteSocket:
         """Yield the payload of each message of a listing.
 
         Raises:
-            NetworkError: the kernel refused, or knows no such listing.
+            NetworkError: the kernel refused, or does not know this listing.
         """
         for _, answer, payload in self._ask(kind, body, what, _NLM_F_DUMP):
-            # Either end carries the error code of the whole.
+            # Both of them end the listing and hold its error code.
             if answer in (_NLMSG_ERROR, _NLMSG_DONE):
                 _check(payload, what)
             else:
@@ -166,12 +167,13 @@ class RouteSocket:
     # Both
 
     def _exchange(self, messages: bytes, last: int, what: str) -> list[_Answer]:
-        """Send messages, and return all that the kernel answers to them.
+        """Send messages and return all answers of the kernel.
 
         Args:
-            messages: All complete.
-            last: The sequence number of the last one, which is one that is answered in any case.
-            what: What an error says could not be done.
+            messages: Complete messages.
+            last: The sequence number of the last one, which must be one that the kernel always
+                answers.
+            what: What cannot be done, for the error message.
 
         Raises:
             NetworkError: there was no answer.
@@ -209,20 +211,20 @@ def _open() -> socket.socket:
 
 
 def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    """Return a message, padded so that another one can follow."""
+    """Return a message, padded so that another can follow."""
     header = _HEADER.pack(_HEADER.size + len(body), kind, flags | _NLM_F_REQUEST, sequence, 0)
     return header + body + b"\0" * (-len(body) % 4)
 
 
 def _check(payload: bytes, what: str) -> None:
-    """Raise the error that the kernel tells, if it tells one.
+    """Raise the kernel's error, if there is one.
 
     Raises:
-        NetworkError: in the kernel's own words, where it has any.
+        NetworkError: with the kernel's own message, if it has one.
     """
     (code,) = struct.unpack_from("=i", payload)
     if code:
-        # After the code the header of our request, then what the kernel says in words.
+        # After the code come the header of our request and the kernel's message.
         words = pick(payload[20:], _NLMSGERR_ATTR_MSG).get(_NLMSGERR_ATTR_MSG, b"")
         text = words.rstrip(b"\0").decode(errors="replace") or os.strerror(-code)
         hint = "the driver must run as root" if -code == errno.EPERM else None

@@ -1,10 +1,10 @@
-"""What is asked of the kernel's traffic control about frames that a guest sends. Pure.
+"""The requests to the kernel's traffic control for frames that a guest sends. Pure.
 
 Owns the layout of these messages. Does not own sending them (`rtnl`) nor what they are for (`rate`,
 `checksums`). Numbers are those of include/uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h and
 include/uapi/linux/tc_act/tc_mirred.h.
 
-Filters of a TAP are asked in the order of their priority: the policer lets pass on to the redirect.
+A TAP's filters run in the order of their priority: first the policer, then the redirect.
 """
 
 import socket
@@ -40,35 +40,35 @@ _POLICER, _REDIRECT = 1, 2
 
 
 def no_queue(ifindex: int) -> Request:
-    """Let a device send at once, on the CPU that has a frame for it."""
+    """Let a device send without a queue, on the CPU that has the frame."""
     body = _TC.pack(0, ifindex, 0, _TC_H_ROOT, 0) + attribute(_TCA_KIND, b"noqueue\0")
     return Request(_RTM_NEWQDISC, body, "set a queueing discipline", NLM_F_CREATE | NLM_F_REPLACE)
 
 
 def redirect(ifindex: int, target: int) -> list[Request]:
-    """Send what comes in at a device out at another one; it must have no such filter yet."""
+    """Redirect frames that come in at a device to another one. There must be no redirect yet."""
     parameters = _MIRRED.pack(0, 0, _TC_ACT_STOLEN, 0, 0, _TCA_EGRESS_REDIR, target)
     action = _action(b"mirred", attribute(_TCA_MIRRED_PARMS, parameters))
     return [_classifier(ifindex), _matchall(ifindex, _REDIRECT, action)]
 
 
 def forget_redirect(ifindex: int) -> Request:
-    """Remove the filter of `redirect`, which must be there."""
+    """Remove the filter of `redirect`, which must exist."""
     body = _TC.pack(0, ifindex, 0, _INGRESS, _info(_REDIRECT))
     return Request(_RTM_DELTFILTER, body, "remove a filter")
 
 
 def police(ifindex: int, rate_bytes_per_s: int, burst_bytes: int, mtu_bytes: int) -> list[Request]:
-    """Drop what comes in at a device beyond a rate.
+    """Drop incoming frames of a device above a rate.
 
     Args:
         ifindex: The device.
         rate_bytes_per_s: The rate.
-        burst_bytes: What may come at once.
-        mtu_bytes: Of a longer frame none passes.
+        burst_bytes: How much may come at once.
+        mtu_bytes: Longer frames are always dropped.
     """
     burst_ticks = burst_bytes * 1_000_000_000 // rate_bytes_per_s // _TICK_NS
-    # The table of rates must be there; what is in it has not counted since Linux 3.8.
+    # The table of rates must be present, but Linux has ignored its content since 3.8.
     rate = struct.pack("=BBHhHI", 3, 0, 0, -1, 0, rate_bytes_per_s)
     parameters = struct.pack("=IiIII", 0, _TC_ACT_SHOT, 0, burst_ticks, mtu_bytes)
     action = _action(
@@ -81,12 +81,12 @@ def police(ifindex: int, rate_bytes_per_s: int, burst_bytes: int, mtu_bytes: int
 
 
 def listing(ifindex: int) -> bytes:
-    """Return the body of what asks for the filters of what comes in at a device."""
+    """Return the body of a request for a device's filters of incoming frames."""
     return _TC.pack(0, ifindex, 0, _INGRESS, 0)
 
 
 def redirected_to(filters: Iterable[bytes]) -> Iterator[int]:
-    """Yield the devices that the answers to a listing redirect to."""
+    """Yield the devices to which the filters in a listing redirect."""
     for answer in filters:
         options = pick(answer[_TC.size :], _TCA_OPTIONS).get(_TCA_OPTIONS, b"")
         actions = pick(options, _TCA_MATCHALL_ACT).get(_TCA_MATCHALL_ACT, b"")
@@ -99,7 +99,7 @@ def redirected_to(filters: Iterable[bytes]) -> Iterator[int]:
 
 
 def _classifier(ifindex: int) -> Request:
-    """Let a device have filters; where it can already, nothing changes."""
+    """Let a device have filters. Idempotent."""
     body = _TC.pack(0, ifindex, _CLSACT_HANDLE, _TC_H_CLSACT, 0)
     body += attribute(_TCA_KIND, b"clsact\0")
     return Request(_RTM_NEWQDISC, body, "set a queueing discipline", NLM_F_CREATE)
@@ -118,5 +118,5 @@ def _action(kind: bytes, *options: bytes) -> bytes:
 
 
 def _info(priority: int) -> int:
-    """Return the priority, and that frames of all protocols are meant."""
+    """Return the priority, with "all protocols"."""
     return priority << 16 | socket.htons(_ETH_P_ALL)

@@ -1,7 +1,7 @@
-"""Hearing from the kernel what others do to the network of VMs, as soon as they do it.
+"""The kernel's messages about changes to the network of VMs, as they happen.
 
-Owns the sockets of its multicast groups, and gathering what comes at once. Does not own what a
-message means (`notices`) nor what is done about it.
+Owns the sockets of the kernel's multicast groups, and collecting messages that come together. Does
+not own what a message means (`notices`) nor what is done about it.
 """
 
 import asyncio
@@ -26,21 +26,21 @@ _NFT_GROUPS = (7,)
 """NFNLGRP_NFTABLES: include/uapi/linux/netfilter/nfnetlink.h."""
 _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 4 << 20
-"""Hundreds of VMs starting at once; a device's message counts as 4 KiB or so."""
+"""For hundreds of VMs that start at once; a message about a device takes about 4 KiB."""
 _RECEIVE_BYTES = 1 << 16
 _NOTICES_MAX = 10_000
 _SETTLE_S = 0.05
-"""What happens together, such as the end of a bridge and of its ports, is looked at together."""
+"""Changes that belong together, such as the end of a bridge and its ports, are judged together."""
 
 
 class Watch:
-    """Hears of changes in this network namespace, from its making on; of one event loop."""
+    """Receives the changes in this network namespace from now on, in one event loop."""
 
     def __init__(self) -> None:
-        """Begin to hear.
+        """Begin to receive.
 
         Raises:
-            NetworkError: the kernel does not let us.
+            NetworkError: the kernel refused.
         """
         self._heard = asyncio.Event()
         self._notices: list[Notice] = []
@@ -54,9 +54,7 @@ class Watch:
                 self._judge = Judge(route.read_links())
         except OSError as exc:
             self.close()
-            raise NetworkError(
-                f"the kernel tells nothing of changes: {exc.strerror or exc}"
-            ) from exc
+            raise NetworkError(f"cannot watch the network: {exc.strerror or exc}") from exc
         except BaseException:
             self.close()
             raise
@@ -86,17 +84,17 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop receiving."""
         while self._sockets:
             sock = self._sockets.pop()
             self._loop.remove_reader(sock)
             sock.close()
 
     async def losses(self, watched: Callable[[], Watched]) -> list[str]:
-        """Return, once there is something, what VMs may have lost, in words.
+        """Wait until VMs may have lost something; return what, in words.
 
         Args:
-            watched: Returns what VMs need; asked when there is something to judge.
+            watched: Returns what VMs need at present.
         """
         while True:
             await self._heard.wait()
@@ -107,12 +105,12 @@ class Watch:
             names = dict(socket.if_nameindex())
             found = self._judge.losses(notices, names, watched())
             if is_lost:
-                found.append("unknown: there were more messages than could be heard")
+                found.append("unknown: some of the kernel's messages were lost")
             if found:
                 return found
 
     def _receive(self, sock: socket.socket, read: Callable[[bytes], Iterator[Notice]]) -> None:
-        """Take what has come; it is only judged later, when all of it is there."""
+        """Take the messages that have come. They are judged later, together."""
         while True:
             try:
                 data, (sender, _) = sock.recvfrom(_RECEIVE_BYTES)
@@ -120,10 +118,13 @@ class Watch:
                 break
             except OSError as exc:
                 if exc.errno != errno.ENOBUFS:
-                    log.warning("changes by others not heard of", extra={"error": str(exc)})
+                    log.warning(
+                        "cannot receive the kernel's messages about changes",
+                        extra={"error": str(exc)},
+                    )
                 self._is_lost = True
                 break
-            # Others than the kernel may write to this socket as well.
+            # Other processes may also send to this socket.
             if sender == 0:
                 self._notices += read(data)
         if len(self._notices) > _NOTICES_MAX:

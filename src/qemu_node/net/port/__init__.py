@@ -1,1 +1,1 @@
-"""One TAP as a port of the bridge: its steps, its limits, the uplink, what has to be repaired."""
+"""A TAP as a port of the bridge: its setup, its limits, its repair; the uplink."""

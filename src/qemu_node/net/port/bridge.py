@@ -1,6 +1,6 @@
-"""The node's bridge: whether it is what VMs need, and what is wrong with it otherwise.
+"""The node's bridge: whether it is fit for VMs, and what is wrong with it.
 
-Owns these judgements. Does not own making the bridge, which the operating system does. Calls block:
+Owns these checks. Does not own making the bridge, which the operating system does. Calls block:
 use a thread.
 """
 
@@ -15,15 +15,15 @@ from qemu_node.vlans import VID_MIN, format_vlans
 
 
 def check_bridge(route: RouteSocket, ifname: str) -> BridgeFacts:
-    """Return the facts of the node's bridge, which keeps VLANs apart.
+    """Return the facts of the node's bridge; raise unless it keeps VLANs apart.
 
-    Asked for every port anew: on a bridge whose filtering somebody turned off all VMs would share
-    one network, and the kernel would say nothing. With multicast snooping one query of a guest
-    would have multicast of all VLANs forwarded to those alone that asked for it, so that others
-    lose neighbor discovery.
+    Checked for every port: if the VLAN filtering is turned off, all VMs share one network, and the
+    kernel reports no error. With multicast snooping, a query from one guest makes the bridge
+    forward multicast of all VLANs only to guests that have joined, so that others lose neighbor
+    discovery.
 
     Raises:
-        BridgeUnfitError: it is not there, no bridge, does not filter VLANs, or snoops.
+        BridgeUnfitError: it does not exist, is not a bridge, does not filter VLANs, or snoops.
         NetworkError: the kernel did not answer.
     """
     facts = route.read_bridge(ifname)
@@ -47,7 +47,7 @@ def check_bridge(route: RouteSocket, ifname: str) -> BridgeFacts:
 
 
 def bridge_problems(config: NetworkConfig) -> list[str]:
-    """Return what is wrong with bridge and uplink, each with what to do; nothing is changed."""
+    """Return what is wrong with bridge and uplink, each with what to do. Changes nothing."""
     if not config.bridge:
         return []
     try:
@@ -66,7 +66,7 @@ def _problems(route: RouteSocket, bridge: BridgeFacts, config: NetworkConfig) ->
     if uplink and uplink not in links:
         yield f"the uplink {uplink} does not exist (network.uplink in node.toml names it)"
     elif uplink and links[uplink].master != bridge.ifindex:
-        yield f"the uplink {uplink} is no port of {name} (ip link set {uplink} master {name})"
+        yield f"the uplink {uplink} is not a port of {name} (ip link set {uplink} master {name})"
     own = route.read_vlans(bridge.ifindex).get(bridge.ifindex)
     if own is not None and (open_ := own.vids - {config.management_vlan, VID_MIN - 1}):
         yield (

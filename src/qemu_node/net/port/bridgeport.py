@@ -39,36 +39,36 @@ def join_bridge(
     is_new: bool,
     checksums: int = 0,
 ) -> None:
-    """Make a TAP the port that `port` says, but for what `open_port` does.
+    """Make a TAP the port that `port` describes, except for what `open_port` does.
 
-    A new one is still down: it passes no frame. The kernel removes all of this with the TAP.
+    A new TAP stays down and passes no frame. The kernel removes all settings with the TAP.
 
     Args:
-        route: Where to ask.
-        port: What it is to be.
+        route: The socket.
+        port: The port's settings.
         ifindex: The TAP's.
-        bridge: The node's bridge, as `check_bridge` found it just now.
-        is_new: It is in no bridge yet; otherwise it may be, with any VLANs, and is put right.
-        checksums: The device that finishes checksums, for a strict port.
+        bridge: The node's bridge, as `check_bridge` returned it just now.
+        is_new: The TAP is in no bridge yet. Otherwise it may be, with any VLANs, and is repaired.
+        checksums: The ifindex of the device that completes checksums, for a strict port.
 
     Raises:
-        BridgeUnfitError: the NIC's MTU is beyond the bridge's; nothing was changed.
-        NetworkError: the kernel refused a step; those before it are done.
+        BridgeUnfitError: the NIC's MTU is larger than the bridge's; nothing was changed.
+        NetworkError: the kernel refused a step; the steps before it were done.
     """
     if port.mtu is not None and port.mtu > bridge.mtu:
         raise BridgeUnfitError(
             f"the NIC's MTU of {port.mtu} is more than the bridge's, which is {bridge.mtu}"
         )
-    # A bridge gives each new port its default VLAN, 1 unless told otherwise.
+    # A bridge gives each new port its default VLAN, which is 1 by default.
     given = {bridge.default_pvid} - {0}
     steps = [set_master(ifindex, bridge.ifindex, bridge.mtu)]
     if not is_new:
         if port.strict:
-            # Nothing passes while the way of its frames is made anew.
+            # No frame passes while the redirect is replaced.
             route.do(set_down(ifindex))
             with suppress(NetworkError):
                 route.do(forget_redirect(ifindex))
-        # What it carries is only told, and changed, in a bridge.
+        # Only a port of a bridge has VLANs that can be read and changed.
         route.do(*steps)
         steps.clear()
         if (carried := route.read_vlans(ifindex).get(ifindex)) is not None:
@@ -83,21 +83,22 @@ def join_bridge(
 
 
 def open_port(route: RouteSocket, port: PortSpec, ifindex: int) -> None:
-    """Let the port that `join_bridge` has made pass frames, once the filter guards it.
+    """Let the port pass frames. Call it after `join_bridge`, once the filter guards the port.
 
-    Apart from the steps there: the kernel would do this although it had refused one of them.
+    It is not a step of `join_bridge`, because the kernel would do it even if it had refused an
+    earlier step.
 
     Raises:
-        NetworkError: the kernel refused; the port is as it was.
+        NetworkError: the kernel refused; the port was not changed.
     """
     route.do(set_up(ifindex, is_isolated=port.isolated))
 
 
 def repair_ports(route: RouteSocket, bridge: BridgeFacts, wanted: Iterable[PortSpec]) -> None:
-    """Make the bridge's TAPs those of `wanted`, as far as they are there, and no others.
+    """Repair the existing TAPs of `wanted`, and remove all other TAPs of ours from the bridge.
 
     Raises:
-        NetworkError: the kernel refused a step; what comes after it was not done.
+        NetworkError: the kernel refused a step; the steps after it were not done.
     """
     wanted = list(wanted)
     links = route.read_links()
@@ -108,22 +109,22 @@ def repair_ports(route: RouteSocket, bridge: BridgeFacts, wanted: Iterable[PortS
             join_bridge(route, port, ifindex, bridge, is_new=False, checksums=checksums)
             open_port(route, port, ifindex)
         except NetworkError:
-            # Its QEMU may have ended meanwhile, and its TAP with it.
+            # QEMU may have ended meanwhile, and the TAP with it.
             if route.has_link(port.ifname):
                 raise
         else:
-            log.warning("port put right", extra={"ifname": port.ifname, "vm_id": port.vm_id})
+            log.warning("port repaired", extra={"ifname": port.ifname, "vm_id": port.vm_id})
     for link in changes.stray:
-        log.warning("TAP of no VM removed", extra={"ifname": link.ifname})
+        log.warning("removed a TAP that belongs to no VM", extra={"ifname": link.ifname})
         route.do(delete_link(link.ifindex))
 
 
 def _find_bypassing(
     route: RouteSocket, links: Iterable[LinkFacts], wanted: Iterable[PortSpec]
 ) -> tuple[int, Collection[int]]:
-    """Return the device that finishes checksums, and the strict ports that do not lead there.
+    """Return the device that completes checksums, and the strict ports that bypass it.
 
-    Without strict ports there is no need for one: 0.
+    Without strict ports the device is not needed: 0.
     """
     strict = {port.ifname for port in wanted if port.strict}
     ports = [link.ifindex for link in links if link.ifname in strict]

@@ -1,13 +1,14 @@
-"""The device that finishes what strict ports left to others, before the filter sees a frame.
+"""The device that completes the checksums of strict ports before the filter sees a frame.
 
-A guest may leave checksums and segmentation to whoever sends its frame on: the virtio-net header,
-which is the guest's, says where. The kernel then writes a checksum of the guest's choice wherever
-the guest wants it, after the rules of the bridge have looked (`skb_checksum_help` in
-net/core/dev.c). So frames of strict ports first go out at a device of kind `ifb` that can neither,
-so that the kernel does both on the way, and come in again at their TAP.
+A guest may leave checksums and segmentation to the host. The virtio-net header, which the guest
+writes, says where the checksum belongs. The kernel writes it there only after the bridge's rules
+have seen the frame (`skb_checksum_help` in net/core/dev.c), so a guest could change a frame after
+the filter. So frames of strict ports are first sent to a device of kind `ifb` that supports
+neither: the kernel must complete them on the way. Then they come in again at their TAP.
 
-Owns that device, one for the node. It stays, as the filter does: without it strict ports pass no
-frame. Does not own which ports are strict (`policy`). Calls block: use a thread.
+Owns that device, one for the node. It stays when the driver ends, as the filter does: without it
+strict ports pass no frame. Does not own which ports are strict (`policy`). Calls block: use a
+thread.
 """
 
 import fcntl
@@ -23,10 +24,10 @@ from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.netlink.traffic import RTM_GETTFILTER, listing, no_queue, redirected_to
 
 DEVICE = "qn-checksums"
-"""`qn*`, which networkd leaves alone; no name of a TAP (`portspec.TAP_NAME`)."""
+"""networkd does not manage `qn*`. It is not a TAP's name (`portspec.TAP_NAME`)."""
 
 _KIND = "ifb"
-# Frames that wait while another CPU takes care of the same queue. The default is 32.
+# Frames that wait while another CPU serves the same queue. The default is 32.
 _QUEUE_FRAMES = 4096
 
 _SIOCETHTOOL = 0x8946  # linux/sockios.h
@@ -34,14 +35,14 @@ _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17  # linux/ethtool.h
 
 
 def ensure_device(route: RouteSocket) -> int:
-    """Return the ifindex of the device, made or put right unless it is as it should be.
+    """Return the ifindex of the device; make or repair it if needed.
 
     Raises:
         NetworkError: the kernel refused, or lacks `ifb`.
     """
     found = route.read_device(DEVICE)
     if found is None:
-        # A queue for each CPU: what a guest sends is finished where it is sent.
+        # A queue for each CPU, so that a frame is completed on the CPU that sends it.
         queues = os.cpu_count() or 1
         try:
             route.do(make_device(DEVICE, _KIND, tx_queues=queues, tx_queue_frames=_QUEUE_FRAMES))
@@ -50,7 +51,7 @@ def ensure_device(route: RouteSocket) -> int:
             raise NetworkError(str(exc), hint=hint) from exc
         found = route.read_device(DEVICE)
     if found is None or found.kind != _KIND:
-        raise NetworkError(f"{DEVICE} is no {_KIND} device", hint=f"ip link del {DEVICE}")
+        raise NetworkError(f"{DEVICE} is not an {_KIND} device", hint=f"ip link del {DEVICE}")
     if _offloads():
         _switch_offload_off()
     if not found.is_up:
@@ -60,7 +61,7 @@ def ensure_device(route: RouteSocket) -> int:
 
 
 def is_redirected(route: RouteSocket, ifindex: int, device: int) -> bool:
-    """Tell whether what comes in at a TAP goes through the device.
+    """Tell whether frames that come in at a TAP are redirected to the device.
 
     Raises:
         NetworkError: the kernel did not answer.
@@ -70,19 +71,19 @@ def is_redirected(route: RouteSocket, ifindex: int, device: int) -> bool:
 
 
 def _offloads() -> bool:
-    """Tell whether the device takes frames whose checksum is not finished."""
+    """Tell whether the device accepts frames whose checksum is not complete."""
     return bool(_ethtool(_ETHTOOL_GTXCSUM))
 
 
 def _switch_offload_off() -> None:
-    """Let it take none; without checksums the kernel leaves it no segmentation either."""
+    """Turn checksum offload off. The kernel then turns segmentation offload off, too."""
     _ethtool(_ETHTOOL_STXCSUM, 0)
     if _offloads():
-        raise NetworkError(f"{DEVICE} goes on offloading checksums")
+        raise NetworkError(f"cannot turn off the checksum offload of {DEVICE}")
 
 
 def _ethtool(command: int, value: int = 0) -> int:
-    """Do one of the commands whose argument is a number, and return the number that it left."""
+    """Run an ethtool command whose argument is a number; return the number it writes back."""
     words = array("I", (command, value))
     request = struct.pack("16sP", DEVICE.encode(), words.buffer_info()[0]).ljust(40, b"\0")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

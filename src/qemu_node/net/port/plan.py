@@ -1,6 +1,7 @@
-"""What has to change for the kernel to have what live VMs need, and nothing else. Pure.
+"""What must change so that the kernel has what running VMs need, and nothing else. Pure.
 
-Owns the comparisons. Does not own reading nor changing the kernel (`manager`, `uplink`, `table`).
+Owns the comparisons. Does not own reading or changing the kernel's state (`manager`, `uplink`,
+`bridgeport`).
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -13,12 +14,13 @@ from qemu_node.net.portspec import TAP_NAME, PortSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortChanges:
-    """What to do about TAPs."""
+    """What to do with TAPs."""
 
     repair: tuple[tuple[PortSpec, int], ...]
-    """Ports, and the ifindex of each, that somebody took out of the bridge or changed."""
+    """Ports that another process has changed or taken out of the bridge, with their ifindex."""
     stray: tuple[LinkFacts, ...]
-    """TAPs of ours on the bridge that no live VM has: an heir of QEMU's descriptors keeps them."""
+    """TAPs of ours on the bridge without a running VM: a process that inherited QEMU's descriptors
+    keeps them."""
 
 
 def plan_uplink(
@@ -31,10 +33,10 @@ def plan_uplink(
     """Return the VLANs to add to the uplink and those to remove from it.
 
     Args:
-        actual: What it carries.
-        foreign: What is none of ours: neither added nor removed.
-        wanted: What VMs use.
-        removable: What may be of VMs that have ended.
+        actual: The VLANs that the uplink carries.
+        foreign: VLANs that do not belong to us: they are neither added nor removed.
+        wanted: The VLANs that VMs use.
+        removable: VLANs that may be left of VMs that have ended.
     """
     return wanted - actual - foreign, (actual & removable) - wanted - foreign
 
@@ -54,17 +56,17 @@ def plan_ports(
     bridge: int,
     bypassing: Collection[int] = (),
 ) -> PortChanges:
-    """Return which TAPs to put right and which to remove.
+    """Return which TAPs to repair and which to remove.
 
-    A port without a TAP is no case for a change: a TAP is made with the QEMU that has it. A device
-    that only looks like ours and is in no bridge, or in another one, is left alone.
+    A port without a TAP needs no change: a TAP exists only while its QEMU runs. A device with a
+    name like ours that is in no bridge, or in another one, is left alone.
 
     Args:
         links: All devices.
         vlans: The VLANs of bridge ports, by ifindex.
-        wanted: Ports of live VMs.
+        wanted: The ports of running VMs.
         bridge: The ifindex of the node's bridge.
-        bypassing: Strict ports, by ifindex, whose frames are not finished before they are filtered.
+        bypassing: The ifindexes of strict ports that bypass the device that completes checksums.
     """
     by_name = {port.ifname: port for port in wanted}
     repair, stray = [], []
@@ -81,6 +83,6 @@ def plan_ports(
 
 
 def _is_right(port: PortSpec, carried: PortVlans | None) -> bool:
-    """Tell whether a port carries exactly its VLANs, tagged as they should be."""
+    """Tell whether a port carries exactly its VLANs, each tagged or untagged as wanted."""
     untagged = frozenset() if port.vlan is None else frozenset((port.vlan,))
     return carried is not None and carried.vids == port.vids and carried.untagged == untagged

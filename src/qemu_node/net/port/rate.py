@@ -1,6 +1,7 @@
-"""Limits of how fast a guest sends and receives: traffic control on its TAP.
+"""Limits on how fast a guest sends and receives: traffic control on its TAP.
 
-Owns the queueing disciplines. The only user of pyroute2, which knows their tables of rates.
+Owns the queueing disciplines. The only user of pyroute2, which can compute a token bucket's rate
+table.
 """
 
 from qemu_node.host.concurrency.threads import to_the_end
@@ -11,22 +12,23 @@ from qemu_node.net.netlink.traffic import police
 _BITS_PER_MBIT = 1_000_000
 _BURST_S = 0.05
 _BURST_MIN_BYTES = 256 * 1024
-"""A guest hands over segments of up to 64 KiB; one that exceeds the burst would never pass."""
+"""A guest sends segments of up to 64 KiB; one that is larger than the burst never passes."""
 _SEGMENT_MAX_BYTES = 128 * 1024
-"""Of a longer frame the policer would never let one pass; its own default is 2 KiB."""
+"""The policer drops every longer frame. Its default is 2 KiB."""
 _LATENCY_US = 50_000
 
 
 async def limit_rate(ifindex: int, rate_mbit: int) -> None:
-    """Let a TAP pass at most `rate_mbit` megabits a second each way.
+    """Limit a TAP to `rate_mbit` megabits a second in each direction.
 
-    To the guest a token bucket shapes, with 50 ms of buffer; from the guest a policer drops, as
-    nothing of the node may hold back its frames. The kernel removes both with the TAP.
+    Towards the guest a token bucket delays frames, with a buffer of 50 ms. From the guest a
+    policer drops them, because the node must not queue a guest's frames. The kernel removes both
+    with the TAP.
 
     Raises:
         NetworkError: the kernel refused, or lacks sch_tbf, cls_matchall or act_police.
     """
-    # Loading pyroute2 takes 0.1 s: only where a job has a limit.
+    # Importing pyroute2 takes 0.1 s: import it only if a job has a limit.
     from pyroute2 import AsyncIPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 

@@ -1,7 +1,7 @@
-"""TAP devices: made here, held open by whoever runs the guest, gone with the last descriptor.
+"""TAP devices: made here, held open by QEMU, removed with the last descriptor.
 
-Owns opening them, their queues and vhost-net, and silencing the node's own stack on them. Does not
-own what they are connected to (`bridgeport`).
+Owns opening them, their queues and vhost-net, and keeping the node's network stack off them. Does
+not own what they are connected to (`bridgeport`).
 """
 
 import errno
@@ -19,7 +19,7 @@ from qemu_node.net.errors import NetworkError, TapBusyError
 from qemu_node.net.netlink.rtnl import RouteSocket
 
 TUN = Path("/dev/net/tun")
-"""What a TAP is opened as."""
+"""The device that is opened to make a TAP."""
 _VHOST_NET = Path("/dev/vhost-net")
 
 # include/uapi/linux/if_tun.h
@@ -30,25 +30,25 @@ _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x4000, 0x8000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tap:
-    """An open TAP: one descriptor for each queue, close-on-exec, and those of vhost-net."""
+    """An open TAP: one descriptor for each queue, and those of vhost-net, all close-on-exec."""
 
     ifname: str
     ifindex: int
     fds: tuple[int, ...]
     vhost_fds: tuple[int, ...]
-    """As many as `fds`, or none: QEMU then moves the frames itself."""
+    """As many as `fds`, or none; without them QEMU moves the frames itself."""
 
     def close(self) -> None:
-        """Close our descriptors. The last one to do so, QEMU mostly, removes the device.
+        """Close our descriptors. Closing the last one, usually QEMU's, removes the device.
 
-        That waits for an RCU grace period, 16 ms or more for each device: use a thread.
+        That blocks for an RCU grace period, 16 ms or more for each device: use a thread.
         """
         for fd in (*self.fds, *self.vhost_fds):
             os.close(fd)
 
 
 def check_free(route: RouteSocket, ifname: str) -> None:
-    """See that no device has this name, as `open_tap` needs it.
+    """Return if no device has this name, as `open_tap` requires.
 
     Raises:
         TapBusyError: one has.
@@ -63,17 +63,17 @@ def _busy(ifname: str) -> TapBusyError:
 
 
 def open_tap(ifname: str, *, queues: int = 1, vhost: bool = True) -> Tap:
-    """Return a new TAP, down, in no bridge, without an address, on which the node says nothing.
+    """Return a new TAP: down, in no bridge, without an address, unused by the node's stack.
 
-    Frames have a virtio-net header, as QEMU wants them.
+    Frames have a virtio-net header, as QEMU needs it.
 
     Args:
-        ifname: Its name; at most 15 bytes, or the kernel would cut it.
-        queues: Queue pairs. With one the device is no multi-queue device.
-        vhost: Open vhost-net for each queue as well, where this kernel has it.
+        ifname: Its name; at most 15 bytes, because the kernel cuts a longer one.
+        queues: Queue pairs. With one, the device is not multi-queue.
+        vhost: Open vhost-net for each queue, too, if this kernel has it.
 
     Raises:
-        TapBusyError: there is a device of this name.
+        TapBusyError: a device has this name.
         NetworkError: the kernel refused; nothing is left.
     """
     with ExitStack() as undo:
@@ -81,7 +81,7 @@ def open_tap(ifname: str, *, queues: int = 1, vhost: bool = True) -> Tap:
         try:
             ifindex = socket.if_nametoindex(ifname)
         except OSError as exc:
-            raise NetworkError(f"TAP {ifname} has vanished: somebody removed it") from exc
+            raise NetworkError(f"TAP {ifname} has vanished: another process removed it") from exc
         _silence(ifname)
         vhost_fds = _open_vhost(queues, undo) if vhost else ()
         undo.pop_all()
@@ -99,7 +99,7 @@ def _open_queue(ifname: str, number: int, queues: int, undo: ExitStack) -> int:
     if queues > 1:
         flags |= _IFF_MULTI_QUEUE
     if number == 0:
-        # A multi-queue device that is there already would take us as one more of its queues.
+        # Without this, opening an existing multi-queue device would add a queue to it.
         flags |= _IFF_TUN_EXCL
     try:
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", ifname.encode(), flags))
@@ -109,31 +109,31 @@ def _open_queue(ifname: str, number: int, queues: int, undo: ExitStack) -> int:
         hint = "the driver must run as root" if exc.errno == errno.EPERM else None
         raise NetworkError(f"cannot make TAP {ifname}: {exc.strerror}", hint=hint) from exc
     if number == 0:
-        # A TAP without an owner is everybody's: whoever may open /dev/net/tun, and udev lets all,
-        # could become one more queue of it (tun_not_capable in drivers/net/tun.c).
+        # Any process that may open /dev/net/tun, which udev allows to all, could attach a queue to
+        # a TAP without an owner (tun_not_capable in drivers/net/tun.c).
         fcntl.ioctl(fd, _TUNSETOWNER, 0)
     return fd
 
 
 def _silence(ifname: str) -> None:
-    """Keep the node's own stack off the TAP, both ways.
+    """Keep the node's network stack off the TAP, in both directions.
 
-    Else the node sends neighbor and router solicitations from a link-local address into the guest
-    as soon as the TAP is up. A frame that reaches the stack as received on the TAP is dropped by
-    the strict reverse path filter: there is no route through it.
+    Otherwise the node sends neighbor and router solicitations from a link-local address into the
+    guest as soon as the TAP is up. The strict reverse path filter drops frames that the stack
+    receives on the TAP, because there is no route through it.
     """
     write_sysctl(f"net/ipv6/conf/{ifname}/disable_ipv6", 1)
     write_sysctl(f"net/ipv4/conf/{ifname}/rp_filter", 1)
 
 
 def _open_vhost(queues: int, undo: ExitStack) -> tuple[int, ...]:
-    """Return a vhost-net descriptor for each queue; none where this kernel has no vhost-net."""
+    """Return a vhost-net descriptor for each queue; none if this kernel has no vhost-net."""
     fds: list[int] = []
     for _ in range(queues):
         try:
             fd = os.open(_VHOST_NET, os.O_RDWR | os.O_CLOEXEC)
         except OSError as exc:
-            # Not there, the module not loadable, or a container's rules.
+            # It does not exist, its module cannot be loaded, or a container does not allow it.
             if not fds and exc.errno in (
                 errno.ENOENT,
                 errno.ENODEV,

@@ -1,8 +1,8 @@
-"""The port that leads out of the node: it carries exactly the VLANs that VMs use.
+"""The bridge port that leads out of the node. It carries exactly the VLANs that VMs use.
 
-Owns adding a VLAN before its first user and removing it after the last. Does not own the device,
-which the operating system makes. Who uses what is told, and found again after a restart, by
-`PortManager`; nothing is counted on disk. Calls block: use a thread.
+Owns adding a VLAN for its first user and removing it after the last. Does not own the device,
+which the operating system makes. `PortManager` says which port uses which VLANs, also after a
+restart; nothing is stored on disk. Calls block: use a thread.
 """
 
 import logging
@@ -22,39 +22,39 @@ _NOTHING = PortVlans(vids=frozenset(), untagged=frozenset())
 
 
 class Uplink:
-    """The VLANs of the uplink port, for one thread at a time. Without a name it is no device.
+    """The VLANs of the uplink port, for one thread at a time. Without a name it does nothing.
 
-    Only VLANs that VMs can be given, or that one has had, are removed: a tagged one that an
-    operator added, for storage say, stays. VLANs whose frames it carries untagged, VLAN 1 and
-    `management_vlan` are the operating system's: they are never added, nor removed. Adding one
-    again would make its frames tagged, and cut the node off. Which are untagged is looked at by
-    each `restore`, and where the device is a new one.
+    Only VLANs that VMs can have, or that one has had, are removed: a tagged VLAN that an operator
+    added, for storage say, stays. Untagged VLANs, VLAN 1 and `management_vlan` belong to the
+    operating system: they are never added or removed. Adding an untagged one again would make its
+    frames tagged and cut the node off. `restore`, and the first use of a new device, read which are
+    untagged.
     """
 
     def __init__(self, ifname: str, management_vlan: int, vms_vlans: frozenset[int]) -> None:
-        """Take the names and numbers; nothing is touched.
+        """Take the settings. Nothing is changed.
 
         Args:
-            ifname: The device; empty: none.
-            management_vlan: The node's own.
-            vms_vlans: Those that VMs can be given.
+            ifname: The device; empty if there is none.
+            management_vlan: The node's own VLAN.
+            vms_vlans: The VLANs that VMs can have.
         """
         self._ifname = ifname
         self._management_vlan = management_vlan
         self._vms_vlans = vms_vlans
         self._users: dict[str, frozenset[int]] = {}
         self._looked_at = 0
-        """The ifindex of the device of which the next is known; 0: of none."""
+        """The ifindex of the device for which `untagged` is known; 0: none."""
         self.untagged: frozenset[int] = frozenset()
-        """VLANs whose frames have no tag outside, as it was when the device was last looked at."""
+        """The VLANs whose frames have no tag outside, when the device was last read."""
 
     def acquire(self, route: RouteSocket, user: str, vids: frozenset[int]) -> None:
-        """Carry `vids`, as long as `user` has them.
+        """Carry `vids` until `user` releases them.
 
         Raises:
             BridgeUnfitError: there is no such device.
-            NetworkError: the kernel refused. In both cases `user` has them all the same, until it
-                releases them.
+            NetworkError: the kernel refused. In both cases `user` still counts as their user until
+                it releases them.
         """
         first = vids - self._used()
         self._users[user] = vids
@@ -63,17 +63,17 @@ class Uplink:
             self._apply(route, touched=first)
 
     def release(self, route: RouteSocket, user: str) -> None:
-        """Carry no longer what `user` alone had; without such a user nothing happens.
+        """Stop carrying the VLANs that only `user` had. An unknown user is OK.
 
         Raises:
-            BridgeUnfitError, NetworkError: as `acquire`; `user` has nothing any more.
+            BridgeUnfitError, NetworkError: as `acquire`; `user` no longer counts.
         """
         vids = self._users.pop(user, frozenset())
         if last := vids - self._used():
             self._apply(route, touched=last)
 
     def restore(self, route: RouteSocket, users: Mapping[str, frozenset[int]]) -> None:
-        """Carry exactly what `users` have, whatever the device carries now.
+        """Carry exactly the VLANs of `users`, whatever the device carries now.
 
         Raises:
             BridgeUnfitError, NetworkError: as `acquire`.
@@ -86,7 +86,7 @@ class Uplink:
         return frozenset[int]().union(*self._users.values())
 
     def _apply(self, route: RouteSocket, *, touched: frozenset[int] | None) -> None:
-        """Make the device carry what is used, as far as `touched` goes; None: everywhere."""
+        """Make the device carry what is used. Change only VLANs in `touched`; None: all."""
         if not self._ifname:
             return
         try:
@@ -102,8 +102,8 @@ class Uplink:
             self._looked_at, self.untagged = ifindex, carried.untagged
             actual = carried.vids
         else:
-            # No start waits for the listing: what is to be added is taken not to be there, and what
-            # is to go to be there. The kernel minds neither.
+            # Do not read the VLANs: a start would have to wait. Adding one that is there, or
+            # removing one that is not, is no error for the kernel.
             actual = touched - used
         add, remove = plan_uplink(
             actual=actual,

@@ -11,7 +11,7 @@ _REFUSED = "Error: Could not process rule: Operation not permitted\nadd table br
 def test_an_error_is_the_first_line_without_the_text_it_is_about() -> None:
     error = _error("Error: syntax error, unexpected '{'\nadd element bridge qn { {\n      ^\n")
     assert str(error) == "nftables refused: syntax error, unexpected '{'"
-    assert str(_error("")) == "nftables refused: without a word"
+    assert str(_error("")) == "nftables refused: without a reason"
     assert len(str(_error("x" * 5000))) < 400
 
 
