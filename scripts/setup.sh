@@ -9,6 +9,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 uv_version=0.13.9
+# Of free space: .tools and .venv together.
+venv_mib=300
 packages='python3 python3-venv ca-certificates procps
     qemu-system-x86 qemu-utils ovmf
     mmdebstrap debian-archive-keyring busybox-static mtools fdisk e2fsprogs squashfs-tools
@@ -82,6 +84,14 @@ install_python() {
     export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
     uv=.tools/bin/uv
     [ -w . ] || fail "cannot write to $PWD; the Python environment belongs there: clone into a directory of yours"
+    kept=${UV_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/uv}
+    mkdir -p "$kept" 2>/dev/null && [ -w "$kept" ] ||
+        fail "cannot write to $kept, where Python packages are kept; set XDG_CACHE_HOME to a directory of yours"
+    if [ ! -d .venv ]; then
+        free_mib=$(($(df --output=avail -k . | tail -n 1) / 1024))
+        [ "$free_mib" -ge "$venv_mib" ] ||
+            fail "the Python environment needs $venv_mib MiB in $PWD, and $free_mib MiB are free; make room"
+    fi
     online="check the network, https_proxy, and SSL_CERT_FILE if your proxy has a CA of its own"
     case $("$uv" --version 2>/dev/null || true) in
         "uv $uv_version"*) ;;
