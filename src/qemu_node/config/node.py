@@ -56,6 +56,13 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return "make it writable, or set paths.run in node.toml"
 
     @property
+    def data_advice(self) -> str:
+        """What to do if `data` cannot be made or written."""
+        if os.geteuid() != 0 and self.data == default_paths().data:
+            return "make it writable, or `export XDG_DATA_HOME=…` with a directory of yours"
+        return "make it writable, or set paths.data in node.toml"
+
+    @property
     def vm_run_dir(self) -> Path:
         """One directory per VM: vm.json and sockets."""
         return Path(self.run) / "vm"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.config.node import NodeConfig
+from qemu_node.errors import HostError
 from qemu_node.nomad.agent.client import LogEntry, PluginClient
 from qemu_node.run.allocdir import SessionDir, sweep
 from qemu_node.run.driverlink import DriverLink, driver_environment
@@ -59,9 +60,12 @@ async def run_job(
         on_event(RunEvent(kind=EventKind.STEP, message=_WAIT_FOR_DRIVER, vm=placement.vm))
     paths = settings.config.paths
     root = Path(paths.data) / "run"
-    for left_over in await asyncio.to_thread(sweep, root, vm_run_dir=paths.vm_run_dir):
-        log.info("removed a left-over session", extra={"path": str(left_over)})
-    session_dir = SessionDir.create(root)
+    try:
+        for left_over in await asyncio.to_thread(sweep, root, vm_run_dir=paths.vm_run_dir):
+            log.info("removed a left-over session", extra={"path": str(left_over)})
+        session_dir = SessionDir.create(root)
+    except HostError as exc:
+        raise HostError(str(exc), hint=exc.hint or paths.data_advice) from exc
     try:
         async with _driver(settings.config_path) as driver:
             session = Session(

@@ -300,3 +300,14 @@ def test_a_namespace_has_one_entry_of_credentials_per_host() -> None:
 def test_the_os_image_keeps_its_data_on_its_data_partition() -> None:
     path = Path(__file__).parents[3] / "osimage/files/etc/qemu-node/node.toml"
     assert load(path).paths.data == "/data"
+
+
+def test_a_user_without_a_writable_home_is_told_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert "XDG_DATA_HOME" in default_paths().data_advice
+    assert "XDG_RUNTIME_DIR" in default_paths().run_advice
+    named = Paths(run="/srv/run", data="/srv/data")
+    assert "paths.data" in named.data_advice
+    assert "paths.run" in named.run_advice

@@ -259,9 +259,11 @@ def check_open_files(limit: int, *, is_driver: bool) -> Check:
     return ok("open files", detail)
 
 
-def check_data_dir(facts: DirectoryFacts, reserve: Share) -> Check:
-    """Judge where disks and images are; with no more than `reserve` free no VM starts."""
-    advice = "make it writable, or set paths.data in node.toml"
+def check_data_dir(facts: DirectoryFacts, reserve: Share, advice: str) -> Check:
+    """Judge where disks and images are; `advice` is for one that cannot be made or written.
+
+    With no more than `reserve` free no VM starts.
+    """
     if (problem := _directory_problem("data dir", facts, "paths.data", advice)) is not None:
         return problem
     end = "" if facts.exists else "; will be made"

@@ -91,7 +91,9 @@ def check_directories(config: NodeConfig) -> list[Check]:
     paths = config.paths
     earlier = node_config.find_earlier_data(paths)
     return [
-        checks.check_data_dir(look_at_directory(Path(paths.data)), config.disk.reserved),
+        checks.check_data_dir(
+            look_at_directory(Path(paths.data)), config.disk.reserved, paths.data_advice
+        ),
         *([checks.warn("old paths", earlier, None)] if earlier else []),
         checks.check_run_dir(look_at_directory(paths.run_dir), paths.run_advice),
         checks.check_sockets(paths.vm_run_dir),

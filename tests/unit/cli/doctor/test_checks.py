@@ -64,12 +64,12 @@ def directory(*, exists: bool = True, free: int | None = 100 * GIB) -> Directory
         (checks.check_cgroup(None, is_root=True), Level.WARN),
         (checks.check_ksm(None, is_wanted=True), Level.WARN),
         (checks.check_ksm(None, is_wanted=False), Level.OK),
-        (checks.check_data_dir(directory(), FIVE_PCT), Level.OK),
-        (checks.check_data_dir(directory(exists=False), FIVE_PCT), Level.OK),
-        (checks.check_data_dir(directory(free=None), FIVE_PCT), Level.OK),
-        (checks.check_data_dir(directory(free=6 * GIB), FIVE_PCT), Level.WARN),
-        (checks.check_data_dir(directory(free=4 * GIB), FIVE_PCT), Level.FAIL),
-        (checks.check_data_dir(directory(free=1000), Share()), Level.WARN),
+        (checks.check_data_dir(directory(), FIVE_PCT, ""), Level.OK),
+        (checks.check_data_dir(directory(exists=False), FIVE_PCT, ""), Level.OK),
+        (checks.check_data_dir(directory(free=None), FIVE_PCT, ""), Level.OK),
+        (checks.check_data_dir(directory(free=6 * GIB), FIVE_PCT, ""), Level.WARN),
+        (checks.check_data_dir(directory(free=4 * GIB), FIVE_PCT, ""), Level.FAIL),
+        (checks.check_data_dir(directory(free=1000), Share(), ""), Level.WARN),
         (checks.check_open_files(524288, is_driver=True), Level.OK),
         (checks.check_open_files(1024, is_driver=True), Level.WARN),
         (checks.check_open_files(1024, is_driver=False), Level.WARN),
@@ -99,7 +99,7 @@ def test_a_directory_that_cannot_be_written_keeps_vms_from_running(
     facts = DirectoryFacts(path=Path("/x"), exists=exists, is_writable=False)
     is_data = name == "data dir"
     check = (
-        checks.check_data_dir(facts, FIVE_PCT)
+        checks.check_data_dir(facts, FIVE_PCT, "set paths.data")
         if is_data
         else checks.check_run_dir(facts, "set paths.run")
     )
@@ -144,7 +144,7 @@ def test_a_kvm_that_is_lost_is_told_first_and_in_qemus_words() -> None:
 def test_a_directory_that_vms_cannot_pass_is_named_with_the_mode_it_needs() -> None:
     closed = ClosedDirectory(path=Path("/srv/closed"), mode=0o700)
     facts = dataclasses.replace(directory(), closed=closed)
-    for check in (checks.check_data_dir(facts, FIVE_PCT), checks.check_run_dir(facts, "")):
+    for check in (checks.check_data_dir(facts, FIVE_PCT, ""), checks.check_run_dir(facts, "")):
         assert check.level is Level.FAIL
         assert "/srv/closed (mode 0700)" in check.detail
         assert "chmod 0711 /srv/closed" in (check.advice or "")
