@@ -25,7 +25,7 @@ from qemu_node.host.sockets import listen_unix
 from qemu_node.vm.record.record import VMRecord
 
 _QMP_TIMEOUT_S = 60.0
-_SOCKETS = ("qmp", "monitor", "serial", "qga")
+_SOCKETS = ("qmp", "monitor", "console", "serial", "qga")
 
 
 class ByHand:

@@ -25,7 +25,7 @@ from qemu_node.units import GIB, MIB
 UNPRIVILEGED_UID = 65_532 if os.geteuid() == 0 else None
 """The user QEMU runs as in tests; None: ours, we are not root."""
 
-_SOCKETS = ("qmp", "monitor", "qga", "serial")
+_SOCKETS = ("qmp", "monitor", "console", "qga", "serial")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

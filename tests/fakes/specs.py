@@ -78,7 +78,7 @@ def make_spec(
             TapNic(mac="02:00:00:00:00:01", tap_fds=(14,), vhost_fds=(), mtu=None),
             TapNic(mac="02:00:00:00:00:02", tap_fds=(15, 16), vhost_fds=(17, 18), mtu=1400),
         ),
-        sockets=SocketFds(qmp=10, monitor=11, qga=12, serial=13),
+        sockets=SocketFds(qmp=10, monitor=11, console=19, qga=12, serial=13),
         vnc_socket=run / "vnc.sock",
         serial_log=data / "serial.log",
         aio=DiskAio.IO_URING,

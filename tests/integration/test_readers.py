@@ -6,18 +6,23 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes.published import VM_ID, make_record, publish
+from integration.vmnode import VMNode
 
 from qemu_node.cli.doctor.nodefacts import look_for_leftovers
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
+from qemu_node.host.files.lock import FileLock
 from qemu_node.inventory.registry import find_vm, list_vms
 from qemu_node.inventory.state import list_summaries
+from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.life.usage import Usage, UsageMeter, read_usage
 from qemu_node.vm.record.directory import VMDirectory, known_vm_ids
+from qemu_node.vm.record.record import SocketPaths
 from qemu_node.vm.start.process import Listeners
 
 pytestmark = pytest.mark.needs_root
@@ -86,20 +91,56 @@ def test_the_group_may_use_every_socket_but_the_driver_s(short_tmp_path: Path) -
     try:
         for user, groups in ((NOBODY, (SHARED_GID,)), (NOBODY, ()), (100_001, (100_001,))):
             with as_user(user, *groups):
-                may = {
-                    path: can_connect(path)
-                    for path in (names.qmp, names.monitor, names.qga, names.serial)
-                }
+                may = {path: can_connect(path) for path in sockets_of(names)}
             is_member = SHARED_GID in groups
-            assert may == {
-                names.qmp: False,
-                names.monitor: is_member,
-                names.qga: is_member,
-                names.serial: is_member,
-            }
+            assert may == {path: is_member and path != names.qmp for path in sockets_of(names)}
         assert stat.S_IMODE(Path(names.qmp).stat().st_mode) == 0o600
     finally:
         listeners.close()
+
+
+def sockets_of(names: SocketPaths) -> list[str]:
+    """Return the sockets that the driver makes."""
+    assert names.console is not None
+    return [names.qmp, names.monitor, names.console, names.qga, names.serial]
+
+
+def test_the_group_may_lock_the_guest_agent_and_nobody_else(paths: Paths) -> None:
+    directory = VMDirectory.of(paths, VM_ID)
+    directory.create_run(100_001, SHARED_GID)
+    with as_user(NOBODY, SHARED_GID), FileLock(directory.qga_lock):
+        # As the driver finds it meanwhile.
+        assert not FileLock(directory.qga_lock).try_acquire()
+    for user, groups in ((NOBODY, ()), (100_001, (100_001,))):
+        with as_user(user, *groups), pytest.raises(HostError, match="Permission denied"):
+            FileLock(directory.qga_lock).try_acquire()
+    # The VM's own user may add to the directory, and cannot put another lock in its place.
+    with as_user(100_001, 100_001), pytest.raises(PermissionError):
+        directory.qga_lock.unlink()
+    assert FileLock(directory.qga_lock).try_acquire()
+
+
+@pytest.mark.needs_qemu
+async def test_the_sockets_of_a_vm_that_runs_are_the_group_s_but_the_driver_s(
+    short_tmp_path: Path, empty_image: Path
+) -> None:
+    node = VMNode(short_tmp_path, empty_image)
+    object.__setattr__(node.node, "rights", replace(node.node.rights, shared_gid=SHARED_GID))
+    vm = await node.start(node.request())
+    try:
+        names = vm.record.sockets
+        for path in (*sockets_of(names), names.vnc, vm.record.qga_lock):
+            info = Path(path).stat()
+            mode, gid = (0o600, 0) if path == names.qmp else (0o660, SHARED_GID)
+            # Of vnc.sock, which QEMU makes, everybody of the group has the x that means nothing.
+            assert (info.st_mode & 0o667, info.st_gid) == (mode, gid), path
+        # The driver holds its own monitor; the others answer.
+        for path in sockets_of(names)[1:3]:
+            monitor = await QmpConnection.connect(Path(path), timeout_s=60)
+            assert (await monitor.execute("query-status"))["status"] == "running"
+            await monitor.close()
+    finally:
+        await node.close()
 
 
 def can_connect(path: str) -> bool:

@@ -63,7 +63,7 @@ def build_argv(spec: VMSpec, binary: str, version: QemuVersion) -> list[str]:
         *_clock(spec),
         *devices.firmware(spec),
         *devices.control(spec),
-        *devices.console(spec),
+        *devices.screen_and_serial(spec),
         *devices.platform(spec),
         *devices.disk(spec),
         *devices.config_drive(spec),

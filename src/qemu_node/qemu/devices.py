@@ -4,7 +4,8 @@ Owns the lean device set of each operating system family and the escaping of val
 the machine, CPU and clock (`cmdline`).
 
 Every PCI device has a fixed slot, because a guest names its network interface after it: the name
-must not change when another device comes or goes.
+must not change when another device comes or goes. A slot is never given to another kind of device:
+VMs live longer than drivers.
 """
 
 import ipaddress
@@ -35,6 +36,14 @@ _SLOT_PVPANIC = 0x06
 _SLOT_POINTER = 0x07
 _SLOT_WATCHDOG = 0x08
 _SLOT_FIRST_NIC = 0x10  # to 0x17; 0x1f is the chipset's
+
+FREE_SLOTS = {0x09: "memory", **dict.fromkeys(range(0x18, 0x1C), "root port")}
+"""Slots that stay free, each with what it is for.
+
+`memory`: the device by which guest RAM grows and shrinks, to be called `memory0`, with its RAM in
+`ram1`. `root port`: q35 plugs nothing into `pcie.0` while the guest runs; a VM that is to take a
+device later is started with a pcie-root-port, `port0` to `port3`.
+"""
 
 _BASE_FDSET = 1
 _MAX_DISK_QUEUES = 4
@@ -88,14 +97,21 @@ def firmware(spec: VMSpec) -> list[str]:
 
 
 def control(spec: VMSpec) -> list[str]:
-    """Return the two QMP monitors: `qmp` of the driver and `monitor` of the node daemon."""
+    """Return the QMP monitors. Each serves one client, so each kind of client has its own.
+
+    They are the driver's, the command's and the daemon's.
+    """
     argv: list[str] = []
-    for name, fd in (("qmp", spec.sockets.qmp), ("monitor", spec.sockets.monitor)):
+    for name, fd in (
+        ("qmp", spec.sockets.qmp),
+        ("monitor", spec.sockets.monitor),
+        ("console", spec.sockets.console),
+    ):
         argv += ["-chardev", _listener(name, fd), "-mon", f"chardev={name},mode=control"]
     return argv
 
 
-def console(spec: VMSpec) -> list[str]:
+def screen_and_serial(spec: VMSpec) -> list[str]:
     """Return the serial port, the screen and a pointer with absolute coordinates."""
     # QEMU writes the log whether or not a client is connected; it never truncates it.
     serial = (

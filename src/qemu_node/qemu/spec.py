@@ -136,6 +136,7 @@ class SocketFds:
 
     qmp: int
     monitor: int
+    console: int
     qga: int
     serial: int
 

@@ -25,7 +25,7 @@ _FILES_OF_A_VM = 3
 
 _FILES_OF_THE_DRIVER = 40
 
-_FILES_OF_A_START = 16
+_FILES_OF_A_START = 17
 """Its lock, pidfd and QMP, which it keeps; its image, listening sockets, the launcher's pipes."""
 
 _FILES_OF_A_QUEUE = 2

@@ -16,7 +16,7 @@ def _devices(argv: list[str]) -> list[dict[str, object]]:
 def _all_devices(spec: VMSpec) -> list[dict[str, object]]:
     return _devices(
         [
-            *devices.console(spec),
+            *devices.screen_and_serial(spec),
             *devices.platform(spec),
             *devices.disk(spec),
             *devices.config_drive(spec),
@@ -35,6 +35,14 @@ def test_every_pci_device_has_a_slot_of_its_own(os_family: OsFamily) -> None:
     slots = [device["addr"] for device in _all_devices(spec) if device.get("bus") == "pcie.0"]
     assert len(slots) == len(set(slots)) > devices.MAX_NICS
     assert "0x1f" not in slots
+
+
+@pytest.mark.parametrize("os_family", OsFamily)
+def test_slots_kept_for_later_stay_free_whatever_a_vm_has(os_family: OsFamily) -> None:
+    nics = tuple(_nic(n) for n in range(devices.MAX_NICS))
+    spec = make_spec(os_family, nics=nics, watchdog=True)
+    used = {int(str(d["addr"]), 16) for d in _all_devices(spec) if d.get("bus") == "pcie.0"}
+    assert not used & devices.FREE_SLOTS.keys()
 
 
 def test_network_interface_keeps_its_slot_whatever_else_the_vm_has() -> None:

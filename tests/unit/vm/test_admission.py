@@ -37,7 +37,7 @@ def test_the_reserve_grows_with_the_vms_that_are_to_be_stopped() -> None:
 
 
 def test_the_queues_of_its_nics_count() -> None:
-    just_enough = 64 + 16
+    just_enough = 64 + 17
     admission(used=0, limit=just_enough).check()
     with pytest.raises(OpenFilesError):
         admission(used=0, limit=just_enough).check((PORT,))

@@ -199,7 +199,7 @@ def _spec(
     if uid is not None:
         os.chown(directory, uid, uid)
     fds = {}
-    for name in ("qmp", "monitor", "qga", "serial"):
+    for name in ("qmp", "monitor", "console", "qga", "serial"):
         fds[name] = listen_unix(directory / f"{name}.sock", owner=owner)
         stack.callback(os.close, fds[name])
     pflash: PflashFirmware | None = None
@@ -236,7 +236,7 @@ def _spec(
 
 
 def _fds(sockets: SocketFds) -> Sequence[int]:
-    return (sockets.qmp, sockets.monitor, sockets.qga, sockets.serial)
+    return (sockets.qmp, sockets.monitor, sockets.console, sockets.qga, sockets.serial)
 
 
 async def _watch(child: Child, serial_log: Path, stderr_path: Path, timeout_s: float) -> str | None:

@@ -7,11 +7,15 @@ Owns the layout of a VM's two directories, their permissions and their lock.
         state.json           ours           VMState; it means that the start was completed
         exit.json            ours           VMExit, once the end is known
         overlay.qcow2 varstore.fd config-drive.iso serial.log    the VM's user
+        tpm/                 the VM's user: for the state of a TPM, which no VM has yet
         qemu.log             ours           QEMU's stderr
     <run>/vm/<vm_id>/        01771, ours    QEMU may add its VNC socket, and remove nothing else
         vm.json usage.json   ours, 0644; read by `read_published` alone
-        qmp.sock             0600, ours: the driver's alone
-        monitor.sock qga.sock serial.sock vnc.sock               0660, group qemu-node
+        qmp.sock             0600, ours: QMP for the driver alone
+        monitor.sock         0660, group qemu-node: QMP for the command
+        console.sock         0660, group qemu-node: QMP for the daemon
+        qga.sock serial.sock 0660, group qemu-node; vnc.sock too, but with 0770, as QEMU makes it
+        qga.lock             0660, group qemu-node: held by whoever has qga.sock
     <data>/vm/.uid/<uid>     the vm_id that runs as this user
 
 The lock is flock(2) on the data directory itself: held by the driver that manages the VM for as
@@ -146,15 +150,14 @@ class VMDirectory:
         """Held by whoever speaks to the guest agent, whose socket serves one client."""
         return self.run / "qga.lock"
 
+    def socket(self, name: str) -> Path:
+        """Return where a driver of today puts the socket `name` of a VM that it starts."""
+        return self.run / f"{name}.sock"
+
     def socket_paths(self) -> SocketPaths:
-        """Return where the sockets are."""
-        return SocketPaths(
-            qmp=str(self.run / "qmp.sock"),
-            monitor=str(self.run / "monitor.sock"),
-            qga=str(self.run / "qga.sock"),
-            vnc=str(self.run / "vnc.sock"),
-            serial=str(self.run / "serial.sock"),
-        )
+        """Return where it puts all of them."""
+        names = SocketPaths.__struct_fields__
+        return SocketPaths(**{name: str(self.socket(name)) for name in names})
 
     def create_data(self) -> None:
         """Make the data directory and its parents.
@@ -166,10 +169,14 @@ class VMDirectory:
         open_directory(self.data.parent, _PASS_MODE)
         make_directory(self.data, _PASS_MODE)
 
-    def create_run(self, gid: int | None) -> None:
-        """Make the run directory; the group `gid` (the VM's own) may add to it.
+    def create_run(self, gid: int | None, shared_gid: int | None = None) -> None:
+        """Make the run directory, and in it the lock of the guest agent.
 
         The sticky bit lets QEMU bind its VNC socket there but neither remove nor replace vm.json.
+
+        Args:
+            gid: The VM's own group, which may add to the directory.
+            shared_gid: The group that may use the guest agent, so take its lock.
 
         Raises:
             HostError: the file system refused.
@@ -177,6 +184,10 @@ class VMDirectory:
         open_directory(self.run.parent.parent, _LIST_MODE)
         open_directory(self.run.parent, _LIST_MODE)
         make_directory(self.run, 0o700 if gid is None else 0o1771, gid=gid)
+        if shared_gid is not None:
+            # Made before QEMU can put something else there.
+            owner = (os.geteuid(), shared_gid)
+            atomic.write_atomic(self.qga_lock, b"", mode=0o660, owner=owner)
 
     def is_fresh(self) -> bool:
         """Tell whether nothing of a VM is here yet but the empty data directory."""

@@ -145,7 +145,9 @@ class SocketPaths(msgspec.Struct, frozen=True, kw_only=True):
     qmp: str
     """QMP for the driver alone."""
     monitor: str
-    """QMP for the daemon and the command line."""
+    """QMP for the command line."""
+    console: str | None = None
+    """QMP for the daemon; None: the VM has no such monitor, as those of drivers before 0.1.0."""
     qga: str
     vnc: str
     serial: str
@@ -220,6 +222,12 @@ class VMState(StateHeader, frozen=True, kw_only=True):
 
     Nomad keeps driver_state unencrypted and does not send the job's options again after an agent
     restart, so everything needed is here and nothing secret; node.toml is not needed either.
+
+    A VM lives longer than the driver that started it, and keeps what it was started with: its
+    directories, `uid`, `scope`, and of the record the process, `nics`, `hardware`, `accelerator`,
+    the sizes of memory, `sockets` and `qga_lock`. A later driver takes these from here, not from
+    its own code: there, names and defaults may be others by then. A VM of before a field was added
+    has its default.
     """
 
     record: VMRecord

@@ -54,23 +54,30 @@ class Listeners:
     def __init__(self, directory: VMDirectory, shared_gid: int | None) -> None:
         """Listen on the sockets of `directory`, for the members of group `shared_gid` too.
 
-        But for QMP: it serves one client, and whoever holds it keeps the driver from its VM.
+        But for `qmp.sock`: whoever holds it keeps the driver from its VM.
 
         Raises:
             HostError: one of them cannot be made; none is left.
         """
         self.all_fds: list[int] = []
-        paths = directory.socket_paths()
         owner = None if shared_gid is None else (os.geteuid(), shared_gid)
+
+        def listen(name: str, mode: int, owner: tuple[int, int] | None) -> int:
+            fd = sockets.listen_unix(directory.socket(name), mode=mode, owner=owner)
+            self.all_fds.append(fd)
+            return fd
+
         try:
-            self.all_fds.append(sockets.listen_unix(Path(paths.qmp), mode=0o600))
-            for path in (paths.monitor, paths.qga, paths.serial):
-                self.all_fds.append(sockets.listen_unix(Path(path), mode=0o660, owner=owner))
+            self.fds = SocketFds(
+                qmp=listen("qmp", 0o600, None),
+                monitor=listen("monitor", 0o660, owner),
+                console=listen("console", 0o660, owner),
+                qga=listen("qga", 0o660, owner),
+                serial=listen("serial", 0o660, owner),
+            )
         except BaseException:
             self.close()
             raise
-        qmp, monitor, qga, serial = self.all_fds
-        self.fds = SocketFds(qmp=qmp, monitor=monitor, qga=qga, serial=serial)
 
     def close(self) -> None:
         """Close our copies; harmless when done twice."""
@@ -116,7 +123,7 @@ class Inherited:
 def listen(start: Start, directory: ClaimedDirectory, user: VMUser) -> Listeners:
     """Return the VM's sockets, listening."""
     start.announce(StartStep.SOCKETS)
-    directory.files.create_run(user.uid)
+    directory.files.create_run(user.uid, start.node.rights.shared_gid)
     listeners = Listeners(directory.files, start.node.rights.shared_gid)
     start.undo.callback(listeners.close)
     return listeners
@@ -182,7 +189,7 @@ async def connect(start: Start, directory: ClaimedDirectory, child: Child) -> Qm
     start.announce(StartStep.QMP)
     qmp = await greet(directory.files, child)
     start.undo.push_async_callback(qmp.close)
-    _open_vnc_to_group(Path(directory.files.socket_paths().vnc), start.node.rights)
+    _open_vnc_to_group(directory.files.socket("vnc"), start.node.rights)
     return qmp
 
 

@@ -7,7 +7,6 @@ make what is named there (`steps`), nor how QEMU is told (`qemu.cmdline`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from qemu_node.host.cgroup import Scope
 from qemu_node.host.process.identity import ProcessId, boot_id
@@ -77,7 +76,7 @@ def vm_spec(
         config_drive=directory.config_drive,
         nics=_qemu_nics(request, taps, hostname),
         sockets=sockets,
-        vnc_socket=Path(directory.socket_paths().vnc),
+        vnc_socket=directory.socket("vnc"),
         serial_log=directory.serial_log,
         aio=checked.hypervisor.aio,
         args=checked.args,
