@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in shown)
 
 
+def clean(text: str) -> str:
+    """Return `text` with everything that could steer a terminal replaced."""
+    return "".join(char if char.isprintable() or char == "\t" else "�" for char in text)
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return which of `known` somebody may have meant with `word`; None if none is like it."""
     # Only errors need it.

@@ -14,12 +14,15 @@ import hcl2
 import msgspec
 import pytest
 
+from qemu_node.cli import errors as cli_errors
 from qemu_node.cli.main import cli
+from qemu_node.cli.vm import exec as cli_exec
 from qemu_node.config import images as images_config
 from qemu_node.config import network as network_config
 from qemu_node.config import node as node_config
 from qemu_node.host.process.sandbox import SANDBOX_UID
 from qemu_node.images.format import qemuimg
+from qemu_node.inventory.state import VMStatus
 from qemu_node.nomad.agent.encoding import encode_config
 from qemu_node.nomad.driver.fingerprint import HostFacts, build_fingerprint
 from qemu_node.nomad.task.options import (
@@ -256,6 +259,44 @@ def test_printed_commands_exist_with_their_options(page: Path) -> None:
                 found = command.get_command(context, word)
                 assert found is not None or word.startswith("path"), line
                 command = found or command
+
+
+def _commands(command: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command that is no group, with its name after the program's."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        below = command.get_command(context, name)
+        assert below is not None
+        yield from _commands(below, f"{path} {name}".strip())
+
+
+def test_every_command_has_its_row_with_its_options() -> None:
+    page = _page("docs/cli.md")
+    first_cells = [cells[0] for cells in _rows(page)]
+    for path, command in _commands(cli):
+        rows = [cell for cell in first_cells if re.search(rf"`{path}(?![\w-])", cell)]
+        assert rows, path
+        if " " not in path:
+            continue  # it has a page, or a section, of its own
+        options = {
+            max(param.opts, key=len) for param in command.params if isinstance(param, click.Option)
+        }
+        told = set(re.findall(r"--[a-z-]+", rows[0]))
+        assert options - {"--json"} <= told, path
+
+
+def test_every_state_of_a_vm_has_its_row() -> None:
+    assert {status.value for status in VMStatus} <= _documented(_page("docs/cli.md"))
+
+
+def test_exit_statuses_are_what_the_page_says() -> None:
+    told = {int(cells[0]) for cells in _rows(_page("docs/cli.md")) if cells[0].isdigit()}
+    modules = (cli_errors, cli_exec)
+    known = {v for m in modules for name, v in vars(m).items() if name.startswith("EXIT_")}
+    assert told == {0} | known
 
 
 def test_make_targets_in_the_pages_exist() -> None:

@@ -20,7 +20,7 @@ from qemu_node.cli.terminal import Cell, Column, print_json, print_table
 if TYPE_CHECKING:
     from qemu_node.config.node import NodeConfig
 
-_COLUMNS = (Column("Setting"), Column("Value"), Column("Source"))
+_COLUMNS = (Column("Setting"), Column("Source"), Column("Value"))
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -152,8 +152,8 @@ def rows(settings: Sequence[Setting]) -> list[list[Cell]]:
     return [
         [
             Cell(setting.name),
-            Cell(json.dumps(setting.value, ensure_ascii=False)),
             Cell(setting.source, "green" if setting.source == "file" else "dim"),
+            Cell(json.dumps(setting.value, ensure_ascii=False)),
         ]
         for setting in settings
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from qemu_node.errors import AS_ROOT, NodeError
-from qemu_node.text import nearest
+from qemu_node.text import clean, nearest
 
 PROGRAM = "qemu-node"
 
@@ -101,8 +101,6 @@ def _typed_program() -> str:
 
 
 def _write(message: str, hint: str | None) -> None:
-    from qemu_node.cli.output import clean
-
     one_line = clean(" ".join(message.split()))
     lines = [f"{click.style('error:', fg='red', bold=True)} {one_line}"]
     if hint:

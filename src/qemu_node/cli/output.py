@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from qemu_node.run.events import EventKind, RunEvent, VMRow, update_row
+from qemu_node.text import clean
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -41,11 +42,6 @@ def open_view(stream: TextIO, *, as_json: bool) -> Generator[View]:
         view = LiveView(stream)
         with Live(get_renderable=view.picture, console=view.console, refresh_per_second=4):
             yield view
-
-
-def clean(text: str) -> str:
-    """Return `text` with everything that could steer a terminal replaced."""
-    return "".join(char if char.isprintable() or char == "\t" else "�" for char in text)
 
 
 class _LineView:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import click
 import msgspec
 
-from qemu_node.cli.output import clean
 from qemu_node.errors import ConfigError
+from qemu_node.text import clean
 from qemu_node.units import GIB, KIB, MIB, TIB, parse_duration
 
 _GAP = "  "

@@ -85,9 +85,9 @@ def test_show_tells_each_setting_and_where_it_comes_from(file: Path, capsys: Out
     output = capsys.readouterr()
     assert output.err == f"file: {file}\n"
     lines = [line.split() for line in output.out.splitlines()]
-    assert lines[0] == ["SETTING", "VALUE", "SOURCE"]
-    assert ["qemu.merge", "false", "file"] in lines
-    assert ["qemu.binary", '"qemu-system-x86_64"', "default"] in lines
+    assert lines[0] == ["SETTING", "SOURCE", "VALUE"]
+    assert ["qemu.merge", "file", "false"] in lines
+    assert ["qemu.binary", "default", '"qemu-system-x86_64"'] in lines
     assert main(["--config", str(file), "config", "show", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["file"] == str(file)

@@ -11,12 +11,12 @@ from qemu_node.cli.output import (
     JsonView,
     LiveView,
     PlainView,
-    clean,
     format_uptime,
     open_view,
     plain_line,
 )
 from qemu_node.run.events import EventKind, RunEvent
+from qemu_node.text import clean
 
 READY = RunEvent(
     kind=EventKind.READY,

@@ -9,8 +9,8 @@ import click
 
 from qemu_node.cli.errors import EXIT_ERROR
 from qemu_node.cli.main import App, pass_app
-from qemu_node.cli.output import clean
 from qemu_node.cli.terminal import print_json
+from qemu_node.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence

@@ -31,6 +31,7 @@ from qemu_node.units import format_size
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+_EMPTY = "no images in the cache: `qemu-node image pull URL` downloads one"
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -86,7 +87,7 @@ def list_(app: App, as_json: bool) -> None:
     elif images:
         print_table(COLUMNS, rows(images, time.time()))
     else:
-        click.echo("no images in the cache", err=True)
+        click.echo(_EMPTY, err=True)
 
 
 @image.command(
@@ -187,7 +188,10 @@ Examples:
 """,
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Remove every image that is not used or pinned."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Remove every image that is not used, pinned or prefetched.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @_json
@@ -231,6 +235,8 @@ def verify(ctx: click.Context, app: App, names: tuple[str, ...], as_json: bool) 
     """Verify images."""
     keeper = _keeper(app.load_config())
     chosen = _chosen(keeper, names) if names else keeper.images()
+    if not chosen and not as_json:
+        click.echo(_EMPTY, err=True)
     problems = asyncio.run(_verify(keeper, chosen, is_shown=not as_json))
     if as_json:
         print_json(

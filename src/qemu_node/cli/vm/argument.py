@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from qemu_node.cli.main import App
-from qemu_node.cli.output import clean
 from qemu_node.errors import AS_ROOT_OR_GROUP, MissingPartError, NodeError, VMNotFoundError
 from qemu_node.inventory.registry import find_vm, list_vms
+from qemu_node.text import clean
 from qemu_node.vm.record.record import VMRecord
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from pathlib import Path
 import click
 
 from qemu_node.cli.main import App, pass_app
-from qemu_node.cli.output import clean
 from qemu_node.cli.terminal import Duration, print_fields, print_json, print_table, waiting
 from qemu_node.cli.vm.argument import running_vm, vm_argument, with_vm_help
 from qemu_node.cli.vm.exec import exec_
 from qemu_node.cli.vm.logs import logs
 from qemu_node.errors import AS_ROOT
 from qemu_node.inventory.registry import find_vm
+from qemu_node.text import clean
 from qemu_node.vm.record.record import VMRecord
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -40,13 +40,15 @@ vm.add_command(logs)
 
     \b
     States:
-      running    its driver watches it
-      unmanaged  it runs without a driver; the next driver takes it up again
-      starting   its driver prepares it
-      ended      its process is gone and the driver has yet to remove its files
-      orphan     left over by a driver that was killed; the next one removes it
+      running     its driver watches it
+      disk-full   it is paused until the node's disk has room
+      unmanaged   it runs without a driver; the next driver takes it up
+      starting    its driver prepares it
+      ended       its process is gone; the driver has yet to remove its files
+      unreadable  its state is damaged, or a newer driver wrote it
+      orphan      left by a driver that was killed; the next driver removes it
 
-    CPU is in percent of one core over the last half minute, memory what the VM takes of the host
+    CPU is in percent of one core over the last half minute. Memory is what the VM uses of the host,
     and what its guest has.""",
     epilog="""\b
 Examples:
@@ -77,7 +79,7 @@ def list_(app: App, wide: bool, as_json: bool) -> None:
         columns = vmtable.WIDE_COLUMNS if wide else vmtable.COLUMNS
         print_table(columns, vmtable.rows(vms, guests))
     elif os.geteuid() == 0:
-        click.echo("no VMs on this machine", err=True)
+        click.echo("no VMs on this machine: `qemu-node run JOB` starts some", err=True)
     else:
         click.echo(f"you have no VMs; for those of root's driver {AS_ROOT}", err=True)
 
@@ -186,7 +188,7 @@ def stop(app: App, name: str, timeout_s: float, now: bool, as_json: bool) -> Non
     if stopped.waits_for_driver:
         click.echo(
             "its QEMU waits for the driver, which is away, to learn how it ended; "
-            "`vm stop --now` ends it",
+            f"`qemu-node vm stop --now {record.vm_id}` ends it",
             err=True,
         )
 

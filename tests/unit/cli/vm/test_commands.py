@@ -13,6 +13,7 @@ from qemu_node.cli.main import main
 from qemu_node.cli.vm import table as vmtable
 from qemu_node.cli.vm.commands import vm as vm_group
 from qemu_node.config.node import Paths
+from qemu_node.errors import AS_ROOT
 from qemu_node.inventory import report as vmreport
 from qemu_node.inventory.report import VMReport
 from qemu_node.inventory.state import VMStatus, VMSummary, summarize
@@ -39,10 +40,15 @@ def test_list_shows_a_line_per_vm_and_leftovers(node: Node, capsys: Output) -> N
     assert leftover.split()[:3] == ["old-0123456789ff", "-", "orphan"]
 
 
-def test_list_of_an_empty_node_says_so_and_is_empty_json(node: Node, capsys: Output) -> None:
-    assert node.vm("list") == 0
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("", "no VMs on this machine\n")
+def test_list_of_an_empty_node_says_what_to_do_and_is_empty_json(
+    node: Node, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uid, told in ((0, "`qemu-node run JOB` starts some\n"), (1000, f"{AS_ROOT}\n")):
+        monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
+        assert node.vm("list") == 0
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.endswith(told)
     assert node.vm("list", "--json") == 0
     assert json.loads(capsys.readouterr().out) == []
 
