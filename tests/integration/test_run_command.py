@@ -81,6 +81,10 @@ class RunCommand:
         lines = (self._root / "events").read_text().splitlines()
         return [event for line in lines if (event := json.loads(line))["event"] == kind]
 
+    def plugins(self) -> list[str]:
+        """Return the driver processes whose sockets are in the directory that node.toml names."""
+        return [path.name for path in (self.run_dir / "plugin").glob("*.lock")]
+
     def records(self) -> list[VMRecord]:
         return [read_record(path) for path in (self.run_dir / "vm").glob("*/vm.json")]
 
@@ -131,6 +135,7 @@ async def test_ctrl_c_stops_all_vms_and_leaves_nothing(command: RunCommand) -> N
     child = command.start()
     records = await command.until_running(child)
     assert all(identity.is_alive(record.process) for record in records)
+    assert len(command.plugins()) == 1
     assert pidfd.send_signal(child.process, signal.SIGINT)
     assert await command.exit_code(child) == 0, command.stderr()
     assert len(command.events("exited")) == 2

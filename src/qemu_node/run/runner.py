@@ -91,13 +91,19 @@ def _announce(job: Job, on_event: Callable[[RunEvent], None]) -> None:
         on_event(RunEvent(kind=EventKind.NOTE, message=note))
 
 
+def driver_argv(config_path: Path | None) -> list[str]:
+    """Return the driver's command line; it makes its socket before SetConfig names node.toml."""
+    named = [] if config_path is None else ["--config", str(config_path.absolute())]
+    return [sys.executable, "-m", "qemu_node", *named, "driver", "--stop-with-parent"]
+
+
 @contextlib.asynccontextmanager
 async def _driver(config_path: Path | None) -> AsyncIterator[DriverLink]:
     """Start the driver's process as an agent does, and end it after the block."""
     reading_end, writing_end = os.pipe()
     try:
         client = await PluginClient.launch(
-            [sys.executable, "-m", "qemu_node", "driver", "--stop-with-parent"],
+            driver_argv(config_path),
             env=driver_environment(),
             stdin_fd=reading_end,
             on_log=_log_driver,
