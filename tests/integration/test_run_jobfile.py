@@ -1,12 +1,16 @@
-"""The two parsers of HCL against each other: the Nomad program and python-hcl2."""
+"""The readers of a job file: against each other, and agents that answer wrongly."""
 
+import asyncio
 import dataclasses
 import os
+import socket
 from pathlib import Path
 
 import pytest
+from fakes.http_peer import HttpPeer, PeerRequest, Reply
 
 from qemu_node.errors import JobError
+from qemu_node.run.jobfile import reader
 from qemu_node.run.jobfile.job import Job
 from qemu_node.run.jobfile.reader import STDIN, JobSource, Parser, load_job
 
@@ -168,3 +172,52 @@ def test_what_nomad_refuses_is_told_on_one_line_with_file_and_line(tmp_path: Pat
     with pytest.raises(JobError, match=r"wrong\.nomad\.hcl:2,3-7: Unsupported argument") as caught:
         read(path, [], Parser.NOMAD)
     assert "\n" not in str(caught.value)
+
+
+class AgentPeer(HttpPeer):
+    """An agent whose answer to a job is chosen by the test."""
+
+    reply = Reply()
+
+    def answer(self, request: PeerRequest) -> Reply:
+        return self.reply
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (Reply(200, b" " * (9 << 20)), "the answer is too large"),
+        (Reply(302, headers={"Location": "http://127.0.0.1:1/"}), "answered 302"),
+        (Reply(403, b"Permission denied"), "answered 403: Permission denied"),
+        # Less than it promises: the answer never ends, until the peer closes.
+        (Reply(200, b"{", headers={"Content-Length": "100"}), "cannot be asked: "),
+    ],
+    ids=["large", "redirected", "refused", "cut"],
+)
+async def test_an_agent_that_answers_wrongly_leaves_the_job_to_the_built_in_reader(
+    reply: Reply, reason: str
+) -> None:
+    async with AgentPeer.running() as peer:
+        peer.reply = reply
+        env = {"NOMAD_ADDR": f"{peer.url}/", "NOMAD_TOKEN": "secret", "NOMAD_NAMESPACE": "team"}
+        job = await asyncio.to_thread(load_job, JobSource(path=STDIN, text=TRICKY, env=env))
+    assert reason in job.notes[0]
+    (request,) = peer.requests
+    assert request.target == "/v1/jobs/parse?namespace=team"
+    assert request.headers["x-nomad-token"] == "secret"
+
+
+async def test_an_agent_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_AGENT_TIMEOUT_S", 0.2)
+    # The kernel accepts the connection; nobody reads from it.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = {"NOMAD_ADDR": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        job = await asyncio.to_thread(load_job, JobSource(path=STDIN, text=TRICKY, env=env))
+    assert "did not answer within 0.2 s" in job.notes[0]
+
+
+async def test_no_agent_is_reached_behind_a_wrong_address() -> None:
+    for address in ("127.0.0.1:4646", "unix:///run/nomad.sock", "http://127.0.0.1:1", "http://["):
+        source = JobSource(path=STDIN, text=TRICKY, env={"NOMAD_ADDR": address})
+        job = await asyncio.to_thread(load_job, source)
+        assert f"the agent at {address} cannot be asked" in job.notes[0]

@@ -14,6 +14,7 @@ import msgspec
 from qemu_node.errors import JobError
 from qemu_node.nomad.agent.cty import Conversion, MismatchError, to_bool, to_number, to_string
 from qemu_node.nomad.proto.hclspec_pb2 import BlockList, Object, Spec
+from qemu_node.text import nearest
 
 
 class OptionError(JobError):
@@ -47,11 +48,13 @@ def _encode_object(schema: Object, values: Any, where: str) -> dict[str, Any]:
         raise OptionError(where, f": a block is required, not {values!r}")
     unknown = sorted(str(key) for key in values if key not in schema.attributes)
     if unknown:
+        known = sorted(schema.attributes)
+        near = nearest(unknown[0], known)
         raise OptionError(
             where,
             f': there is no option "{unknown[0]}"',
             name=unknown[0],
-            hint=f"there are: {', '.join(sorted(schema.attributes))}",
+            hint=f'did you mean "{near}"?' if near else f"there are: {', '.join(known)}",
         )
     return {
         key: _encode(spec, values.get(key), f"{where}.{key}")

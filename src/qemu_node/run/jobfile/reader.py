@@ -13,6 +13,7 @@ API form. HCL is read by the first of these that there is:
 import asyncio
 import dataclasses
 import json
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -192,7 +193,8 @@ def parse_with_agent(source: JobSource) -> dict[str, Any]:
         )
     address = source.env.get("NOMAD_ADDR") or _DEFAULT_ADDRESS
     request = {"JobHCL": source.text, "Variables": variables, "Canonicalize": False}
-    agent = f"the agent at {address}"
+    # Without a user's name and password.
+    agent = f"the agent at {re.sub('//[^/@]*@', '//', address)}"
     try:
         status, body = asyncio.run(_ask_agent(address, request, source.env))
     except TimeoutError as exc:

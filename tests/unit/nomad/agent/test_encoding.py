@@ -89,6 +89,19 @@ def test_what_an_agent_would_refuse_is_refused(values: dict[str, Any], message: 
         encode_config(_SCHEMA, values)
 
 
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("txt", 'did you mean "text"?'),
+        ("x", "there are: flag, list, many, number, one, ports, text"),
+    ],
+)
+def test_an_unknown_option_comes_with_what_may_be_meant(option: str, hint: str) -> None:
+    with pytest.raises(JobError) as caught:
+        encode_config(_SCHEMA, {option: 1})
+    assert caught.value.hint == hint
+
+
 def test_driver_reads_what_is_encoded_for_its_schema() -> None:
     values = {"image": "x", "cpus": "2", "ports": [{"ssh": 22}], "network": [{"mode": "user"}]}
     options = parse_options(encode_config(task_schema(), values))

@@ -29,7 +29,7 @@ job "web" {
   }
 }
 """
-ENV = {"NOMAD_ADDR": "http://127.0.0.1:1", "NOMAD_TOKEN": "secret"}
+ENV = {"NOMAD_ADDR": "http://user:secret@127.0.0.1:1", "NOMAD_TOKEN": "secret"}
 
 
 class FakeAgent:
