@@ -40,6 +40,9 @@ _PUMP_INTERVAL_S = 0.25
 _USAGE_INTERVAL_S = 20.0
 _RECONCILE_INTERVAL_S = 60.0
 _WATCH_AGAIN_S = 60.0
+_SETTLE_S = 1.5
+"""Before the first reconcile, which reads what there is of every VM and every process: an agent
+hands over the VMs of an earlier driver as soon as it has a new one, and nobody watches them yet."""
 _RECOVER_LOCK_TIMEOUT_S = 10.0
 
 
@@ -85,9 +88,9 @@ class Supervisor:
         return [managed.vm for managed in self._managed.values()]
 
     def begin(self) -> None:
-        """Begin to serve: remove left-overs, then pump logs, measure, reconcile and prefetch."""
+        """Begin to serve: pump logs, reconcile, measure and prefetch."""
         self._repeat(self._node.network.watch, "watching the network", _WATCH_AGAIN_S)
-        self._repeat(self.reconcile, "reconciling", _RECONCILE_INTERVAL_S)
+        self._repeat(self.reconcile, "reconciling", _RECONCILE_INTERVAL_S, _SETTLE_S)
         _ = self._node.tasks.start(self._node.prefetcher.run(self._troubles), name="prefetching")
         self.watch()
 
@@ -96,7 +99,8 @@ class Supervisor:
         if not self._is_watching:
             self._is_watching = True
             self._repeat(self.flush_logs, "moving guests' output into logs", _PUMP_INTERVAL_S)
-            self._repeat(self._measure, "measuring VMs", _USAGE_INTERVAL_S)
+            # What an earlier driver measured is still in usage.json.
+            self._repeat(self._measure, "measuring VMs", _USAGE_INTERVAL_S, _USAGE_INTERVAL_S)
 
     def use(self, node: Node) -> None:
         """Have `node` from now on: its settings could be read at last."""
@@ -105,8 +109,16 @@ class Supervisor:
         for vm in self.vms:
             node.network.adopt(vm.record)
 
-    def _repeat(self, work: Callable[[], Awaitable[object]], name: str, interval_s: float) -> None:
-        loop = repeat(work, name=name, interval_s=interval_s, troubles=self._troubles)
+    def _repeat(
+        self,
+        work: Callable[[], Awaitable[object]],
+        name: str,
+        interval_s: float,
+        first_s: float = 0.0,
+    ) -> None:
+        loop = repeat(
+            work, name=name, interval_s=interval_s, troubles=self._troubles, first_s=first_s
+        )
         _ = self._node.tasks.start(loop, name=name)
 
     async def aclose(self) -> None:

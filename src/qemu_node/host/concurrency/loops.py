@@ -64,7 +64,12 @@ async def attempt(work: Callable[[], Awaitable[T]], *, name: str, troubles: Trou
 
 
 async def repeat(
-    work: Callable[[], Awaitable[object]], *, name: str, interval_s: float, troubles: Troubles
+    work: Callable[[], Awaitable[object]],
+    *,
+    name: str,
+    interval_s: float,
+    troubles: Troubles,
+    first_s: float = 0.0,
 ) -> NoReturn:
     """Repeat `work` until cancelled, with a pause of `interval_s` in between.
 
@@ -75,7 +80,10 @@ async def repeat(
         name: The name of the work in the log and the fingerprint: the subject of a sentence.
         interval_s: The pause.
         troubles: Takes the errors.
+        first_s: The pause before the first time.
     """
+    if first_s:
+        await asyncio.sleep(first_s)
     pause_s = interval_s
     while True:
         await attempt(work, name=name, troubles=troubles)

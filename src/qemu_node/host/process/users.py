@@ -7,8 +7,9 @@ same user. Does not own which users there are (`vm.record.leases`).
 import contextlib
 import os
 import re
+import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 from qemu_node.errors import HostError
@@ -183,11 +184,42 @@ def processes_of_user(uid: int) -> list[ProcessId]:
 def processes_of_users(uids: Container[int]) -> list[tuple[int, ProcessId]]:
     """Return the processes that run as one of `uids`, with that user id; no zombies.
 
-    Reads the status of every process: too slow for the event loop. The owner of a process's
-    directory in /proc would be quicker to read, but a process can make that root (PR_SET_DUMPABLE,
-    man 2 prctl).
+    Reads the status of every process: too slow for the event loop. Threads that ask at the same
+    time share one look.
     """
     found = []
+    for pid, uid in _LOOK.users_since(time.monotonic()):
+        if uid in uids and (process := identify(pid)) is not None:
+            found.append((uid, process))
+    return found
+
+
+class _Look:
+    """A look at all processes; a thread that has to wait for another's takes what it finds."""
+
+    def __init__(self) -> None:
+        self._looking = threading.Lock()
+        self._began_at = 0.0
+        self._users: list[tuple[int, int]] = []
+
+    def users_since(self, moment: float) -> list[tuple[int, int]]:
+        """Return each process and its user, by a look that began after `moment`."""
+        with self._looking:
+            if self._began_at <= moment:
+                self._began_at = time.monotonic()
+                self._users = list(_users_of_processes())
+            return self._users
+
+
+_LOOK = _Look()
+
+
+def _users_of_processes() -> Iterator[tuple[int, int]]:
+    """Yield the pid and the user of each process.
+
+    The owner of a process's directory in /proc would be quicker to read, but a process can make
+    that root (PR_SET_DUMPABLE, man 2 prctl).
+    """
     for name in os.listdir("/proc"):  # noqa: PTH208 - names alone, no paths
         if name.isdigit():
             try:
@@ -197,9 +229,8 @@ def processes_of_users(uids: Container[int]) -> list[tuple[int, ProcessId]]:
             assert match is not None, "man 5 proc_pid_status"
             real, uid = int(match[1]), int(match[2])
             # Not a set-uid program: the user who started it chose its command line.
-            if real == uid in uids and (process := identify(int(name))) is not None:
-                found.append((uid, process))
-    return found
+            if real == uid:
+                yield int(name), uid
 
 
 def pids_of_users(uids: range) -> set[int]:

@@ -5,6 +5,7 @@ streams. Nomad starts the process, or `qemu-node run`.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -91,6 +92,8 @@ def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     level = logging.getLevelNamesMapping().get(os.environ.get(LOG_LEVEL_ENV, "INFO").upper())
     plugin_log.configure(logging.INFO if level is None else level)
+    # What is imported stays: no collection looks at it again.
+    gc.freeze()
     keep_one_arena()
     raise_open_files_limit()
     with asyncio.Runner(loop_factory=timed_loop) as runner:

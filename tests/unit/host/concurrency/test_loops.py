@@ -29,10 +29,14 @@ class Work:
             raise asyncio.CancelledError
 
 
-async def run(work: Work, monkeypatch: pytest.MonkeyPatch, interval_s: float = 1.0) -> None:
+async def run(
+    work: Work, monkeypatch: pytest.MonkeyPatch, interval_s: float = 1.0, first_s: float = 0.0
+) -> None:
     monkeypatch.setattr("qemu_node.host.concurrency.loops.asyncio.sleep", work.sleep)
     with pytest.raises(asyncio.CancelledError):
-        await repeat(work, name="work", interval_s=interval_s, troubles=work.troubles)
+        await repeat(
+            work, name="work", interval_s=interval_s, troubles=work.troubles, first_s=first_s
+        )
 
 
 async def test_a_loop_goes_on_after_any_error_and_waits_longer_each_time(
@@ -59,6 +63,12 @@ async def test_the_pause_has_a_bound_and_is_never_shorter_than_the_interval(
     long = Work(*[ValueError("no")] * 3)
     await run(long, monkeypatch, 3600.0)
     assert long.pauses == [3600.0] * 3
+
+
+async def test_the_first_time_may_have_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(None, None)
+    await run(work, monkeypatch, first_s=5.0)
+    assert work.pauses == [5.0, 1.0, 1.0]
 
 
 async def test_a_lasting_failure_is_logged_once_and_its_end_too(

@@ -1,5 +1,6 @@
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,3 +33,19 @@ def test_a_zombie_that_its_parent_asks_for_costs_no_look_at_every_process(
 def test_a_process_that_stays_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
     assert os.getpid() in [process.pid for process in users.processes_of_user(os.geteuid())]
+
+
+def test_who_asked_before_a_look_began_shares_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def look() -> Iterator[tuple[int, int]]:
+        looks.append(len(looks))
+        yield len(looks), 320_000
+
+    monkeypatch.setattr(users, "_users_of_processes", look)
+    shared = users._Look()
+    asked = time.monotonic()
+    assert shared.users_since(asked) == [(1, 320_000)]
+    # It has waited for the look of another thread meanwhile.
+    assert shared.users_since(asked) == [(1, 320_000)]
+    assert shared.users_since(time.monotonic()) == [(2, 320_000)]
