@@ -1,4 +1,4 @@
-"""`python -m qemu_node` and the console script `qemu-node`."""
+"""The entry point of `python -m qemu_node` and of the console script `qemu-node`."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """The error tree of the project.
 
-Owns the root and the few classes that callers of several layers tell apart. An error that only one
-package raises lives beside the code that raises it and derives from one of these.
+Owns the root and the few classes that several layers tell apart. An error that only one room
+raises is beside the code that raises it, and derives from one of these.
 
     NodeError                 root; `retry` says how Nomad should treat it
     ├── ConfigError           node.toml or a plugin option is wrong; the operator fixes it
@@ -25,10 +25,10 @@ AS_ROOT_OR_GROUP: Final = (
 
 
 class NodeError(Exception):
-    """Root of everything that an operator or a job's author can do something about.
+    """Root of all errors that an operator or a job's author can do something about.
 
     `str(exc)` is one line, what `nomad alloc status` shows. `hint` says what to do about it.
-    `retry` maps to Nomad's recoverable error: true where the same start may succeed later.
+    `retry` becomes Nomad's recoverable error: true if the same start may succeed later.
     """
 
     retry: ClassVar[bool] = False
@@ -56,25 +56,25 @@ class MissingPartError(NodeError):
 
 
 class HostError(NodeError):
-    """The host refused an operation that may succeed later, as a write to a full disk may."""
+    """The host refused an operation that may succeed later, such as a write to a full disk."""
 
     retry = True
 
 
 class GuestAgentError(NodeError):
-    """The guest agent did not answer, or answered with an error; the guest may be in any state."""
+    """The guest agent did not answer or answered with an error. The guest may be in any state."""
 
     retry = True
 
 
 class QmpError(NodeError):
-    """QEMU did not answer on its control socket, or refused; its process may still run."""
+    """QEMU did not answer on its control socket, or refused. Its process may still run."""
 
     retry = True
 
 
 class ImageError(NodeError):
-    """The image cannot be used; the cache holds only complete, verified images all the same."""
+    """The image cannot be used. The cache still holds only complete, verified images."""
 
 
 class VMNotFoundError(NodeError):

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them, converted once at the edge.
+"""Sizes and durations as people write them, converted once where they are read.
 
 Inside the program sizes are bytes and times are seconds.
 """
@@ -21,10 +21,10 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that `text` names: `"50G"`, `"1.5 GiB"`, `"512M"`; units are powers of 1024.
+    """Return the bytes in `text`: `"50G"`, `"1.5 GiB"`, `"512M"`. Units are powers of 1024.
 
     Raises:
-        ConfigError: `text` is no size.
+        ConfigError: `text` is not a size.
     """
     match = _SIZE.match(text)
     if match is None:
@@ -37,22 +37,22 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A part of a whole whose size is known later: so many per cent of it, or so many bytes."""
+    """A part of a whole whose size is known later: a percentage, or a number of bytes."""
 
     pct: float | None = None
     size_bytes: int = 0
 
     def of(self, total_bytes: int) -> int:
-        """Return the bytes that this is of `total_bytes`, never more than all of them."""
+        """Return this part of `total_bytes` in bytes, never more than the whole."""
         wanted = self.size_bytes if self.pct is None else int(total_bytes * self.pct / 100)
         return min(wanted, total_bytes)
 
 
 def parse_share(text: str) -> Share:
-    """Return the share that `text` names: `"10%"`, or a size such as `"20G"`.
+    """Return the share in `text`: `"10%"`, or a size such as `"20G"`.
 
     Raises:
-        ConfigError: `text` is neither, or more than 100 %.
+        ConfigError: `text` is neither, or is more than 100 %.
     """
     match = _PERCENT.match(text)
     if match is None:
@@ -69,10 +69,10 @@ def parse_share(text: str) -> Share:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds that `text` names, in Go's notation: `"5m"`, `"1h30m"`, `"500ms"`.
+    """Return the seconds in `text`, in Go's notation: `"5m"`, `"1h30m"`, `"500ms"`.
 
     Raises:
-        ConfigError: `text` is no duration.
+        ConfigError: `text` is not a duration.
     """
     parts = _DURATION_PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():

@@ -1,7 +1,7 @@
-"""Sets of VLANs as people write them: `"100-199"`, `"300"`.
+"""Sets of VLANs as people write them: `"100-199"`, `"300"`. Pure.
 
-Pure. Owns which numbers are VLANs that a VM can have, and the two forms of a set: text and numbers.
-Does not own who may use which (`net.policy`) nor what is on a port (`net.port.plan`).
+Owns which VLANs a VM can have, and the two forms of a set: text and numbers. Does not own which
+job may use which (`net.policy`) nor what a port carries (`net.port.plan`).
 """
 
 import re
@@ -10,23 +10,23 @@ from collections.abc import Iterable
 from qemu_node.errors import ConfigError
 
 VID_MIN = 2
-"""VLAN 1 is every switch's default, and what a bridge gives a port that was told nothing."""
+"""VLAN 1 is the default of switches, and of a bridge's new ports."""
 VID_MAX = 4094
-"""0 marks a priority only and 4095 is reserved (IEEE 802.1Q-2018, table 9-2)."""
+"""0 means "priority only" and 4095 is reserved (IEEE 802.1Q-2018, table 9-2)."""
 
 _RANGE = re.compile(r"\s*(?P<first>[0-9]{1,4})\s*(?:-\s*(?P<last>[0-9]{1,4})\s*)?")
 
 
 def is_vid(number: int) -> bool:
-    """Tell whether `number` is a VLAN that a VM can have."""
+    """Tell whether a VM can have the VLAN `number`."""
     return VID_MIN <= number <= VID_MAX
 
 
 def parse_vlans(words: Iterable[str]) -> frozenset[int]:
-    """Return the VLANs that `words` name, each a number or a range with both its ends.
+    """Return the VLANs in `words`, each of which is a number or an inclusive range.
 
     Raises:
-        ConfigError: a word is neither, or a number is no VLAN of a VM, or a range runs backwards.
+        ConfigError: a word is neither, a number is not a VLAN of a VM, or a range is reversed.
     """
     found: set[int] = set()
     for word in words:
@@ -44,7 +44,7 @@ def parse_vlans(words: Iterable[str]) -> frozenset[int]:
 
 
 def to_ranges(vlans: Iterable[int]) -> list[tuple[int, int]]:
-    """Return `vlans` as the fewest ranges `(first, last)`, ascending."""
+    """Return `vlans` as ranges `(first, last)`, as few as possible, ascending."""
     ranges: list[tuple[int, int]] = []
     for vid in sorted(set(vlans)):
         if ranges and ranges[-1][1] == vid - 1:

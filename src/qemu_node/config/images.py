@@ -12,14 +12,14 @@ from qemu_node.units import Share, parse_duration, parse_share, parse_size
 
 
 class CredentialConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[images.credentials]]`: who the node is at one source. The secrets are in files."""
+    """`[[images.credentials]]`: the credentials for one source. The secrets are in files."""
 
     host: str
     """`host` or `host:port` of a URL or registry; `s3://bucket`."""
     namespaces: tuple[str, ...] = ()
-    """Nomad namespaces whose jobs may use them; empty: all."""
+    """Nomad namespaces whose jobs may use them; empty for all."""
     plain_http: bool = False
-    """Speak http to the registry, and send the secret over http."""
+    """Use http for the registry, and send the secret over it."""
     username: str = ""
     password_file: str = ""
     token_file: str = ""
@@ -28,16 +28,16 @@ class CredentialConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     session_token_file: str = ""
     region: str = "us-east-1"
     endpoint: str = ""
-    """http(s)://host[:port] of an S3 server; empty: Amazon's of the region."""
+    """http(s)://host[:port] of an S3 server; empty for Amazon's in the region."""
 
     @property
     def is_s3(self) -> bool:
-        """Whether it is for a bucket."""
+        """Whether this is for an S3 bucket."""
         return self.host.startswith("s3://")
 
     @property
     def secret_files(self) -> tuple[str, ...]:
-        """The files that it names."""
+        """The files with its secrets."""
         named = (self.password_file, self.token_file, self.secret_key_file, self.session_token_file)
         return tuple(filter(None, named))
 
@@ -48,17 +48,17 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     image_paths: tuple[str, ...] = ()
     """Directories of this host whose files a job may name as its image."""
     pull_timeout: str = "10m"
-    """How long a start waits for a download, which goes on afterwards."""
+    """How long a start waits for a download. The download goes on afterwards."""
     max_size: str = "256G"
     """Largest download, and largest virtual size of a disk."""
     credentials: tuple[CredentialConfig, ...] = ()
-    """For sources that ask who is there."""
+    """For sources that need authentication."""
     sources: tuple[str, ...] = ()
-    """What jobs may name: a host, `*.domain`, or the beginning of a source. Empty: anything."""
+    """What jobs may name: hosts, `*.domain`, or prefixes of sources. Empty for anything."""
     allow_networks: tuple[str, ...] = ()
-    """Networks that may be connected to though they are refused by default."""
+    """Networks to which connections are allowed although they are refused by default."""
     refuse_networks: tuple[str, ...] = ()
-    """Further networks that are never connected to."""
+    """Further networks to which connections are refused."""
     ca_file: str = ""
     """Certificates (PEM) that are trusted beside the system's; empty: none."""
     proxy: str = ""
@@ -66,19 +66,19 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     no_proxy: tuple[str, ...] = ()
     """Hosts, or `*.domain`, that are asked directly."""
     ttl: str = "5m"
-    """For so long after its answer a source is not asked again; prefetched images as often are."""
+    """How long a source's answer is valid; also how often prefetched images are checked."""
     downloads: int = 4
-    """How many at once."""
+    """How many downloads at once."""
     download_timeout: str = "6h"
-    """How long one download may take."""
+    """Time limit of a download."""
     unused_for: str = "7d"
-    """An image that no VM has used for so long is removed."""
+    """An image is removed if no VM has used it for so long."""
     low_space: str = "10%"
-    """Free space of the cache's file system below which unused images are removed."""
+    """If less of the cache's file system is free, unused images are removed."""
     high_space: str = "20%"
-    """Free space at which that ends."""
+    """The free space at which that stops."""
     prefetch: tuple[str, ...] = ()
-    """Sources whose images the driver keeps in the cache."""
+    """Sources whose images the driver downloads and keeps in the cache."""
 
     @property
     def unused_for_s(self) -> float:
@@ -117,10 +117,10 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def check_images(images: ImagesConfig) -> None:
-    """Check values that have the right type and make no sense.
+    """Check what the types do not: values that make no sense.
 
     Raises:
-        ConfigError: one does not; the setting is named.
+        ConfigError: a value makes no sense; the message names the setting.
     """
     if images.downloads < 1:
         raise ConfigError("images.downloads must be at least 1")
@@ -151,7 +151,7 @@ def check_images(images: ImagesConfig) -> None:
         )
 
 
-# A bucket's name is what DNS takes; old ones may have capitals and underscores.
+# A bucket's name is a DNS name; old ones may have capitals and underscores.
 _CREDENTIAL_HOST = re.compile(
     r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,254}"
     r"|(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
@@ -165,7 +165,7 @@ _USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
 
 
 def _check_credential(entry: CredentialConfig) -> None:
-    """Raise for an entry that cannot be meant so."""
+    """Raise for an entry that makes no sense."""
     name = f"images.credentials of {entry.host!r}"
     if not _CREDENTIAL_HOST.fullmatch(entry.host):
         raise ConfigError(
@@ -212,12 +212,12 @@ def _check_s3_credential(name: str, entry: CredentialConfig, kinds: list[str]) -
 
 
 def canonical_host(host: str) -> str:
-    """Return `host`, `host:port` or `s3://bucket` as it is compared: lower case, without 443."""
+    """Return `host`, `host:port` or `s3://bucket` for comparison: lower case, without 443."""
     return host if host.startswith("s3://") else host.lower().removesuffix(":443")
 
 
 def _check_distinct(entries: tuple[CredentialConfig, ...]) -> None:
-    """Raise where two entries would serve the same namespace at the same host."""
+    """Raise if two entries are for the same namespace and host."""
     seen: set[tuple[str, str | None]] = set()
     for entry in entries:
         for namespace in set(entry.namespaces) or (None,):

@@ -1,4 +1,4 @@
-"""`[network]` of node.toml: the node's bridge, and who may use which VLAN of it.
+"""`[network]` of node.toml: the node's bridge, and which jobs may use which VLAN.
 
 Owns the names, defaults and checks of these settings.
 """
@@ -12,27 +12,27 @@ import msgspec
 from qemu_node.errors import ConfigError
 from qemu_node.vlans import VID_MAX, VID_MIN, is_vid, parse_vlans
 
-# What the kernel takes as a name (dev_valid_name in net/core/dev.c) is more; this much needs no
-# quoting anywhere and cannot be mistaken for an option.
+# The kernel allows more (dev_valid_name in net/core/dev.c). These names never need quoting and
+# cannot be taken for an option.
 _IFNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 
 
 class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[network.policy]]`: what jobs of some namespaces may ask of the network."""
+    """`[[network.policy]]`: what jobs of some namespaces may have."""
 
     namespaces: tuple[str, ...]
-    """Nomad namespaces; `*` and `?` stand for any characters, any one character."""
+    """Nomad namespaces; `*` stands for any characters, `?` for one."""
     vlans: tuple[str, ...]
     """Numbers and ranges, `"100-199"`."""
     trunk: bool = False
-    """Whether a NIC may carry several VLANs, tagged."""
+    """Whether a NIC may carry several tagged VLANs."""
     mac: bool = False
-    """Whether a job may choose a NIC's address."""
+    """Whether a job may choose a NIC's MAC address."""
     addresses: tuple[str, ...] = ()
-    """Networks that the VMs' IP source addresses must be in; none given: any address."""
+    """Networks in which the VMs' IP source addresses must be; empty for any address."""
     strict: bool | None = None
-    """Whether the node finishes the VMs' checksums before it filters; None: where namespaces share
-    a VLAN."""
+    """Whether the node completes the VMs' checksums before it filters; None: if namespaces share a
+    VLAN."""
 
     @property
     def vids(self) -> frozenset[int]:
@@ -41,34 +41,34 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[network]`: the node's bridge, and who may use which VLAN of it."""
+    """`[network]`: the node's bridge, and which jobs may use which VLAN."""
 
     bridge: str = ""
-    """The bridge with VLAN filtering that VMs are ports of; empty: user mode only."""
+    """The bridge with VLAN filtering for VMs; empty for user mode only."""
     uplink: str = ""
-    """The bridge's port that leads out of the node; empty: VMs of this node among themselves."""
+    """The bridge's port that leads out of the node; empty if VMs only reach each other."""
     default_vlan: int = 0
-    """VLAN of VMs whose job names none, whatever their namespace; 0: these get user mode."""
+    """The VLAN of VMs whose job names none, in any namespace; 0: they get user mode."""
     management_vlan: int = 0
-    """The node's own VLAN, refused to every VM; 0: the node's own frames are in none."""
+    """The node's own VLAN, which no VM gets; 0 if the node's frames are in none."""
     allow_host: bool = False
-    """Whether guests in user mode may reach services of this very node."""
+    """Whether guests in user mode may reach services of this node."""
     vhost: Literal["auto", "off"] = "auto"
     """`auto`: the kernel moves frames between TAP and guest (vhost-net) where it can."""
     policy: tuple[NetworkPolicy, ...] = ()
 
     @property
     def vids(self) -> frozenset[int]:
-        """The VLANs that VMs can be given."""
+        """The VLANs that VMs can have."""
         given = frozenset[int]().union(*(rule.vids for rule in self.policy))
         return (given | {self.default_vlan}) - {0, self.management_vlan}
 
 
 def check_network(network: NetworkConfig) -> None:
-    """Check that a bridge can follow these settings.
+    """Check what the types do not: settings that make no sense.
 
     Raises:
-        ConfigError: one makes no sense; it is named.
+        ConfigError: a setting makes no sense; the message names it.
     """
     for name, value in (("bridge", network.bridge), ("uplink", network.uplink)):
         if value and _IFNAME.fullmatch(value) is None:

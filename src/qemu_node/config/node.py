@@ -1,8 +1,8 @@
-"""node.toml: the operator's settings, read once into one frozen value.
+"""node.toml: the operator's settings, read into one frozen value.
 
 Owns reading the file and the small sections; `images` and `network` are modules of their own. Each
-component is handed its own section, never the whole. A missing file means the defaults; an unknown
-key is an error that names it.
+component gets only its own section. A missing file means the defaults. An unknown key is an error
+that names it.
 """
 
 import os
@@ -33,10 +33,10 @@ _RUN_DIR_MAX_BYTES = 107 - len("/vm/") - 29 - len("/monitor.sock")
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where this node keeps things."""
+    """The directories of this node."""
 
     run: str
-    """Sockets and vm.json of live VMs; may vanish at a reboot."""
+    """Sockets and vm.json of running VMs; a reboot may remove it."""
     data: str
     """Overlays, varstores, logs and the image cache."""
 
@@ -47,7 +47,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def run_advice(self) -> str:
-        """What to do where `run_dir` cannot be made."""
+        """What to do if `run_dir` cannot be made."""
         if os.geteuid() != 0 and self.run == default_paths().run:
             return (
                 "without a login session of yours, run `export XDG_RUNTIME_DIR=$(mktemp -d)` "
@@ -74,7 +74,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def proofs(self) -> Path:
-        """The file that says under which accelerators guests ran here; kept over reboots."""
+        """The file that says which accelerators have run a guest here; kept over reboots."""
         return Path(self.data) / "proofs.json"
 
     @property
@@ -88,11 +88,12 @@ class QemuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     binary: str = "qemu-system-x86_64"
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
-    """`auto`: KVM where a guest was seen to run under it, else TCG."""
+    """`auto`: KVM if a guest has run under it, otherwise TCG."""
     firmware_dirs: tuple[str, ...] = ("/etc/qemu/firmware", "/usr/share/qemu/firmware")
-    """Directories of QEMU's firmware descriptors (docs/interop/firmware.json), first match wins."""
+    """Directories of QEMU's firmware descriptors (docs/interop/firmware.json). The first match
+    wins."""
     merge: bool = True
-    """KSM for VMs whose job does not say."""
+    """Whether KSM merges a VM's memory if its job does not say."""
     allow_args: tuple[str, ...] = ()
     """Regular expressions; a job's raw option must match one of them in full."""
     first_uid: int = 200_000
@@ -106,12 +107,12 @@ class QemuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class LogsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[logs]`: bounds of what a guest can print into its task's log."""
+    """`[logs]`: limits on what a guest can print to its task's log."""
 
     max_files: int = 10
     max_file_size: str = "10M"
     rate: str = "1M"
-    """Bytes a second that one guest may log for long; what comes faster waits, up to 32 MiB."""
+    """Bytes a second that one guest may log in the long run. Faster output waits, up to 32 MiB."""
 
     @property
     def max_file_bytes(self) -> int:
@@ -125,10 +126,10 @@ class LogsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class DiskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[disk]`: what is kept free on the file system of `paths.data`."""
+    """`[disk]`: the space to keep free on the file system of `paths.data`."""
 
     reserve: str = "5%"
-    """A share or a size; with less free no VM starts and nothing is downloaded."""
+    """A share or a size. If less is free, no VM starts and nothing is downloaded."""
 
     @property
     def reserved(self) -> Share:
@@ -137,7 +138,7 @@ class DiskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """node.toml as a whole, as it was read; what is made of it is a `Node`."""
+    """The whole node.toml, as it was read. A `Node` is built from it."""
 
     paths: Paths = msgspec.field(default_factory=lambda: default_paths())
     images: ImagesConfig = ImagesConfig()
@@ -152,7 +153,7 @@ def default_paths() -> Paths:
     if os.geteuid() == 0:
         return Paths(run="/run/qemu-node", data="/var/lib/qemu-node")
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    # Not Path.home(), which raises for a user without one; `load` says then that it is no path.
+    # Not Path.home(), which raises for a user without one. `load` reports that later.
     data = os.environ.get("XDG_DATA_HOME") or f"{os.path.expanduser('~')}/.local/share"  # noqa: PTH111
     return Paths(run=f"{runtime}/qemu-node", data=f"{data}/qemu-node")
 
@@ -194,7 +195,7 @@ class SettingError(ConfigError):
 
 
 def parse(text: str, origin: str) -> NodeConfig:
-    """Return the settings in `text`, TOML; `origin` names it in errors.
+    """Return the settings in `text`, which is TOML; errors name `origin`.
 
     Raises:
         SettingError: an unknown key or a wrong value; the message names the key.
@@ -203,7 +204,7 @@ def parse(text: str, origin: str) -> NodeConfig:
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as exc:
-        # ValueError: a number of more digits than Python reads, for instance.
+        # ValueError: for instance a number with more digits than Python reads.
         raise ConfigError(f"{origin} is not TOML: {exc}") from exc
     paths = raw.get("paths", {})
     if isinstance(paths, dict):
@@ -223,7 +224,7 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*?)`(?: - at `\
 
 
 def _explain(exc: msgspec.ValidationError) -> ConfigError:
-    """Return msgspec's finding in the words of somebody who edits the file."""
+    """Return msgspec's error in the words of node.toml."""
     unknown = _UNKNOWN.match(str(exc))
     if unknown is None:
         return ConfigError(str(exc).replace("`$.", "`"))
@@ -260,7 +261,7 @@ def load(path: Path | None = None) -> NodeConfig:
 
 
 def load_file(path: Path | None = None) -> ConfigFile:
-    """Return the settings in `path`; without one, in the default file, which may be missing.
+    """Return the settings in `path`; by default in the default file, which may be missing.
 
     Raises:
         ConfigError: `path` cannot be read or its content is wrong.
@@ -297,7 +298,7 @@ def _refuse_earlier_config(chosen: Path) -> None:
 
 
 def _check(config: NodeConfig) -> None:
-    """Raise for values that have the right type and make no sense."""
+    """Raise for what the types allow but makes no sense."""
     for name, value in (("run", config.paths.run), ("data", config.paths.data)):
         if not value.startswith("/") or "\0" in value:
             raise ConfigError(f"paths.{name} must be an absolute path, not {value!r}")

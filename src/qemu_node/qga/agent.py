@@ -1,11 +1,11 @@
-"""What this program asks of a guest agent, one method per question.
+"""The guest agent's commands that this package uses, one method for each.
 
-Owns spelling the commands, waiting for a program that runs in the guest, and ending one that nobody
-waits for any more. Does not own who may ask: `run` is for callers that have looked at the job's
+Owns the commands' arguments, waiting for a program that runs in the guest, and ending one that
+nobody waits for any more. Does not own who may ask: callers of `run` must check the job's
 `allow_exec`.
 
-Every call takes its own turn on the socket, so that a health check waits for no long command, and
-has one deadline for all of it.
+Every call takes its own turn at the socket, so that a health check does not wait for a long
+command. It has one deadline for all that it does.
 """
 
 import asyncio
@@ -28,18 +28,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 INPUT_MAX_BYTES = 16 << 20
-"""Most that a program in the guest can be given; as much as it can give back."""
+"""Longest input of a program in the guest; its output can be as long."""
 
 _TIMEOUT_S = 5.0
 _REFUSAL_WAIT_S = 2.0
 _POLL_FIRST_S = 0.1
 _POLL_MAX_S = 1.0
 _TURN_MAX_S = 30.0
-"""Longest that `run` keeps others from the agent: a reply lost in the guest never comes."""
+"""Longest time that `run` keeps others from the agent: a reply may be lost in the guest."""
 _END_TIMEOUT_S = 5.0
 
-# The agent has no command that ends a program. Parents first, so that no shell goes on with its
-# next line; without CONFIG_PROC_CHILDREN in the guest's kernel only the program itself is ended.
+# The agent has no command that ends a program. The script ends parents first, so that no shell
+# runs its next line. Without CONFIG_PROC_CHILDREN in the guest's kernel it ends only the program
+# itself.
 _END_SCRIPT = """
 end() {
     set -- "$1" $(cat /proc/"$1"/task/*/children 2>/dev/null)
@@ -61,14 +62,14 @@ class CommandStartError(AgentRefusedError):
 
 
 class CommandTimeoutError(AgentTimeoutError):
-    """A program did not end in time; it may still be running in the guest."""
+    """A program did not end in time; it may still run in the guest."""
 
 
 class GuestAgent:
-    """The agent of one VM. Keeps nothing open between calls; safe to use from several tasks.
+    """The agent of one VM. Keeps nothing open between calls. Several tasks may use it.
 
-    Every method raises GuestAgentError where the agent gives no usable answer in time; it says
-    nothing about whether the guest is well.
+    Every method raises GuestAgentError if the agent gives no usable answer in time. That does not
+    mean that the guest is unhealthy.
     """
 
     def __init__(self, socket: Path, lock: Path) -> None:
@@ -84,7 +85,7 @@ class GuestAgent:
         return replies.agent_info(await self._ask("guest-info", replies.RawInfo, timeout_s))
 
     async def osinfo(self, timeout_s: float = _TIMEOUT_S) -> OsInfo:
-        """Return what the guest says of its operating system."""
+        """Return the guest's operating system."""
         return replies.os_info(await self._ask("guest-get-osinfo", replies.RawOsInfo, timeout_s))
 
     async def host_name(self, timeout_s: float = _TIMEOUT_S) -> str:
@@ -103,13 +104,13 @@ class GuestAgent:
         *,
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
-        """Return once the agent has taken the request; whether the guest obeys is to be seen.
+        """Return once the agent has got the request. The guest may still not shut down.
 
-        An agent that obeys answers nothing, so this returns after two seconds of silence, or
-        `timeout_s` if that is shorter, or as soon as QEMU is gone.
+        An agent that shuts down sends no answer. So this returns after two seconds without one, or
+        after `timeout_s` if that is shorter, or when QEMU exits.
 
         Raises:
-            GuestAgentError: no agent took it, or it answered that it cannot.
+            GuestAgentError: no agent got the request, or it answered that it cannot.
         """
         async with self._session(timeout_s) as session:
             await session.send("guest-shutdown", {"mode": mode})
@@ -128,20 +129,20 @@ class GuestAgent:
     ) -> ExecResult:
         """Run a program in the guest, without a shell, and return how it ended.
 
-        When its time is up, or the call is cancelled while the program runs, the guest is told to
-        end it (SIGTERM, on Windows taskkill); whether the guest obeys is not waited for beyond 5 s.
+        If its time is up, or the call is cancelled while the program runs, the guest is told to
+        end it (SIGTERM, on Windows taskkill). This waits at most 5 s for that.
 
         Args:
             argv: The program, looked up in the agent's PATH, and its arguments.
-            timeout_s: For all of it; for the agent's first answer at most 5 s.
-            input: What the program reads.
-            env: `NAME=value` entries that replace the agent's own environment; none keep it.
+            timeout_s: Limit for the whole call; for the agent's first answer at most 5 s.
+            input: The program's stdin.
+            env: `NAME=value` entries that replace the agent's environment; empty to keep it.
 
         Raises:
-            CommandTimeoutError: it did not end in time; it may still be running in the guest.
-            CommandStartError: the guest could not start it, with its reason.
-            AgentTimeoutError: the agent did not answer; nothing was run, as far as is known.
-            GuestAgentError: the agent may not run programs, or was lost track of.
+            CommandTimeoutError: the program did not end in time; it may still run in the guest.
+            CommandStartError: the guest could not start it; the message has the guest's reason.
+            AgentTimeoutError: the agent did not answer; probably nothing was run.
+            GuestAgentError: the agent may not run programs, or lost track of the program.
         """
         if not argv or len(input) > INPUT_MAX_BYTES:
             what = "no command is given" if not argv else "its input is longer than 16 MiB"
@@ -164,7 +165,7 @@ class GuestAgent:
     async def _start(
         self, argv: Sequence[str], stdin: bytes, env: Sequence[str], timeout_s: float
     ) -> int:
-        """Return the guest's number of a program that has been started."""
+        """Start a program; return its pid in the guest."""
         arguments: dict[str, object] = {
             "path": argv[0],
             "arg": list(argv[1:]),
@@ -191,7 +192,7 @@ class GuestAgent:
             return started.pid
 
     async def _end(self, pid: int) -> None:
-        """Have process `pid` and what it has started ended, where the agent can; never raises."""
+        """End process `pid` and its children, if the agent can. Never raises."""
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
                 system = await self.osinfo()
@@ -200,13 +201,13 @@ class GuestAgent:
                 else:
                     argv = ["/bin/sh", "-c", _END_SCRIPT, "sh", str(pid)]
                 await self._wait(await self._start(argv, b"", (), _END_TIMEOUT_S))
-                # The agent keeps what a program printed until it is asked for.
+                # The agent keeps a program's output until it is asked for.
                 await self._wait(pid)
         except (GuestAgentError, TimeoutError) as exc:
             log.info("command in the guest not ended", extra={"pid": pid, "error": str(exc)})
 
     async def _wait(self, pid: int) -> ExecResult:
-        """Return how process `pid` ended, once it has; waits for ever."""
+        """Wait until process `pid` has ended; return how. There is no time limit."""
         pause_s = _POLL_FIRST_S
         while True:
             try:

@@ -1,8 +1,8 @@
-"""The guest agent's values, as the guest sends them and as the program uses them: pure.
+"""The guest agent's values, as the guest sends them and as this package uses them: pure.
 
-Owns making a hostile guest's values safe to show, log and hand on: text is one printable line of
-bounded length, lists are bounded, addresses are addresses. Does not own the envelope they come in
-(`wire`). Names are those of QEMU's qga/qapi-schema.json.
+Owns making a hostile guest's values safe to show and log: text is one printable line of bounded
+length, lists are bounded, addresses are valid. Does not own the reply around them (`wire`). Names
+are those of QEMU's qga/qapi-schema.json.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ _MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 
 
 class Nothing(msgspec.Struct):
-    """An object whose members, if any, do not matter."""
+    """An object whose members are ignored."""
 
 
 class RawCommand(msgspec.Struct):
@@ -90,7 +90,7 @@ class RawExecStatus(msgspec.Struct, rename="kebab"):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentInfo:
-    """The agent's version and the commands that it may be sent."""
+    """The agent's version and its enabled commands."""
 
     version: str
     enabled: frozenset[str]
@@ -98,7 +98,7 @@ class AgentInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OsInfo:
-    """The guest's operating system, in its own words; empty where it does not say."""
+    """The guest's operating system as the guest names it; empty if it does not say."""
 
     id: str
     name: str
@@ -115,7 +115,7 @@ class GuestInterface:
 
     name: str
     mac: str
-    """Lower case with colons; empty where it has none."""
+    """Lower case with colons; empty if it has none."""
     addresses: tuple[str, ...]
     """IPv4 and IPv6, without prefix length or zone."""
 
@@ -125,13 +125,13 @@ class ExecResult:
     """How a program in the guest ended, and what it printed."""
 
     exit_code: int
-    """-2^31 to 2^31 - 1; 128 + N where signal N ended it, as shells have it."""
+    """-2^31 to 2^31 - 1; 128 + N if signal N ended it, as in shells."""
     signal: int | None
     """The signal, or the exception code on Windows, that ended it."""
     stdout: bytes
     stderr: bytes
     truncated: bool
-    """It printed more than the agent keeps: 16 MiB of each."""
+    """It printed more than the agent keeps, 16 MiB of stdout and of stderr."""
 
 
 def agent_info(raw: RawInfo) -> AgentInfo:
@@ -158,7 +158,7 @@ def os_info(raw: RawOsInfo) -> OsInfo:
 
 
 def interfaces(raw: Sequence[RawInterface]) -> list[GuestInterface]:
-    """Return `raw` made safe; what is no address is left out."""
+    """Return `raw` made safe. Invalid addresses are left out."""
     return [
         GuestInterface(
             name=printable(interface.name),
@@ -185,10 +185,10 @@ def _addresses(raw: Sequence[RawAddress]) -> tuple[str, ...]:
 
 
 def exec_result(raw: RawExecStatus) -> ExecResult:
-    """Return the end of a program that has exited.
+    """Return how a program that has exited ended.
 
     Raises:
-        GuestAgentError: the agent says neither how it ended, nor anything possible.
+        GuestAgentError: the agent does not say how it ended, or says something impossible.
     """
     if raw.exitcode is not None:
         code, signal = raw.exitcode, None
@@ -196,7 +196,7 @@ def exec_result(raw: RawExecStatus) -> ExecResult:
         code, signal = (128 + raw.signal if 0 < raw.signal < 128 else 255), raw.signal
     else:
         raise GuestAgentError("the guest agent does not say how the command ended")
-    # Windows has 32 bits without a sign, everyone else reads them with one.
+    # Windows has unsigned exit codes of 32 bits; Nomad's are signed.
     if not -(1 << 31) <= code < 1 << 32 or (signal is not None and not 0 <= signal < 1 << 32):
         raise GuestAgentError("the guest agent reports an impossible exit code")
     return ExecResult(

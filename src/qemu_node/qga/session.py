@@ -1,18 +1,18 @@
-"""One client's turn on a guest agent's socket.
+"""One client's turn at a guest agent's socket.
 
-Owns connecting, taking turns (QEMU's chardev serves one client, so all clients of this host share a
-lock file), resynchronisation and deadlines. Does not own what commands mean (`agent`) nor what
-bytes mean (`wire`).
+Owns connecting, taking turns (QEMU's chardev serves one client, so all clients on this host share
+a lock file), resynchronising, and deadlines. Does not own what commands mean (`agent`) nor the
+format of messages (`wire`).
 
     GuestAgentError             no usable answer
-    ├── AgentTimeoutError       none in time; what was asked may still be carried out
-    ├── ChannelClosedError      QEMU's end is gone; what was asked may have been carried out
+    ├── AgentTimeoutError       no answer in time; the command may still be carried out
+    ├── ChannelClosedError      QEMU closed the channel; the command may have been carried out
     ├── AgentRefusedError       the agent answered with an error (`wire`)
     └── CommandNotAllowedError  nothing was sent (`allowlist`)
 
-QEMU accepts a client whether or not an agent runs in the guest, and keeps what is written until one
-does. So nothing but a synchronisation is sent before the agent has answered one: no command of
-today is carried out by an agent that starts tomorrow.
+QEMU accepts a client even if no agent runs in the guest, and keeps what is written until one does.
+So only a synchronisation is sent until the agent has answered one. Otherwise an agent that starts
+tomorrow would carry out today's command.
 """
 
 import asyncio
@@ -41,19 +41,19 @@ T = TypeVar("T")
 
 _CHUNK_BYTES = 64 << 10
 _FLOOD_MAX_BYTES = 2 * EXEC_LINE_MAX_BYTES
-"""What one call reads at most: the longest reply, behind one that nobody waited for."""
+"""Most bytes that one call reads: the longest reply, after one that nobody waited for."""
 
 
 class AgentTimeoutError(GuestAgentError):
-    """No answer in time. Where a command was sent, it may have been carried out, or still be."""
+    """No answer in time. A command that was sent may have been, or still be, carried out."""
 
 
 class ChannelClosedError(GuestAgentError):
-    """QEMU's end of the channel is gone. A command that was sent may have been carried out."""
+    """QEMU closed the channel. A command that was sent may have been carried out."""
 
 
 class AgentSession:
-    """The socket, held and in step with the agent. Made by `open`; one call at a time."""
+    """The socket, locked and synchronised with the agent. Made by `open`; one call at a time."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._socket = sock
@@ -66,16 +66,16 @@ class AgentSession:
     async def open(
         cls, socket_path: Path, lock_path: Path, *, timeout_s: float
     ) -> AsyncGenerator[Self]:
-        """Hold the agent's socket inside the block, with an agent that answers.
+        """Hold the agent's socket inside the block; the agent has answered.
 
         Args:
-            socket_path: QEMU's end of the agent's channel.
+            socket_path: The socket of the agent's channel.
             lock_path: The lock file that all clients of this socket share.
-            timeout_s: For waiting one's turn, connecting and synchronising; by default also for the
-                calls inside the block, all together.
+            timeout_s: Limit for waiting, connecting and synchronising and, by default, for all
+                calls inside the block together.
 
         Raises:
-            AgentTimeoutError: another client kept its turn, or no agent answered.
+            AgentTimeoutError: another client held the socket, or no agent answered.
             GuestAgentError: there is no such socket, or nobody listens.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -93,15 +93,15 @@ class AgentSession:
 
     @property
     def left_s(self) -> float:
-        """Seconds until the session's own deadline; never negative."""
+        """Seconds until the session's deadline; never negative."""
         return max(self._deadline - asyncio.get_running_loop().time(), 0.0)
 
     async def synchronise(self, timeout_s: float | None = None) -> None:
-        """Return once the agent answers, and whatever it said to others has been thrown away.
+        """Return once the agent answers. What it sent to other clients has been discarded.
 
         Raises:
             AgentTimeoutError: it did not answer.
-            GuestAgentError: it floods the channel, or QEMU closed it.
+            GuestAgentError: it sends too much, or QEMU closed the channel.
         """
         sync_id = 1 + secrets.randbelow((1 << 31) - 1)
         self._is_synchronised = False
@@ -124,10 +124,10 @@ class AgentSession:
         """Return what the agent answers to `command`, as a `kind`.
 
         Args:
-            command: Its name, one of `allowlist`.
-            arguments: What it takes.
-            kind: What msgspec makes of the value, which is not null; unknown members are ignored.
-            timeout_s: For the whole call; by default what is left of the session's time.
+            command: Its name, which `allowlist` must contain.
+            arguments: Its arguments.
+            kind: The type of the value, which must not be null; unknown members are ignored.
+            timeout_s: Limit for the call; by default the rest of the session's time.
 
         Raises:
             AgentTimeoutError: no answer in time. The next call synchronises first.
@@ -141,7 +141,8 @@ class AgentSession:
         async with self._until(timeout_s, what):
             if not self._is_synchronised:
                 await self.synchronise()
-            # Whatever goes wrong from here on leaves a reply behind that is not the next one's.
+            # If this fails from here on, a reply may be left that does not belong to the next
+            # command.
             self._is_synchronised = False
             await self._send(request)
             budget = _Budget()
@@ -155,7 +156,7 @@ class AgentSession:
         """Send a command that the agent does not answer when it succeeds.
 
         Raises:
-            GuestAgentError: it could not be sent.
+            GuestAgentError: the command could not be sent.
         """
         check_command(command, arguments)
         if not self._is_synchronised:
@@ -167,7 +168,7 @@ class AgentSession:
     async def refusal(self, command: str, timeout_s: float) -> GuestAgentError | None:
         """Return the error with which the agent answers `command`, sent by `send`.
 
-        None if it says nothing for `timeout_s`, or QEMU goes away, which is what a shutdown does.
+        None if it sends nothing for `timeout_s`, or QEMU exits, as it does after a shutdown.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -188,8 +189,8 @@ class AgentSession:
         """Return the next line from the guest."""
         loop = asyncio.get_running_loop()
         while True:
-            # sock_recv does not suspend while there is something to read: a guest that writes as
-            # fast as we read would keep every other task, and the deadline, from running.
+            # sock_recv does not suspend while there is data. Without this, a guest that writes as
+            # fast as we read would block every other task, and the deadline.
             await asyncio.sleep(0)
             line = self._lines.next_line(max_bytes)
             if line is not None:
@@ -211,7 +212,7 @@ class AgentSession:
 
 
 class _Budget:
-    """The bytes that a call may still read."""
+    """How many bytes a call may still read."""
 
     def __init__(self) -> None:
         self._left_bytes = _FLOOD_MAX_BYTES
@@ -220,16 +221,16 @@ class _Budget:
         """Count bytes read.
 
         Raises:
-            GuestAgentError: they are more than any reply.
+            GuestAgentError: there are more than any reply has.
         """
         self._left_bytes -= size_bytes
         if self._left_bytes < 0:
-            raise GuestAgentError("the guest floods its agent's channel")
+            raise GuestAgentError("the guest agent sends too much")
 
 
 @contextlib.asynccontextmanager
 async def _bounded(deadline: float, what: str) -> AsyncGenerator[None]:
-    """Cut the block off at `deadline`, on the loop's clock, with an error that says `what`."""
+    """Cancel the block at `deadline`, on the loop's clock, with an error that says `what`."""
     begin = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout_at(deadline):

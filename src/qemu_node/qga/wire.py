@@ -1,13 +1,13 @@
-"""The guest agent's bytes: requests out, lines and replies in. Pure.
+"""The guest agent's messages as bytes: requests, lines, replies. Pure.
 
-Owns framing, resynchronisation and the bounds that make a hostile guest's bytes safe to read. Does
-not own the socket or the deadline (`session`).
+Owns framing, resynchronisation, and the limits that make a hostile guest's bytes safe to read.
+Does not own the socket or the deadline (`session`).
 
-The protocol is JSON, one object per line, without ids or order across clients: a reply may belong
-to a client that is gone. `guest-sync-delimited` is the cure (qga/qapi-schema.json): the byte 0xFF,
-which no JSON holds, makes the agent forget a torn request, and the agent sends the same byte ahead
-of its answer, so that all before it can be thrown away. To the 0xFF itself qemu-ga 7.2 also answers
-with an error, which comes before the answer and goes the same way.
+The protocol is JSON, one object in a line, without ids. So a reply may belong to a client that is
+gone. `guest-sync-delimited` solves this (qga/qapi-schema.json). The byte 0xFF, which JSON never
+contains, makes the agent drop an incomplete request. The agent sends the same byte before its
+answer, so that all before it can be discarded. qemu-ga 7.2 also answers the 0xFF itself with an
+error, which comes first and is discarded, too.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,8 @@ LINE_MAX_BYTES = 1 << 20
 """Longest reply to every command but guest-exec-status."""
 
 OUTPUT_MAX_BYTES = 16 << 20
-"""What qemu-ga keeps of each of a program's two outputs (GUEST_EXEC_MAX_OUTPUT, qga/commands.c)."""
+"""How much qemu-ga keeps of a program's stdout, and of its stderr (GUEST_EXEC_MAX_OUTPUT,
+qga/commands.c)."""
 
 EXEC_LINE_MAX_BYTES = 2 * (OUTPUT_MAX_BYTES * 4 // 3 + 4) + 4096
 """Longest reply to guest-exec-status: both outputs in base64, and the rest of the object."""
@@ -35,7 +36,7 @@ _BRACKETS_MAX = 32
 
 
 class _Reply(msgspec.Struct):
-    """One line. Its members stay raw until it is known what they should be: junk costs nothing."""
+    """One line. Its members are decoded only when their type is known, so junk costs nothing."""
 
     value: msgspec.Raw = msgspec.field(name="return", default=msgspec.Raw())
     error: msgspec.Raw = msgspec.Raw()
@@ -51,12 +52,12 @@ class AgentRefusedError(GuestAgentError):
 
 
 def encode_request(command: str, arguments: Mapping[str, object]) -> bytes:
-    """Return the line that asks for `command`.
+    """Return the request line for `command`.
 
-    It carries no id: qemu-ga before 3.0 refuses the member.
+    It has no id: qemu-ga before 3.0 refuses that member.
 
     Raises:
-        GuestAgentError: an argument is text that UTF-8 cannot say.
+        GuestAgentError: an argument cannot be encoded as UTF-8.
     """
     request: dict[str, object] = {"execute": command}
     if arguments:
@@ -68,12 +69,12 @@ def encode_request(command: str, arguments: Mapping[str, object]) -> bytes:
 
 
 def encode_sync(sync_id: int) -> bytes:
-    """Return what makes the agent begin anew and answer with `sync_id` behind a sentinel."""
+    """Return the bytes that make the agent begin anew and answer a sentinel, then `sync_id`."""
     return SENTINEL + encode_request("guest-sync-delimited", {"id": sync_id})
 
 
 def is_sync_reply(line: bytes, sync_id: int) -> bool:
-    """Tell whether `line` answers `encode_sync(sync_id)`; no line makes it raise."""
+    """Tell whether `line` answers `encode_sync(sync_id)`. Never raises."""
     try:
         return decode_reply(line, "guest-sync-delimited", int) == sync_id
     except GuestAgentError:
@@ -81,18 +82,18 @@ def is_sync_reply(line: bytes, sync_id: int) -> bool:
 
 
 def decode_reply(line: bytes, command: str, kind: type[T]) -> T | None:
-    """Return the value in a reply to `command`, as `kind`; None for a reply to somebody else.
+    """Return the value in a reply to `command`, as `kind`; None for a reply to another client.
 
-    Bytes that are no UTF-8 are replaced, of duplicate members the last counts.
+    Bytes that are not UTF-8 are replaced. Of duplicate members the last counts.
 
     Raises:
-        AgentRefusedError: the reply is an error; the message holds the guest's words, made safe.
-        GuestAgentError: it is no reply, or its value is no `kind`.
+        AgentRefusedError: the reply is an error; the message has the guest's text, made printable.
+        GuestAgentError: it is not a reply, or its value is not a `kind`.
     """
     try:
         reply = msgspec.json.decode(_checked(line), type=_Reply)
         if bytes(reply.id):
-            # We send none, so it answers a client that did.
+            # We send no id, so this answers another client.
             return None
         if bytes(reply.error):
             said = printable(msgspec.json.decode(reply.error, type=_Error).desc)
@@ -107,10 +108,10 @@ def decode_reply(line: bytes, command: str, kind: type[T]) -> T | None:
 
 
 def _checked(line: bytes) -> bytes:
-    """Return `line` as valid UTF-8; how deep it is nested is left to msgspec (`DECODE_ERRORS`).
+    """Return `line` as valid UTF-8. msgspec checks how deep it is nested (`DECODE_ERRORS`).
 
     Raises:
-        GuestAgentError: it is long and not what a long reply is, one flat object that holds base64.
+        GuestAgentError: it is long, but not a flat object with base64, the only long reply.
     """
     if len(line) > LINE_MAX_BYTES and line.count(b"[") + line.count(b"{") > _BRACKETS_MAX:
         raise GuestAgentError("the guest agent's reply is too long for what it holds")
@@ -118,9 +119,9 @@ def _checked(line: bytes) -> bytes:
 
 
 class LineReader:
-    """Cuts what the agent sends into lines, however it was cut on its way.
+    """Splits what the agent sends into lines, whatever chunks arrive.
 
-    Holds at most the longest line asked for and one chunk.
+    It holds at most the longest requested line and one chunk.
     """
 
     def __init__(self) -> None:
@@ -129,30 +130,31 @@ class LineReader:
         self._is_skipping = False
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         self._buffer += chunk
         if self._is_skipping:
             self.skip_to_sentinel()
 
     def reset(self) -> None:
-        """Forget all that came until now, and what follows up to the next sentinel."""
+        """Discard all bytes so far, and those up to the next sentinel."""
         self._buffer.clear()
         self.skip_to_sentinel()
 
     def skip_to_sentinel(self) -> None:
-        """Throw away everything up to the next sentinel, now or when it comes."""
+        """Discard all bytes up to the next sentinel, now or when it comes."""
         at = self._buffer.find(SENTINEL)
         self._is_skipping = at < 0
         del self._buffer[: at + 1 if at >= 0 else len(self._buffer)]
         self._scanned = 0
 
     def next_line(self, max_bytes: int) -> bytes | None:
-        """Return the next line that holds anything, without its end; None until it is whole.
+        """Return the next line that is not empty, without its newline; None until it is complete.
 
-        A sentinel inside a line means that the line begins anew there.
+        After a sentinel inside a line, the line begins anew.
 
         Raises:
-            GuestAgentError: it is longer than `max_bytes`; the reader is of no more use.
+            GuestAgentError: the line is longer than `max_bytes`; the reader cannot be used any
+                more.
         """
         while not self._is_skipping:
             end = self._buffer.find(b"\n", self._scanned)

@@ -1,5 +1,5 @@
-"""QMP: QEMU's control socket, as bounded calls, typed replies and typed events.
+"""QMP, QEMU's control socket: calls with time limits, typed replies and events.
 
-Owns the conversation with one QEMU. Does not own the process behind the socket, nor what a VM's end
-means for its task. `connection.QmpConnection` is where to begin.
+Owns the conversation with one QEMU. Does not own QEMU's process, nor what a VM's end means for its
+task. `connection.QmpConnection` is the entry point.
 """

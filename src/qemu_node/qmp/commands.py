@@ -1,7 +1,7 @@
-"""The QMP commands that this program uses, typed.
+"""The QMP commands that this package uses, typed.
 
-Owns their spelling and the shape of their replies. Does not own what follows from a reply. QMP is
-never passed through: no other command is reachable from outside.
+Owns their names and the types of their replies. Does not own what follows from a reply. QMP is not
+passed through: no other command can be sent from outside.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from qemu_node.qmp.events import StatusInfo
 T = TypeVar("T")
 
 SCREENSHOT_MAX_BYTES = 64 << 20
-"""More than any screen needs; what a QEMU taken over by its guest writes is not read whole."""
+"""More than any screen needs. It bounds what a QEMU that its guest has taken over can write."""
 
 _SCREENDUMP_TIMEOUT_S = 15.0
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -41,17 +41,17 @@ class _VersionInfo(msgspec.Struct):
 
 
 class _BlockInfo(msgspec.Struct, rename="kebab"):
-    """QAPI BlockInfo, of which the rest concerns nobody here."""
+    """QAPI BlockInfo; other members are not needed."""
 
     io_status: str = ""
-    """QAPI BlockDeviceIoStatus, of devices that know one; `cont` resets it."""
+    """QAPI BlockDeviceIoStatus, if the device has one; `cont` resets it."""
 
 
 async def query_status(connection: QmpConnection, *, timeout_s: float = 5.0) -> StatusInfo:
-    """Return what QEMU does with its guest.
+    """Return the guest's run state.
 
     Raises:
-        QmpError: no usable answer; the guest may be in any state.
+        QmpError: there was no usable answer; the guest may be in any state.
     """
     return _convert(
         await connection.execute("query-status", timeout_s=timeout_s), StatusInfo, "query-status"
@@ -59,7 +59,7 @@ async def query_status(connection: QmpConnection, *, timeout_s: float = 5.0) -> 
 
 
 async def query_version(connection: QmpConnection) -> VersionTriple:
-    """Return the version of the QEMU that runs, which may be older than the one installed.
+    """Return the version of this QEMU, which may be older than the installed one.
 
     Raises:
         QmpError: no usable answer.
@@ -80,7 +80,7 @@ async def is_out_of_space(connection: QmpConnection) -> bool:
 
 
 async def system_powerdown(connection: QmpConnection) -> None:
-    """Press the ACPI power button. A guest may ignore it; one that is still booting does.
+    """Press the ACPI power button. A guest may ignore it, and does while it boots.
 
     Raises:
         QmpError: QEMU did not confirm it.
@@ -98,16 +98,16 @@ async def system_reset(connection: QmpConnection) -> None:
 
 
 async def cont(connection: QmpConnection) -> None:
-    """Let a paused guest go on.
+    """Resume a paused guest.
 
     Raises:
-        QmpError: QEMU did not confirm it, or refused: a guest that ended cannot go on.
+        QmpError: QEMU did not confirm it, or refused: a guest that has ended cannot be resumed.
     """
     await connection.execute("cont")
 
 
 async def quit(connection: QmpConnection) -> None:  # noqa: A001 - the command's name
-    """Make QEMU leave; the guest is not asked. Returns when QEMU has taken the command.
+    """Make QEMU exit without asking the guest. Returns when QEMU has accepted the command.
 
     Raises:
         QmpError: QEMU did not confirm it, or the connection was closed before.
@@ -116,18 +116,18 @@ async def quit(connection: QmpConnection) -> None:  # noqa: A001 - the command's
     try:
         await connection.execute("quit")
     except QmpClosedError:
-        # QEMU may be gone before its answer is.
+        # QEMU may exit before we have read its answer.
         if not was_open:
             raise
 
 
 async def screendump_png(connection: QmpConnection) -> bytes:
-    """Return the picture on the guest's first screen as a PNG file.
+    """Return a screenshot of the guest's first display as a PNG file.
 
-    QEMU writes it into memory of ours, so it needs no directory that both may write to.
+    QEMU writes it to a memfd of ours, so no directory is needed that both can write to.
 
     Raises:
-        QmpError: there is no screen, QEMU has no PNG support, or it did not answer.
+        QmpError: there is no display, QEMU has no PNG support, or it did not answer.
     """
     fd = os.memfd_create("screendump")
     try:
@@ -143,14 +143,15 @@ async def screendump_png(connection: QmpConnection) -> bytes:
 
 
 async def _screendump(connection: QmpConnection, fd: int) -> None:
-    """Make QEMU write its screen to `fd`, and forget the descriptor."""
-    # Chosen by us: the set can be removed even if the answer that names it never came. At random:
-    # sets belong to the whole QEMU, and another client's must not be hit.
+    """Make QEMU write its display to `fd`, then remove the descriptor from QEMU."""
+    # We choose the id, so that the set can be removed even if the answer was lost. It is random,
+    # because all clients of a QEMU share its sets.
     fdset_id = (1 << 30) + secrets.randbelow(1 << 30)
     try:
         reply = await connection.execute("add-fd", {"fdset-id": fdset_id}, fds=[fd])
-        # Not /dev/fdset: what is opened by that name QEMU books until it closes it by a function of
-        # its own, which its PNG writer does not (ui/console.c, png_save): a leak per screenshot.
+        # Not /dev/fdset: QEMU counts what is opened by that name until its own close function is
+        # called, which its PNG writer does not do (ui/console.c, png_save). Each screenshot would
+        # leak a descriptor.
         added = _convert(reply, _AddedFd, "add-fd").fd
         await connection.execute(
             "screendump",
@@ -158,7 +159,7 @@ async def _screendump(connection: QmpConnection, fd: int) -> None:
             timeout_s=_SCREENDUMP_TIMEOUT_S,
         )
     finally:
-        # QEMU before 9.1 lets go of it only while the guest runs, or when its last client leaves.
+        # QEMU before 9.1 closes it only while the guest runs, or when the last client disconnects.
         with contextlib.suppress(QmpError):
             await connection.execute("remove-fd", {"fdset-id": fdset_id})
 

@@ -1,15 +1,15 @@
-"""One connection to QEMU's control socket, on which every wait is bounded.
+"""One connection to QEMU's control socket, with a limit on every wait.
 
-Owns connecting, the greeting, calls and their deadlines, the delivery of events in order, and an
-end that leaves no task or descriptor behind. Does not own what commands (`commands`) and events
+Owns connecting, the greeting, calls and their deadlines, delivering events in order, and closing
+without leaving a task or descriptor behind. Does not own what commands (`commands`) and events
 (`events`) mean, nor the protocol itself (`wire`).
 
     QmpError                  the socket gave no usable answer
     ├── QmpRefusedError       QEMU answered with an error: the command was not carried out
-    ├── QmpClosedError        the connection is gone; what was asked may have been carried out
-    └── QmpTimeoutError       no answer in time; what was asked may still be carried out
+    ├── QmpClosedError        the connection is gone; the command may have been carried out
+    └── QmpTimeoutError       no answer in time; the command may still be carried out
 
-Cancelling a call is like a timeout: QEMU does not know of it, so query afterwards, don't guess.
+Cancelling a call is like a timeout: QEMU does not notice it. Query the state afterwards.
 """
 
 import asyncio
@@ -40,20 +40,20 @@ class QmpRefusedError(QmpError):
 
 
 class QmpClosedError(QmpError):
-    """The connection is gone; a command that was under way may have been carried out."""
+    """The connection is gone; a command in progress may have been carried out."""
 
 
 class QmpTimeoutError(QmpError):
-    """QEMU did not answer in time; a command may have been carried out, or still be.
+    """QEMU did not answer in time; the command may have been, or still be, carried out.
 
-    The connection stays usable: a late answer is told from the next one by its id.
+    The connection can still be used: a late answer is recognized by its id.
     """
 
 
 class QmpConnection:
-    """A live connection: made by `connect`, ended by `close` or by leaving `async with`.
+    """An open connection: made by `connect`, closed by `close` or at the end of `async with`.
 
-    QEMU serves one client per socket. Calls may overlap; QEMU carries them out in order.
+    QEMU serves one client on each socket. Calls may overlap; QEMU handles them in order.
     """
 
     def __init__(self, path: Path, on_event: Callable[[QmpEvent], None] | None) -> None:
@@ -71,17 +71,17 @@ class QmpConnection:
         timeout_s: float = 10.0,
         on_event: Callable[[QmpEvent], None] | None = None,
     ) -> Self:
-        """Return a connection on which QEMU has greeted and takes commands.
+        """Return a connection on which QEMU has sent its greeting and accepts commands.
 
         Args:
             path: The socket.
-            timeout_s: For all of it. QEMU's chardev lets a second client connect but greets it only
-                when the first has gone.
-            on_event: Called with each event, in order, from the reader: it must not block.
+            timeout_s: Limit for the whole call. QEMU accepts a second client but greets it only
+                when the first has closed its connection.
+            on_event: Called with each event, in order. It must not block.
 
         Raises:
-            QmpTimeoutError: nobody greeted in time.
-            QmpError: there is no such socket, nobody listens, or what it says is not QMP.
+            QmpTimeoutError: there was no greeting in time.
+            QmpError: there is no such socket, nobody listens, or the peer does not speak QMP.
         """
         connection = cls(path, on_event)
         try:
@@ -106,7 +106,7 @@ class QmpConnection:
         await self._protocol.ready
 
     def listen(self, on_event: Callable[[QmpEvent], None]) -> None:
-        """Have each further event delivered to `on_event`, in order; it must not block."""
+        """Deliver further events to `on_event`, in order. It must not block."""
         self._on_event = on_event
 
     @property
@@ -115,11 +115,11 @@ class QmpConnection:
         return self._protocol.is_open
 
     def on_closed(self, call: Callable[[], object]) -> None:
-        """Have `call` called once the connection is gone, whoever ended it; soon if it is."""
+        """Call `call` once the connection has been closed by either side; soon if it is closed."""
         self._protocol.closed.add_done_callback(lambda _: call())
 
     async def wait_closed(self) -> None:
-        """Return once the connection is gone, whoever ended it. Cancelling is harmless."""
+        """Wait until the connection is closed by either side. Cancelling is harmless."""
         await asyncio.shield(self._protocol.closed)
 
     async def execute(
@@ -135,12 +135,12 @@ class QmpConnection:
         Args:
             command: Its QMP name.
             arguments: What it takes.
-            timeout_s: For the answer, and for other calls with descriptors to finish first.
-            fds: Descriptors handed over with it, for `add-fd`; they stay the caller's to close.
+            timeout_s: Limit for the answer, and for earlier calls with descriptors.
+            fds: Descriptors to pass, for `add-fd`. The caller closes them.
 
         Raises:
             QmpRefusedError: QEMU answered with an error.
-            QmpClosedError: the connection is gone, before (nothing was sent) or meanwhile.
+            QmpClosedError: the connection was closed before (nothing was sent) or during the call.
             QmpTimeoutError: no answer in time.
             QmpError: the answer is malformed.
         """
@@ -148,7 +148,7 @@ class QmpConnection:
             async with asyncio.timeout(timeout_s):
                 if not fds:
                     return await self._call(command, arguments)
-                # QEMU keeps only the descriptors that came last until a command takes them.
+                # QEMU keeps only the descriptors that were sent last, until a command takes them.
                 async with self._fd_lock:
                     self._send_fds(command, fds)
                     return await self._call(command, arguments)
@@ -180,13 +180,13 @@ class QmpConnection:
         self._require_open(command)
         assert self._socket is not None
         try:
-            # Descriptors need some byte to ride on; QMP's parser skips white space.
+            # Descriptors must be sent with at least one byte; QMP's parser skips white space.
             socket.send_fds(self._socket, [b" "], list(fds))
         except OSError as exc:
             raise QmpError(f"cannot hand a descriptor to QEMU: {exc.strerror}") from exc
 
     async def close(self) -> None:
-        """End the connection; QEMU goes on. Idempotent; returns, also cancelled, when done."""
+        """Close the connection; QEMU goes on. Idempotent. A cancellation waits for the end."""
         self._protocol.abort()
         await finish(self._protocol.closed)
 
@@ -200,7 +200,7 @@ class QmpConnection:
         try:
             self._on_event(event)
         except Exception:
-            # It would end the reader and with it the connection.
+            # An exception would end the reader and with it the connection.
             log.exception("event handler failed", extra={"event": event.name})
 
     async def __aenter__(self) -> Self:
@@ -216,7 +216,7 @@ class QmpConnection:
 
 
 def _connect_error(path: Path, exc: Exception, timeout_s: float) -> QmpError:
-    """Return what to raise for a connection that was not made."""
+    """Return the error for a failed connection."""
     match exc:
         case TimeoutError():
             return QmpTimeoutError(

@@ -4,8 +4,7 @@ Owns the shape of what QEMU says about a guest. Does not own the connection that
 (`connection`) nor which of it is the end of a VM (`vm.record.outcome`).
 
 Names and members are those of QEMU's qapi/run-state.json and qapi/block-core.json. Members that a
-newer QEMU adds are ignored; what does not fit its type counts as not said, for an event can't be
-asked for again.
+newer QEMU adds are ignored. An event that does not fit its type is ignored, too.
 """
 
 from collections.abc import Mapping
@@ -18,11 +17,11 @@ import msgspec
 from qemu_node.text import PRINTABLE_MAX_CHARS, printable
 
 Word = Annotated[str, msgspec.Meta(max_length=PRINTABLE_MAX_CHARS, pattern=r"^[ -~]*\Z")]
-"""A word of QEMU's own: ASCII on one line, whatever wrote it."""
+"""A word that QEMU defines: printable ASCII on one line."""
 
 
 class RunState(StrEnum):
-    """QAPI RunState: what QEMU does with its guest."""
+    """QAPI RunState: the state of a guest."""
 
     COLO = "colo"
     DEBUG = "debug"
@@ -41,7 +40,7 @@ class RunState(StrEnum):
     SUSPENDED = "suspended"
     WATCHDOG = "watchdog"
     UNKNOWN = "unknown"
-    """Ours: a state newer than this list."""
+    """Not QEMU's: a state that is newer than this list."""
 
     @classmethod
     def _missing_(cls, value: object) -> "RunState":
@@ -53,32 +52,33 @@ class StatusInfo(msgspec.Struct, frozen=True):
 
     status: RunState
     running: bool
-    """The vCPUs execute."""
+    """The vCPUs run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QmpEvent:
-    """One event as it came; its data is unchecked."""
+    """An event as it was received. Its data is not checked."""
 
     name: str
     data: Mapping[str, Any]
 
 
 class Shutdown(msgspec.Struct, frozen=True):
-    """SHUTDOWN: the guest is at its end, QEMU perhaps too."""
+    """SHUTDOWN: the guest has ended; QEMU may end, too."""
 
     guest: bool
-    """The guest did it itself."""
+    """The guest itself requested it."""
     reason: Word = ""
     """QAPI ShutdownCause."""
 
 
 class PanicInfo(msgspec.Struct, frozen=True, rename="kebab"):
-    """QAPI GuestPanicInformation, the members of every type of it. pvpanic reports none."""
+    """QAPI GuestPanicInformation with the members of all its types. pvpanic reports none."""
 
     type: Word
     arg1: int = 0
-    """With hyper-v: the bug check code of Windows' blue screen; arg2 to arg5 are its parameters."""
+    """With hyper-v: the bug check code of a Windows blue screen; arg2 to arg5 are its
+    parameters."""
     arg2: int = 0
     arg3: int = 0
     arg4: int = 0
@@ -88,19 +88,19 @@ class PanicInfo(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 class GuestPanicked(msgspec.Struct, frozen=True):
-    """GUEST_PANICKED: the guest's kernel gave up."""
+    """GUEST_PANICKED: the guest's kernel panicked."""
 
     action: Word
-    """QAPI GuestPanicAction: what QEMU does about it."""
+    """QAPI GuestPanicAction: how QEMU reacts."""
     info: PanicInfo | None = None
 
 
 class BlockIoError(msgspec.Struct, frozen=True, rename="kebab"):
-    """BLOCK_IO_ERROR: a disk of the guest failed on the host's side."""
+    """BLOCK_IO_ERROR: the host failed to read or write a disk of the guest."""
 
     operation: Word
     action: Word
-    """`stop` where the guest is paused until someone says `cont`."""
+    """With `stop`, the guest is paused until `cont`."""
     nospace: bool = False
     """The host's file system is full."""
     node_name: Word = ""
@@ -109,14 +109,14 @@ class BlockIoError(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 class Watchdog(msgspec.Struct, frozen=True):
-    """WATCHDOG: the guest did not feed its watchdog in time."""
+    """WATCHDOG: the guest did not reset its watchdog in time."""
 
     action: Word
-    """QAPI WatchdogAction: what QEMU does about it."""
+    """QAPI WatchdogAction: how QEMU reacts."""
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """STOP: the vCPUs no longer execute."""
+    """STOP: the vCPUs have stopped."""
 
 
 TypedEvent = Shutdown | GuestPanicked | BlockIoError | Watchdog | Stop
@@ -136,7 +136,7 @@ class _Message(msgspec.Struct):
 
 
 def parse_message(message: Mapping[str, object]) -> QmpEvent | None:
-    """Return the event that a QMP message carries; None where it is not shaped as one."""
+    """Return the event in a QMP message; None if the message is not an event."""
     try:
         parsed = msgspec.convert(dict(message), _Message)
     except (msgspec.ValidationError, RecursionError):
@@ -145,7 +145,7 @@ def parse_message(message: Mapping[str, object]) -> QmpEvent | None:
 
 
 def typed(event: QmpEvent) -> TypedEvent | None:
-    """Return what `event` says; None for events that this program does not act on, or malformed."""
+    """Return `event` as a typed value; None if it is malformed or not used here."""
     kind = _TYPES.get(event.name)
     if kind is None:
         return None

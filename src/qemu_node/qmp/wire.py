@@ -1,12 +1,12 @@
-"""QMP on its socket: which line is what, and whose.
+"""The QMP protocol: which line is what, and which call it answers.
 
-Owns the greeting, the negotiation, the order of what arrives, which answer belongs to which call,
-and the bounds of what a peer may send. Does not own deadlines nor errors for people (`connection`).
+Owns the greeting, the negotiation, the order of messages, matching answers to calls, and the
+limits on what a peer may send. Does not own deadlines nor errors for people (`connection`).
 
-Not qemu.qmp's client, well kept though it is: for each connection it has two tasks, two streams,
-two queues and an event listener. A driver holds a connection for each of its VMs, and makes all of
-them at once when it starts. Connected and asked once, one takes 19 KiB and 0.28 ms of CPU with the
-library, and 3 KiB and 0.11 ms with this (CPython 3.11, qemu.qmp 0.0.6).
+It replaces qemu.qmp's client, which has two tasks, two streams, two queues and an event listener
+for each connection. A driver has a connection for each VM, and makes all of them at once when it
+starts. To connect and call once takes 19 KiB and 0.28 ms of CPU with the library, and 3 KiB and
+0.11 ms with this (CPython 3.11, qemu.qmp 0.0.6).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 LINE_MAX_BYTES = 1 << 20
-"""Longest message accepted. The longest reply to a command of ours is a few hundred bytes."""
+"""Longest message that is accepted. Replies to our commands have a few hundred bytes."""
 
 _CHUNK_BYTES = 16 << 10
 
@@ -37,7 +37,7 @@ class Refused(Exception):
 class Lost(Exception):
     """The connection is gone.
 
-    `reason` is what was wrong with what the peer said; None where it has hung up, or we have.
+    `reason` says what was wrong with a message of the peer; None if either side just closed it.
     """
 
     def __init__(self, reason: str | None) -> None:
@@ -51,7 +51,7 @@ class _Error(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    """Any message of QEMU's (docs/interop/qmp-spec.rst); each has one of the first four members."""
+    """Any message of QEMU (docs/interop/qmp-spec.rst). It has one of the first four members."""
 
     greeting: dict[str, Any] | UnsetType = msgspec.field(name="QMP", default=UNSET)
     value: Any = msgspec.field(name="return", default=UNSET)
@@ -75,7 +75,7 @@ class QmpProtocol(asyncio.BufferedProtocol):
     """The client's side of one connection, from its first byte to its last."""
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
-        """Give each event to `on_event`, in order. Others have their turn between two messages."""
+        """Give each event to `on_event`, in order. Other tasks run between two messages."""
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
         self._phase = _Phase.GREETING
@@ -83,16 +83,16 @@ class QmpProtocol(asyncio.BufferedProtocol):
         self._chunk = bytearray()
         self._unread = bytearray()
         self._is_behind = False
-        """Lines wait for the next turn of the loop; no more is read meanwhile."""
+        """Lines wait for the next turn of the loop; meanwhile nothing is read."""
         self._calls: dict[str, asyncio.Future[Any]] = {}
         self._next_id = 0
         self._reason: str | None = None
         self.ready: asyncio.Future[None] = self._loop.create_future()
-        """Done when commands are taken; raises `Refused` or `Lost`."""
-        # Whoever opens the connection may be cancelled before waiting for it.
+        """Done when QEMU accepts commands; raises `Refused` or `Lost`."""
+        # The task that opens the connection may be cancelled before it waits for this.
         self.ready.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.closed: asyncio.Future[None] = self._loop.create_future()
-        """Done when the connection is gone and all calls know it. Not to be cancelled."""
+        """Done when the connection is gone and all calls have failed. Do not cancel it."""
 
     @property
     def is_open(self) -> bool:
@@ -102,7 +102,7 @@ class QmpProtocol(asyncio.BufferedProtocol):
     def call(self, command: str, arguments: Mapping[str, object] | None) -> "asyncio.Future[Any]":
         """Send a command; the future has its value, or raises `Refused` or `Lost`.
 
-        Cancel it to have the answer passed over.
+        Cancel it to ignore the answer.
 
         Raises:
             Lost: the connection is gone; nothing was sent.
@@ -117,7 +117,7 @@ class QmpProtocol(asyncio.BufferedProtocol):
         return answer
 
     def abort(self) -> None:
-        """End the connection, whatever is under way; `closed` is done soon."""
+        """End the connection, even during calls; `closed` is done soon."""
         if self._phase is not _Phase.OVER:
             self._phase = _Phase.OVER
             if self._transport is not None:
@@ -131,19 +131,19 @@ class QmpProtocol(asyncio.BufferedProtocol):
         self._transport = transport
 
     def get_buffer(self, sizehint: int) -> bytearray:
-        """Return where the next bytes go. None is kept for a connection on which nothing comes."""
+        """Return a buffer for the next bytes. A silent connection keeps none."""
         self._chunk = bytearray(_CHUNK_BYTES)
         return self._chunk
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take bytes that have come."""
+        """Take the bytes that have arrived."""
         self._unread += memoryview(self._chunk)[:nbytes]
         self._chunk = bytearray()
         if not self._is_behind:
             self._take_line()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let all who wait know that nothing will come."""
+        """Fail all calls that wait."""
         self._phase = _Phase.OVER
         self._transport = None
         self._unread = bytearray()
@@ -155,7 +155,8 @@ class QmpProtocol(asyncio.BufferedProtocol):
     # Messages
 
     def _take_line(self) -> None:
-        """Take one message; the next one waits for whoever else has something to do."""
+        """Take one message. The next waits for the next turn of the loop, so that others can
+        run."""
         line, newline, rest = self._unread.partition(b"\n")
         if newline:
             self._unread = rest
@@ -190,7 +191,7 @@ class QmpProtocol(asyncio.BufferedProtocol):
             self._phase = _Phase.OPEN
             self._answer(self.ready, message)
         elif message.id is None:
-            # QEMU could not read what we sent, or it is none of QEMU's.
+            # QEMU could not parse what we sent, or the peer is not QEMU.
             self._give_up("an answer does not say to what")
         elif (answer := self._calls.get(message.id)) is not None:
             self._answer(answer, message)
