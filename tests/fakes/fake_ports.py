@@ -65,10 +65,10 @@ class FakePorts(PortManager):
         self,
         live: Sequence[PortSpec],
         *,
-        has_users: bool = False,
+        has_user_mode: bool = False,
         own_pids: Collection[int] = (),
     ) -> None:
         await self.reconcile_may_end.wait()
         self.calls.append("reconcile")
         self.live = list(live)
-        self.guards.append(has_users)
+        self.guards.append(has_user_mode)

@@ -65,7 +65,7 @@ class PlainBridge(PortManager):
         self,
         live: Sequence[PortSpec],
         *,
-        has_users: bool = False,
+        has_user_mode: bool = False,
         own_pids: Collection[int] = (),
     ) -> None:
         """Note who is said to live."""

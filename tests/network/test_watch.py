@@ -219,7 +219,7 @@ async def test_a_guard_of_user_mode_is_its_driver_s_alone_and_the_next_one_can_r
     await first.aclose()
     assert is_there()
     second = PortManager(NetworkConfig(), identity="test", uids=uids)
-    await second.reconcile([], has_users=True)
+    await second.reconcile([], has_user_mode=True)
     for command in ("flush ruleset", f"delete table {name}"):
         run_blocking(["nft", command], check=False)
         assert is_there()

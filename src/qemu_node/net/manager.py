@@ -75,9 +75,9 @@ class PortManager:
         """
         self._config = config
         self._guard = None if uids is None else UserGuard(uids, is_open=config.allow_host)
-        self._has_users = False
+        self._has_user_mode = False
         """Some VM in user mode needs the guard."""
-        self._is_tidy = False
+        self._has_cleaned_up = False
         """The tables of drivers that no longer run were removed."""
         self._uplink = Uplink(config.uplink, config.management_vlan, config.vids)
         self._owner = NetworkOwner(identity)
@@ -90,7 +90,7 @@ class PortManager:
         self._worker = Worker("network")
         self._route = RouteSocket()
         """Only the worker's thread uses it."""
-        self._aside = Worker("network-aside")
+        self._second_worker = Worker("network-2")
         """Does a part of the other worker's call at the same time."""
         self._ports: dict[str, PortSpec] = {}
         """The ports that this process attached, by TAP: of VMs that run or are being started."""
@@ -140,7 +140,7 @@ class PortManager:
             NetworkError: the kernel refused.
         """
         async with self._lock:
-            await self._worker.to_the_end(self._keep_guard, has_users=True, own_pids=())
+            await self._worker.to_the_end(self._keep_guard, has_user_mode=True, own_pids=())
 
     async def unguard_host(self, own_pids: Collection[int]) -> None:
         """Remove the guard of user mode: no VM of ours needs it any more.
@@ -152,23 +152,23 @@ class PortManager:
             NetworkError: the kernel refused; `reconcile` will try again.
         """
         async with self._lock:
-            await self._worker.to_the_end(self._keep_guard, has_users=False, own_pids=own_pids)
+            await self._worker.to_the_end(self._keep_guard, has_user_mode=False, own_pids=own_pids)
 
-    def _keep_guard(self, *, has_users: bool, own_pids: Collection[int]) -> None:
-        self._has_users = has_users
+    def _keep_guard(self, *, has_user_mode: bool, own_pids: Collection[int]) -> None:
+        self._has_user_mode = has_user_mode
         if self._guard is None:
             return
         try:
-            if not self._is_tidy:
+            if not self._has_cleaned_up:
                 self._guard.remove_abandoned(self._library())
-                self._is_tidy = True
-            if has_users:
+                self._has_cleaned_up = True
+            if has_user_mode:
                 self._guard.ensure(self._library())
             else:
                 self._guard.remove(self._library(), own_pids)
         except NftMissingError:
             # Without the library nothing was loaded, so there is nothing to remove.
-            if has_users and not self._config.allow_host:
+            if has_user_mode and not self._config.allow_host:
                 raise
 
     async def aclose(self) -> None:
@@ -177,7 +177,7 @@ class PortManager:
             nft, self._nft, self._table = self._nft, None, None
             if nft is not None:
                 await self._worker.to_the_end(nft.close)
-            self._aside.close()
+            self._second_worker.close()
             self._worker.close()
             self._route.close()
             self._owner.release()
@@ -226,7 +226,7 @@ class PortManager:
             undo.callback(self._forget, port)
             # In parallel: this is nearly half of the work, and the kernel's locks for the filter
             # and for devices differ.
-            guarded = self._aside.start(lambda: table.add(elements(port)))
+            guarded = self._second_worker.start(lambda: table.add(elements(port)))
             undo.callback(wait, [guarded])
             checksums = ensure_device(self._route) if port.strict else 0
             tap = open_tap(port.ifname, queues=port.queues, vhost=self._config.vhost == "auto")
@@ -277,7 +277,7 @@ class PortManager:
         self,
         live: Sequence[PortSpec],
         *,
-        has_users: bool = False,
+        has_user_mode: bool = False,
         own_pids: Collection[int] = (),
     ) -> None:
         """Make the kernel have what running VMs need, and nothing else of ours.
@@ -288,7 +288,7 @@ class PortManager:
 
         Args:
             live: The ports of all running VMs of this node.
-            has_users: One of these VMs has a NIC in user mode.
+            has_user_mode: One of these VMs has a NIC in user mode.
             own_pids: The processes of these VMs.
 
         Raises:
@@ -297,14 +297,17 @@ class PortManager:
         async with self._lock:
             self._live = {port.ifname: port for port in live} | self._ports
             await self._worker.to_the_end(
-                self._reconcile, list(self._live.values()), has_users=has_users, own_pids=own_pids
+                self._reconcile,
+                list(self._live.values()),
+                has_user_mode=has_user_mode,
+                own_pids=own_pids,
             )
 
     def _reconcile(
-        self, wanted: Sequence[PortSpec], *, has_users: bool, own_pids: Collection[int]
+        self, wanted: Sequence[PortSpec], *, has_user_mode: bool, own_pids: Collection[int]
     ) -> None:
         parts: list[Callable[[], None]] = [
-            partial(self._keep_guard, has_users=has_users, own_pids=own_pids)
+            partial(self._keep_guard, has_user_mode=has_user_mode, own_pids=own_pids)
         ]
         if self._config.bridge:
             parts += [
@@ -363,7 +366,7 @@ class PortManager:
         """Return what VMs need of the network, for `Watch`."""
         ports = self._live | self._ports
         tables = {f"{FAMILY} {TABLE}"} if self._config.bridge else set()
-        if self._guard is not None and self._has_users and not self._config.allow_host:
+        if self._guard is not None and self._has_user_mode and not self._config.allow_host:
             tables.add(self._guard.table)
         return Watched(
             bridge=self._config.bridge,

@@ -1,7 +1,7 @@
 """Starting QEMU.
 
 Owns what its process is started with. Does not own the command line (`cmdline`), the steps that
-drop privileges (`host.privileges`), nor finding or ending a process.
+drop privileges (`host.process.privileges`), nor finding or ending a process.
 """
 
 import os

@@ -161,7 +161,7 @@ class Network:
             if self._users:
                 return
             live = await self._live()
-            if not self._has_users(live):
+            if not self._has_user_mode(live):
                 try:
                     await manager.unguard_host(live.pids)
                 except NodeError as exc:
@@ -173,7 +173,7 @@ class Network:
         others = [record for vm_id, record in self._adopted.items() if vm_id not in known]
         return LiveVMs(records=(*live.records, *others), unknown=live.unknown)
 
-    def _has_users(self, live: "LiveVMs") -> bool:
+    def _has_user_mode(self, live: "LiveVMs") -> bool:
         """Tell whether VMs in user mode live, or may live, or are being started."""
         is_known = any(record.has_user_mode for record in live.records)
         return bool(self._users or live.unknown) or is_known
@@ -198,7 +198,7 @@ class Network:
                     hint="stop that VM, or upgrade this driver if a newer one started it",
                 )
             await self._manager.reconcile(
-                live.ports, has_users=self._has_users(live), own_pids=live.pids
+                live.ports, has_user_mode=self._has_user_mode(live), own_pids=live.pids
             )
 
     async def watch(self) -> None:

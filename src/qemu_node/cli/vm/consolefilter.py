@@ -3,7 +3,7 @@
 Owns leaving out the control strings with which a guest could act on the terminal's owner instead of
 on its own screen: OSC (the clipboard by OSC 52, the window's title), DCS, SOS, PM and APC. What
 draws (CSI, colours, cursor) passes, so that a login, an editor or a boot menu look as they should.
-Does not own logs, which take no escapes at all (`vm.textfilter`).
+Does not own logs, which take no escapes at all (`vm.output.textfilter`).
 
 Grammar: ECMA-48 and the DEC parser of vt100.net/emu/dec_ansi_parser. The eight-bit forms of the
 introducers are code points U+0090 … U+009F here, two bytes in UTF-8, as terminals take them.

@@ -51,7 +51,7 @@ class Sandbox:
         is_root = os.geteuid() == 0
         self._uid = SANDBOX_UID if is_root else None
         self._best = Isolation.NAMESPACES if is_root else Isolation.USER_NAMESPACE
-        self._is_lack_told = False
+        self._is_fallback_logged = False
 
     async def run(self, tool: Tool, file_fd: int, *, timeout_s: float) -> Completed:
         """Run `tool` on the regular file open as `file_fd`; return the beginning of its output.
@@ -67,12 +67,12 @@ class Sandbox:
         try:
             return await self._run(tool, self._best, file_fd, timeout_s)
         except _NotConfinedError as exc:
-            if not self._is_lack_told:
+            if not self._is_fallback_logged:
                 log.warning(
                     "no namespaces for the tools that read images: only limits and another user",
                     extra={"error": str(exc)},
                 )
-            self._is_lack_told = True
+            self._is_fallback_logged = True
         return await self._run(tool, Isolation.NONE, file_fd, timeout_s)
 
     async def _run(

@@ -1,7 +1,8 @@
 """qemu-img's own opinion of an image, asked in a sandbox.
 
 Owns the question and what its answer means. Does not own what the header may say, which
-`imagefile.inspect` has judged before any tool opens the file, nor the sandbox (`host.sandbox`).
+`imagefile.inspect` has judged before any tool opens the file, nor the sandbox
+(`host.process.sandbox`).
 
 The header check reads the first cluster and the L1 table; this reads all tables, where damage makes
 QEMU fail in the middle of a guest's life. A parser of 30 years meets a hostile file here: it gets a

@@ -43,7 +43,7 @@ class Uplink:
         self._management_vlan = management_vlan
         self._vms_vlans = vms_vlans
         self._users: dict[str, frozenset[int]] = {}
-        self._looked_at = 0
+        self._read_ifindex = 0
         """The ifindex of the device for which `untagged` is known; 0: none."""
         self.untagged: frozenset[int] = frozenset()
         """The VLANs whose frames have no tag outside, when the device was last read."""
@@ -97,9 +97,9 @@ class Uplink:
                 hint="network.uplink in node.toml names it",
             ) from exc
         used = self._used()
-        if touched is None or ifindex != self._looked_at:
+        if touched is None or ifindex != self._read_ifindex:
             carried = route.read_vlans(ifindex).get(ifindex, _NOTHING)
-            self._looked_at, self.untagged = ifindex, carried.untagged
+            self._read_ifindex, self.untagged = ifindex, carried.untagged
             actual = carried.vids
         else:
             # Do not read the VLANs: a start would have to wait. Adding one that is there, or

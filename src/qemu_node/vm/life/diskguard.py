@@ -1,8 +1,8 @@
 """A guest that stands still because the node's disk is full: noticed, told, continued.
 
 Owns when a paused guest goes on, and what is said and written down about it. Does not own the pause
-itself, which is QEMU's (`werror=enospc` in `qemu.devices`), the reserve (`host.diskspace`), nor the
-connection and its events (`control`).
+itself, which is QEMU's (`werror=enospc` in `qemu.devices`), the reserve (`host.files.space`), nor
+the connection and its events (`control`).
 
 The run state is the truth, events only say when to look: an event may be lost with a driver or a
 connection, and QEMU tells its state for as long as it lasts. Whoever else continues the guest, an

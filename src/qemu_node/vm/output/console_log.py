@@ -2,7 +2,8 @@
 
 Owns the way of the bytes and its order: a byte is consumed from the serial log only after the sink
 has it, so a driver killed in between repeats a few bytes and loses none. Does not own the serial
-log (`serial`), what is removed from the text (`textfilter`) nor the log files (`nomad.tasklog`).
+log (`serial`), what is removed from the text (`textfilter`) nor the log files
+(`nomad.task.tasklog`).
 
 The serial log is also the buffer. Output beyond the rate waits there; only when more than
 `BACKLOG_BYTES` wait is the oldest of it dropped, and the log says how much. So neither a burst at
