@@ -26,7 +26,7 @@ def clean(text: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return which of `known` somebody may have meant with `word`; None if none is like it."""
+    """Return the name in `known` that is most like `word`; None if none is like it."""
     # Only errors need it.
     from difflib import get_close_matches
 

@@ -53,7 +53,7 @@ end "$1"
 
 
 class CommandStartError(AgentRefusedError):
-    """The guest could not start a program; `is_missing`: it has none of that name."""
+    """The guest could not start a program; `is_missing`: it has no such program."""
 
     def __init__(self, refusal: AgentRefusedError) -> None:
         super().__init__(str(refusal))

@@ -99,7 +99,9 @@ def decode_reply(line: bytes, command: str, kind: type[T]) -> T | None:
             said = printable(msgspec.json.decode(reply.error, type=_Error).desc)
             raise AgentRefusedError(f"{command} failed in the guest: {said or 'no reason given'}")
         if not bytes(reply.value):
-            raise GuestAgentError(f"the guest agent's reply to {command} is no reply")
+            raise GuestAgentError(
+                f"the guest agent's reply to {command} has neither a value nor an error"
+            )
         return msgspec.json.decode(reply.value, type=kind)
     except DECODE_ERRORS as exc:
         raise GuestAgentError(

@@ -155,8 +155,7 @@ class QmpProtocol(asyncio.BufferedProtocol):
     # Messages
 
     def _take_line(self) -> None:
-        """Take one message. The next waits for the next turn of the loop, so that others can
-        run."""
+        """Take one message. The next waits for the next turn of the loop."""
         line, newline, rest = self._unread.partition(b"\n")
         if newline:
             self._unread = rest

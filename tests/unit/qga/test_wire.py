@@ -99,7 +99,7 @@ def test_error_carries_the_guests_words_made_safe() -> None:
         (b'"text"', "malformed"),
         (b"5", "malformed"),
         (b"null", "malformed"),
-        (b"{}", "is no reply"),
+        (b"{}", "neither a value nor an error"),
         (b'{"return": 5}', "malformed"),
         (b'{"return": null}', "malformed"),
         (b'{"return": {}', "malformed"),

@@ -1,6 +1,6 @@
 """Atomic writes of files that others read, and errors of the host in words.
 
-Owns every write of the package to a file that somebody else may read at the same time. Does not
+Owns every write of the package to a file that another process may read at the same time. Does not
 own what the files mean.
 """
 

@@ -68,7 +68,7 @@ class FileLock:
         self._fd: int | None = None
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; False if it is held, be it by this object.
+        """Take the lock if it is free; False if it is held, also if by this object.
 
         Raises:
             HostError: the lock file cannot be created or opened.

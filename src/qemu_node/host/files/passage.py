@@ -69,7 +69,7 @@ def require_passage(path: Path, setting: str) -> None:
 def _above(path: Path) -> list[str]:
     """Return the directories above a path, both as written and with links resolved, the top first.
 
-    As strings: each start looks at all of them.
+    As strings, which is faster: each start checks all of them.
     """
     written = str(path.parent)
     found = [*_down_to(written), *_down_to(os.path.realpath(written))]

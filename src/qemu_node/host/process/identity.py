@@ -48,7 +48,7 @@ def read_proc(path: str) -> str:
     """Return a short file of /proc; read often and of many, so without a file object.
 
     Raises:
-        OSError: the process is gone, or not ours to look at.
+        OSError: the process is gone, or we may not look into it.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

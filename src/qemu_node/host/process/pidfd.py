@@ -47,7 +47,7 @@ class Hold:
         return True
 
     async def wait_gone(self) -> None:
-        """Return once the process has ended, be it our child or not. Cancelling is harmless."""
+        """Wait until the process, our child or not, has ended. Cancelling is harmless."""
         if self.pidfd is None:
             return
         loop = asyncio.get_running_loop()
@@ -81,7 +81,7 @@ def _open(process: ProcessId) -> int | None:
             return None
         raise
     # The pidfd pins the process that has the pid now; the start time tells whether it is ours. A
-    # zombie counts: its first thread alone may have ended, and the others still hold files.
+    # zombie counts: only its first thread may have ended, and the others may still hold files.
     fields = read_stat(process.pid)
     if fields is not None and int(fields[19]) == process.start_time:
         return pidfd
@@ -96,7 +96,7 @@ def send_signal(process: ProcessId, signum: signal.Signals) -> bool:
 
 
 async def wait_gone(process: ProcessId) -> None:
-    """Return once `process` has ended, be it our child or not. Cancelling is harmless."""
+    """Wait until `process`, our child or not, has ended. Cancelling is harmless."""
     with Hold(process) as hold:
         await hold.wait_gone()
 

@@ -1,1 +1,1 @@
-"""What the kernel is asked and tells: rtnetlink, traffic control, notices of changes."""
+"""Messages to and from the kernel: rtnetlink, traffic control, notices of changes."""

@@ -29,7 +29,7 @@ def driver_version() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """What a few small reads tell of the host; `doctor` reads more (`nodefacts`)."""
+    """Facts about the host that are quick to read; `doctor` reads more (`nodefacts`)."""
 
     firmware_problems: dict[FirmwareMode, str] = field(default_factory=dict)
     """The modes for which no firmware is installed, each with the reason."""

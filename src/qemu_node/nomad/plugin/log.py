@@ -135,7 +135,7 @@ class NonBlockingHandler(logging.Handler):
                 self.dropped = 0
             if self._unsent or not self._begin(line):
                 self.dropped += 1
-        except Exception:  # a log line must never fail what it tells about
+        except Exception:  # logging must never make its caller fail
             self.dropped += 1
 
     def close(self) -> None:

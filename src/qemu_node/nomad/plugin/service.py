@@ -107,7 +107,7 @@ class DriverService(ABC):
     def task_events(
         self, request: driver_pb2.TaskEventsRequest
     ) -> AsyncIterator[driver_pb2.DriverTaskEvent]:
-        """Yield the events of all tasks, for ever."""
+        """Yield the events of all tasks, without end."""
 
     @abstractmethod
     async def shutdown(self, request: driver_pb2.ShutdownRequest) -> driver_pb2.ShutdownResponse:

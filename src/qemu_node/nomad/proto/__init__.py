@@ -15,6 +15,6 @@ agent adds are unknown here and harmless. `*_pb2.py` and `*_pb2.pyi` are generat
 - `health.proto`    gRPC's health check
 - `status.proto`    the details that accompany a gRPC error
 
-`nomad.rpc` makes handlers and calls of the services' descriptors; there is no `*_pb2_grpc`. Package
+`nomad.plugin.rpc` makes handlers and calls of the services' descriptors; there is no `*_pb2_grpc`. Package
 and message names matter only in method paths and in RecoverableError's type URL.
 """

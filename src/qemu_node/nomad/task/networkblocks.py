@@ -67,7 +67,7 @@ def plan_advertise(options: TaskOptions, nics: Sequence[UserPort | PortSpec]) ->
         )
     if asked and isinstance(nics[asked[0].nic], UserPort):
         raise JobError(
-            'option "network.advertise" is for a NIC in a VLAN; nobody reaches one in user mode',
+            'option "network.advertise" is for a NIC in a VLAN; no host reaches one in user mode',
             hint="use `ports`, which Nomad advertises with the node's address",
         )
     return asked[0] if asked else None
