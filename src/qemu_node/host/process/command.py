@@ -23,15 +23,13 @@ from pathlib import Path
 
 from qemu_node.errors import HostError, MissingPartError
 from qemu_node.host.concurrency.cancellation import finish
-from qemu_node.host.process.exitstatus import describe_exit
+from qemu_node.host.process.exitstatus import describe_exit, with_last_words
 from qemu_node.host.process.identity import ProcessId, read_stat
 
 log = logging.getLogger(__name__)
 
 SAFE_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 """The default environment of a child: it has none of the agent's secrets."""
-
-_STDERR_TAIL_BYTES = 2000
 
 
 class ProcessError(HostError):
@@ -41,8 +39,7 @@ class ProcessError(HostError):
         self.argv = tuple(argv)
         self.reason = reason
         self.stderr = stderr
-        tail = " ".join(stderr.strip()[-_STDERR_TAIL_BYTES:].split())
-        super().__init__(f"{Path(argv[0]).name} {reason}" + (f": {tail}" if tail else ""))
+        super().__init__(with_last_words(f"{Path(argv[0]).name} {reason}", stderr))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,8 @@
-"""How a process ended, in words. Pure."""
+"""How a process ended, in words: its exit status and what it said last. Pure."""
 
 import signal
+
+LAST_WORDS_CHARS = 600
 
 
 def describe_exit(status: int) -> str:
@@ -23,3 +25,16 @@ def signal_name(number: int) -> str:
         if signal.SIGRTMIN < number < signal.SIGRTMAX:
             return f"SIGRTMIN+{number - signal.SIGRTMIN}"
         return f"signal {number}"
+
+
+def last_words(said: bytes | str) -> str:
+    """Return the end of what a process has written, on one line that a terminal may show."""
+    text = said.decode(errors="replace") if isinstance(said, bytes) else said
+    line = " ".join(text.split())[-LAST_WORDS_CHARS:]
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
+def with_last_words(problem: str, said: bytes | str) -> str:
+    """Return `problem` with the last words of the process after it, if it said anything."""
+    words = last_words(said)
+    return f"{problem}: {words}" if words else problem

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from qemu_node.errors import NodeError
 from qemu_node.host.process import command, identity, pidfd
-from qemu_node.host.process.exitstatus import describe_exit
+from qemu_node.host.process.exitstatus import describe_exit, with_last_words
 from qemu_node.nomad.agent.calls import BaseCalls, DriverCalls, GoPluginCalls
 from qemu_node.nomad.agent.pipe import LinePipe
 from qemu_node.nomad.plugin import handshake
@@ -83,11 +83,11 @@ class PluginClient:
             PluginStartError: no answer in time, or one of another protocol. The message has the
                 end of its log.
         """
-        last_words: deque[str] = deque(maxlen=_STDERR_TAIL_LINES)
+        said: deque[str] = deque(maxlen=_STDERR_TAIL_LINES)
 
         def on_stderr(line: bytes) -> None:
             entry = parse_log_line(line)
-            last_words.append(str(entry["@message"]))
+            said.append(str(entry["@message"]))
             if on_log is not None:
                 on_log(entry)
 
@@ -120,8 +120,7 @@ class PluginClient:
             except (handshake.HandshakeLineError, PluginError, TimeoutError) as exc:
                 reason = await _why_not_started(child, exc, timeout_s)
                 stderr.drain()
-                words = " ".join(" ".join(last_words).split())
-                raise PluginStartError(f"{reason}: {words}" if words else reason) from exc
+                raise PluginStartError(with_last_words(reason, "\n".join(said))) from exc
             undo.pop_all()
             return client
 

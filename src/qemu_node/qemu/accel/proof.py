@@ -24,7 +24,7 @@ from qemu_node.errors import HostError
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.tree import remove_tree
 from qemu_node.host.process.command import Child
-from qemu_node.host.process.exitstatus import describe_exit
+from qemu_node.host.process.exitstatus import describe_exit, with_last_words
 from qemu_node.host.process.pidfd import send_signal
 from qemu_node.host.sockets import listen_unix
 from qemu_node.qemu.accel.probe import QemuBinary
@@ -244,17 +244,16 @@ async def _watch(child: Child, serial_log: Path, stderr_path: Path, timeout_s: f
     deadline = asyncio.get_running_loop().time() + timeout_s
     while asyncio.get_running_loop().time() < deadline:
         status = child.exit_status()
-        words = _last_words(stderr_path)
+        words = _first_words(stderr_path)
         if status is not None:
-            return f"QEMU {describe_exit(status)}" + (f": {words}" if words else "")
+            return with_last_words(f"QEMU {describe_exit(status)}", words)
         if _INTERNAL_ERROR in words:
             return f"QEMU stopped the guest: {words}"
         if _has_content(serial_log):
             return None
         await asyncio.sleep(_POLL_S)
-    words = _last_words(stderr_path)
     problem = f"its firmware said nothing within {timeout_s:g} s"
-    return problem + (f": {words}" if words else "")
+    return with_last_words(problem, _first_words(stderr_path))
 
 
 def _has_content(path: Path) -> bool:
@@ -264,8 +263,8 @@ def _has_content(path: Path) -> bool:
         return False
 
 
-def _last_words(stderr_path: Path) -> str:
-    """Return the beginning of what QEMU said, on one line: its cause comes first."""
+def _first_words(stderr_path: Path) -> str:
+    """Return the beginning of what QEMU said, on one line: the registers follow the cause."""
     text = stderr_path.read_bytes().decode(errors="replace")
     words = "; ".join(line.strip() for line in _LOG_PREFIX.sub("", text).splitlines() if line)
     return words[:_TAIL_BYTES]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from qemu_node.config.node import LogsConfig
 from qemu_node.errors import HostError
 from qemu_node.host.concurrency.threads import Worker, to_the_end
+from qemu_node.host.process.exitstatus import LAST_WORDS_CHARS, last_words
 from qemu_node.host.process.identity import ProcessId
 from qemu_node.units import MIB
 from qemu_node.vm.output.console_log import BACKLOG_BYTES, ConsolePump, TokenBucket
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 Sink = Callable[[bytes], None]
 
 _BURST_S = 4
-_LAST_WORDS_BYTES = 600
 
 UNREAD_MAX_BYTES = BACKLOG_BYTES + 8 * MIB
 """What waits in a serial log at most while nobody reads it. More than a reader lets wait: while one
@@ -98,8 +98,8 @@ class VMLogs:
         What the pump has moved and what it has not: nobody waits for the pump.
         """
         unread = await to_the_end(last_words_of, self._directory)
-        tail = b"" if self._words is None else self._words.tail
-        return " ".join(f"{tail.decode(errors='replace')} {unread}".split())
+        moved = "" if self._words is None else last_words(self._words.tail)
+        return last_words(f"{moved} {unread}")
 
     async def finish(self, last: str) -> None:
         """Move all that is left, as QEMU is gone, and put words of the driver after it."""
@@ -120,11 +120,10 @@ class VMLogs:
 
 
 def last_words_of(directory: VMDirectory) -> str:
-    """Return the end of what QEMU wrote to stderr, on one line."""
+    """Return the end of what QEMU wrote to stderr and no pump has moved, on one line."""
     try:
         with directory.qemu_log.open("rb") as qemu_log:
-            qemu_log.seek(max(0, directory.qemu_log.stat().st_size - _LAST_WORDS_BYTES))
-            tail = qemu_log.read(_LAST_WORDS_BYTES)
+            qemu_log.seek(max(0, directory.qemu_log.stat().st_size - LAST_WORDS_CHARS))
+            return last_words(qemu_log.read(LAST_WORDS_CHARS).replace(b"\0", b""))
     except OSError:
         return ""
-    return " ".join(TerminalFilter().feed(tail).decode().split())

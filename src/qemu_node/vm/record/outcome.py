@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from qemu_node.host.process.exitstatus import signal_name
+from qemu_node.host.process.exitstatus import signal_name, with_last_words
 from qemu_node.qmp.events import (
     GuestPanicked,
     PanicInfo,
@@ -124,7 +124,6 @@ class ProcessEnd:
 
 def judge_process_end(end: ProcessEnd) -> VMExit:
     """Return how a VM ended whose QEMU is gone without QMP having told a reason first."""
-    said = f": {end.last_words}" if end.last_words else ""
     if end.oom_kills > 0:
         return VMExit(
             exit_code=137,
@@ -132,25 +131,31 @@ def judge_process_end(end: ProcessEnd) -> VMExit:
             oom_killed=True,
             reason="the kernel killed the VM: its cgroup was out of memory",
         )
-    status = end.exit_status
     if end.is_stopping:
         return FORCED_OFF
+    status = end.exit_status
     if status is None:
+        exit_code = 1
         how = (
             "QEMU crashed or was killed; how is not known, as an earlier driver had started it"
             if end.was_watched
             else "QEMU ended while the driver was away"
         )
-        return VMExit(exit_code=1, reason=f"{how}{said}")
-    if status < 0:
-        name = signal_name(-status)
-        return VMExit(
-            exit_code=128 - status, signal=-status, reason=f"QEMU was killed by {name}{said}"
-        )
-    if status > 0:
-        return VMExit(exit_code=status, reason=f"QEMU failed with exit code {status}{said}")
-    # QEMU exits with 0 when an operator's `quit` or a SIGTERM from outside ended it.
-    return VMExit(exit_code=0, reason=f"QEMU was ended from outside Nomad{said}")
+    elif status < 0:
+        exit_code = 128 - status
+        how = f"QEMU was killed by {signal_name(-status)}"
+    elif status > 0:
+        exit_code = status
+        how = f"QEMU failed with exit code {status}"
+    else:
+        # An operator's `quit` or a SIGTERM from outside ended it.
+        exit_code = 0
+        how = "QEMU was ended from outside Nomad"
+    return VMExit(
+        exit_code=exit_code,
+        signal=max(-(status or 0), 0),
+        reason=with_last_words(how, end.last_words),
+    )
 
 
 def describe(outcome: VMExit) -> str:

@@ -18,7 +18,7 @@ from qemu_node.host.cgroup import Scope
 from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.process.command import Child
-from qemu_node.host.process.exitstatus import describe_exit
+from qemu_node.host.process.exitstatus import describe_exit, with_last_words
 from qemu_node.host.process.pidfd import wait_gone
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.process import start_qemu
@@ -208,8 +208,7 @@ async def greet(directory: VMDirectory, child: Child) -> QmpConnection:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_TIMEOUT_S):
                 await _until_gone(directory, child)
-        words = last_words_of(directory)
-        raise QemuStartError(f"{exc}" + (f"; QEMU said: {words}" if words else "")) from exc
+        raise QemuStartError(with_last_words(str(exc), last_words_of(directory))) from exc
     return qmp
 
 
@@ -226,10 +225,11 @@ async def _first_answer(directory: VMDirectory) -> QmpConnection:
 async def _until_gone(directory: VMDirectory, child: Child) -> QmpConnection:
     """Raise once QEMU is gone."""
     await wait_gone(child.process)
-    status, words = child.exit_status(), last_words_of(directory)
+    status = child.exit_status()
     # None: somebody else has reaped it.
     how = "ended" if status is None else describe_exit(status)
-    raise QemuStartError(f"QEMU {how} during the start" + (f": {words}" if words else ""))
+    problem = f"QEMU {how} during the start"
+    raise QemuStartError(with_last_words(problem, last_words_of(directory)))
 
 
 def _open_vnc_to_group(path: Path, rights: Rights) -> None:
