@@ -11,11 +11,11 @@ from fakes.specs import HARDWARE
 from qemu_node.errors import NodeError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task.options import task_schema
-from qemu_node.qemu.spec import Accelerator
+from qemu_node.qemu.spec import Accelerator, PortForward
 from qemu_node.run.driverlink import DriverInfo, TaskEnd, TaskEvent
 from qemu_node.run.taskconfig import DriverFacts
 from qemu_node.vm.record.names import TaskIdentity, vm_id
-from qemu_node.vm.record.record import ForwardRecord, NicRecord, SocketPaths, VMRecord
+from qemu_node.vm.record.record import NicRecord, SocketPaths, VMRecord
 
 
 @dataclass
@@ -151,7 +151,7 @@ def make_record(task: driver_pb2.TaskConfig) -> VMRecord:
                 mode="user",
                 mac="02:00:00:00:00:01",
                 forwards=(
-                    ForwardRecord(label="ssh", host_ip="127.0.0.1", host_port=20022, guest_port=22),
+                    PortForward(label="ssh", host_ip="127.0.0.1", host_port=20022, guest_port=22),
                 ),
             ),
         ),

@@ -9,11 +9,11 @@ import msgspec
 from fakes.specs import HARDWARE
 from qemu_node.config.node import Paths
 from qemu_node.host.process.identity import boot_id, identify
-from qemu_node.qemu.spec import Accelerator
+from qemu_node.qemu.spec import Accelerator, PortForward
 from qemu_node.units import MIB
 from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.names import TaskIdentity
-from qemu_node.vm.record.record import ForwardRecord, NicRecord, VMRecord, VMState
+from qemu_node.vm.record.record import NicRecord, VMRecord, VMState
 
 VM_ID = "web-0123456789ab"
 
@@ -53,9 +53,7 @@ def make_record(paths: Paths, vm_id: str = VM_ID, **changes: Any) -> VMRecord:
                 mode="user",
                 mac="52:54:00:12:34:56",
                 forwards=(
-                    ForwardRecord(
-                        label="http", host_ip="127.0.0.1", host_port=20080, guest_port=80
-                    ),
+                    PortForward(label="http", host_ip="127.0.0.1", host_port=20080, guest_port=80),
                 ),
             ),
         ),

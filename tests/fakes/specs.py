@@ -73,7 +73,9 @@ def make_spec(
             UserNic(
                 mac="52:54:00:12:34:56",
                 hostname="web-0",
-                forwards=(PortForward(host_ip="127.0.0.1", host_port=20080, guest_port=80),),
+                forwards=(
+                    PortForward(label="http", host_ip="127.0.0.1", host_port=20080, guest_port=80),
+                ),
             ),
             TapNic(mac="02:00:00:00:00:01", tap_fds=(14,), vhost_fds=(), mtu=None),
             TapNic(mac="02:00:00:00:00:02", tap_fds=(15, 16), vhost_fds=(17, 18), mtu=1400),

@@ -99,10 +99,11 @@ class BaseImage:
     to the path, and gets the very file that was checked."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortForward:
-    """A TCP port of the host that user-mode networking hands to the guest."""
+class PortForward(msgspec.Struct, frozen=True, kw_only=True):
+    """A TCP port of the host that user-mode networking hands to the guest; vm.json says it."""
 
+    label: str
+    """Nomad's name of the port."""
     host_ip: str
     host_port: int
     guest_port: int

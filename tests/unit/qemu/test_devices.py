@@ -81,7 +81,7 @@ def test_more_networks_than_slots_are_refused() -> None:
 
 
 def test_forward_is_written_as_slirp_reads_it() -> None:
-    forward = PortForward(host_ip="127.0.0.1", host_port=20080, guest_port=80)
+    forward = PortForward(label="http", host_ip="127.0.0.1", host_port=20080, guest_port=80)
     [_, netdev, *_] = devices.nics(
         make_spec(nics=(UserNic(mac="52:54:00:12:34:56", hostname="", forwards=(forward,)),))
     )
@@ -109,7 +109,7 @@ def test_each_pair_of_queues_has_its_descriptors_and_its_vectors() -> None:
 
 @pytest.mark.parametrize("host_ip", ["", "localhost", "::1", "1.2.3.4:5-:6", "1.2.3.4,x=y"])
 def test_forward_of_anything_but_an_ipv4_address_is_refused(host_ip: str) -> None:
-    forward = PortForward(host_ip=host_ip, host_port=1, guest_port=1)
+    forward = PortForward(label="http", host_ip=host_ip, host_port=1, guest_port=1)
     spec = make_spec(nics=(UserNic(mac="", hostname="", forwards=(forward,)),))
     with pytest.raises(JobError, match="IPv4"):
         devices.nics(spec)
@@ -117,7 +117,9 @@ def test_forward_of_anything_but_an_ipv4_address_is_refused(host_ip: str) -> Non
 
 @pytest.mark.parametrize(("host_port", "guest_port"), [(0, 80), (80, 0), (65536, 1), (1, -1)])
 def test_forward_of_an_impossible_port_is_refused(host_port: int, guest_port: int) -> None:
-    forward = PortForward(host_ip="127.0.0.1", host_port=host_port, guest_port=guest_port)
+    forward = PortForward(
+        label="http", host_ip="127.0.0.1", host_port=host_port, guest_port=guest_port
+    )
     spec = make_spec(nics=(UserNic(mac="", hostname="", forwards=(forward,)),))
     with pytest.raises(JobError, match="is not a TCP port"):
         devices.nics(spec)

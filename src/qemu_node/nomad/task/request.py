@@ -12,10 +12,10 @@ from qemu_node.host.cgroup import ScopeLimits, memory_backstop_bytes
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task.networkblocks import plan_advertise, plan_nics
 from qemu_node.nomad.task.options import TaskOptions
-from qemu_node.qemu.spec import Hardware
+from qemu_node.qemu.spec import Hardware, PortForward
 from qemu_node.units import MIB
 from qemu_node.vm.record.names import TaskIdentity
-from qemu_node.vm.record.record import ForwardRecord, HealthEndpoint
+from qemu_node.vm.record.record import HealthEndpoint
 from qemu_node.vm.start.request import VMRequest
 
 _PIDS_MAX = 1024
@@ -111,9 +111,9 @@ def parse_cpu_list(text: str) -> list[int]:
 
 def _forwards(
     options: TaskOptions, ports: dict[str, driver_pb2.PortMapping]
-) -> tuple[ForwardRecord, ...]:
+) -> tuple[PortForward, ...]:
     return tuple(
-        ForwardRecord(
+        PortForward(
             label=label,
             host_ip=_port("ports", label, ports).host_ip,
             host_port=_port("ports", label, ports).value,

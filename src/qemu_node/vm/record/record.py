@@ -23,7 +23,7 @@ from qemu_node.errors import NodeError
 from qemu_node.host.files.beneath import read_published
 from qemu_node.host.process.identity import ProcessId, boot_id, is_alive
 from qemu_node.net.portspec import PortSpec
-from qemu_node.qemu.spec import Accelerator, Hardware
+from qemu_node.qemu.spec import Accelerator, Hardware, PortForward
 from qemu_node.text import DECODE_ERRORS
 from qemu_node.vm.record.names import TaskIdentity, check_vm_id
 
@@ -49,22 +49,13 @@ class StateError(NodeError):
         self.header = header
 
 
-class ForwardRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A host port that leads to a guest port."""
-
-    label: str
-    host_ip: str
-    host_port: int
-    guest_port: int
-
-
 class NicRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A guest's network interface as the node set it up: all that is needed to do it again."""
 
     mode: str
     """`user`, or `vlan` for a port of the bridge."""
     mac: str
-    forwards: tuple[ForwardRecord, ...] = ()
+    forwards: tuple[PortForward, ...] = ()
     ifname: str | None = None
     """The port's TAP; None in user mode."""
     vlan: int | None = None

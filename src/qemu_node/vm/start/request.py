@@ -5,9 +5,9 @@ from pathlib import Path
 
 from qemu_node.host.cgroup import ScopeLimits
 from qemu_node.net.portspec import PortSpec, UserPort
-from qemu_node.qemu.spec import Hardware
+from qemu_node.qemu.spec import Hardware, PortForward
 from qemu_node.vm.record.names import TaskIdentity
-from qemu_node.vm.record.record import ForwardRecord, HealthEndpoint
+from qemu_node.vm.record.record import HealthEndpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class VMRequest:
     """What the task may use in all, QEMU's own needs included."""
     memory_max_bytes: int
     nics: tuple[UserPort | PortSpec, ...]
-    forwards: tuple[ForwardRecord, ...]
+    forwards: tuple[PortForward, ...]
     """Ports that lead to the NIC in user mode."""
     advertise: Advertise | None
     args: tuple[str, ...]

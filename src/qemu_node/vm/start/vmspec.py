@@ -16,7 +16,6 @@ from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.spec import (
     BaseImage,
     PflashFirmware,
-    PortForward,
     SocketFds,
     TapNic,
     UserNic,
@@ -150,22 +149,13 @@ def _qemu_nics(
     return tuple(
         _tap_nic(nic, next(left))
         if isinstance(nic, PortSpec)
-        else UserNic(mac=nic.mac, hostname=hostname, forwards=_forwards(request))
+        else UserNic(mac=nic.mac, hostname=hostname, forwards=request.forwards)
         for nic in request.nics
     )
 
 
 def _tap_nic(port: PortSpec, tap: Tap) -> TapNic:
     return TapNic(mac=port.mac, tap_fds=tap.fds, vhost_fds=tap.vhost_fds, mtu=port.mtu)
-
-
-def _forwards(request: VMRequest) -> tuple[PortForward, ...]:
-    return tuple(
-        PortForward(
-            host_ip=forward.host_ip, host_port=forward.host_port, guest_port=forward.guest_port
-        )
-        for forward in request.forwards
-    )
 
 
 def _nic_record(nic: UserPort | PortSpec, request: VMRequest) -> NicRecord:
