@@ -1,63 +1,17 @@
-import asyncio
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
-from fakes.stored_images import put
+from fakes.cached_images import URL, fill, images, start
 
-from qemu_node.cli.errors import EXIT_INTERRUPTED
-from qemu_node.cli.image import pull as imagepull
-from qemu_node.cli.image.pull import mark_of, progress_line
-from qemu_node.cli.image.table import last_use
 from qemu_node.cli.main import main
-from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import MissingPartError
-from qemu_node.images.download.pull import Pulled
 from qemu_node.images.keeper import ImageKeeper
-from qemu_node.images.store.blob import link_base
 from qemu_node.images.store.keptimage import KeptImage
-from qemu_node.images.store.record import SourceRecord
 from qemu_node.images.store.store import ImageStore
-from qemu_node.units import MIB
 
 Output = pytest.CaptureFixture[str]
-URL = "https://a.example/debian.raw"
-
-
-@pytest.fixture
-def root(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    config = short_tmp_path / "node.toml"
-    # No share of a disk is 0: what this machine's has free plays no part.
-    config.write_text(
-        f'[paths]\nrun = "{short_tmp_path}/r"\ndata = "{short_tmp_path}/d"\n'
-        '[images]\nlow_space = "0%"\n[disk]\nreserve = "0"\n'
-    )
-    monkeypatch.setenv("QEMU_NODE_CONFIG", str(config))
-    return short_tmp_path / "d"
-
-
-@pytest.fixture
-def store(root: Path) -> ImageStore:
-    store = ImageStore(root / "images")
-    store.prepare()
-    return store
-
-
-def fill(store: ImageStore, url: str = URL, content: bytes = b"x" * 2048) -> SourceRecord:
-    return put(store, url[-20:].replace("/", "-"), content, url=url, fetched_at=time.time() - 190)
-
-
-def start(store: ImageStore, record: SourceRecord) -> None:
-    base = store.root.parent / "vm" / "web-0123456789ab" / "base.img"
-    base.parent.mkdir(parents=True)
-    with store.blob_path(record).open("rb") as file:
-        link_base(store.blob_path(record), file.fileno(), base)
-
-
-def images(store: ImageStore) -> list[KeptImage]:
-    return ImageKeeper(store.root, store.root.parent / "vm", ImagesConfig()).images()
 
 
 def said(capsys: Output) -> list[dict[str, object]]:
@@ -226,52 +180,6 @@ def test_verify_says_what_it_could_not_check(
     monkeypatch.setattr(ImageKeeper, "verify", lack)
     assert main(["image", "verify"]) == 0
     assert "structure unchecked: qemu-img is not installed" in capsys.readouterr().out
-
-
-def test_pull_pins_on_request_and_shows_what_came(
-    store: ImageStore, capsys: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def pull(*_args: object) -> Pulled:
-        return Pulled(version=fill(store), note="the source is down")
-
-    monkeypatch.setattr(imagepull, "_pull", pull)
-    assert main(["image", "pull", "--pin", URL]) == 0
-    output = capsys.readouterr()
-    assert output.out.startswith("debian.raw  sha256:")
-    assert output.err == "note: the source is down\n"
-    assert images(store)[0].is_pinned
-    assert main(["image", "pull", "--json", URL]) == 0
-    assert json.loads(capsys.readouterr().out)["note"] == "the source is down"
-
-
-def test_pull_that_is_interrupted_says_how_to_go_on(
-    root: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def pull(*_args: object) -> Pulled:
-        await asyncio.sleep(0)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(imagepull, "_pull", pull)
-    assert main(["image", "pull", URL]) == EXIT_INTERRUPTED
-    assert capsys.readouterr().err == "interrupted; repeat the command to go on\n"
-
-
-def test_pull_of_a_path_is_refused(root: Path, capsys: Output) -> None:
-    assert main(["image", "pull", "local/disk.qcow2"]) == 1
-    assert "is a path" in capsys.readouterr().err
-
-
-def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
-    marks = [mark_of(done * MIB, 200 * MIB) for done in range(201)]
-    assert len(set(marks)) == 11
-    assert mark_of(99 * MIB, None) < mark_of(100 * MIB, None)
-    assert progress_line(50 * MIB, 200 * MIB) == "25 % of 200.0 MiB"
-    assert progress_line(150 * MIB, None) == "150.0 MiB"
-
-
-def test_image_used_in_the_future_is_used_just_now(store: ImageStore) -> None:
-    fill(store)
-    assert last_use(images(store)[0], now_s=0.0) == "0s"
 
 
 def test_a_mistyped_image_is_answered_with_the_nearest(store: ImageStore, capsys: Output) -> None:

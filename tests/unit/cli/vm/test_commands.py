@@ -2,25 +2,19 @@ import json
 import os
 from pathlib import Path
 
-import msgspec
 import pytest
 from fakes.command_line import Node
 from fakes.fake_qga import FakeQga
 from fakes.fake_qmp import FakeQmp
-from fakes.published import VM_ID, make_record
+from fakes.published import VM_ID
 
 from qemu_node.cli.main import main
-from qemu_node.cli.vm import table as vmtable
 from qemu_node.cli.vm.commands import vm as vm_group
-from qemu_node.config.node import Paths
 from qemu_node.errors import AS_ROOT
 from qemu_node.inventory import report as vmreport
-from qemu_node.inventory.report import VMReport
-from qemu_node.inventory.state import VMStatus, VMSummary, summarize
 from qemu_node.units import MIB
-from qemu_node.vm.life.usage import DiskState, Usage, UsageMeter
+from qemu_node.vm.life.usage import DiskState, UsageMeter
 from qemu_node.vm.record.directory import VMDirectory
-from qemu_node.vm.record.record import NicRecord
 
 Output = pytest.CaptureFixture[str]
 
@@ -89,37 +83,6 @@ def test_a_guest_without_an_agent_has_no_address_in_the_wide_list(
     assert capsys.readouterr().out.splitlines()[1].endswith("-")
 
 
-def test_cpu_and_memory_tell_use_and_size(tmp_path: Path) -> None:
-    record = make_record(Paths(run=str(tmp_path), data=str(tmp_path)))
-    summary = VMSummary(
-        vm_id=VM_ID,
-        status=VMStatus.RUNNING,
-        record=record,
-        pid=1,
-        uptime_s=190.0,
-        cpu_pct=12.6,
-        pss_bytes=300 * MIB,
-    )
-    (row,) = vmtable.rows([summary])
-    assert [cell.text for cell in row] == [
-        VM_ID, "shop/front[0]/web", "running", "linux", "13% of 2", "300M/512M", "3m10s",
-        "debian-13.qcow2",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("image", "name"),
-    [
-        ("https://u.example/a/b.qcow2?x=/y", "b.qcow2"),
-        ("local/disk.raw", "disk.raw"),
-        ("/srv/images/", "images"),
-        ("/", "/"),
-    ],
-)
-def test_an_image_is_known_by_its_last_part(image: str, name: str) -> None:
-    assert vmtable.image_name(image) == name
-
-
 # show
 
 
@@ -142,32 +105,6 @@ async def test_show_tells_what_is_written_down_and_what_qemu_and_guest_say(
     assert report["agent"]["interfaces"][1]["addresses"][0] == "10.0.2.15"
     assert report["sockets"]["monitor"] == record.sockets.monitor
     assert report["state"] == "unmanaged"
-
-
-def test_show_tells_a_port_s_vlans_and_what_was_dropped(node: Node, capsys: Output) -> None:
-    access = NicRecord(
-        mode="vlan", mac="02:00:00:00:00:01", ifname="qn0", vlan=30, isolated=True,
-        strict=True, queues=2, mtu=9000, rate_mbit=500, addresses=("10.3.0.0/16",),
-    )  # fmt: skip
-    trunk = NicRecord(mode="vlan", mac="02:00:00:00:00:02", ifname="qn1", trunk=(30, 31, 40))
-    user = NicRecord(mode="user", mac="02:00:00:00:00:03")
-    record = node.publish(nics=(access, trunk, user))
-    usage = Usage(
-        measured_at=0.0, cpu_user_s=0.0, cpu_system_s=0.0, pss_bytes=0, drops={"mac": 5, "tag": 1}
-    )
-    directory = VMDirectory.of(node.paths, record.vm_id)
-    directory.usage_json.write_bytes(msgspec.json.encode(usage))
-    summary = summarize(node.paths, record.vm_id)
-    report = VMReport(record=record, summary=summary)
-    lines = dict(vmtable.report_lines(report))
-    assert lines["NIC 0"] == (
-        "VLAN 30, 02:00:00:00:00:01, qn0, isolated, strict, 2 queues, MTU 9000, 500 Mbit/s, "
-        "addresses in 10.3.0.0/16"
-    )
-    assert lines["NIC 1"] == "trunk of VLANs 30-31, 40, 02:00:00:00:00:02, qn1"
-    assert lines["NIC 2"] == "user mode, 02:00:00:00:00:03"
-    assert lines["frames dropped"] == "5 mac, 1 tag"
-    assert vmtable.report_to_json(report)["drops"] == {"mac": 5, "tag": 1}
 
 
 async def test_show_tells_of_a_guest_that_waits_for_disk_space(node: Node, capsys: Output) -> None:
