@@ -14,6 +14,7 @@ from fakes.published import VM_ID, make_record, publish
 from integration.vmnode import VMNode
 
 from qemu_node.cli.doctor.nodefacts import look_for_leftovers
+from qemu_node.cli.main import main
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
 from qemu_node.host.files.lock import FileLock
@@ -193,3 +194,20 @@ def test_what_the_driver_publishes_takes_the_place_of_what_the_vm_has_put_there(
     os.lchown(directory.usage_json, 100_001, 100_001)
     UsageMeter(make_record(paths).process).publish(directory.usage_json)
     assert isinstance(read_usage(directory.usage_json), Usage)
+
+
+@pytest.mark.parametrize("command", ["image list", "image gc", "vm list", "config check"])
+def test_a_command_below_a_closed_directory_says_to_run_it_as_root(
+    paths: Paths, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    publish_as_driver(paths)
+    closed = Path(paths.data).parent / "closed"
+    (closed / "d" / "images").mkdir(parents=True)
+    config = closed / "node.toml" if command == "config check" else closed.parent / "node.toml"
+    config.write_text(f'[paths]\nrun = "{closed}/r"\ndata = "{closed}/d"\n')
+    closed.chmod(0o700)
+    with as_user(NOBODY):
+        assert main(["--config", str(config), *command.split()]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith(" hint: run this as root (`sudo ")

@@ -27,11 +27,15 @@ _SUDO_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sb
 
 def show_error(exc: NodeError, arguments: Sequence[str] = ()) -> None:
     """Write `exc`; where it takes root, with the command line `arguments` to type."""
-    hint = exc.hint
-    if hint and arguments:
-        again = shlex.join(["sudo", _typed_program(), *arguments])
-        hint = hint.replace(AS_ROOT, f"{AS_ROOT} (`{again}`)")
-    _write(str(exc), hint)
+    _write(str(exc), exc.hint and with_sudo(exc.hint, arguments))
+
+
+def with_sudo(hint: str, arguments: Sequence[str]) -> str:
+    """Return a hint that may say `AS_ROOT` with the whole command line behind it."""
+    if not arguments:
+        return hint
+    again = shlex.join(["sudo", _typed_program(), *arguments])
+    return hint.replace(AS_ROOT, f"{AS_ROOT} (`{again}`)")
 
 
 def show_usage_error(exc: click.ClickException) -> None:

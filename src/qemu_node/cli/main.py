@@ -112,7 +112,7 @@ class _LazyGroup(click.Group):
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
     metavar="PATH",
     help="The node's settings; default: $QEMU_NODE_CONFIG, else /etc/qemu-node/node.toml.",
 )

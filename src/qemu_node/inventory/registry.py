@@ -68,7 +68,7 @@ def _hint(vms: Sequence[ListedVM], name: str, paths: Paths) -> str:
     if not records and os.geteuid() == 0:
         return f"no VM runs under {paths.vm_run_dir}: `qemu-node run JOB` starts one"
     if not records:
-        return f"you have none under {paths.vm_run_dir}; for the VMs of root's driver {AS_ROOT}"
+        return f"you have none under {paths.vm_run_dir}; for the VMs of root's driver, {AS_ROOT}"
     near = nearest(name, (n for r in records for n in (r.vm_id, r.display_name, r.identity.task)))
     meant = f"did you mean {near}? " if near else ""
     return f"{meant}`qemu-node vm list` shows all"

@@ -302,7 +302,11 @@ def _keeper(config: NodeConfig, *, for_change: bool = False) -> ImageKeeper:
     images_dir = config.paths.images_dir
     needed = os.R_OK | os.X_OK | (os.W_OK if for_change else 0)
     for directory in (images_dir, images_dir / "sources", images_dir / "blobs"):
-        if directory.exists() and not os.access(directory, needed):
+        try:
+            is_closed = directory.exists() and not os.access(directory, needed)
+        except PermissionError:  # one above it is closed
+            is_closed = True
+        if is_closed:
             verb = "changed" if for_change else "read"
             raise MissingPartError(f"{directory} may not be {verb}", hint=AS_ROOT)
     return ImageKeeper(

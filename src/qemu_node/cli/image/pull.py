@@ -5,8 +5,10 @@ driver joins where it wants the same image, and which it is joined by.
 """
 
 import asyncio
+import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +16,7 @@ import click
 from qemu_node.cli.image.table import title, to_json
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import print_json
+from qemu_node.errors import AS_ROOT, NodeError
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.store.keptimage import KeptImage
 from qemu_node.units import MIB, format_size
@@ -57,6 +60,10 @@ def pull(app: App, url: str, checksum: str | None, pin: bool, as_json: bool) -> 
     )
     try:
         pulled = asyncio.run(_pull(config, keeper, url, checksum))
+    except NodeError as exc:
+        if exc.hint is None and not _may_write(config.paths.images_dir):
+            exc.hint = f"set paths.data in node.toml, or {AS_ROOT}"
+        raise
     except KeyboardInterrupt:
         # click ends the line.
         click.echo("interrupted; repeat the command to go on", nl=False, err=True)
@@ -72,6 +79,14 @@ def pull(app: App, url: str, checksum: str | None, pin: bool, as_json: bool) -> 
     if pulled.note is not None:
         click.echo(f"note: {pulled.note}", err=True)
     click.echo(f"{title(image)}  {image.digest}  {format_size(image.blob.size_bytes)}")
+
+
+def _may_write(directory: Path) -> bool:
+    """Tell whether this user may make or change what is in `directory`."""
+    above = (directory, *directory.parents)
+    # Not Path.exists, which raises below a directory that is closed.
+    existing = next((path for path in above if os.access(path, os.F_OK)), directory)
+    return os.access(existing, os.W_OK | os.X_OK)
 
 
 async def _pull(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from qemu_node.cli.errors import with_sudo
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Duration, print_fields, print_json, print_table, waiting
 from qemu_node.cli.vm.argument import running_vm, vm_argument, with_vm_help
@@ -81,7 +82,8 @@ def list_(app: App, wide: bool, as_json: bool) -> None:
     elif os.geteuid() == 0:
         click.echo("no VMs on this machine: `qemu-node run JOB` starts some", err=True)
     else:
-        click.echo(f"you have no VMs; for those of root's driver {AS_ROOT}", err=True)
+        hint = with_sudo(f"for those of root's driver, {AS_ROOT}", app.arguments)
+        click.echo(f"you have no VMs; {hint}", err=True)
 
 
 @vm.command(

@@ -190,7 +190,9 @@ def report_lines(report: VMReport) -> list[tuple[str, str]]:
         lines.append(("frames dropped", _drop_words(summary.drops)))
     lines += _agent_lines(report)
     lines += [
-        (f"{name} socket", path) for name, path in msgspec.structs.asdict(record.sockets).items()
+        (f"{name} socket", path)
+        for name, path in msgspec.structs.asdict(record.sockets).items()
+        if path is not None
     ]
     return lines
 

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from qemu_node.cli.errors import EXIT_INTERRUPTED
 from qemu_node.cli.image import pull as imagepull
 from qemu_node.cli.image.pull import mark_of, progress_line
 from qemu_node.cli.main import main
+from qemu_node.errors import HostError
 from qemu_node.images.download.pull import Pulled
 from qemu_node.images.store.store import ImageStore
 from qemu_node.units import MIB
@@ -55,3 +57,16 @@ def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
     assert mark_of(99 * MIB, None) < mark_of(100 * MIB, None)
     assert progress_line(50 * MIB, 200 * MIB) == "25 % of 200.0 MiB"
     assert progress_line(150 * MIB, None) == "150.0 MiB"
+
+
+def test_a_cache_that_may_not_be_written_is_answered_with_what_to_do(
+    root: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pull(*_args: object) -> Pulled:
+        await asyncio.sleep(0)
+        raise HostError("cannot make it: Permission denied")
+
+    monkeypatch.setattr(imagepull, "_pull", pull)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main(["image", "pull", URL]) == 1
+    assert " hint: set paths.data in node.toml, or run this as root (`" in capsys.readouterr().err

@@ -72,3 +72,12 @@ def test_show_tells_a_port_s_vlans_and_what_was_dropped(node: Node, capsys: Outp
     assert lines["NIC 2"] == "user mode, 02:00:00:00:00:03"
     assert lines["frames dropped"] == "5 mac, 1 tag"
     assert vmtable.report_to_json(report)["drops"] == {"mac": 5, "tag": 1}
+
+
+def test_a_vm_without_the_daemon_s_socket_is_shown_without_it(node: Node, capsys: Output) -> None:
+    sockets = node.publish().sockets
+    node.publish(sockets=msgspec.structs.replace(sockets, console=None))
+    assert node.vm("show", "web") == 0
+    shown = capsys.readouterr().out
+    assert "serial socket" in shown
+    assert "console socket" not in shown
