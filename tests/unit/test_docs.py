@@ -349,6 +349,16 @@ def _is_said(symptom: str) -> bool:
     )
 
 
+def test_messages_about_a_disk_full_of_images_are_those_of_the_code() -> None:
+    _, _, text = _page("docs/images.md").partition("## When the disk is full of images")
+    section = text.partition("\n## ")[0]
+    messages = {match[1] for cells in _rows(section) if (match := re.fullmatch("`(.+)`", cells[0]))}
+    assert len(messages) >= 5
+    # What the system says of its errors is not in our source.
+    ours = {message.removesuffix("No space left on device") for message in messages}
+    assert sorted(message for message in ours if not _is_said(message)) == []
+
+
 def test_texts_in_troubleshooting_are_those_of_the_code() -> None:
     ours = re.sub(
         r"^## What Nomad says.*?(?=^## )", "", _page("docs/troubleshooting.md"),
