@@ -1,9 +1,9 @@
-"""The config drive: an ISO by which a guest configures itself at its first boot.
+"""The config drive: an ISO with which a guest configures itself at its first boot.
 
-Owns what is on it: the files of the task's `local/config-drive`, as they are, and a meta_data.json
-that has at least the VM's uuid, hostname and name. Layout: OpenStack's `config-2` drive, which
-cloud-init and cloudbase-init read; Windows setup finds an unattend.xml at the root of any CD. Does
-not own the templates, which Nomad renders, nor the name that a VM is given.
+Owns its content: the files of the task's `local/config-drive`, unchanged, and a meta_data.json that
+has at least the VM's uuid, hostname and name. The layout is that of OpenStack's `config-2` drive,
+which cloud-init and cloudbase-init read; Windows setup finds an unattend.xml at the root of any CD.
+Does not own the templates, which Nomad renders, nor the VM's name.
 """
 
 import json
@@ -20,15 +20,15 @@ from qemu_node.errors import JobError
 from qemu_node.host.files import atomic, beneath
 
 VOLUME_LABEL = "config-2"
-"""What cloud-init looks for (DataSourceConfigDrive) and cloudbase-init too."""
+"""The label by which cloud-init (DataSourceConfigDrive) and cloudbase-init find the drive."""
 
 _SOURCE = "local/config-drive"
 _META_DATA = "meta_data.json"
 _MAX_FILES = 256
 _MAX_ENTRIES = 1024  # files and directories
 _MAX_BYTES = 32 << 20
-# ISO 9660 holds eight levels, the root included (ECMA-119 6.8.2.1); Rock Ridge would move what is
-# deeper elsewhere.
+# ISO 9660 has eight levels, the root included (ECMA-119 6.8.2.1); Rock Ridge would relocate deeper
+# directories.
 _MAX_DEPTH = 8
 
 HOSTNAME_MAX_CHARS = 63  # one label, RFC 1123 2.1
@@ -45,20 +45,20 @@ _MODE_DIRECTORY = 0o040555
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigDrive:
-    """The files of a drive by path, and the name that the guest will take from them."""
+    """The files of a drive by path, and the host name that the guest will read from them."""
 
     files: dict[str, bytes]
     hostname: str
 
 
 def read_config_drive(task_dir: Path) -> dict[str, bytes]:
-    """Return the files below `local/config-drive` of a task by path; empty where there are none.
+    """Return the files below `local/config-drive` of a task by path; empty if there are none.
 
-    No link is followed: the task directory is open to the task's own doing, and we may be root.
+    No link is followed: the task can change its directory, and we may be root.
 
     Raises:
-        JobError: something there is no plain file, too many, too large or not readable. The message
-            names it.
+        JobError: there is something else than files and directories, or the files are too many,
+            too large or not readable. The message names the file.
     """
     try:
         task_fd = os.open(task_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -75,16 +75,16 @@ def read_config_drive(task_dir: Path) -> dict[str, bytes]:
 
 
 def complete(files: Mapping[str, bytes], *, uuid: str, hostname: str, name: str) -> ConfigDrive:
-    """Return `files` with the meta data that every guest needs; what is there is kept.
+    """Return `files` with the meta data that every guest needs; existing keys are not changed.
 
-    Each version directory of `openstack/` gets a meta_data.json, `latest` in any case: a guest
-    reads the newest version that it knows, and only that. Pure.
+    Each version directory of `openstack/`, and always `latest`, gets a meta_data.json: a guest
+    reads only the newest version that it knows. Pure.
 
     Args:
         files: The job's own files by path.
-        uuid: The VM's, which cloud-init takes as the instance's id.
-        hostname: Used where the job's files name none; made valid first.
-        name: The instance's name for people.
+        uuid: The VM's; cloud-init uses it as the instance id.
+        hostname: Used if the job's files name none; made valid first.
+        name: The instance's name in messages.
 
     Raises:
         JobError: a meta_data.json of the job is not a JSON object; the message says where.
@@ -105,7 +105,7 @@ def complete(files: Mapping[str, bytes], *, uuid: str, hostname: str, name: str)
 def sanitise_hostname(text: str) -> str:
     """Return the nearest valid host name of one label (RFC 1123): `Web Ü/1` → `web-u-1`.
 
-    One that is a number, which a resolver takes for an address (`0` is 0.0.0.0), gets `vm-` before.
+    A number, which a resolver would read as an address (`0` is 0.0.0.0), gets the prefix `vm-`.
     """
     label = host_label(text)[:HOSTNAME_MAX_CHARS].rstrip("-")
     if _NUMBER.fullmatch(label):
@@ -114,7 +114,7 @@ def sanitise_hostname(text: str) -> str:
 
 
 def host_label(text: str) -> str:
-    """Return what `text` has for a host name, however long: letters, digits and hyphens."""
+    """Return `text` reduced to the letters, digits and hyphens of a host name, of any length."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_text.lower()).strip("-")
 
@@ -125,7 +125,7 @@ def write_iso(path: Path, files: Mapping[str, bytes], owner: tuple[int, int] | N
     Joliet and Rock Ridge carry the real names to Windows and Linux.
 
     Raises:
-        JobError: a file has a name that Joliet cannot hold; nothing was written.
+        JobError: Joliet cannot represent the name of a file; nothing was written.
         HostError: the host refused; nothing is left of the file.
     """
     for name in files:
@@ -133,7 +133,7 @@ def write_iso(path: Path, files: Mapping[str, bytes], owner: tuple[int, int] | N
         for parent in Path(name).parents:
             if str(parent) in files:
                 raise JobError(f"config drive: {str(parent)!r} must be a directory, not a file")
-    # It may hold passwords: nobody but the VM's user reads it, and nobody writes it.
+    # It may contain passwords: only the VM's user may read it, and no user may write it.
     atomic.write_atomic(path, _build_iso(files), mode=0o400, owner=owner)
 
 
@@ -148,7 +148,7 @@ def _exists(task_fd: int) -> bool:
 
 
 class _TreeReader:
-    """Reads a directory tree into memory within the caps."""
+    """Reads a directory tree into memory, up to the limits."""
 
     def __init__(self, task_fd: int) -> None:
         self._task_fd = task_fd
@@ -158,7 +158,7 @@ class _TreeReader:
 
     def read_directory(self, relative: str, depth: int) -> None:
         if depth > _MAX_DEPTH:
-            raise JobError(f"{_SOURCE}/{relative} is nested more than {_MAX_DEPTH} levels deep")
+            raise JobError(f"{_SOURCE}/{relative} is more than {_MAX_DEPTH} levels deep")
         fd = self._open(relative, os.O_DIRECTORY)
         try:
             names = sorted(entry.name for entry in os.scandir(fd))
@@ -167,14 +167,14 @@ class _TreeReader:
                 raise JobError(f"{_SOURCE} holds more than {_MAX_ENTRIES} files and directories")
             for name in names:
                 child = f"{relative}/{name}" if relative else name
-                # Looked at before it is opened: the opening of a device may do something.
+                # Checked before it is opened: opening a device may have an effect.
                 mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
                 if stat.S_ISDIR(mode):
                     self.read_directory(child, depth + 1)
                 elif stat.S_ISREG(mode):
                     self.files[child] = self._read_file(child)
                 else:
-                    raise JobError(f"{_SOURCE}/{child} is a link or no regular file")
+                    raise JobError(f"{_SOURCE}/{child} is a link or not a regular file")
         except OSError as exc:
             raise JobError(f"cannot read {_SOURCE}/{relative}: {exc.strerror}") from exc
         finally:
@@ -186,7 +186,7 @@ class _TreeReader:
         fd = self._open(relative, os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
             if not beneath.is_plain_file(fd):
-                raise JobError(f"{_SOURCE}/{relative} is a hard link or no regular file")
+                raise JobError(f"{_SOURCE}/{relative} is a hard link or not a regular file")
             content = file.read(_MAX_BYTES - self._bytes + 1)
         self._bytes += len(content)
         if self._bytes > _MAX_BYTES:
@@ -202,7 +202,7 @@ class _TreeReader:
 
 
 def _complete_meta_data(path: str, content: bytes | None, defaults: Mapping[str, str]) -> bytes:
-    """Return `content` as it is if it lacks nothing, else with what it lacks."""
+    """Return `content` with the keys that it lacks; unchanged if it lacks none."""
     given: object = {}
     if content is not None:
         try:
@@ -223,7 +223,7 @@ def _complete_meta_data(path: str, content: bytes | None, defaults: Mapping[str,
 def _check_name(path: str) -> None:
     parts = path.split("/")
     for part in parts:
-        # A character outside of the BMP, or of an undecodable name, is none of UCS-2.
+        # UCS-2 has no characters outside the BMP, nor those of a name that cannot be decoded.
         is_ucs2 = all(ord(c) < 0x10000 and not 0xD800 <= ord(c) < 0xE000 for c in part)
         is_allowed = part.isprintable() and not _JOLIET_EXCLUDED & set(part)
         if part in ("", ".", "..") or not is_ucs2 or not is_allowed:
@@ -241,8 +241,8 @@ def _check_name(path: str) -> None:
 def _build_iso(files: Mapping[str, bytes]) -> bytes:
     """Return an ISO of `files`, whose names have been checked.
 
-    The plain ISO 9660 names, which nobody reads who knows one of the extensions, are numbers: so
-    they are short and never clash.
+    The plain ISO 9660 names are numbers, so they are short and never collide. Systems that know one
+    of the extensions do not read them.
     """
     import pycdlib
 

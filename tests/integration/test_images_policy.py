@@ -180,7 +180,7 @@ async def test_a_cached_image_is_used_when_its_source_redirects_to_no_url(
     again = await got(cache, url)
     assert again.digest == first.digest
     assert again.note is not None
-    assert "redirects to what cannot be fetched" in again.note
+    assert "redirects to a URL that cannot be fetched" in again.note
 
 
 async def test_another_sums_file_is_asked_for_within_the_ttl(

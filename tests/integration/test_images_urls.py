@@ -60,7 +60,7 @@ async def fetched(file: HttpFile) -> None:
     with pytest.raises(ImageError) as error:
         await fetch_text(file, http=HTTP)
     # The library took what we took for a URL.
-    assert "not proper HTTP" not in str(error.value)
+    assert "not valid HTTP" not in str(error.value)
 
 
 @CALM

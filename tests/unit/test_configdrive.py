@@ -87,13 +87,13 @@ def test_hard_link_is_refused_by_name(drive: Path, tmp_path: Path) -> None:
 
 def test_fifo_and_socket_are_refused_by_name(drive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(drive / "pipe")
-    with pytest.raises(JobError, match="pipe is a link or no regular file"):
+    with pytest.raises(JobError, match="pipe is a link or not a regular file"):
         read(drive)
     (drive / "pipe").unlink()
     monkeypatch.chdir(drive)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("sock")
-        with pytest.raises(JobError, match="sock is a link or no regular file"):
+        with pytest.raises(JobError, match="sock is a link or not a regular file"):
             read(drive)
 
 

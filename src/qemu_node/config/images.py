@@ -62,9 +62,9 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ca_file: str = ""
     """Certificates (PEM) that are trusted beside the system's; empty: none."""
     proxy: str = ""
-    """http://host:port by which sources are asked; empty: directly."""
+    """http://host:port of a proxy for all sources; empty: none."""
     no_proxy: tuple[str, ...] = ()
-    """Hosts, or `*.domain`, that are asked directly."""
+    """Hosts, or `*.domain`, that are asked without the proxy."""
     ttl: str = "5m"
     """How long a source's answer is valid; also how often prefetched images are checked."""
     downloads: int = 4

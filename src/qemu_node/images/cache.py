@@ -32,21 +32,21 @@ from qemu_node.units import Share
 log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int | None], None]
-"""Hears of a download: bytes arrived, and bytes in all where the source told."""
+"""Called with the progress of a download: bytes received, and in all if that is known."""
 
 _PROGRESS_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class _SharedPull:
-    """A pull under way and how far it is."""
+    """A pull that runs, and its progress."""
 
     task: "asyncio.Task[Pulled | NodeError]"
     progress: Progress
 
 
 class ImageCache:
-    """Images for VMs: a URL's are downloaded once and shared, this host's are used in place."""
+    """Images for VMs: those of URLs are downloaded once and shared, files are used in place."""
 
     def __init__(
         self,
@@ -58,18 +58,18 @@ class ImageCache:
         limits: FetchLimits | None = None,
         make_room: MakeRoom = make_no_room,
     ) -> None:
-        """Keep images in `images_dir`, which is made when needed; downloads belong to `tasks`.
+        """Keep images in `images_dir`, which is made when needed; downloads run as `tasks`.
 
         Args:
             images_dir: The cache's directory.
             config: The operator's settings.
             tasks: Outlives the cache.
-            reserve: What downloads leave free of the file system.
-            limits: Other than the usual ones, for tests.
-            make_room: Called in a thread where the disk has no room for a download.
+            reserve: How much of the file system downloads leave free.
+            limits: Limits for tests; None: the usual ones.
+            make_room: Called in a thread if the disk has no room for a download.
 
         Raises:
-            ConfigError: a source or network in `config` makes no sense.
+            ConfigError: a source or network in `config` is not valid.
         """
         self._store = ImageStore(images_dir)
         self._opener = ImageOpener(self._store, config, reserve, make_room)
@@ -92,20 +92,20 @@ class ImageCache:
     ) -> CachedImage:
         """Return the image that a job names, open and checked. The caller closes it.
 
-        May be cancelled at any time: a download goes on, and a later call joins it.
+        May be cancelled at any time: the download continues, and a later call joins it.
 
         Args:
             source: The job's `image`: a remote source, or a path in the task directory or
                 `image_paths`.
             checksum: The job's `checksum`: a digest or the URL of a SUMS file.
             task_dir: The task's directory.
-            namespace: The job's, whose credentials count; None: those for all.
-            on_progress: Called now and then while a download runs, never without one.
+            namespace: The job's, whose credentials are used; None: those for all namespaces.
+            on_progress: Called from time to time while a download runs, never without one.
 
         Raises:
-            JobError: `source` or `checksum` makes no sense or is not allowed, or the file is not
-                there.
-            ImageError: the image cannot be had or must not be used; `retry` says whether later.
+            JobError: `source` or `checksum` is not valid or not allowed, or the file is not there.
+            ImageError: the image is not available or must not be used; `retry` says whether a retry
+                can help.
         """
         image = parse_source(source)
         wanted = None if checksum is None else parse_checksum(checksum)
@@ -122,29 +122,29 @@ class ImageCache:
         namespace: str | None = None,
         on_progress: OnProgress = lambda _done, _total: None,
     ) -> Pulled:
-        """Return what the cache holds of a remote source once it is up to date; opens nothing.
+        """Bring the cached image of a remote source up to date and return it, without opening it.
 
-        May be cancelled as `get` may.
+        May be cancelled like `get`.
 
         Raises:
-            JobError: `source` is a path, or it or `checksum` makes no sense or is not allowed.
-            ImageError: the image cannot be had; `retry` says whether later.
+            JobError: `source` is a path, or it or `checksum` is not valid or not allowed.
+            ImageError: the image is not available; `retry` says whether a retry can help.
         """
         image = parse_source(source)
         if isinstance(image, PathSource):
-            raise JobError(f"image {image} is a path: there is nothing to fetch")
+            raise JobError(f"image {image} is a path: there is nothing to download")
         wanted = None if checksum is None else parse_checksum(checksum)
         return await self._shared_pull(image, wanted, namespace, on_progress)
 
     def _remote(self, source: RemoteSource, namespace: str | None, option: str) -> Remote:
-        """Return `source` as `namespace` has it, if the operator allows it at all."""
+        """Return `source` with the credential for `namespace`, if the operator allows it at all."""
         check_allowed(source, self._allowed, option)
         return find_remote(source, self._credentials, namespace)
 
     def _wanted(
         self, checksum: Checksum | UrlSource | None, namespace: str | None
     ) -> Checksum | Remote | None:
-        """Return a job's checksum, the URL of a SUMS file as `namespace` has it."""
+        """Return a job's checksum; the URL of a SUMS file with the credential for `namespace`."""
         if isinstance(checksum, UrlSource):
             return self._remote(checksum, namespace, "checksum")
         return checksum
@@ -176,7 +176,9 @@ class ImageCache:
             if pull.progress.is_downloading:
                 on_progress(pull.progress.done_bytes, pull.progress.total_bytes)
         if pull.task.cancelled():
-            raise ImageDownloadError(f"the download of {source} was given up: the node shuts down")
+            raise ImageDownloadError(
+                f"the download of {source} was cancelled: the driver is shutting down"
+            )
         outcome = pull.task.result()
         if isinstance(outcome, NodeError):
             raise outcome
@@ -185,7 +187,7 @@ class ImageCache:
     async def _pull(
         self, remote: Remote, checksum: Checksum | Remote | None, progress: Progress
     ) -> Pulled | NodeError:
-        """Pull, and return the failure: nobody may be waiting for it any more."""
+        """Pull, and return the failure instead of raising it: all callers may be cancelled."""
         try:
             return await self._puller.pull(remote, checksum, progress)
         except NodeError as exc:
@@ -215,7 +217,7 @@ class ImageCache:
 
 
 def check_settings(config: ImagesConfig) -> None:
-    """Raise where a setting that only the cache understands makes no sense.
+    """Check the settings that only the cache understands.
 
     Raises:
         ConfigError: the message names the setting.

@@ -1,4 +1,4 @@
-"""How an image can fail a VM. Each class exists because a caller acts differently on it."""
+"""Errors of images. Each class exists because a caller acts differently on it."""
 
 import contextlib
 from collections.abc import Generator
@@ -9,7 +9,7 @@ from qemu_node.host.files import atomic
 
 
 class UnsafeImageError(ImageError):
-    """The file is damaged, hostile or of a kind not accepted; nothing else has opened it."""
+    """The file is damaged, hostile or of a format that is not accepted; no program opened it."""
 
 
 class ImageDownloadError(ImageError):
@@ -22,44 +22,44 @@ class ImageDownloadError(ImageError):
     ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
-        """When the server wants to be asked again, where it said so."""
+        """After how long the server wants to be asked again, if it said so."""
 
 
 class ImageRefusedError(ImageError):
-    """The source answered, and with something else than the image; asking again will not help."""
+    """The source answered, but did not serve the image; asking again does not help."""
 
     def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.status = status
-        """The HTTP status, where that is what refused."""
+        """The HTTP status, if the source refused by one."""
 
     @property
     def is_denial(self) -> bool:
-        """Whether the source says that we may not have the image (any more)."""
+        """Whether the source says that we may not have the image."""
         return self.status in (401, 403)
 
 
 class ChecksumMismatchError(ImageError):
-    """The bytes are not those that the checksum names; they have been removed."""
+    """The file does not have the digest that the checksum names; it has been removed."""
 
 
 class ImageStorageError(ImageError):
-    """The cache's file system refused a step, full for instance; what was complete still is."""
+    """The cache's file system refused a step, for example when it is full; complete images stay."""
 
     retry = True
 
 
 class ImageGoneError(ImageStorageError):
-    """The cache removed the image between two steps of a start; the start may ask for it again."""
+    """The cache removed the image between two steps of a start; the start can ask for it again."""
 
 
 class ImageInUseError(ImageError):
-    """VMs run on the image, or the operator keeps it; nothing was removed."""
+    """VMs run on the image, or it is pinned or prefetched; nothing was removed."""
 
 
 @contextlib.contextmanager
 def storage_errors(action: str, path: Path) -> Generator[None]:
-    """Raise what the host refuses inside as `ImageStorageError`, which says what was tried."""
+    """Turn an OSError inside the block into an `ImageStorageError` that says what was tried."""
     try:
         yield
     except OSError as exc:

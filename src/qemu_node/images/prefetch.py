@@ -1,7 +1,7 @@
-"""Images that the node keeps in its cache before any job asks: `images.prefetch`.
+"""Images that the node downloads before any job asks for them: `images.prefetch`.
 
-Owns when each is brought up to date and what is said when that fails. Does not own the download
-(`cache`) nor that they stay (`eviction`).
+Owns when each is brought up to date, and the log when that fails. Does not own the download
+(`cache`) nor that these images are kept (`eviction`).
 """
 
 import asyncio
@@ -26,14 +26,14 @@ class PullImage(Protocol):
     """Brings the image of a source into the cache, as `ImageCache.pull` does."""
 
     def __call__(self, source: str, /) -> Awaitable[Pulled]:
-        """Return what is in the cache once it is up to date."""
+        """Return the cached image once it is up to date."""
 
 
 def prefetched_keys(sources: Sequence[str], credentials: CredentialStore) -> frozenset[str]:
-    """Return what the cache files `sources` under, had as no job has them. Pure.
+    """Return the cache's keys of `sources` without the credentials of any job. Pure.
 
-    Not how they are shown: a job that gives a password of its own for the same URL has another
-    image, which nobody keeps.
+    Keys, not URLs: a job that has a password of its own in the same URL gets another image, which
+    is not kept.
 
     Raises:
         ConfigError: one of them cannot be fetched.
@@ -51,10 +51,10 @@ def prefetched_keys(sources: Sequence[str], credentials: CredentialStore) -> fro
 
 
 class Prefetcher:
-    """Pulls each of some sources at once and from then on at an interval."""
+    """Pulls some sources, each at once and then at an interval."""
 
     def __init__(self, pull: PullImage, sources: Sequence[str], interval_s: float) -> None:
-        """Pull `sources` through `pull`, each every `interval_s` or every minute."""
+        """Pull `sources` with `pull`, each every `interval_s`, at most once a minute."""
         self._pull = pull
         self._sources = tuple(dict.fromkeys(sources))
         self._interval_s = max(interval_s, _INTERVAL_MIN_S)
@@ -62,10 +62,10 @@ class Prefetcher:
         """The last problem of each source."""
 
     async def run(self, troubles: Troubles) -> None:
-        """Keep the images up to date until cancelled; one that is down does not delay the others.
+        """Keep the images up to date until cancelled; a source that is down does not delay others.
 
         Args:
-            troubles: Where faults of ours are noted.
+            troubles: Records programming errors.
         """
         async with asyncio.TaskGroup() as group:
             for source in self._sources:
@@ -79,14 +79,14 @@ class Prefetcher:
         """Bring one image up to date, and log why it is not."""
         problem, said = await self.problem_of(source), self._said.get(source)
         if problem != said and problem is not None:
-            # Once: a source that is down stays so for hours.
+            # Logged once: a source may be down for hours.
             log.warning("image not prefetched", extra={"error": problem})
         elif problem is None and said is not None:
             log.info("image prefetched again", extra={"source": str(parse_source(source))})
         self._said[source] = problem
 
     async def problem_of(self, source: str) -> str | None:
-        """Pull `source` and return why its image is missing or old; None if it is neither."""
+        """Pull `source` and return why its image is missing or old; None if it is up to date."""
         try:
             return (await self._pull(source)).note
         except NodeError as exc:

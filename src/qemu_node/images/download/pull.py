@@ -1,8 +1,8 @@
-"""Bringing one source's image up to date: serve what is there, ask again, or download.
+"""Bringing the image of one source up to date: use the cached one, ask the source, or download.
 
-Owns that decision and its execution under the source's lock, which makes one download of any
-number of processes' wishes. Does not own sharing among the waiters of one process (`cache`), nor
-the download itself (`delivery`).
+Owns that decision, and acting on it under the source's lock: many processes that want the same
+image make one download. Does not own sharing it inside a process (`cache`) nor the download itself
+(`download`).
 """
 
 import asyncio
@@ -32,22 +32,22 @@ log = logging.getLogger(__name__)
 
 _LOCK_POLL_S = 0.25
 _FAILURE_TTL_S = 30.0
-"""For so long a failed source is not asked again where its cached image will do."""
+"""How long a failed source is not asked again if its cached image can be used."""
 
 
 class Step(Enum):
-    """What a pull does about a source."""
+    """What a pull does."""
 
     SERVE = auto()
-    """Use what is cached, without asking."""
+    """Use the cached image without a request."""
     REVALIDATE = auto()
-    """Fetch it if it has changed."""
+    """Download it if it has changed."""
     DOWNLOAD = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """An image that is in the cache, and what the task's owner should know about it."""
+    """An image that is in the cache, and a message about it for the task's owner."""
 
     version: Version
     note: str | None = None
@@ -89,7 +89,7 @@ def plan_pull(
 
 def is_recent(then_s: float | None, now_s: float, ttl_s: float) -> bool:
     """Tell whether Unix time `then_s` is less than `ttl_s` ago. Pure."""
-    # A clock that was set back makes an age negative: then it says nothing.
+    # After a clock was set back the age is negative and means nothing.
     return then_s is not None and 0 <= now_s - then_s < ttl_s
 
 
@@ -109,29 +109,29 @@ class Puller:
         self._limits = limits
         self._clock = clock
         self._failures: dict[str, tuple[float, ImageError]] = {}
-        """How sources failed last whose cached image was used instead, by key."""
+        """The last failures of sources whose cached image was used instead, by key."""
         self._downloader = Downloader(store, limits=limits, make_room=make_room, clock=clock)
 
     async def pull(
         self, remote: Remote, checksum: Checksum | Remote | None, progress: Progress
     ) -> Pulled:
-        """Return the image at `remote` once it is in the cache, verified against `checksum`.
+        """Return the image of `remote` once it is in the cache, verified against `checksum`.
 
-        Where the source cannot be had, that is the cached image with a note, unless a checksum asks
-        for another.
+        If the source fails, that is the cached image with a note, unless a checksum asks for
+        another one.
 
         Raises:
-            ImageDownloadError, ImageRefusedError: it did not arrive and none can be used instead.
+            ImageDownloadError, ImageRefusedError: it did not arrive, and no cached one can be used.
             ChecksumMismatchError: it is not what `checksum` says.
             UnsafeImageError: it must not be opened.
-            ImageStorageError: the cache cannot take it.
+            ImageStorageError: the cache cannot store it.
         """
         await to_the_end(self._store.prepare)
         if not isinstance(checksum, Remote) and (served := await self._serve(remote, checksum)):
             return served
         lock = self._store.lock(remote.key)
         while not lock.try_acquire():
-            # Another process fetches it, or another wish of this one.
+            # Another process downloads it, or another pull of this one.
             at = progress_at(self._store.partial_path(remote.key))
             progress.done_bytes, progress.total_bytes = at
             progress.is_downloading = progress.done_bytes > 0
@@ -144,9 +144,9 @@ class Puller:
             lock.release()
 
     async def _serve(self, remote: Remote, wanted: Checksum | None) -> Pulled | None:
-        """Return what is cached, if that needs no request.
+        """Return the cached image, if that needs no request.
 
-        Without the lock: somebody may be downloading another version for hours.
+        Without the lock: a download of another version may hold it for hours.
         """
         record = await to_the_end(self._store.read_record, remote.key)
         if record is None or self._plan(remote, record, wanted) is not Step.SERVE:
@@ -167,7 +167,7 @@ class Puller:
     async def _taken(
         self, remote: Remote, record: SourceRecord, wanted: Checksum | None, *, by_digest: bool
     ) -> Version:
-        """Return the version that is used; one that a job names by digest stays for others."""
+        """Return the version that is used; note if a job has named it by its digest."""
         version = record if wanted is None else record.find(wanted)
         assert version is not None  # `plan_pull` has seen it, or it was just fetched.
         if by_digest and not version.by_digest:
@@ -231,9 +231,9 @@ class Puller:
         return change(record)
 
     def _failure(self, remote: Remote) -> ImageError | None:
-        """Return how the source failed just now, in place of asking it again.
+        """Return the source's failure of a moment ago, instead of asking it again.
 
-        One that is down may take seconds to say so: not each of many starts waits for that.
+        A failure may take seconds, and not each of many starts should wait for it.
         """
         at_s, failure = self._failures.get(remote.key, (None, None))
         pause_s = min(_FAILURE_TTL_S, self._limits.ttl_s)
@@ -242,7 +242,7 @@ class Puller:
     async def _wanted(
         self, remote: Remote, checksum: Checksum | Remote | None, record: SourceRecord | None
     ) -> tuple[Checksum | None, str | None]:
-        """Return the digest that the image must have, and a note where an old answer stands in."""
+        """Return the digest that the image must have, and a note if the SUMS file is an old one."""
         if not isinstance(checksum, Remote):
             return checksum, None
         listed = None if record is None else record.listed_by(checksum.key)
@@ -260,7 +260,7 @@ class Puller:
         """Return a SUMS file.
 
         Raises:
-            ImageDownloadError, ImageRefusedError: it cannot be had.
+            ImageDownloadError, ImageRefusedError: it cannot be fetched.
         """
         assert isinstance(sums.source, UrlSource)  # A SUMS file is behind http(s).
         return await fetch_text(
@@ -271,7 +271,7 @@ class Puller:
     async def _note_listed(
         self, remote: Remote, sums: Remote, record: SourceRecord, version: Version
     ) -> None:
-        """Write down that a SUMS file lists the image, unless that is fresh knowledge already."""
+        """Write down that a SUMS file lists the image, unless that was done recently."""
         if version.sums_key == sums.key and self._is_recent(version.sums_checked_at):
             return
         served, key, now_s = version.served_sha256, sums.key, self._clock()
@@ -280,9 +280,9 @@ class Puller:
     async def _with_digests(
         self, remote: Remote, record: SourceRecord, wanted: Checksum
     ) -> SourceRecord:
-        """Return `record` with the digests that tell whether it has `wanted`.
+        """Return `record` with the digests that are needed to find `wanted`.
 
-        Those that are not known are read from the images, the newest first, once.
+        Unknown ones are computed from the images, the newest first, once.
         """
         for version in record.versions:
             if record.find(wanted) is not None:
@@ -301,7 +301,7 @@ class Puller:
         )
 
     async def _digest(self, version: Version, algorithm: Algorithm) -> Checksum:
-        """Return the digest of an image that is served as it is cached."""
+        """Return the digest of a cached image that was not compressed."""
         path = self._store.blob_path(version)
         try:
             with path.open("rb") as file:

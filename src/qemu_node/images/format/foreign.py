@@ -1,8 +1,8 @@
-"""Files that are no disk images, recognised by their first and last bytes: pure.
+"""Files that are not disk images, recognised by their first and last bytes. Pure.
 
-Owns the signatures and the hint for each. A file of whole sectors would pass for a raw disk: a
-backup, an archive, a page by which a server says that it has no such file. Does not own what is an
-image (`imagefile`, `qcow2`) nor what is unpacked (`unpack`).
+Owns the signatures and the hint for each. Without them any file of whole sectors would be a raw
+disk: a backup, an archive, the page of a server that does not have the file. Does not own what is
+an image (`imagefile`, `qcow2`) nor what is unpacked (`unpack`).
 
 Sources: the formats' own documents and file(1)'s magic.
 """
@@ -11,20 +11,20 @@ import re
 from dataclasses import dataclass
 
 HEAD_BYTES = 1024
-"""So much of the file's beginning tells what it is."""
+"""How many of the first bytes are needed."""
 TRAILER_BYTES = 512
-"""So much of its end: a fixed VHD and a DMG have only a trailer."""
+"""How many of the last bytes: a fixed VHD and a DMG have only a trailer."""
 
 _CONVERT = "convert it: qemu-img convert -O qcow2 IN OUT.qcow2"
 _UNPACK = "unpack it and serve the image itself"
 _RESTORE = "restore the disk from it and serve that"
 _DECRYPT = "provide it unencrypted"
-_CHECK_URL = "what is at its URL is no image: is it the right one, and public?"
+_CHECK_URL = "the URL does not serve an image: check that it is right, and public"
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What a file is: a noun with its article or `compressed with …`, and what to do about it."""
+    """The kind of a file, as `a zip archive` or `compressed with gzip`, and what to do about it."""
 
     what: str
     hint: str
@@ -121,9 +121,9 @@ _TAR_SUM = slice(148, 156)
 
 
 def foreign(head: bytes, trailer: bytes) -> Foreign | None:
-    """Return what the file that begins with `head` and ends with `trailer` is; None: maybe a disk.
+    """Return the kind of the file with these first and last bytes; None if it may be a disk.
 
-    Both may be shorter where the file is.
+    Both may be shorter if the file is.
     """
     for offset, magic, what, hint in _SIGNATURES:
         if head.startswith(magic, offset):
@@ -139,7 +139,7 @@ def foreign(head: bytes, trailer: bytes) -> Foreign | None:
 
 
 def _page(head: bytes) -> Foreign | None:
-    """Tell by its beginning a text that a server sends in a file's place."""
+    """Recognise by its first bytes a text that a server sends instead of a file."""
     encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     text = head.decode(encoding, errors="replace").lstrip().encode()
     if _HTML.match(text):
@@ -152,7 +152,7 @@ def _page(head: bytes) -> Foreign | None:
 
 
 def _is_old_tar(block: bytes) -> bool:
-    """Tell a header of tar before POSIX, which has no signature, by its sum (man 5 tar)."""
+    """Recognise a tar header from before POSIX, which has no signature, by its sum (man 5 tar)."""
     try:
         wanted = int(block[_TAR_SUM].strip(b" \0"), 8)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A VM's own disk: a qcow2 overlay on a base image that nobody writes to.
+"""A VM's own disk: a qcow2 overlay on a base image that is never written to.
 
 Owns the file's creation. Does not own its layout (`qcow2`) nor the base (`cache`).
 """
@@ -24,28 +24,28 @@ def write_overlay(
     virtual_size_bytes: int,
     owner: tuple[int, int] | None = None,
 ) -> None:
-    """Make `path` an empty overlay on an image, readable and writable by `owner` alone.
+    """Make `path` an empty overlay on an image; only `owner` may read and write it.
 
     Args:
         path: The overlay.
-        base: What the overlay calls the image. Not opened: a task may have put another file there.
+        base: The image's path in the overlay. Not opened: a task may have replaced the file.
         base_fd: The image, open for reading.
         base_format: The format that was found when the image was checked.
-        virtual_size_bytes: May exceed the image's; what lies beyond it reads as zeros.
+        virtual_size_bytes: May exceed the image's; the rest reads as zeros.
         owner: User and group.
 
     Raises:
-        JobError: the disk would be smaller than the image, whose end the guest would lose.
-        UnsafeImageError: the file is not the image that it was.
+        JobError: the disk would be smaller than the image.
+        UnsafeImageError: the file is not the image that was checked.
         ImageStorageError: it cannot be read.
-        HostError: `path` cannot be written; nothing is left of it.
+        HostError: `path` cannot be written; it was removed.
     """
     base_bytes = _virtual_size(base, base_fd, base_format)
     if virtual_size_bytes < base_bytes:
         raise JobError(
             f"a disk of {format_size(virtual_size_bytes)} is smaller than its image, "
             f"which has {format_size(base_bytes)}",
-            hint="disk_size grows a disk and never shrinks it",
+            hint="disk_size can enlarge a disk, not shrink it",
         )
     content = qcow2.build_overlay(str(base), base_format.value, virtual_size_bytes)
     atomic.write_atomic(path, content, mode=_OVERLAY_MODE, owner=owner)

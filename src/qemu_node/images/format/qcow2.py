@@ -1,10 +1,10 @@
-"""The qcow2 header: judging one that a stranger wrote, and building that of an overlay.
+"""The qcow2 header: checking that of an untrusted image, and building that of an overlay.
 
 Owns the format's numbers (docs/interop/qcow2.txt of QEMU) and the decision which images are safe to
 hand to QEMU. Pure: bytes in, values out. Reading files is `imagefile`'s, writing them `overlay`'s.
 
-Accepted is what `qemu-img convert` writes. An image that names another file is refused, because
-QEMU would open that file for the guest (CVE-2024-4467 did so even in `qemu-img info`).
+Images as `qemu-img convert` writes them are accepted. An image that names another file is refused,
+because QEMU would open that file for the guest (CVE-2024-4467: even `qemu-img info` did).
 """
 
 import os
@@ -17,7 +17,7 @@ from qemu_node.images.errors import UnsafeImageError
 
 MAGIC = b"QFI\xfb"
 HEAD_BYTES = 64 << 10
-"""How much of a file `check_header` wants: the longest header and extensions that it accepts."""
+"""How much of a file `check_header` needs: the longest header and extensions that it accepts."""
 
 _V2_HEADER = struct.Struct(">4sIQIIQIIQQIIQ")  # 72 bytes
 _V3_FIELDS = struct.Struct(">QQQII")  # bytes 72 to 103
@@ -66,7 +66,7 @@ _REFUSED_EXTENSIONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qcow2Header:
-    """What an accepted header says. Offsets and sizes in bytes, `l1_entries` a count."""
+    """The fields of an accepted header. Offsets and sizes in bytes, `l1_entries` a count."""
 
     version: int
     virtual_size_bytes: int
@@ -93,7 +93,7 @@ def check_header(
     """Return the header in `head`, the first HEAD_BYTES of a file, if QEMU may open the image.
 
     Raises:
-        UnsafeImageError: it may not; the message is the reason, to follow the image's name.
+        UnsafeImageError: it may not; the message is the reason, without the image's name.
     """
     if len(head) < _V2_HEADER.size or head[:4] != MAGIC:
         raise UnsafeImageError("its qcow2 header is truncated")
@@ -135,7 +135,7 @@ def check_header(
 
 
 def check_l1_table(table: bytes, header: Qcow2Header, *, file_size_bytes: int) -> None:
-    """Check that every L2 table lies inside the file, which a cut-off copy fails.
+    """Check that every L2 table is inside the file; in a truncated copy they are not.
 
     Raises:
         UnsafeImageError: one does not.
@@ -186,7 +186,9 @@ def _check_virtual_size(header: Qcow2Header, max_bytes: int | None) -> None:
     if size_bytes == 0:
         raise UnsafeImageError("its virtual size is 0")
     if size_bytes >= 1 << 63 or (max_bytes is not None and size_bytes > max_bytes):
-        limit = f"more than the {max_bytes} allowed" if max_bytes is not None else "absurd"
+        limit = (
+            f"more than the {max_bytes} allowed" if max_bytes is not None else "which is impossible"
+        )
         raise UnsafeImageError(
             f"its virtual size is {size_bytes} bytes, {limit}",
             hint=None if max_bytes is None else "see images.max_size in node.toml",
@@ -202,7 +204,7 @@ def _check_table(
 ) -> None:
     """Check that a table that QEMU reads at once is aligned, bounded and inside the file."""
     if size_bytes == 0 or size_bytes > max_bytes:
-        raise UnsafeImageError(f"its {name} takes {size_bytes} bytes")
+        raise UnsafeImageError(f"its {name} has {size_bytes} bytes")
     if offset == 0 or offset % header.cluster_bytes:
         raise UnsafeImageError(f"its {name} is not at the start of a cluster")
     if offset + size_bytes > file_bytes:
@@ -240,10 +242,10 @@ _BYTES_PER_L1_ENTRY = _OVERLAY_CLUSTER_BYTES // 8 * _OVERLAY_CLUSTER_BYTES
 
 
 def build_overlay(backing: str, backing_format: str, virtual_size_bytes: int) -> bytes:
-    """Return a whole qcow2 file that holds nothing yet and reads from `backing`.
+    """Return a whole, empty qcow2 file that reads from `backing`.
 
-    Cluster 0 is the header, 1 the refcount table, 2 its only block, from 3 on the L1 table. That is
-    what `qemu-img create` writes. The virtual size is rounded up to whole sectors.
+    Cluster 0 is the header, 1 the refcount table, 2 its only block, from 3 on the L1 table, as
+    `qemu-img create` writes them. The virtual size is rounded up to whole sectors.
 
     Args:
         backing: Absolute path of the backing file; QEMU would read a relative one as a protocol.
@@ -251,7 +253,7 @@ def build_overlay(backing: str, backing_format: str, virtual_size_bytes: int) ->
         virtual_size_bytes: Size of the disk that the guest sees.
 
     Raises:
-        JobError: the path or the size is beyond what the format holds.
+        JobError: the format cannot represent the path or the size.
     """
     name = os.fsencode(backing)
     if not name.startswith(b"/") or len(name) > _MAX_BACKING_NAME_BYTES:

@@ -1,13 +1,13 @@
-"""qemu-img's own opinion of an image, asked in a sandbox.
+"""The check of an image's tables by qemu-img, in a sandbox.
 
-Owns the question and what its answer means. Does not own what the header may say, which
-`imagefile.inspect` has judged before any tool opens the file, nor the sandbox
+Owns running the check and what its result means. Does not own the check of the header, which
+`imagefile.inspect` has made before any tool opens the file, nor the sandbox
 (`host.process.sandbox`).
 
-The header check reads the first cluster and the L1 table; this reads all tables, where damage makes
-QEMU fail in the middle of a guest's life. A parser of 30 years meets a hostile file here: it gets a
-user of its own, no network, and no file but the image, whatever the image names. The format is
-stated and never probed, and a backing file is cut off.
+The check of the header reads the first cluster and the L1 table; this one reads all tables, as a
+damaged one makes QEMU fail while a guest runs. qemu-img is a large parser that reads a hostile file
+here: it gets a user of its own, no network, and no file but the image, whatever the image names.
+The format is given and never probed, and a backing file is not opened.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ LIMITS = ToolLimits(memory_bytes=GIB, cpu_s=30, file_bytes=32 * MIB)
 cluster is a line of 60 bytes on stderr, and half a million of them are still no damage."""
 
 _TIMEOUT_S = 300.0
-"""The time for a disk that is slow or shared; the CPU's limit ends a check that is only long."""
+"""For a slow or shared disk; a check that computes for long ends at the limit of CPU time."""
 
 _NOT_RUN = (126, 127)
 """Exit codes of a program that could not be executed (man 1 sh)."""
@@ -47,7 +47,7 @@ _sandbox = Sandbox(LIMITS)
 
 
 class _ImageCheck(msgspec.Struct, frozen=True, rename="kebab"):
-    """QAPI ImageCheck, of which zero counts are left out."""
+    """QAPI ImageCheck, which leaves out counts that are zero."""
 
     check_errors: int
     corruptions: int = 0
@@ -55,20 +55,20 @@ class _ImageCheck(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 async def check_image(path: Path, image_format: ImageFormat) -> None:
-    """Return where qemu-img finds the tables of the image at `path` in order.
+    """Return if qemu-img finds no error in the tables of the image at `path`.
 
-    Clusters that are in nobody's table any more only waste space: such images are fine. A raw image
-    has no tables, and no program is asked about it.
+    Clusters that are in no table any more only waste space: such images are accepted. A raw image
+    has no tables, and qemu-img is not started for it.
 
     Args:
-        path: The image, in a directory of ours alone; it gets the mode of a finished image, for the
-            tool is another user.
-        image_format: What `imagefile.inspect` has found.
+        path: The image, in a directory that only we may enter; it gets the mode of a finished
+            image, as the tool runs as another user.
+        image_format: As `imagefile.inspect` has found it.
 
     Raises:
-        UnsafeImageError: it is damaged, or checking it needs more than an image may. The message is
-            the reason, to follow the image's name.
-        MissingPartError: qemu-img is not installed or does not run; nothing is known of the image.
+        UnsafeImageError: it is damaged, or the check exceeds its limits. The message is the reason,
+            without the image's name.
+        MissingPartError: qemu-img is not installed or does not run; the image was not checked.
         ImageStorageError: the host could not read it, or not in time; a retry may help.
     """
     if image_format is ImageFormat.RAW:
@@ -91,7 +91,7 @@ async def check_image(path: Path, image_format: ImageFormat) -> None:
 
 
 def judge_check(done: Completed) -> None:
-    """Return where what qemu-img said means that the image is in order. Pure.
+    """Return if the result of qemu-img means that the image is intact. Pure.
 
     Raises:
         UnsafeImageError, MissingPartError: as `check_image` does.
@@ -108,12 +108,12 @@ def judge_check(done: Completed) -> None:
         raise UnsafeImageError(
             f"it is corrupt: qemu-img finds {found.corruptions} corruptions and "
             f"{found.check_errors} errors in its tables",
-            hint="make it anew, or convert it on the machine that it comes from",
+            hint="create it again, or convert it on the machine that it comes from",
         )
 
 
 def _open_for_all(path: Path) -> int:
-    """Return a descriptor of `path`, which everybody may read who can get at it."""
+    """Return a descriptor of `path`, after giving all users the right to read the file."""
     with contextlib.ExitStack() as undo:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -135,7 +135,7 @@ def _storage_error(action: str, path: Path, exc: OSError) -> ImageStorageError:
 
 
 def _pinned(name: str, image_format: ImageFormat) -> str:
-    """Return the name under which qemu-img opens the file as this format and nothing beside it."""
+    """Return the name by which qemu-img opens the file in this format, and no other file."""
     node = {
         "driver": image_format.value,
         "backing": None,
@@ -145,15 +145,15 @@ def _pinned(name: str, image_format: ImageFormat) -> str:
 
 
 def _ending(done: Completed) -> str:
-    """Return how it ended, for an image that it could not judge."""
+    """Return how it ended, for an image that it could not check."""
     if done.returncode < 0:
         return f"it {describe_exit(done.returncode)}, as at its limits of CPU and memory"
     return _words(done) or f"exit code {done.returncode}"
 
 
 def _words(done: Completed) -> str:
-    """Return what it complained of, on one line and fit to be shown: the image chose some of it."""
+    """Return its error on one line of printable text: parts of it come from the image."""
     text = " ".join(done.stderr.decode(errors="replace").split())
-    # Not the name that we gave the file, which tells nobody anything.
+    # Without our name of the file, which has no meaning for a reader.
     text = text.partition(f"{_NAME_END}': ")[2] or text
     return "".join(char if char.isprintable() else "?" for char in text[:_WORDS_MAX_CHARS])

@@ -1,11 +1,11 @@
-"""Compressed images, unpacked as they arrive: gzip, xz and zstd, told apart by their first bytes.
+"""Compressed images, unpacked as they arrive: gzip, xz and zstd, recognised by their first bytes.
 
-Owns the stream of unpacked bytes with bounds on memory and size. Does not own where they go
-(`partialfile`) nor what they are (`imagefile`). What comes in is hostile: a few bytes may stand for
-terabytes, so nothing here unpacks more than a piece at a time.
+Owns the stream of unpacked bytes with limits on memory and size. Does not own where they are
+written (`partialfile`) nor what they are (`imagefile`). The input is hostile: a few bytes may
+unpack to terabytes, so only one piece is unpacked at a time.
 
-A file may hold several members one after the other, as `pigz`, `pixz` and `cat` make them; after
-the last there may be NULs as padding and, but for gzip, nothing else.
+A file may have several members one after the other, as `pigz`, `pixz` and `cat` make them; after
+the last one there may be NULs as padding and, except with gzip, nothing else.
 
 zstd comes from `backports.zstd`, the standard library's module of Python 3.14 for older ones.
 """
@@ -22,15 +22,15 @@ from qemu_node.units import MIB, format_size
 
 PIECE_BYTES = MIB
 MAGIC_BYTES = 6
-"""So many bytes tell what a file is compressed with."""
+"""How many of the first bytes tell how a file is compressed."""
 
 # `xz -9` needs 65 MiB to unpack (man xz), `zstd --long` 128 MiB (its default limit as well). Two
-# downloads of this kind at once are still small beside a VM.
+# such downloads at once are still small compared with a VM.
 _XZ_MEMORY_BYTES = 130 * MIB
 _ZSTD_WINDOW_LOG = 27
 
-# Each member costs microseconds, however little it holds, and a frame that zstd skips takes 8
-# bytes: a MiB of them would take a core for a second. Compressors make members of 64 KiB and more.
+# Each member costs microseconds, however small it is, and a skipped zstd frame has 8 bytes: a MiB
+# of them would use a CPU for a second. Compressors make members of 64 KiB and more.
 _MEMBERS_FREE = 1024
 _MEMBER_MIN_BYTES = 4096
 _STEP_MIN_BYTES = 1024
@@ -48,7 +48,7 @@ class Packing(StrEnum):
 
 
 def packing_of(head: bytes) -> Packing | None:
-    """Return how the file that begins with `head` is compressed; None where it is not."""
+    """Return how the file that begins with `head` is compressed; None if it is not."""
     if head.startswith(b"\x1f\x8b"):
         return Packing.GZIP
     if head.startswith(b"\xfd7zXZ\0"):
@@ -62,7 +62,7 @@ def packing_of(head: bytes) -> Packing | None:
 
 
 class _Decoder(Protocol):
-    """One member being unpacked, as `lzma` and `compression.zstd` have it."""
+    """One member being unpacked, with the interface of `lzma` and `compression.zstd`."""
 
     @property
     def eof(self) -> bool: ...
@@ -101,10 +101,10 @@ class _GzipDecoder:
 
 
 class Unpacker:
-    """Unpacks one file, fed in order and in parts of any size. Not to be used after an error."""
+    """Unpacks one file, given in order and in parts of any size. Not to be used after an error."""
 
     def __init__(self, packing: Packing, *, max_bytes: int) -> None:
-        """Unpack what `packing` packed, to at most `max_bytes`."""
+        """Unpack a file that was compressed with `packing`, to at most `max_bytes`."""
         self.packing = packing
         self._max_bytes = max_bytes
         self._make, self._errors = _decoder_of(packing)
@@ -116,11 +116,11 @@ class Unpacker:
         self._begin_member()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what `data` adds, in pieces of at most 1 MiB.
+        """Yield the unpacked bytes of `data`, in pieces of at most 1 MiB.
 
         Raises:
-            UnsafeImageError: it is damaged, unpacks to more than allowed, takes too much memory, or
-                something follows its end. The message is to follow the image's name.
+            UnsafeImageError: it is damaged, unpacks to more than allowed, needs too much memory, or
+                there are bytes after its end. The message is without the image's name.
         """
         view = memoryview(data)
         at = 0
@@ -152,7 +152,7 @@ class Unpacker:
                 self._decoder = None
 
     def finish(self) -> None:
-        """Hear that nothing follows.
+        """Finish: nothing follows.
 
         Raises:
             UnsafeImageError: the end is missing.
@@ -161,17 +161,19 @@ class Unpacker:
             raise UnsafeImageError(f"it is {self.packing} data that is truncated")
 
     def _next_member(self, data: bytes, at: int) -> int:
-        """Return where `data` goes on behind padding; begin a member if it does."""
+        """Return where `data` continues after padding; begin a member if it does."""
         match = _NO_PADDING.search(data, at)
         start = len(data) if match is None else match.start()
         self._is_padded = self._is_padded or start > at
         if match is not None:
             if self.packing is Packing.GZIP and (self._is_padded or data[start] != _GZIP_FIRST):
-                # Left out, as gzip(1) does: images of OpenWrt end in their metadata.
+                # Ignored, as gzip(1) does: images of OpenWrt end with metadata.
                 self._is_padded = True
                 return len(data)
             if self._is_padded and self.packing is not Packing.XZ:
-                raise UnsafeImageError(f"something follows the end of its {self.packing} data")
+                raise UnsafeImageError(
+                    f"there are more bytes after the end of its {self.packing} data"
+                )
             self._is_padded = False
             self._begin_member()
         return start
@@ -180,30 +182,29 @@ class Unpacker:
         self._members += 1
         if self._members > _MEMBERS_FREE + self._size_bytes // _MEMBER_MIN_BYTES:
             raise UnsafeImageError(
-                f"its {self.packing} data are made of {self._members} parts that hold next to "
-                "nothing",
+                f"its {self.packing} data consist of {self._members} almost empty parts",
                 hint="compress it again, as one file",
             )
-        # What follows a member's end is copied by its decoder: a short one is given little.
+        # A decoder copies the bytes after a member's end: give a short member little at a time.
         self._step_bytes = _STEP_MIN_BYTES
         self._decoder = self._make()
 
     def _damaged(self, exc: Exception) -> UnsafeImageError:
         if isinstance(exc, lzma.LZMAError) and "memory" in str(exc).lower():
             return UnsafeImageError(
-                f"unpacking it takes more than {format_size(_XZ_MEMORY_BYTES)} of memory",
+                f"unpacking it needs more than {format_size(_XZ_MEMORY_BYTES)} of memory",
                 hint="compress it with xz -9 or less",
             )
         if self.packing is Packing.ZSTD and "memory" in str(exc).lower():
             return UnsafeImageError(
-                f"unpacking it takes a window of more than {1 << (_ZSTD_WINDOW_LOG - 20)} MiB",
+                f"unpacking it needs a window of more than {1 << (_ZSTD_WINDOW_LOG - 20)} MiB",
                 hint="compress it with zstd --long=27 or less",
             )
-        return UnsafeImageError(f"its {self.packing} data are damaged, or something follows them")
+        return UnsafeImageError(f"its {self.packing} data are damaged, or more bytes follow them")
 
 
 def _decoder_of(packing: Packing) -> tuple[Callable[[], _Decoder], tuple[type[Exception], ...]]:
-    """Return what makes a decoder, and the exceptions by which it says that data are wrong."""
+    """Return the constructor of a decoder, and its exceptions for damaged data."""
     match packing:
         case Packing.GZIP:
             return _GzipDecoder, (zlib.error,)

@@ -1,11 +1,11 @@
 """To which addresses the node connects for an image.
 
-A job's author names the host, a server names the next one, and a name server says what either
-means. So what counts is the address that is really connected to, judged at each connection: a name
-may mean another address at the second look-up.
+A job's author names the host, a server names the next one in a redirect, and a name server gives
+their addresses. So each connection is checked by its address: a name may have another address at
+the second look-up.
 
-Owns that judgement (pure) and the hook by which aiohttp asks for it. Does not own which sources may
-be named (`allowlist`).
+Owns that check (pure) and the hook by which aiohttp calls it. Does not own which sources may be
+named (`allowlist`).
 """
 
 import socket
@@ -27,34 +27,34 @@ from qemu_node.host.route import is_own_address
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-_THIS_NETWORK = ip_network("0.0.0.0/8")  # RFC 1122, 3.2.1.3: Linux takes 0.0.0.0 for loopback.
+_THIS_NETWORK = ip_network("0.0.0.0/8")  # RFC 1122, 3.2.1.3: for Linux 0.0.0.0 is loopback.
 _BROADCAST = ip_address("255.255.255.255")
-# Instance metadata, which hands out the machine's credentials, not link-local: AWS and Google
-# over IPv6, Alibaba, Oracle, Azure's host agent. From the vendors' manuals.
+# Instance metadata, which gives out the machine's credentials, where it is not link-local: AWS and
+# Google over IPv6, Alibaba, Oracle, Azure's host agent. From the vendors' manuals.
 _METADATA = frozenset(
     map(
         ip_address,
         ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"),
     )
 )
-# RFC 6052, 2.1 and RFC 8215: what is behind a NAT64 of this network.
+# RFC 6052, 2.1 and RFC 8215: IPv4 addresses behind a NAT64 of this network.
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 _COMPATIBLE = IPv6Network("::/96")  # RFC 4291, 2.5.5.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressPolicy:
-    """The operator's networks over what is refused by itself."""
+    """The operator's networks, in addition to the addresses that are always refused."""
 
     allow: tuple[Network, ...] = ()
-    """Connected to in any case."""
+    """Never refused."""
     refuse: tuple[Network, ...] = ()
-    """Never connected to, unless in `allow`."""
+    """Refused unless in `allow`."""
 
     def reason_against(
         self, address: Address, is_own: Callable[[Address], bool] = is_own_address
     ) -> str | None:
-        """Return what keeps the node from connecting to `address`, None where nothing does.
+        """Return why the node must not connect to `address`; None if it may.
 
         `is_own` tells whether an address is this host's.
         """
@@ -62,7 +62,7 @@ class AddressPolicy:
         address = mapped or address
         if _is_in(address, self.allow):
             return None
-        # An IPv4 address in IPv6 clothes leads to the same place.
+        # An IPv4 address inside an IPv6 one leads to the same host.
         for meant in (address, *_embedded(address)):
             reason = self._reason(meant, is_own)
             if reason is not None and not _is_in(meant, self.allow):
@@ -73,7 +73,7 @@ class AddressPolicy:
         if address.is_loopback:
             return "a loopback address"
         if address.is_unspecified or address in _THIS_NETWORK:
-            return "no address of a host"
+            return "not the address of a host"
         if address in _METADATA:
             return "an address of instance metadata"
         if address.is_link_local:
@@ -89,7 +89,7 @@ def parse_networks(texts: Iterable[str], setting: str) -> tuple[Network, ...]:
     """Return the networks that `texts` name: `"10.0.0.0/8"`, `"fd00::/8"`, or single addresses.
 
     Raises:
-        ConfigError: one names none; `setting` is named as the culprit.
+        ConfigError: one is not a network; the message names `setting`.
     """
     networks = []
     for text in texts:
@@ -104,11 +104,11 @@ def parse_networks(texts: Iterable[str], setting: str) -> tuple[Network, ...]:
 
 
 class AddressRefusedError(OSError):
-    """The address may not be connected to. An OSError, as aiohttp takes no other for a failure."""
+    """The address must not be connected to. An OSError: aiohttp handles no other error here."""
 
 
 class Guard:
-    """Judges the connections of one request; `refused` says what came of it."""
+    """Checks the connections of one request."""
 
     def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy
@@ -119,8 +119,8 @@ class Guard:
     def prepare(self, host: str, *, is_proxied: bool) -> str | None:
         """Prepare for a connection for `host`; return an address that is refused, and why.
 
-        A proxy is the operator's choice, so its address is not judged. It also looks up the names
-        of hosts: what can be judged here is a host that is an address.
+        The address of a proxy is the operator's choice and is not checked. The proxy looks up the
+        names of hosts, so only a host that is written as an address can be checked.
         """
         self._is_proxied = is_proxied
         if not is_proxied:
@@ -133,12 +133,12 @@ class Guard:
         return None if reason is None else f"{address}, {reason}"
 
     def make_socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
-        """Return a socket for the address in `addr_info`, which is what it is connected to next.
+        """Return a socket for the address in `addr_info`, to which aiohttp connects it next.
 
         The `socket_factory` of aiohttp's connector, which calls it for each address of each hop.
 
         Raises:
-            AddressRefusedError: the policy is against it.
+            AddressRefusedError: the policy refuses it.
         """
         family, kind, protocol, _, sockaddr = addr_info
         address = ip_address(sockaddr[0])

@@ -97,14 +97,14 @@ class Answer:
         """
         if self.recoded is not None and head.startswith(self.recoded):
             raise ImageRefusedError(
-                f"cannot fetch {shown}: the server sent it encoded, though asked not to",
+                f"cannot fetch {shown}: the server encoded it, though asked not to",
                 hint="turn off compression of images on the server",
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validators:
-    """What a source said to tell this version of a file from another (RFC 9110, 8.8)."""
+    """What tells this version of a file from another (RFC 9110, 8.8)."""
 
     etag: str | None = None
     last_modified: str | None = None
@@ -113,7 +113,7 @@ class Validators:
         return self.etag is not None or self.last_modified is not None
 
     def request_headers(self) -> dict[str, str]:
-        """Return the headers that ask for the file only if it changed; the ETag is the stronger."""
+        """Return the headers that ask for the file only if it changed; the ETag is preferred."""
         if self.etag is not None:
             return {"If-None-Match": self.etag}
         if self.last_modified is not None:
@@ -122,14 +122,14 @@ class Validators:
 
     @property
     def strong_etag(self) -> str | None:
-        """The ETag, if two files that have it are equal byte by byte: no `W/` (RFC 9110, 8.8.1)."""
+        """The ETag if it is strong: files that have it are equal byte by byte (RFC 9110, 8.8.1)."""
         if self.etag is None or _STRONG_ETAG.fullmatch(self.etag) is None:
             return None
         return self.etag
 
 
 def validators_of(headers: Mapping[str, str]) -> Validators:
-    """Return the validators in `headers`; what would be no header again is left out."""
+    """Return the validators in `headers`, without those that could not be sent back."""
     return Validators(
         etag=_validator(headers.get("ETag")), last_modified=_validator(headers.get("Last-Modified"))
     )
@@ -142,17 +142,17 @@ def _validator(value: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContentRange:
-    """Which part of a file an answer holds, or, with HTTP 416, how long the file is."""
+    """Which part of a file an answer has, or, with HTTP 416, how long the file is."""
 
     first: int | None
-    """None where the range asked for is not there."""
+    """None if the file does not have the range that was asked for."""
     last: int | None
     total: int | None
-    """None where the server does not say."""
+    """None if the server does not say."""
 
 
 def parse_content_range(value: str | None) -> ContentRange | None:
-    """Return what a Content-Range header says; None where it is missing or makes no sense."""
+    """Return what a Content-Range header says; None if it is missing or not valid."""
     match = None if value is None else _RANGE.fullmatch(value.strip())
     if match is None:
         return None
@@ -166,7 +166,7 @@ def parse_content_range(value: str | None) -> ContentRange | None:
 
 
 def parse_retry_after(value: str | None, now_s: float) -> float | None:
-    """Return after how many seconds the server wants to be asked again; None where it is silent.
+    """Return after how many seconds the server wants to be asked again; None if it does not say.
 
     `now_s` is the Unix time: the header may hold a date (RFC 9110, 10.2.3).
     """
@@ -182,10 +182,10 @@ def parse_retry_after(value: str | None, now_s: float) -> float | None:
         return None
 
 
-# The content codings that are registered (IANA, "HTTP Content Coding Registry"), with their aliases
-# and the ends of names of files that are compressed so. Anything else is no coding, whatever a
-# gateway or whoever uploaded the file has written there: empty, `aws-chunked` (S3's own way of
-# uploading), `none`, `binary`, `utf-8`.
+# The registered content codings (IANA, "HTTP Content Coding Registry"), with their aliases and the
+# suffixes of files that are compressed by them. Anything else is not a coding, although gateways
+# and uploaders write such values: empty, `aws-chunked` (S3's way of uploading), `none`, `binary`,
+# `utf-8`.
 _CODINGS: Mapping[str, tuple[str, ...]] = {
     "gzip": (".gz", ".tgz"),
     "x-gzip": (".gz", ".tgz"),
@@ -201,7 +201,7 @@ _CODINGS: Mapping[str, tuple[str, ...]] = {
     "dcz": (),
 }
 _GZIP_TYPES = frozenset({"application/gzip", "application/x-gzip"})
-# How a body in these codings begins; the others begin with anything.
+# The first bytes of a body in these codings; the others have none.
 _CODING_MAGIC = {
     "gzip": b"\x1f\x8b",
     "x-gzip": b"\x1f\x8b",
@@ -212,13 +212,13 @@ _CODING_MAGIC = {
 
 
 def recoded_by(content_encoding: str, media_type: str, names: Iterable[str]) -> bytes | None:
-    """Return how the body begins if it is another one than the file's, as Content-Encoding has it.
+    """Return the first bytes by which a body is known to be encoded, not the file itself.
 
-    None where it is the file's in any case; empty where it is another's in any case.
+    None if it is the file itself in any case; empty if it is encoded in any case.
 
-    A server that looks at its files' names labels `disk.img.gz` as gzip and sends it as it is:
-    there the coding is the file's own. `names` are the paths by which it was asked for. An object
-    that was uploaded with a wrong label is sent as it is, too: that is seen in its first bytes.
+    A server that goes by the names of its files labels `disk.img.gz` as gzip and sends it
+    unchanged: then the coding is the file's own. `names` are the paths by which it was asked for.
+    An object that was uploaded with a wrong label is sent unchanged, too: its first bytes show it.
     """
     words = (word.strip().lower() for word in content_encoding.split(","))
     codings = [word for word in words if word in _CODINGS]
@@ -240,7 +240,7 @@ _REGION_ELEMENT = re.compile(
 
 
 def bucket_region(headers: Mapping[str, str], body: bytes) -> str | None:
-    """Return the region in which S3 says the bucket is, in a header or in an error's document."""
+    """Return the bucket's region as S3 names it, in a header or in the document of an error."""
     header = headers.get("x-amz-bucket-region", "")
     if re.fullmatch(_REGION_NAME, header):
         return header

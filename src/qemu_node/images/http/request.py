@@ -87,14 +87,14 @@ async def request(
     accepted: Collection[int],
     http: HttpSettings,
 ) -> AsyncGenerator[Answer]:
-    """Give the answer to a request for `file`, redirects followed; its status is in `accepted`.
+    """Give the answer to a request for `file`, after redirects; its status is in `accepted`.
 
-    What goes wrong while the body is read is translated here as well.
+    Errors while the body is read are translated here as well.
 
     Raises:
-        ImageDownloadError: there is no answer, or one that says to come again.
+        ImageDownloadError: there is no answer, or one that asks for a retry.
         ImageRefusedError: any other answer, or an address that must not be connected to.
-        ImageError: what the file's signature needs cannot be had.
+        ImageError: the request cannot be signed.
     """
     import aiohttp
 
@@ -104,7 +104,7 @@ async def request(
         timeout=aiohttp.ClientTimeout(
             total=None, connect=limits.connect_s, sock_read=limits.stall_s
         ),
-        # An image must arrive as the bytes that its checksum is of.
+        # A checksum is of the file's own bytes, so these must arrive.
         headers={"Accept-Encoding": "identity", "User-Agent": "qemu-node"},
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -137,8 +137,8 @@ async def _ask(
 ) -> Answer:
     """Return the answer of a mirror that has the file, if the redirector names one.
 
-    Redirectors choose one at random, also of those that do not have the file yet, and so may send
-    us to the same twice.
+    Redirectors choose a mirror at random, even one that does not have the file yet, so the same
+    mirror may come twice.
     """
     for _ in range(http.limits.mirrors - 1):
         answer = await _follow(session, guard, file, headers, http)
@@ -157,7 +157,7 @@ async def _follow(
     headers: Mapping[str, str],
     http: HttpSettings,
 ) -> Answer:
-    """Return the first answer that is no redirect. Redirects are ours to judge, not aiohttp's."""
+    """Return the first answer that is not a redirect. aiohttp follows none: we check each."""
     import yarl
 
     try:
@@ -170,11 +170,11 @@ async def _follow(
     hops_left = limits.redirects
     is_foreign = False
     while True:
-        # For good: where a foreign server sends us back to is its choice, even at home.
+        # It stays so: if a foreign server redirects back, that was its choice.
         is_foreign = is_foreign or url.origin != origin
         extra: Mapping[str, str] = {}
         if file.sign is not None and not is_foreign:
-            # It reads the secret's file. Sent to nobody but the host that it is for.
+            # In a thread, as it reads a file. The secret is sent only to the host that it is for.
             extra = await asyncio.to_thread(file.sign, file.method, str(url))
         proxy = http.proxy_for(url.host)
         if problem := guard.prepare(url.host, is_proxied=proxy is not None):
@@ -182,7 +182,7 @@ async def _follow(
         async with asyncio.timeout(limits.connect_s + limits.stall_s):
             response = await session.request(
                 file.method,
-                # As it is: quoting it anew would break the signature of some.
+                # Unchanged: other quoting would break signatures.
                 yarl.URL(str(url), encoded=True),
                 headers={**wanted, **extra},
                 proxy=proxy,
@@ -221,7 +221,7 @@ def _next_hop(file: HttpFile, url: HttpUrl, location: str) -> HttpUrl:
     try:
         target = url.join(location)
     except UrlError as exc:
-        raise ImageRefusedError(f"{file} redirects to what cannot be fetched: {exc}") from exc
+        raise ImageRefusedError(f"{file} redirects to a URL that cannot be fetched: {exc}") from exc
     if url.scheme == "https" and target.scheme == "http":
         raise ImageRefusedError(f"{file} redirects from https to http: {redact(str(target))}")
     return target
@@ -235,7 +235,7 @@ async def _check(
     if status not in accepted:
         await _check_region(answer, file, limits)
         if status in _REDIRECTS:
-            raise ImageRefusedError(f"{file} redirects to nowhere")
+            raise ImageRefusedError(f"{file} redirects without a target")
         message = f"cannot fetch {file}: the server answered HTTP {status}"
         if status >= _STATUS_SERVER_ERROR or status in _RETRYABLE:
             raise ImageDownloadError(
@@ -246,7 +246,7 @@ async def _check(
 
 
 def _recoded(response: "aiohttp.ClientResponse", names: tuple[str, ...]) -> bytes | None:
-    """Return how the body begins if it is encoded; the rest of one begins with anything."""
+    """Return `recoded_by` of an answer; None for a part of a file, which begins anywhere."""
     if response.status != _OK:
         return None
     codings = ",".join(response.headers.getall("Content-Encoding", ()))
@@ -254,10 +254,10 @@ def _recoded(response: "aiohttp.ClientResponse", names: tuple[str, ...]) -> byte
 
 
 async def _check_region(answer: Answer, file: HttpFile, limits: FetchLimits) -> None:
-    """Raise where the answer says that the bucket is in another region."""
+    """Raise if the answer says that the bucket is in another region."""
     import aiohttp
 
-    # Whoever was redirected comes unsigned, so a refusal may have the same reason.
+    # After a redirect the request is not signed, so a refusal may have the same reason.
     if answer.status not in _ELSEWHERE and not answer.is_foreign:
         return
     body = b""
@@ -276,7 +276,7 @@ async def _check_region(answer: Answer, file: HttpFile, limits: FetchLimits) -> 
 
 
 def _reason(exc: Exception, limits: FetchLimits) -> str:
-    """Say what went wrong in words of ours: the text of an exception may repeat the URL."""
+    """Return the reason in our own words: the text of an exception may repeat the URL."""
     import aiohttp
 
     match exc:
@@ -299,4 +299,4 @@ def _reason(exc: Exception, limits: FetchLimits) -> str:
         case OSError():
             return exc.strerror or "the connection failed"
         case _:
-            return f"the answer is not proper HTTP ({type(exc).__name__})"
+            return f"the answer is not valid HTTP ({type(exc).__name__})"

@@ -35,7 +35,7 @@ _NOT_SATISFIABLE = 416
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """What is there of an earlier attempt: so many bytes of the file that has this ETag."""
+    """What an earlier attempt received: so many bytes of the file with this ETag."""
 
     offset_bytes: int
     etag: str
@@ -43,18 +43,18 @@ class Resume:
 
 
 class Sink(Protocol):
-    """Where a download goes."""
+    """What receives a download."""
 
     async def begin(
         self, offset_bytes: int, total_bytes: int | None, validators: Validators
     ) -> None:
-        """Hear that bytes from `offset_bytes` on follow; at 0 what there was is void.
+        """Prepare for bytes from `offset_bytes` on; at 0 what was received before is discarded.
 
-        `total_bytes` is how long the whole file is, where the source told.
+        `total_bytes` is the length of the whole file, if the source said so.
         """
 
     async def write(self, *chunks: bytes) -> None:
-        """Take the next bytes, as they were received: joining them would cost another copy."""
+        """Take the next bytes, in the pieces received: joining them would be another copy."""
 
 
 async def transfer(
@@ -92,15 +92,15 @@ async def transfer(
 def problem_of_part(
     part: ContentRange | None, validators: Validators, resume: Resume
 ) -> str | None:
-    """Return why an answer 206 does not continue what is there, None where it does. Pure.
+    """Return why an answer 206 does not continue the part received before; None if it does. Pure.
 
     It must name its version, with If-Range as well (RFC 9110, 15.3.7): a server that knows ranges
-    and not If-Range sends the rest of a file that has changed, and says so in the ETag alone.
+    but not If-Range sends the rest of a changed file, and only the ETag shows that.
     """
     if part is None or part.first != resume.offset_bytes:
-        return "the server sent another part than was asked for"
+        return "the server sent another part than the requested one"
     if None not in (part.total, resume.total_bytes) and part.total != resume.total_bytes:
-        return "the file changed its length"
+        return "the length of the file changed"
     if validators.etag is None:
         return "the server did not say which version of the file it sent a part of"
     if validators.etag != resume.etag:
@@ -140,8 +140,8 @@ class _Transfer:
             except ImageDownloadError as exc:
                 if self._known and not self._is_begun:
                     raise
-                # Only what is more than ever before counts: a source that breaks off at the same
-                # byte each time, or changes each time, does not get us anywhere.
+                # Only more bytes than ever before are progress: a source that breaks off at the
+                # same byte each time, or changes each time, is given up.
                 if self._offset_bytes >= best_bytes + self._limits.stall_bytes:
                     best_bytes, failures = self._offset_bytes, 0
                 pause_s = self._pause_s(exc, failures)
@@ -158,16 +158,16 @@ class _Transfer:
                 await asyncio.sleep(pause_s)
 
     def _pause_s(self, exc: ImageDownloadError, failures: int) -> float:
-        """Return how long to wait before the next attempt; raise `exc` where there is none."""
+        """Return how long to wait before the next attempt; raise `exc` if there is none."""
         asked_s = exc.retry_after_s or 0.0
         if failures >= self._limits.retries or asked_s > self._limits.retry_after_max_s:
             raise exc
-        # Spread, so that nodes which a server lost at the same moment do not come back as one.
+        # Random, so that nodes which lost a server at the same moment do not all retry at once.
         backoff_s = self._limits.backoff_s * (1 << failures) * random.uniform(0.5, 1.0)
         return max(asked_s, backoff_s)
 
     async def _attempt(self) -> Validators | None:
-        """Make one request, for the rest where that is possible, and take what comes."""
+        """Make one request, for the rest of the file if that is possible, and read the answer."""
         resume = self._resume()
         headers: dict[str, str] = {}
         accepted = {_OK}
@@ -196,27 +196,27 @@ class _Transfer:
         return Resume(offset_bytes=self._offset_bytes, etag=etag, total_bytes=self._total_bytes)
 
     async def _begin(self, answer: Answer) -> None:
-        """Take the answer as the file from its first byte."""
+        """Treat the answer as the file from its first byte."""
         self._offset_bytes = 0
         self._validators = validators_of(answer.headers)
         await self._expect(answer.response.content_length)
 
     def _is_complete(self, answer: Answer, resume: Resume) -> bool:
-        """Tell whether the server says that there is no more than what we have."""
+        """Tell whether the server says that the file has no more bytes than we have."""
         if answer.status != _NOT_SATISFIABLE:
             return False
         part = parse_content_range(answer.headers.get("Content-Range"))
         total_bytes = None if part is None else part.total
-        # That it has our length says something of the file that we have a part of only where we
-        # know how long that is, or the answer names it.
+        # An equal length means that it is the file of our part only if we know how long that file
+        # is, or if the answer names its ETag.
         etag = validators_of(answer.headers).etag
         is_ours = etag == resume.etag if etag is not None else resume.total_bytes == total_bytes
         if is_ours and total_bytes == resume.offset_bytes == (resume.total_bytes or total_bytes):
             return True
-        raise self._started_over("the file is shorter than what came of it before")
+        raise self._started_over("the file is shorter than the part received before")
 
     async def _continue(self, answer: Answer, resume: Resume) -> None:
-        """Take the answer as the rest of the file."""
+        """Treat the answer as the rest of the file."""
         part = parse_content_range(answer.headers.get("Content-Range"))
         validators = validators_of(answer.headers)
         problem = problem_of_part(part, validators, resume)
@@ -229,7 +229,7 @@ class _Transfer:
         await self._expect(resume.total_bytes or (part.total if part else None))
 
     def _started_over(self, problem: str) -> ImageDownloadError:
-        """Forget what is there, and return the failure of this attempt."""
+        """Forget what was received, and return the failure of this attempt."""
         self._offset_bytes = 0
         self._total_bytes = None
         self._validators = Validators()
@@ -241,7 +241,7 @@ class _Transfer:
             total_bytes = wanted_bytes
         elif wanted_bytes not in (None, total_bytes):
             raise ImageRefusedError(
-                f"{self._file} takes {total_bytes} bytes, and should take {wanted_bytes}"
+                f"{self._file} has {total_bytes} bytes, and should have {wanted_bytes}"
             )
         if total_bytes is not None and total_bytes > self._max_bytes:
             raise _too_large(self._file, self._max_bytes)
@@ -250,7 +250,7 @@ class _Transfer:
         self._is_begun = True
 
     async def _take(self, answer: Answer) -> None:
-        """Hand on the body; an end before the file's is a failure."""
+        """Pass the body to the sink; if it ends before the file does, the attempt has failed."""
         async for chunks in answer.chunks(self._limits):
             if self._offset_bytes == 0:
                 answer.check_coding(str(self._file), b"".join(chunks))
@@ -261,7 +261,7 @@ class _Transfer:
             self._offset_bytes = end_bytes
         if self._total_bytes is not None and self._offset_bytes != self._total_bytes:
             if self._offset_bytes > self._total_bytes:
-                raise self._started_over("more came than the file holds")
+                raise self._started_over("the server sent more than the whole file")
             raise ImageDownloadError(
                 f"cannot fetch {self._file}: the connection broke before the end"
             )

@@ -1,10 +1,11 @@
 """The one way from text to an http or https URL: `parse_url`. Pure.
 
-Owns which text is a URL that a request can be made of, and resolving a redirect's target. Whatever
-text becomes a URL comes through here: a job's image and checksum, a redirect, a registry's token
-service, an address built from settings. So no library meets a host that it cannot handle.
+Owns which text is a valid URL, the target of a redirect, and how a URL is shown without its
+secrets. All text that becomes a URL passes through here: a job's image and checksum, a redirect, a
+registry's token service, an address built from settings. So no library gets a host that it cannot
+handle.
 
-Does not own who may be asked (`allowlist`, `address`) nor how a URL is shown (`source`).
+Does not own which hosts may be asked (`allowlist`, `address`).
 
 The grammar is RFC 3986, appendix B and section 3.2, with hosts that DNS can hold (RFC 1035, 2.3.4;
 an underscore is allowed, since real names have it).
@@ -37,19 +38,19 @@ _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class UrlError(ValueError):
-    """The text is no URL. The message says why and repeats no part of it: it may hold a secret."""
+    """The text is not a URL. The message says why without the text, which may hold a secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpUrl:
-    """A URL that a request can be made of. All parts are ASCII; as text it has no login."""
+    """A valid URL. All parts are ASCII; as text it has no login."""
 
     scheme: str
     """`https` or `http`."""
     host: str
     """In lower case; an IPv6 address in brackets, a name beyond ASCII as `xn--…`."""
     port: int | None
-    """None: the scheme's."""
+    """None: the default of the scheme."""
     target: str = field(repr=False)
     """Path and query as they are sent."""
     login: str | None = field(default=None, repr=False)
@@ -70,17 +71,17 @@ class HttpUrl:
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """Scheme, host and port: who is told a secret (RFC 6454)."""
+        """Scheme, host and port: a secret is sent to no other (RFC 6454)."""
         return self.scheme, self.host, self.port or DEFAULT_PORTS[self.scheme]
 
     def join(self, location: str) -> "HttpUrl":
         """Return what `location` means here, as a redirect's target (RFC 9110, 10.2.2).
 
-        What no URL may hold is encoded, as browsers do: servers put names of files there as they
-        are. Bytes that are no UTF-8 stand in `location` as surrogates (PEP 383).
+        Characters that are not allowed in a URL are encoded, as browsers do: servers send names of
+        files as they are. Bytes that are not UTF-8 are surrogates in `location` (PEP 383).
 
         Raises:
-            UrlError: that is no URL.
+            UrlError: it is not a URL.
         """
         try:
             text = urljoin(str(self), _encoded(location))
@@ -93,7 +94,7 @@ def parse_url(text: str) -> HttpUrl:
     """Return the http or https URL in `text`, without its fragment.
 
     Raises:
-        UrlError: it is none.
+        UrlError: it is not one.
     """
     _check_characters(text)
     match = _URL.fullmatch(text)
@@ -125,7 +126,7 @@ def parse_host_port(text: str) -> tuple[str, int | None]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether `host` is this machine by its name or number, without asking a resolver."""
+    """Tell whether `host` is this machine by its name or address, without a look-up."""
     try:
         return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
@@ -135,7 +136,7 @@ def is_loopback(host: str) -> bool:
 def redact(url: str) -> str:
     """Return `url` without user, password, the values of its query and its fragment.
 
-    Works on text that is no proper URL as well, for the message that says so.
+    Also works on text that is not a URL, for the message that says so.
     """
     try:
         parts = urlsplit(url)
@@ -148,12 +149,12 @@ def redact(url: str) -> str:
 
 def _check_ipv6(host: str) -> str:
     try:
-        # A zone is the sender's own business (RFC 6874), and no image is behind one.
+        # A zone has a meaning only on one host (RFC 6874); no image is served at such an address.
         is_right = IPv6Address(host[1:-1]).scope_id is None
     except ValueError:
         is_right = False
     if not is_right:
-        raise UrlError("its host is no IPv6 address")
+        raise UrlError("its host is not an IPv6 address")
     return host
 
 
@@ -166,15 +167,15 @@ def _check_name(host: str) -> str:
         try:
             name = yarl.URL.build(scheme="http", host=name).raw_host or ""
         except ValueError as exc:
-            raise UrlError("its host is no name") from exc
+            raise UrlError("its host is not a name") from exc
     name = name.lower()
     if not name:
         raise UrlError("it has no host")
     if len(name.removesuffix(".")) > _NAME_MAX_CHARS or _NAME.fullmatch(name) is None:
-        raise UrlError("its host is no name that DNS can hold")
+        raise UrlError("its host is not a name that DNS can hold")
     if _NUMBER.fullmatch(name) and not _is_ipv4(name):
         # "127.1" and "2130706433" are addresses to some libraries only (url.spec.whatwg.org, 3.5).
-        raise UrlError("its host is a number and no IPv4 address")
+        raise UrlError("its host is a number and not an IPv4 address")
     return name
 
 
@@ -190,12 +191,12 @@ def _encoded(location: str) -> str:
     """Return `location` with its path and query in the characters that a URL may hold."""
     match = _LOCATION.fullmatch(location.strip())
     assert match is not None  # It matches any text.
-    # Python's functions drop such characters silently.
+    # Python's functions drop such characters without an error.
     _check_characters(match["authority"] or "")
     try:
         rest = match["rest"].encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as exc:
-        raise UrlError("it holds what is no text") from exc
+        raise UrlError("it contains bytes that are not text") from exc
     return (match["authority"] or "") + _BARE_PERCENT.sub("%25", quote(rest, safe=_URL_CHARACTERS))
 
 

@@ -1,6 +1,6 @@
-"""How a registry asks who is there: the WWW-Authenticate header, pure.
+"""How a registry asks for credentials: the WWW-Authenticate header. Pure.
 
-Owns the grammar (RFC 9110, 11.6.1). Does not own what is answered, and to whom (`oci`).
+Owns the grammar (RFC 9110, 11.6.1). Does not own the answer (`oci`).
 """
 
 import re
@@ -21,7 +21,7 @@ _TOKEN68 = re.compile(r"[ \t]+[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way to answer."""
+    """One way to log in."""
 
     scheme: str
     """In lower case."""
@@ -30,7 +30,7 @@ class Challenge:
 
 
 def parse_challenges(value: str) -> list[Challenge]:
-    """Return the challenges in `value`, in order, up to where it stops making sense."""
+    """Return the challenges in `value`, in order, up to the first error."""
     found: list[Challenge] = []
     if len(value) > _MAX_CHARS:
         return found

@@ -1,7 +1,7 @@
-"""What a registry says of an image: indexes and manifests, pure and distrustful.
+"""Indexes and manifests of a registry. Pure; no registry is trusted.
 
-Owns which manifest of an index counts and which layer of a manifest is the disk. Does not own
-fetching either (`oci`) nor what the layer holds (`imagefile`).
+Owns which manifest of an index is used and which layer of a manifest is the disk. Does not own
+fetching either (`oci`) nor the content of the layer (`imagefile`).
 
 Sources: github.com/opencontainers/image-spec, image-index.md and manifest.md; Docker's "Image
 Manifest Version 2, Schema 2", which differs in media types only.
@@ -25,12 +25,12 @@ MANIFEST_TYPES = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 MAX_BYTES = 4 << 20
-"""Largest index or manifest that is read; what registries take (distribution-spec, spec.md)."""
+"""Largest index or manifest that is read; registries accept no larger ones (distribution-spec)."""
 
 _SCHEMA_VERSION = 2
-# Go's name of the architecture is the rule (image-spec, image-index.md), the kernel's is met too.
+# Go's name of the architecture is the rule (image-spec, image-index.md); some use the kernel's.
 _ARCHITECTURES = frozenset({"amd64", "x86_64", "x86-64", "x64"})
-# In order of preference. The guest is another matter: who pushes a disk often names no system.
+# In order of preference. Whoever pushes a disk often names no operating system.
 _SYSTEMS = ("linux", "", "windows")
 _VARIANT = re.compile(r"v?([0-9]{1,2})")
 # What BuildKit adds beside each image (docs/attestations/attestation-storage.md).
@@ -83,16 +83,16 @@ def parse_document(body: bytes, shown: str) -> Document:
     Raises:
         ImageRefusedError: it is neither, or could be taken for either.
     """
-    wrong = ImageRefusedError(f"{shown}: the registry's answer is no manifest of an image")
+    wrong = ImageRefusedError(f"{shown}: the registry's answer is not the manifest of an image")
     if len(body) > MAX_BYTES:
         raise wrong
     try:
         document = msgspec.json.decode(body, type=Document)
     except DECODE_ERRORS:
-        # Without its text, which may be as long as the answer.
+        # Without the exception's text, which may be as long as the answer.
         raise wrong from None
     is_index = document.manifests is not None
-    # The same digest must not mean one image to us and another to who looked through it.
+    # The same digest must not name one image for us and another for a scanner of images.
     is_ambiguous = is_index == (document.layers is not None)
     types = INDEX_TYPES if is_index else MANIFEST_TYPES
     is_other = document.media_type not in (None, "", *types)
@@ -102,10 +102,10 @@ def parse_document(body: bytes, shown: str) -> Document:
 
 
 def check_digest(body: bytes, digest: str, shown: str, *, size_bytes: int | None = None) -> None:
-    """Raise unless `body` is what `digest` names, and as long as its descriptor says.
+    """Raise unless `body` has the digest `digest` and the length in its descriptor.
 
     Raises:
-        ChecksumMismatchError: it is something else.
+        ChecksumMismatchError: it has not.
     """
     if size_bytes not in (None, len(body)):
         raise ChecksumMismatchError(
@@ -120,15 +120,15 @@ def check_digest(body: bytes, digest: str, shown: str, *, size_bytes: int | None
 
 
 def digest_of(body: bytes, algorithm: str = "sha256") -> str:
-    """Return the digest of `body` as registries write it."""
+    """Return the digest of `body` in the form that registries use."""
     return f"{algorithm}:{hashlib.new(algorithm, body).hexdigest()}"
 
 
 def choose_manifest(index: Document, shown: str) -> Descriptor:
-    """Return the manifest for linux/amd64; without platforms the only one.
+    """Return the manifest for linux/amd64; the only one if it names no platform.
 
-    Attestations do not count. Of several that fit, the one for the plainest CPU does, and of such
-    the first (image-spec, image-index.md).
+    Attestations are ignored. Of several, the one for the oldest CPU is used, and of these the first
+    (image-spec, image-index.md).
 
     Raises:
         ImageRefusedError: there is none.
@@ -143,7 +143,7 @@ def choose_manifest(index: Document, shown: str) -> Descriptor:
 
 
 def _rank(manifest: Descriptor) -> tuple[int, int] | None:
-    """Return how far a manifest is from what is wanted; None where it is for other machines."""
+    """Return the rank of a manifest, the best is lowest; None if it is for other machines."""
     platform = manifest.platform
     if platform is None or (platform.architecture or "").lower() not in _ARCHITECTURES:
         return None
@@ -162,7 +162,7 @@ def _is_attestation(manifest: Descriptor) -> bool:
 
 
 def choose_layer(manifest: Document, shown: str) -> Descriptor:
-    """Return the one layer, which is the disk: raw, qcow2, or either compressed.
+    """Return the only layer, which is the disk: raw, qcow2, or either compressed.
 
     Raises:
         ImageRefusedError: there are none or several, or it is a file system packed with tar.
@@ -170,10 +170,12 @@ def choose_layer(manifest: Document, shown: str) -> Descriptor:
     layers = manifest.layers or ()
     if len(layers) != 1:
         raise ImageRefusedError(
-            f"{shown} has {len(layers)} layers, the disk of a VM is one", hint=_HINT
+            f"{shown} has {len(layers)} layers, the disk of a VM has one", hint=_HINT
         )
     if _is_tar(layers[0]):
-        raise ImageRefusedError(f"{shown} is an image for containers, no disk of a VM", hint=_HINT)
+        raise ImageRefusedError(
+            f"{shown} is an image for containers, not the disk of a VM", hint=_HINT
+        )
     return layers[0]
 
 

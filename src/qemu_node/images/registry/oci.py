@@ -1,10 +1,10 @@
 """An image in a registry as a file behind http(s).
 
-Owns the conversation that leads from a reference to a blob: manifest, token, manifest of the
-platform. Does not own making requests (`http`) nor what manifests mean (`manifest`).
+Owns the requests that lead from a reference to a blob: manifest, token, manifest of the platform.
+Does not own making requests (`http`) nor what manifests mean (`manifest`).
 
-Who may see a secret: the registry that the operator named, and a token service that the registry
-names over https or that is the registry's own host. Nobody whom a redirect led to.
+A secret is sent to the registry that the operator named, and to a token service that the registry
+names over https or that is on the registry's own host. Never to the target of a redirect.
 
 Sources: github.com/opencontainers/distribution-spec, spec.md; distribution.github.io/distribution,
 "Token Authentication Specification".
@@ -61,11 +61,11 @@ async def resolve_oci(
     fetch_small: FetchSmall,
     known: str | None = None,
 ) -> Located | None:
-    """Return what `source` means now; None where that is still the manifest `known`.
+    """Return the file that `source` names now; None if that is still the manifest `known`.
 
     Raises:
         ImageDownloadError: the registry or its token service does not answer as it should.
-        ImageRefusedError: it refuses, or what it has is no disk of a VM.
+        ImageRefusedError: it refuses, or it does not have the disk of a VM.
         ChecksumMismatchError: it gave another manifest than the digest names.
     """
     registry = _Registry(source, credential, fetch_small)
@@ -91,7 +91,7 @@ async def resolve_oci(
 
 
 class _Registry:
-    """One conversation with a registry about one repository."""
+    """Requests to a registry about one repository."""
 
     def __init__(
         self, source: OciSource, credential: Credential | None, fetch_small: FetchSmall
@@ -104,20 +104,20 @@ class _Registry:
         is_plain = is_local or (credential is not None and credential.plain_http)
         self._origin = parse_url(f"{'http' if is_plain else 'https'}://{host}")
         is_token = credential is not None and credential.bearer is not None
-        # A password is sent when asked for, since mostly it is for another host.
+        # A password is sent only when asked for: most registries want it at their token service.
         self._sign = credential.sign_http() if credential is not None and is_token else None
         self._challenge: Challenge | None = None
-        """What the registry wants a token of its token service for."""
+        """The registry's request for a token of its token service."""
 
     def blob(self, digest: str, size_bytes: int) -> HttpFile:
-        """Return how a blob is asked for, for as long as that takes."""
+        """Return how a blob is asked for, with a token that is renewed."""
         file = dataclasses.replace(self._file(f"blobs/{digest}"), size_bytes=size_bytes)
         if self._challenge is None:
             return file
         return dataclasses.replace(file, sign=self._sign_now, renew=self._renew)
 
     def _file(self, path: str, accept: str | None = None) -> HttpFile:
-        """Return how something of the repository is asked for, with what has been learnt."""
+        """Return how a path of the repository is asked for, with the newest `Sign`."""
         repository = quote(self._source.repository, safe="/")
         return HttpFile(
             url=f"{self._origin.scheme}://{self._origin.host_port}/v2/{repository}/{path}",
@@ -127,7 +127,7 @@ class _Registry:
         )
 
     async def still_has(self, reference: str, digest: str) -> bool:
-        """Tell whether `reference` is said to mean the manifest `digest`.
+        """Tell whether `reference` still names the manifest `digest`.
 
         Asked by HEAD: a GET counts as a pull, of which Docker Hub allows some a day
         (docs.docker.com/docker-hub/usage/pulls).
@@ -135,7 +135,7 @@ class _Registry:
         try:
             answer = await self._ask("HEAD", reference)
         except (ImageDownloadError, ImageRefusedError):
-            # Not every registry knows HEAD: some say 404, some 501. GET says what is the matter.
+            # Not every registry supports HEAD: some answer 404, some 501. GET gives the reason.
             return False
         return answer.headers.get("docker-content-digest") == digest
 
@@ -149,7 +149,7 @@ class _Registry:
         return answer.body
 
     async def _ask(self, method: str, reference: str) -> SmallAnswer:
-        """Return the answer about a manifest, to whoever we are."""
+        """Return the answer about a manifest, after logging in if the registry asks for that."""
         path = f"manifests/{reference}"
 
         async def ask() -> SmallAnswer:
@@ -161,13 +161,15 @@ class _Registry:
             self._sign = await self._answer(answer)
             answer = await ask()
         if answer.status == _STATUS_UNAUTHORIZED:
-            raise self._denied("the registry does not accept who we are")
+            raise self._denied("the registry does not accept our credentials")
         return answer
 
     async def _answer(self, answer: SmallAnswer) -> Sign:
-        """Return what signs from now on, to a registry that asks who is there."""
+        """Return the `Sign` for a registry that asks for credentials."""
         if answer.is_foreign:
-            raise self._denied("another host, to which the registry redirects, asks who we are")
+            raise self._denied(
+                "another host, to which the registry redirects, asks for credentials"
+            )
         for challenge in parse_challenges(answer.headers.get("www-authenticate", "")):
             if challenge.scheme == "bearer":
                 self._challenge = challenge
@@ -177,7 +179,7 @@ class _Registry:
                 if sign is None:
                     raise self._denied("the registry asks for a user and a password")
                 return sign
-        raise self._denied("the registry asks who we are in a way that is not known")
+        raise self._denied("the registry asks for credentials in an unknown way")
 
     async def _renew(self) -> None:
         """Get a new token."""
@@ -190,7 +192,7 @@ class _Registry:
         return self._sign(method, url)
 
     async def _token(self, challenge: Challenge) -> str:
-        """Return a token to pull with, for the operator's user or for anybody."""
+        """Return a token to pull with, for the operator's user or anonymous."""
         realm = self._realm(challenge.parameters.get("realm", ""))
         query = {"scope": f"repository:{self._source.repository}:pull"}
         if service := challenge.parameters.get("service"):
@@ -203,16 +205,16 @@ class _Registry:
         )
         answer = await self._fetch_small(file, max_bytes=_TOKEN_ANSWER_MAX_BYTES)
         if answer.status == _STATUS_UNAUTHORIZED:
-            raise self._denied(f"{realm.host} gives no token to who we are")
+            raise self._denied(f"{realm.host} does not accept our credentials")
         token = None if answer.is_foreign else parse_token(answer.body)
         if token is None:
-            raise ImageRefusedError(f"{file.shown}: the answer holds no token")
+            raise ImageRefusedError(f"{file.shown}: the answer contains no token")
         return token
 
     def _realm(self, text: str) -> HttpUrl:
-        """Return the token service's URL, if it may be asked at all."""
+        """Return the token service's URL, if it may be used."""
         wrong = ImageRefusedError(
-            f"{self._source.shown}: the registry names no proper token service"
+            f"{self._source.shown}: the registry names no valid token service"
         )
         try:
             realm = parse_url(text)
@@ -242,18 +244,18 @@ class _Registry:
 
 
 class _TokenAnswer(msgspec.Struct, frozen=True):
-    """What a token service says; OAuth 2.0 calls the same thing `access_token`."""
+    """The answer of a token service; OAuth 2.0 calls the token `access_token`."""
 
     token: str | None = None
     access_token: str | None = None
 
 
-# RFC 6750, 2.1, and what an HTTP server takes as one header.
+# RFC 6750, 2.1, at most as long as HTTP servers accept a header.
 _Token = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._~+/=-]{1,32768}\Z")]
 
 
 def parse_token(body: bytes) -> str | None:
-    """Return the token in a token service's answer, None where there is none that can be sent."""
+    """Return the token in a token service's answer; None if there is none that can be sent."""
     try:
         answer = msgspec.json.decode(body, type=_TokenAnswer)
         return msgspec.convert(answer.token or answer.access_token, _Token)

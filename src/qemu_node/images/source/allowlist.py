@@ -1,7 +1,7 @@
 """Which sources the operator allows: `images.sources` of node.toml. Pure.
 
-Owns the grammar of its entries and whether one covers a source. It judges what a job names; to
-which addresses that may lead is `address`'s.
+Owns the grammar of its entries and whether one covers a source. It checks what a job names; the
+addresses behind it are checked in `address`.
 """
 
 import re
@@ -39,7 +39,7 @@ class AllowedSource:
     def covers(self, source: RemoteSource) -> bool:
         """Tell whether the entry allows `source`."""
         place = _place_of(source)
-        # A bucket is no host, whatever it is called.
+        # A bucket is not a host, whatever its name.
         if self.place.scheme != place.scheme and (self.place.scheme or place.scheme == "s3"):
             return False
         if self.is_wild:
@@ -52,13 +52,13 @@ class AllowedSource:
 
 
 def parse_allowed(text: str) -> AllowedSource:
-    """Return the entry that `text` is.
+    """Return the entry in `text`.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not one.
     """
     wrong = ConfigError(
-        f"images.sources: {text!r} is no source",
+        f"images.sources: {text!r} is not a source",
         hint='write a host "mirror.example.org" or "*.example.org", or a beginning such as '
         '"https://mirror.example.org/debian/", "s3://bucket/" or "oci://registry/team"',
     )
@@ -78,7 +78,7 @@ def parse_allowed(text: str) -> AllowedSource:
 
 
 def check_allowed(source: RemoteSource, allowed: Sequence[AllowedSource], option: str) -> None:
-    """Raise unless an entry of `allowed` covers `source`; without entries everything is allowed.
+    """Raise unless an entry of `allowed` covers `source`; without entries all sources are allowed.
 
     Raises:
         JobError: the operator does not allow it. `option` names the job's option.
@@ -119,6 +119,6 @@ def _is_below(path: str, top: str, *, is_oci: bool) -> bool:
 
 
 def _has_dots(path: str) -> bool:
-    """Tell whether a server could take the path for another one than it seems to be."""
+    """Tell whether a server could resolve the path to another one."""
     plain = path.lower().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/")
     return any(part in (".", "..") for part in plain.replace("\\", "/").split("/"))

@@ -99,7 +99,7 @@ def parse_checksum(text: str) -> Checksum | UrlSource:
     algorithm = algorithms[match["algorithm"].lower()]
     if len(match["digest"]) != algorithm.hex_chars:
         raise JobError(
-            f"checksum has {len(match['digest'])} digits, {algorithm} takes {algorithm.hex_chars}"
+            f"checksum has {len(match['digest'])} digits, {algorithm} has {algorithm.hex_chars}"
         )
     return Checksum(algorithm, match["digest"].lower())
 
@@ -107,12 +107,13 @@ def parse_checksum(text: str) -> Checksum | UrlSource:
 def find_in_sums(text: str, file_name: str, origin: str) -> Checksum:
     """Return the digest of `file_name` in a SUMS file; SHA-256 where it has both.
 
-    Understood is whatever coreutils, OpenSSL and the BSDs write, among lines of any other kind (a
-    signature, comments), and a file that is a digest and nothing else. A name with a directory
-    matches by its last part, unless another line names the file exactly.
+    The formats of coreutils, OpenSSL and the BSDs are supported, among lines of any other kind (a
+    signature, comments), and so is a file that is one digest. A name with a directory matches by
+    its last part, unless another line names the file exactly.
 
     Raises:
-        ImageError: the file is not listed, or with several digests. `origin` names the SUMS file.
+        ImageError: the file is not listed, or it is with several digests. `origin` names the SUMS
+            file.
     """
     listed = list(_entries(text))
     found = {checksum for name, checksum in listed if name == file_name}
@@ -133,7 +134,7 @@ def find_in_sums(text: str, file_name: str, origin: str) -> Checksum:
 
 
 def _entries(text: str) -> Iterator[tuple[str | None, Checksum]]:
-    """Yield what the lines of a SUMS file say: a name, None where there is none, and its digest."""
+    """Yield the entries of a SUMS file: a name, None if there is none, and its digest."""
     end_of_armor: str | None = None
     # Lines end with CR, LF or both, or with NUL (`sha256sum --zero`). A byte order mark may be
     # in the middle, where files were put together.

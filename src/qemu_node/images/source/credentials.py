@@ -1,10 +1,10 @@
-"""Who the node is at a source: the operator's credentials, found by host and namespace.
+"""The operator's credentials for sources, found by host and namespace.
 
-Owns which entry of `[[images.credentials]]` counts for whom, when its secret may be sent, and
-reading the secret's file at each use, so that a rotated one counts at once. Does not own the checks
+Owns which entry of `[[images.credentials]]` is used for which job, when its secret may be sent, and
+reading the secret's file at each use, so that a new secret is used at once. Does not own the checks
 of the entries (`config`) nor the protocols that use them (`http`, `oci`, `s3`).
 
-No secret is kept, shown, or part of a cache key.
+No secret is kept, shown, or part of a key in the cache.
 """
 
 import base64
@@ -42,13 +42,15 @@ class SecretFile:
         """Return the secret as the file holds it now, without the line's end. Blocks.
 
         Raises:
-            ImageDownloadError: there is none; whoever rotates it may be about to write it.
+            ImageDownloadError: there is none; it may be being replaced just now.
         """
         secret, info = self._load()
         if not self._is_judged:
             self._is_judged = True
             for problem in loose_permissions(info):
-                log.warning("secret is badly kept", extra={"path": self.path, "problem": problem})
+                log.warning(
+                    "secret file is not protected", extra={"path": self.path, "problem": problem}
+                )
         return secret
 
     def problems(self) -> list[str]:
@@ -69,16 +71,16 @@ class SecretFile:
             # Without its cause, which repeats the bytes.
             raise self._unusable("is not text") from None
         if not secret.isprintable() or not secret:
-            raise self._unusable("does not hold one line")
+            raise self._unusable("must hold exactly one line")
         return secret, info
 
     def _read_bytes(self) -> tuple[bytes, os.stat_result]:
-        # Links are followed: that is how secrets are rotated. A FIFO must not keep us waiting.
+        # Links are followed: secrets are often replaced that way. A FIFO must not block us.
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
-                raise self._unusable("is no regular file")
+                raise self._unusable("is not a regular file")
             if info.st_size > _SECRET_MAX_BYTES:
                 raise self._unusable("is too large for a secret")
             return os.read(fd, _SECRET_MAX_BYTES), info
@@ -92,12 +94,12 @@ class SecretFile:
 
 
 def loose_permissions(info: os.stat_result) -> list[str]:
-    """Return what is wrong with how a secret's file is kept. Pure."""
+    """Return what is wrong with the owner and mode of a secret's file. Pure."""
     problems = []
     if info.st_uid not in (0, os.geteuid()):
         problems.append(f"it belongs to user {info.st_uid}")
     if info.st_mode & _LOOSE_MODE:
-        problems.append(f"its mode is {stat.S_IMODE(info.st_mode):04o}, 0600 would do")
+        problems.append(f"its mode is {stat.S_IMODE(info.st_mode):04o}, it should be 0600")
     return problems
 
 
@@ -109,7 +111,7 @@ class BasicLogin:
     password: SecretFile
 
     def headers(self) -> dict[str, str]:
-        """Return the header that says so (RFC 7617). Blocks for the secret's file."""
+        """Return the Authorization header (RFC 7617). Blocks for the secret's file."""
         pair = f"{self.username}:{self.password.read()}".encode()
         return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
 
@@ -126,7 +128,7 @@ class S3Keys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Access:
-    """Where a bucket is and whose signature opens it."""
+    """Where a bucket is, and the keys for it."""
 
     region: str
     endpoint: str = ""
@@ -137,7 +139,7 @@ class S3Access:
     session_token: SecretFile | None = None
 
     def keys(self) -> S3Keys | None:
-        """Return what signs. Blocks for the secrets' files."""
+        """Return the keys with their secrets. Blocks for the secrets' files."""
         if self.secret_key is None:
             return None
         return S3Keys(
@@ -152,22 +154,22 @@ class Credential:
     """One entry of `[[images.credentials]]`; at most one of `basic`, `bearer`, `s3` is set."""
 
     scope: str
-    """Part of the cache's key: same scope, same rights. Holds no secret and outlives a rotation."""
+    """Part of the cache's key: same scope, same rights. Without the secret, which may change."""
     host: str
     plain_http: bool = False
-    """Whether the host is spoken to over http, and is told the secret so."""
+    """Whether http is used for the host, and the secret is sent over it."""
     basic: BasicLogin | None = None
     bearer: SecretFile | None = None
     s3: S3Access | None = field(default=None)
 
     def sign_http(self) -> Sign | None:
-        """Return what tells a web server who we are; None without a password or token."""
+        """Return the `Sign` for a web server; None without a password or token."""
         if self.basic is None and self.bearer is None:
             return None
         return self._http_headers
 
     def sign_basic(self) -> Sign | None:
-        """Return what tells a server the user and the password; None without these."""
+        """Return the `Sign` with the user and the password; None without these."""
         return None if self.basic is None else self._http_headers
 
     def _http_headers(self, _method: str, url: str) -> Mapping[str, str]:
@@ -187,7 +189,7 @@ class CredentialStore:
     """The operator's credentials."""
 
     def __init__(self, configs: Iterable[CredentialConfig]) -> None:
-        """Take entries that `config` has checked; their files are not looked at yet."""
+        """Take entries that `config` has checked; their files are not read yet."""
         self._by_use: dict[tuple[str, str | None], Credential] = {}
         for entry in configs:
             credential = _credential(entry)
@@ -195,13 +197,13 @@ class CredentialStore:
                 self._by_use[credential.host, namespace] = credential
 
     def find(self, host: str, namespace: str | None) -> Credential | None:
-        """Return what counts at `host` for the jobs of `namespace`, or None.
+        """Return the credential for `host` and the jobs of `namespace`, or None.
 
-        An entry that names the namespace goes before one for all.
+        An entry for the namespace takes precedence over one for all namespaces.
 
         Args:
             host: `host` or `host:port` of a URL or registry, or `s3://bucket`.
-            namespace: The job's; None where no job asks.
+            namespace: The job's; None without a job.
         """
         host = canonical_host(host)
         return self._by_use.get((host, namespace)) or self._by_use.get((host, None))
@@ -242,7 +244,7 @@ def _secret(path: str) -> SecretFile | None:
 
 
 def _scope(entry: CredentialConfig) -> str:
-    """Name the rights of an entry: where, as whom, and for which namespaces."""
+    """Return the rights of an entry as text: the host, the user, the namespaces."""
     who = entry.username or entry.access_key_id
     kind = "token" if entry.token_file else "user" if entry.username else "key" if who else "none"
     endpoint = entry.endpoint.rstrip("/")

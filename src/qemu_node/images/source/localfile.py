@@ -1,11 +1,11 @@
-"""Images that are on this host already: in the task's allocation, or where the operator keeps some.
+"""Images that are on this host already: in the task's allocation, or in `images.image_paths`.
 
-Owns the rule which files a job may name and the opening of one so that nobody can pass off another.
-Does not own the judgement of its content (`imagefile`).
+Owns which files a job may name, and opening one so that it cannot be replaced by another. Does not
+own the check of its content (`imagefile`).
 
 An allocation has two directories for a task: its own, and `alloc`, which all tasks of the group
-share. Nomad's variables name them as the driver's file system isolation has it: host paths without
-one, `/local`, `/secrets` and `/alloc` with (client/allocdir). All of these are understood here.
+share. Nomad's variables name them by host paths if the driver isolates no file system, else
+`/local`, `/secrets` and `/alloc` (client/allocdir). Both are accepted here.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ _COPY_BYTES = 64 << 20
 def open_local(source: PathSource, task_dir: Path, image_paths: Sequence[Path]) -> tuple[Path, int]:
     """Return the absolute path of `source` and a descriptor of the file that was found there.
 
-    Tasks may write to the directories of an allocation and replace the file at any time: whoever
-    needs the file that was checked uses the descriptor, not the path. Other tasks of the group can
-    also change it while it is read where `is_shared`: use `copy_private` before it is checked.
+    Tasks may write to the directories of an allocation and replace the file at any time: use the
+    descriptor, not the path, for the file that was checked. If it `is_shared`, other tasks of the
+    group can also change its content: use `copy_private` before it is checked.
 
     Raises:
         JobError: the path is outside of what the job may name, or there is no such file.
-        ImageError: it is a link or no regular file.
+        ImageError: it is a link or not a regular file.
         ImageStorageError: the host refused to open it.
     """
     root, relative = _locate(source, task_dir, image_paths)
@@ -71,8 +71,8 @@ def copy_private(
 ) -> int:
     """Return a read-only descriptor of a copy without a name, on the file system of `directory`.
 
-    Holes stay holes. The kernel gives the space back when the last who has it open, the VM, ends.
-    The original is left open. Blocks for as long as the disk takes.
+    Holes stay holes. The kernel frees the space when the last process that has it open, the VM,
+    ends. The original stays open. Blocks for the whole copy.
 
     Raises:
         HostError: the disk's reserve would be touched, or something could not be written.
@@ -97,7 +97,7 @@ def _copy_range(source: int, target: int, begin: int, end: int) -> None:
     while begin < end:
         data = os.pread(source, min(end - begin, _COPY_BYTES), begin)
         if not data:
-            return  # It has become shorter; what is missing reads as NUL.
+            return  # It has become shorter; the rest reads as zeros.
         begin += os.pwrite(target, data, begin)
 
 
@@ -106,15 +106,15 @@ def _locate(source: PathSource, task_dir: Path, image_paths: Sequence[Path]) -> 
     path = Path(source.path)
     if not path.is_absolute():
         return task_dir, str(path)
-    # Of the allocation's directory only `alloc` and the task's own are its: it holds other tasks'.
-    # It is Nomad's alone, so neither of them can be replaced by a link.
+    # Of the allocation's directory a task may use only `alloc` and its own directory. The parent
+    # belongs to Nomad, so neither of them can be replaced by a link.
     alloc_dir = task_dir.parent
     if path.is_relative_to(alloc_dir / _SHARED):
         return alloc_dir, str(path.relative_to(alloc_dir))
     for root in (task_dir, *image_paths):
         if path.is_relative_to(root):
             return root, str(path.relative_to(root))
-    # Last, for an operator may keep images in such a directory of the host.
+    # Last, as `image_paths` may have such a directory of the host.
     match path.parts[1:]:
         case ("alloc", *_):
             return alloc_dir, str(path.relative_to("/"))

@@ -1,7 +1,7 @@
 """What a job's `image` may name: a URL, an object of S3, an image of a registry, a path. Pure.
 
-Owns the grammar of each and the form in which it may be shown: user, password and query of a URL,
-which may hold a token, never appear in a message, a log or a file of the cache. Does not own which
+Owns the grammar of each and the form in which it is shown: user, password and query of a URL, which
+may hold a token, never appear in a message, a log or a file of the cache. Does not own which
 of them the operator allows (`allowlist`).
 """
 
@@ -43,9 +43,9 @@ class UrlSource:
     url: str = field(repr=False)
     """As the job wrote it, less the fragment. May hold a password: not to be shown."""
     shown: str
-    """The URL for people."""
+    """The URL in messages."""
     host: str
-    """`host` or `host:port`, as the URL has it, in lower case: what credentials are bound to."""
+    """`host` or `host:port` of the URL, in lower case: credentials are found by it."""
     file_name: str
     """The last part of its path, decoded; may be empty."""
 
@@ -70,7 +70,7 @@ class UrlSource:
 
 @dataclass(frozen=True, slots=True)
 class S3Source:
-    """An object of S3 or of something that speaks like it."""
+    """An object of S3, or of a server with the same protocol."""
 
     bucket: str
     object_key: str
@@ -81,12 +81,12 @@ class S3Source:
 
     @property
     def shown(self) -> str:
-        """The object for people."""
+        """The object in messages."""
         return f"s3://{self.bucket}/{self.object_key}"
 
     @property
     def host(self) -> str:
-        """What credentials are bound to."""
+        """Credentials are found by it."""
         return f"s3://{self.bucket}"
 
     @property
@@ -114,18 +114,18 @@ class OciSource:
 
     @property
     def shown(self) -> str:
-        """The image for people."""
+        """The image in messages."""
         separator = "@" if self.is_digest else ":"
         return f"oci://{self.registry}/{self.repository}{separator}{self.reference}"
 
     @property
     def is_digest(self) -> bool:
-        """Whether the reference means the same bytes for ever."""
+        """Whether the reference always names the same bytes."""
         return self.reference.startswith(DIGEST_PREFIX)
 
     @property
     def host(self) -> str:
-        """What credentials are bound to."""
+        """Credentials are found by it."""
         return self.registry
 
     @property
@@ -139,7 +139,7 @@ class OciSource:
 
 
 RemoteSource = UrlSource | S3Source | OciSource
-"""What is fetched into the cache."""
+"""A source that is downloaded into the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +153,10 @@ class PathSource:
 
 
 def parse_source(text: str) -> RemoteSource | PathSource:
-    """Return what a job's `image` names.
+    """Return the source that a job's `image` names.
 
     Raises:
-        JobError: it is nothing that an image can be had from.
+        JobError: it is not a source of images.
     """
     scheme = _SCHEME.match(text)
     if scheme is not None:
@@ -183,7 +183,7 @@ def url_source(text: str, option: str) -> UrlSource:
     """Return the http(s) URL in `text`; `option` names the job's option in errors.
 
     Raises:
-        JobError: it is none.
+        JobError: it is not one.
     """
     try:
         url = parse_url(text)
@@ -202,7 +202,7 @@ def url_source(text: str, option: str) -> UrlSource:
 
 
 def _decoded(path: str) -> str:
-    """Return a URL's path in characters: those of UTF-8, or of Windows-1252 as old servers have."""
+    """Return a URL's path decoded from UTF-8, or from Windows-1252, as old servers use it."""
     try:
         return unquote(path, errors="strict")
     except UnicodeDecodeError:
@@ -212,18 +212,20 @@ def _decoded(path: str) -> str:
 def _parse_s3(text: str, rest: str) -> S3Source:
     bucket, _, object_key = rest.partition("/")
     if _BUCKET.fullmatch(bucket) is None:
-        raise JobError(f"image {redact(text)}: that is no name of an S3 bucket", hint=_S3_HINT)
+        raise JobError(
+            f"image {redact(text)}: the name of the S3 bucket is not valid", hint=_S3_HINT
+        )
     if _UNPRINTABLE.search(object_key):
         raise JobError(f"image {redact(text)!r} holds a space or a control character")
-    # A client or proxy on the way would take such parts for directories.
+    # A client or proxy on the way would resolve such parts as directories.
     parts = object_key.split("/")
     is_odd = not parts[-1] or "." in parts or ".." in parts
     if is_odd or len(object_key.encode(errors="replace")) > _OBJECT_MAX_BYTES:
-        raise JobError(f"image {redact(text)} names no S3 object", hint=_S3_HINT)
+        raise JobError(f"image {redact(text)} does not name an S3 object", hint=_S3_HINT)
     return S3Source(bucket, object_key)
 
 
-_S3_HINT = "write s3://bucket/path/of/image.qcow2; where the bucket is, the operator says"
+_S3_HINT = "write s3://bucket/path/of/image.qcow2; the bucket's region is set in node.toml"
 
 
 def _parse_oci(text: str, rest: str) -> OciSource:
@@ -237,7 +239,7 @@ def _parse_oci(text: str, rest: str) -> OciSource:
         and (not at or _OCI_DIGEST.fullmatch(digest))
     )
     wrong = JobError(
-        f"image {redact(text)} names no image of an OCI registry",
+        f"image {redact(text)} does not name an image of an OCI registry",
         hint="write oci://registry/repository:tag or oci://registry/repository@sha256:…",
     )
     if not is_right:
@@ -247,7 +249,7 @@ def _parse_oci(text: str, rest: str) -> OciSource:
     except UrlError as exc:
         raise wrong from exc
     registry = host if port is None else f"{host}:{port}"
-    # With both, the digest decides, as it does for container runtimes.
+    # If both are given, the digest is used, as by container runtimes.
     return OciSource(registry, repository, digest or tag or _DEFAULT_TAG)
 
 

@@ -39,7 +39,7 @@ class Remote:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it names the same bytes for ever."""
+        """Whether it always names the same bytes."""
         return isinstance(self.source, OciSource) and self.source.is_digest
 
 

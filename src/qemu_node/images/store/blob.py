@@ -41,7 +41,7 @@ class Blob:
 
     path: Path
     sha256: str
-    """The digest that its content had when it was placed."""
+    """The digest of its content when it was placed."""
     format: ImageFormat
     size_bytes: int
     allocated_bytes: int
@@ -49,7 +49,7 @@ class Blob:
     """Unix time."""
     file_id: FileId
     is_linked: bool
-    """It has another name than this one: that of a VM's base."""
+    """It has another name, the link of a VM."""
 
 
 def list_blobs(directory: Path) -> list[Blob]:
@@ -71,11 +71,11 @@ def list_blobs(directory: Path) -> list[Blob]:
 
 
 def link_base(blob: Path, fd: int, base: Path) -> None:
-    """Make `base` another name of the cached image `blob`, open as `fd`, and note that it is used.
+    """Make `base` a hard link to the cached image `blob`, open as `fd`, and set its last use.
 
     Raises:
-        ImageGoneError: the cache has removed the image, or replaced it by a new download; there is
-            no `base`.
+        ImageGoneError: the cache has removed the image, or replaced it by a new download; `base`
+            was not made.
         HostError: the file system refused.
     """
     try:
@@ -97,15 +97,15 @@ def set_last_used(blob: Blob, at_s: float) -> None:
 
 
 def mark_used(fd: int) -> None:
-    """Note that the image open as `fd` is used now; harmless where this user may not."""
+    """Set the last use of the image open as `fd` to now, if this user may."""
     with contextlib.suppress(OSError):
         os.utime(fd)
 
 
 def find_users(vm_data_dir: Path) -> dict[FileId, tuple[str, ...]]:
-    """Return the VMs whose base each file is, by name; looks at one file per VM.
+    """Return the VMs that have a link to each file, by name; looks at one file per VM.
 
-    For people: that a file is in use at all, its number of links says.
+    For messages only: whether a file is in use follows from its number of links.
     """
     users: defaultdict[FileId, list[str]] = defaultdict(list)
     names: list[str] = []

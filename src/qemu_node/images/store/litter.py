@@ -1,7 +1,7 @@
-"""What killed processes and strangers leave in the image cache, and its removal.
+"""Files in the image cache that killed processes left or that do not belong there; their removal.
 
-Owns partial downloads that nobody goes on with, locks of sources that are not cached, temporary
-and stray files, records that cannot be read. Does not own images (`keeper`).
+Owns partial downloads that are not resumed, locks of sources that are not cached, temporary and
+foreign files, and records that cannot be read. Does not own images (`keeper`).
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from qemu_node.images.store.store import ImageStore
 log = logging.getLogger(__name__)
 
 RESUMABLE_S = 86_400.0
-"""How long a broken download that can be resumed waits for that."""
+"""How long an interrupted download is kept, so that it can be resumed."""
 
 _TEMPORARY_S = 3_600.0
-"""A temporary file this old has no writer any more: writing one takes moments."""
+"""A temporary file this old is not being written any more."""
 
 _KEY = re.compile(r"[0-9A-Za-z-]{1,64}")
 _LOCK = ".lock"
@@ -33,7 +33,7 @@ _LOCK = ".lock"
 def clean(store: ImageStore, now_s: float) -> int:
     """Remove the litter of `store` at Unix time `now_s`, and return how many files that were.
 
-    A source whose lock is held is being fetched: what is its is let be.
+    The files of a source whose lock is held are left alone: it is being downloaded.
 
     Raises:
         HostError: the directories cannot be read.
@@ -41,7 +41,7 @@ def clean(store: ImageStore, now_s: float) -> int:
     try:
         removed = _clean_partials(store, now_s)
         with store.exclusive():
-            # All that is written here is written under this lock: nobody is at it now.
+            # Blobs and records are written under this lock only, so none is being written now.
             removed += _remove(_stray_blobs(store))
             removed += _remove(_stray_records(store))
     except OSError as exc:
@@ -69,7 +69,7 @@ class Part:
 
 @contextlib.contextmanager
 def idle_parts(store: ImageStore) -> Generator[list[Part]]:
-    """Give the partial downloads that nobody has under way; nobody begins to inside the block.
+    """Give the partial downloads that are not running; none of them can start inside the block.
 
     Raises:
         ImageStorageError, HostError: they cannot be read.
@@ -119,7 +119,7 @@ def _clean_partials(store: ImageStore, now_s: float) -> int:
 
 
 def _dead_parts(store: ImageStore, key: str, now_s: float) -> list[Path]:
-    """Return the files of a download that nobody has under way and that go."""
+    """Return the files to remove of a download that is not running."""
     partial = store.partial_path(key)
     parts = [store.partials_dir / name for name in _names(store.partials_dir)]
     parts = [path for path in parts if path.name.partition(".")[0] == key]
@@ -145,7 +145,7 @@ def _names(directory: Path) -> set[str]:
 
 
 def _age_s(path: Path, now_s: float) -> float:
-    """Return how far the file's time is from now: a clock that was set back makes it old, too."""
+    """Return how far the file's time is from now. After a clock was set back, it is old, too."""
     with contextlib.suppress(OSError):
         return abs(now_s - path.lstat().st_mtime)
     return 0.0

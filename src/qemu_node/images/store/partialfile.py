@@ -88,7 +88,7 @@ class PartialFile:
         self._unpacker: Unpacker | None = None
         self._algorithms = frozenset(algorithms) | {Algorithm.SHA256}
         # Until the first bytes tell that it is not compressed: of a compressed file all digests
-        # are kept, since what was served cannot be digested again once it is unpacked.
+        # are kept, as the file as served cannot be read again once it is unpacked.
         self._hashes = {algorithm: hashlib.new(algorithm) for algorithm in Algorithm}
         self._content_sha256 = self._hashes[Algorithm.SHA256]
         self._digester = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest")
@@ -147,7 +147,7 @@ class PartialFile:
 
     @property
     def size_bytes(self) -> int:
-        """How much that makes, unpacked."""
+        """How long that is, unpacked."""
         return self._content.size_bytes
 
     @property
@@ -181,7 +181,7 @@ class PartialFile:
             raise ImageStorageError(
                 f"the image takes {more_bytes} bytes and {self._path.parent} has room for "
                 f"{free_bytes}",
-                hint="free space there, or give images a larger disk",
+                hint="free space there, or use a larger disk",
             )
 
     def _free_bytes(self) -> int:
@@ -239,11 +239,11 @@ class PartialFile:
         self._is_stopped = True
 
     def fileno(self) -> int:
-        """Return the descriptor of the content, for looking at what was written."""
+        """Return the descriptor of the content, to check what was written."""
         return self._content.fd
 
     def checksum(self, algorithm: Algorithm) -> Checksum:
-        """Return the digest of what was received; `algorithm` is one of those named at first."""
+        """Return the digest of what was received; `algorithm` is one of those asked for."""
         return Checksum(algorithm, self._hashes[algorithm].hexdigest())
 
     def content_checksum(self) -> Checksum:
@@ -287,7 +287,7 @@ class PartialFile:
 
     @contextlib.contextmanager
     def _digesting(self, chunks: Sequence[bytes]) -> Generator[None]:
-        """Digest what has been received while it is stored and unpacked: each takes a core."""
+        """Digest what has been received while it is stored and unpacked: each needs a CPU."""
         done = self._digester.submit(_digest, tuple(self._hashes.values()), chunks)
         try:
             yield

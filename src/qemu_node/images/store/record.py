@@ -1,15 +1,15 @@
-"""What a source gave, version by version, and how to ask whether it would give the same again.
+"""What a source has served, version by version, and how to ask whether it has changed. Pure.
 
-Owns the records' form and every change of one; pure. Does not own their files (`store`).
+Owns the format of the records and every change of one. Does not own their files (`store`).
 
-A record points at images by digest. The version that the source gave last is the record itself;
-`earlier` are those before it, as long as their images are in the cache: a job whose checksum names
-one of them needs no download, whatever the source gives by now.
+A record names images by digest. The version that the source served last is the record itself;
+`earlier` are the versions before it whose images are still in the cache: a job whose checksum names
+one of them needs no download, whatever the source serves now.
 
-Compatibility: a record is a JSON object whose unknown fields are ignored, and whose missing ones
-have defaults. Those written before there was `earlier` are records of one version; an older driver
-reads a newer record as one of the last version alone. A change that breaks this takes another
-`RECORD_VERSION`: such a record counts as none, its image as outdated, and is fetched again.
+Compatibility: a record is a JSON object. Unknown fields are ignored, missing ones have defaults.
+Records that were written before there was `earlier` have one version; an older driver reads only
+the last version of a newer record. A change that breaks this needs a new `RECORD_VERSION`: a record
+of another version is ignored, so its image is outdated and is downloaded again.
 """
 
 from collections.abc import Collection
@@ -31,25 +31,24 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     """Of the image itself."""
     source_sha256: str | None = None
-    """Of what was served, where that was compressed; else it is the image's."""
+    """Of the file as served, if that was compressed; else it is the image's."""
     sha512: str | None = None
-    """Of what was served; known only where a checksum asked for it, or that was compressed."""
+    """Of the file as served; known only if a checksum asked for it, or the file was compressed."""
     format: ImageFormat
     size_bytes: int
     virtual_size_bytes: int
     fetched_at: float
-    """Unix time at which the image had arrived."""
+    """Unix time at which the image was complete."""
     sums_key: str | None = None
-    """Key of the SUMS file that lists this version, and no other of this source, by its last
-    answer."""
+    """Key of the SUMS file that listed this version, and no other of its source, when last read."""
     sums_checked_at: float | None = None
-    """Unix time at which that was read."""
+    """Unix time at which the SUMS file was read."""
     by_digest: bool = False
     """A job has named it by its digest."""
 
     @property
     def served_sha256(self) -> str:
-        """SHA-256 of what was served: what tells versions of a source apart."""
+        """SHA-256 of the file as served: it tells the versions of a source apart."""
         return self.source_sha256 or self.sha256
 
     @property
@@ -59,17 +58,17 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether jobs want this version, whatever the source gives by now."""
+        """Whether jobs ask for this version, whatever the source serves now."""
         return self.by_digest or self.sums_key is not None
 
     def checksum(self, algorithm: Algorithm) -> Checksum | None:
-        """Return the digest of what was served, or None where it is not known."""
+        """Return the digest of the file as served, or None if it is not known."""
         digest = self.served_sha256 if algorithm is Algorithm.SHA256 else self.sha512
         return None if digest is None else Checksum(algorithm, digest)
 
 
 class SourceRecord(Version, frozen=True, kw_only=True):
-    """What a source gave last, what before, and how to ask it."""
+    """What a source served last and before, and how to ask whether it has changed."""
 
     version: int = RECORD_VERSION
     url: str
@@ -81,7 +80,7 @@ class SourceRecord(Version, frozen=True, kw_only=True):
     signatures: tuple[str, ...] = ()
     """The presigned URLs (`Remote.signature`) for which the source served this version."""
     pinned: bool = False
-    """The operator keeps what this source gives."""
+    """The operator has pinned this source."""
     earlier: tuple[Version, ...] = ()
     """The versions before, the newest first."""
 
@@ -91,7 +90,7 @@ class SourceRecord(Version, frozen=True, kw_only=True):
         return (self, *self.earlier)
 
     def find(self, wanted: Checksum) -> Version | None:
-        """Return the version that has the digest `wanted`, as far as is known."""
+        """Return the version with the digest `wanted`; None if none is known to have it."""
         for version in self.versions:
             if version.checksum(wanted.algorithm) == wanted:
                 return version
@@ -102,9 +101,9 @@ class SourceRecord(Version, frozen=True, kw_only=True):
         return next((each for each in self.versions if each.sums_key == sums_key), None)
 
     def after(self, former: Self | None) -> Self:
-        """Return this record of a download as what follows `former`.
+        """Return this record of a new download with what `former` knows.
 
-        What is known of the same version goes on to be known; so does the operator's wish.
+        That is what it knows of the same version, its other versions, and whether it is pinned.
         """
         if former is None:
             return self
@@ -125,7 +124,7 @@ class SourceRecord(Version, frozen=True, kw_only=True):
         )
 
     def confirmed(self, now_s: float, signature: str | None) -> Self:
-        """Return the record as it is once the source has said that it still serves this version."""
+        """Return the record after the source has said that it still serves this version."""
         signatures = self.signatures
         if signature is not None:
             others = (each for each in self.signatures if each != signature)
@@ -133,9 +132,9 @@ class SourceRecord(Version, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, checked_at=now_s, signatures=signatures)
 
     def reduced_to(self, kept: Collection[Version]) -> Self | None:
-        """Return the record of those of its versions that are in `kept`; None where that is none.
+        """Return the record with only the versions in `kept`; None if there are none.
 
-        Without the last version the one before it stands in: as an answer that is too old to count.
+        Without the last version, the one before it takes its place, and the source is asked again.
         """
         versions = [each for each in self.versions if each in kept]
         if not versions:
@@ -165,7 +164,7 @@ class SourceRecord(Version, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, earlier=earlier, **own)
 
     def with_listed(self, served_sha256: str, sums_key: str, now_s: float) -> Self:
-        """Return the record as it is once a SUMS file was read that lists one version."""
+        """Return the record after a SUMS file was read that lists one version."""
         record = self
         for each in self.versions:
             if each.sums_key == sums_key:
@@ -180,5 +179,5 @@ def _fields(version: Version) -> dict[str, Any]:
 
 
 def _bare(version: Version) -> Version:
-    """Return a version without what a record says beside it."""
+    """Return a version without the other fields of a record."""
     return Version(**_fields(version))

@@ -1,25 +1,25 @@
-"""The image cache's files: where they are, which of them may be believed, who may touch them when.
+"""The files of the image cache: where they are, which of them are valid, and who may change them.
 
 Owns the layout below, the records in it and the order in which both change. Does not own what is
-fetched (`pull`), which image goes (`eviction`, `keeper`), nor litter (`litter`).
+downloaded (`pull`), which image is removed (`eviction`, `keeper`), nor litter (`litter`).
 
     <images>/blobs/sha256-<hex>.<format>   one image, complete, verified, 0444, never changed; its
-                                           format is part of its name and so never decided again;
+                                           format is part of its name, so it is detected only once;
                                            its mtime is its last use
-    <images>/sources/<key>.json            SourceRecord: what the source gave, by digest
-    <images>/partial/<key>…                a download on its way; its writer holds the lock
-    <images>/locks/<key>.lock              flock: the right to fetch this source
+    <images>/sources/<key>.json            SourceRecord: what the source has served, by digest
+    <images>/partial/<key>…                a download that runs or was interrupted
+    <images>/locks/<key>.lock              flock: the right to download this source
     <images>/store.lock                    flock, held for moments: the right to add or remove blobs
                                            and records
 
-`<key>` stands for a source with its credentials (`Remote.key`). A blob appears under its name only
-complete and on stable storage; the record that names it is written afterwards, both under the
-store's lock, so that no sweep sees the one without the other. A crash between the two leaves a blob
-that no record names, which the next sweep removes or the next download of the same bytes takes
-over. A removal goes the other way: first the records, then the blob. The names of blobs cannot be
-listed by others than the owner, since VMs of any user may read their content.
+`<key>` stands for a source with its credentials (`Remote.key`). A blob gets its name only when it
+is complete and on stable storage; the record that names it is written afterwards, both under the
+store's lock, so that no sweep sees one without the other. A crash between the two leaves a blob
+that no record names: the next sweep removes it, or the next download of the same bytes uses it. A
+removal is done in the other order: first the records, then the blob. Only the owner can list the
+names of blobs, as VMs of any user may read their content.
 
-Whoever needs both locks takes the source's first.
+A process that needs both locks takes the source's first.
 """
 
 import contextlib
@@ -45,11 +45,11 @@ from qemu_node.text import DECODE_ERRORS
 log = logging.getLogger(__name__)
 
 _STORE_LOCK_TIMEOUT_S = 60.0
-"""What is done under the store's lock takes milliseconds; a dying disk may take longer."""
+"""The lock is held for milliseconds; a failing disk may take longer."""
 
 
 class SwapStep(StrEnum):
-    """The steps by which a new image comes into the cache, in order; each is announced."""
+    """The steps by which a new image is added to the cache, in order; each is announced."""
 
     SYNC = "sync"
     BLOB = "blob"
@@ -57,7 +57,7 @@ class SwapStep(StrEnum):
 
 
 class RemovalStep(StrEnum):
-    """The steps by which an image leaves the cache, in order; each is announced."""
+    """The steps by which an image is removed from the cache, in order; each is announced."""
 
     RECORDS = "records"
     BLOB = "blob"
@@ -99,10 +99,10 @@ class ImageStore:
 
     @contextlib.contextmanager
     def exclusive(self) -> Generator[None]:
-        """Hold the store's lock inside the block: nobody else adds or removes blobs and records.
+        """Hold the store's lock inside the block: nothing else adds or removes blobs or records.
 
         Raises:
-            ImageStorageError: it cannot be had.
+            ImageStorageError: the lock cannot be taken.
         """
         lock = FileLock(self.root / "store.lock")
         with contextlib.ExitStack() as held:
@@ -115,10 +115,10 @@ class ImageStore:
     # Downloads
 
     def partial_path(self, key: str) -> Path:
-        """Return where a source's download grows."""
+        """Return the path of a source's partial download."""
         return self.partials_dir / key
 
-    # What sources gave
+    # What sources have served
 
     def record_path(self, key: str) -> Path:
         """Return where a source's record is."""
@@ -129,7 +129,7 @@ class ImageStore:
         return self.blobs_dir / version.blob_name
 
     def read_record(self, key: str) -> SourceRecord | None:
-        """Return what is known of a source, as far as its images are there and whole."""
+        """Return the record of a source, reduced to the images that are there and complete."""
         record = self._decode(self.record_path(key))
         if record is None:
             return None
@@ -147,7 +147,7 @@ class ImageStore:
         return True
 
     def update(self, key: str, change: Callable[[SourceRecord], SourceRecord]) -> None:
-        """Change the record of a source, if there is one. Nobody's change is lost in another's.
+        """Change the record of a source, if there is one. No concurrent change is lost.
 
         Raises:
             ImageStorageError: the host refused; the former record stands.
@@ -160,8 +160,8 @@ class ImageStore:
     def place(self, key: str, partial: PartialFile, record: SourceRecord) -> SourceRecord:
         """Put a verified download in place and write its record; return that.
 
-        It follows the source's former record, whose versions stay known. The caller holds the lock.
-        The same bytes from another source are there already: then that file stays, in use or not.
+        The versions in the source's former record are kept. The caller holds the source's lock. If
+        the same bytes are there already, from another source, that file stays, in use or not.
 
         Raises:
             ImageStorageError: the host refused; neither a blob nor a record was half written.
@@ -169,12 +169,12 @@ class ImageStore:
         blob = self.blob_path(record)
         _announce("swap", SwapStep.SYNC)
         with storage_errors("write", blob):
-            # Here, so that nobody waits for the store's lock as long as a large image takes.
+            # Before the store's lock is taken: syncing a large image may take long.
             os.fsync(partial.fileno())
         with self.exclusive():
             with contextlib.suppress(OSError):
                 if blob.lstat().st_size == record.size_bytes:
-                    # Used now: nobody finds it old before its first VM has it.
+                    # Used now, so that no sweep removes it before its first VM links to it.
                     os.utime(blob)
                     partial.discard()
             _announce("swap", SwapStep.BLOB)
@@ -186,7 +186,7 @@ class ImageStore:
         return record
 
     def set_pinned(self, key: str, *, is_pinned: bool) -> None:
-        """Keep what a source gives from now on, or do so no longer.
+        """Pin or unpin a source: its image is kept, of whatever version.
 
         Raises:
             ImageStorageError: the host refused.
@@ -220,13 +220,13 @@ class ImageStore:
     # Removal; the caller holds the store's lock
 
     def drop(self, blob: Blob) -> None:
-        """Remove an image, and the records of the sources of which nothing else is there.
+        """Remove an image, and the records of sources that name no other image.
 
-        Records of sources that gave other images, too, are left as they are: a disk that is full
-        takes no new ones. `forget_lost` cleans them up.
+        Other records stay as they are: on a full disk they could not be written. `forget_lost`
+        cleans them up.
 
         Raises:
-            ImageStorageError: the host refused; the rest goes with the next sweep.
+            ImageStorageError: the host refused; the next sweep removes the rest.
         """
         name = blob.path.name
         records = self.known_sources()
@@ -239,7 +239,7 @@ class ImageStore:
             blob.path.unlink(missing_ok=True)
 
     def forget_lost(self) -> None:
-        """Remove from the records what is gone or damaged; a pinned source waits for its next pull.
+        """Remove missing and damaged images from the records, except of sources that are pinned.
 
         Raises:
             ImageStorageError: the host refused.
@@ -253,7 +253,7 @@ class ImageStore:
                 try:
                     self._encode(key, found)
                 except ImageStorageError as exc:
-                    # A full disk, which must not keep a sweep from its work.
+                    # The disk may be full; the sweep must go on.
                     log.warning("image record not updated", extra={"error": str(exc)})
 
     def _encode(self, key: str, record: SourceRecord) -> None:
@@ -270,12 +270,12 @@ class ImageStore:
         except FileNotFoundError:
             return None
         except (OSError, *DECODE_ERRORS) as exc:
-            # Without its record an image is fetched again, which fixes this.
+            # An image without a record is downloaded again, which fixes this.
             log.warning("unreadable image record", extra={"path": str(path), "error": str(exc)})
             return None
         return record if record.version == RECORD_VERSION else None
 
 
 def _announce(kind: str, step: StrEnum) -> None:
-    """Say what comes next, so that a test can end the process there."""
+    """Log the next step, so that a test can end the process there."""
     log.debug("%s step", kind, extra={"step": step.value})

@@ -45,7 +45,7 @@ def test_raw_image_stays_raw_when_its_guest_writes_a_qcow2_header(image: Path) -
 
 def test_qcow2_image_that_lost_its_header_is_refused(image: Path) -> None:
     image.write_bytes(bytes(4096))
-    with pytest.raises(UnsafeImageError, match="none any more"):
+    with pytest.raises(UnsafeImageError, match="is not one any more"):
         inspected(image, pinned=ImageFormat.QCOW2)
 
 
@@ -89,7 +89,9 @@ def test_formats_known_by_their_trailer_are_refused(image: Path, trailer: bytes,
         inspected(image)
 
 
-@pytest.mark.parametrize(("size", "reason"), [(0, "empty"), (1000, "truncated or no disk image")])
+@pytest.mark.parametrize(
+    ("size", "reason"), [(0, "empty"), (1000, "truncated or not a disk image")]
+)
 def test_file_that_is_no_disk_is_refused(image: Path, size: int, reason: str) -> None:
     image.write_bytes(bytes(size))
     with pytest.raises(UnsafeImageError, match=reason):

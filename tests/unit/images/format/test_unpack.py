@@ -57,7 +57,7 @@ def test_padding_is_no_content(packing: Packing) -> None:
 
 def test_padding_between_members_is_xz_s_alone() -> None:
     assert unpacked(lzma.compress(b"1") + bytes(4) + lzma.compress(b"2")) == b"12"
-    with pytest.raises(UnsafeImageError, match="follows the end"):
+    with pytest.raises(UnsafeImageError, match="after the end"):
         unpacked(zstd.compress(b"1") + bytes(4) + zstd.compress(b"2"))
     assert unpacked(gzip.compress(b"1") + bytes(4) + gzip.compress(b"2")) == b"1"
 
@@ -86,7 +86,7 @@ def test_a_gzip_member_that_is_damaged_is_no_garbage() -> None:
 @pytest.mark.parametrize("packing", [Packing.XZ, Packing.ZSTD])
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_what_follows_the_end_is_refused(packing: Packing, garbage: bytes) -> None:
-    with pytest.raises(UnsafeImageError, match=r"follows|truncated"):
+    with pytest.raises(UnsafeImageError, match=r"more bytes|truncated"):
         unpacked(PACK[packing](b"one") + garbage)
 
 
@@ -127,7 +127,7 @@ def test_xz_that_wants_much_memory_is_refused() -> None:
     packed[packed.index(b"\x21\x01") + 2] = 36
     crc = zlib.crc32(bytes(packed[header][:-4]))
     packed[header.stop - 4 : header.stop] = crc.to_bytes(4, "little")
-    with pytest.raises(UnsafeImageError, match=r"takes more than 130\.0 MiB of memory"):
+    with pytest.raises(UnsafeImageError, match=r"needs more than 130\.0 MiB of memory"):
         unpacked(bytes(packed))
 
 
@@ -150,7 +150,7 @@ SKIPPED = b"\x50\x2a\x4d\x18" + bytes(4)
 @pytest.mark.parametrize("step", [100, 1 << 20])
 def test_members_that_hold_next_to_nothing_are_refused(member: bytes, step: int) -> None:
     assert unpacked(member * 1000, step=step) in (b"", b"x" * 1000)
-    with pytest.raises(UnsafeImageError, match="next to nothing"):
+    with pytest.raises(UnsafeImageError, match="almost empty"):
         unpacked(member * 1100, step=step)
 
 

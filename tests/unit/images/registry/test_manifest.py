@@ -154,7 +154,7 @@ def test_an_index_without_an_image_for_this_machine_is_refused(
     ],
 )  # fmt: skip
 def test_what_is_no_manifest_is_refused_without_repeating_it(body: bytes) -> None:
-    with pytest.raises(ImageRefusedError, match="no manifest") as error:
+    with pytest.raises(ImageRefusedError, match="not the manifest") as error:
         parse_document(body, SHOWN)
     assert len(str(error.value)) < 200
 

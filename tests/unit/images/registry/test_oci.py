@@ -248,7 +248,7 @@ async def test_a_token_service_that_denies_is_named(
     script = Script(
         [challenge('Bearer realm="https://auth.example.org/token"'), challenge("Basic")]
     )
-    with pytest.raises(ImageRefusedError, match=r"auth\.example\.org gives no token") as error:
+    with pytest.raises(ImageRefusedError, match=r"auth\.example\.org does not accept") as error:
         await resolve(script, credential=credential())
     assert error.value.is_denial
     assert "hunter2" not in str(error.value)
@@ -257,18 +257,18 @@ async def test_a_token_service_that_denies_is_named(
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("", "a way that is not known"),
-        ("Negotiate", "a way that is not known"),
+        ("", "an unknown way"),
+        ("Negotiate", "an unknown way"),
         ('Basic realm="x"', "a user and a password"),
-        ("Bearer", "no proper token service"),
-        ('Bearer realm="token"', "no proper token service"),
-        ('Bearer realm="file:///etc/shadow"', "no proper token service"),
-        ('Bearer realm="https://"', "no proper token service"),
-        ('Bearer realm="https://user:pw@h/t"', "no proper token service"),
-        ('Bearer realm="https://h:99999/t"', "no proper token service"),
-        ('Bearer realm="https://h/a b"', "no proper token service"),
-        ('Bearer realm="https://h/\x7f"', "no proper token service"),
-        ('Bearer realm="https://é/"', "no proper token service"),
+        ("Bearer", "no valid token service"),
+        ('Bearer realm="token"', "no valid token service"),
+        ('Bearer realm="file:///etc/shadow"', "no valid token service"),
+        ('Bearer realm="https://"', "no valid token service"),
+        ('Bearer realm="https://user:pw@h/t"', "no valid token service"),
+        ('Bearer realm="https://h:99999/t"', "no valid token service"),
+        ('Bearer realm="https://h/a b"', "no valid token service"),
+        ('Bearer realm="https://h/\x7f"', "no valid token service"),
+        ('Bearer realm="https://é/"', "no valid token service"),
         ('Bearer realm="http://auth.example.org/token"', "without https"),
         (f'Bearer realm="http://{HOST}/token"', "without https"),
     ],
@@ -293,7 +293,7 @@ async def test_a_token_of_whom_a_redirect_led_to_is_not_taken() -> None:
     script = Script(
         [challenge('Bearer realm="https://auth.example.org/"'), ok(TOKEN, is_foreign=True)]
     )
-    with pytest.raises(ImageRefusedError, match="holds no token"):
+    with pytest.raises(ImageRefusedError, match="contains no token"):
         await resolve(script)
 
 

@@ -180,7 +180,7 @@ def test_a_missing_secret_is_worth_another_try(tmp_path: Path) -> None:
 def test_a_pipe_is_no_secret_and_keeps_nobody_waiting(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    with pytest.raises(ImageDownloadError, match="no regular file"):
+    with pytest.raises(ImageDownloadError, match="not a regular file"):
         SecretFile(str(path)).read()
 
 
@@ -190,7 +190,7 @@ def test_a_secret_that_others_can_read_is_reported_once(
     secret_file.chmod(0o644)
     secret = SecretFile(str(secret_file))
     assert secret.read() == secret.read() == SECRET
-    assert [record.message for record in caplog.records] == ["secret is badly kept"]
+    assert [record.message for record in caplog.records] == ["secret file is not protected"]
     assert SECRET not in caplog.text
 
 
