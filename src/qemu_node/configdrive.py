@@ -35,8 +35,8 @@ HOSTNAME_MAX_CHARS = 63  # one label, RFC 1123 2.1
 _HOSTNAME_FALLBACK = "vm"
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as inet_aton(3) reads one
 
-# Joliet 3.4: 64 UCS-2 characters, some excluded; Rock Ridge 1.12: a file name of Linux.
-_JOLIET_MAX_CHARS = 64
+# Joliet 3.4: 64 UCS-2 characters, some excluded; pycdlib counts them as bytes of UTF-8.
+_NAME_MAX_BYTES = 64
 _JOLIET_EXCLUDED = frozenset('*/:;?\\"<>|')
 _JOLIET_MAX_PATH_BYTES = 240
 _MODE_FILE = 0o100444
@@ -230,9 +230,9 @@ def _check_name(path: str) -> None:
             raise JobError(
                 f"config drive: the name {path!r} cannot be on an ISO that Windows reads"
             )
-        if len(part) > _JOLIET_MAX_CHARS:
+        if len(part.encode()) > _NAME_MAX_BYTES:
             raise JobError(
-                f"config drive: {path!r} has a name longer than {_JOLIET_MAX_CHARS} characters"
+                f"config drive: {path!r} has a name longer than {_NAME_MAX_BYTES} bytes in UTF-8"
             )
     if len(parts) > _MAX_DEPTH or len(path) * 2 > _JOLIET_MAX_PATH_BYTES:
         raise JobError(f"config drive: the path {path!r} is too long or too deep for an ISO")

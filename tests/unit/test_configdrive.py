@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qemu_node.configdrive import (
@@ -237,6 +237,7 @@ paths = st.lists(
 
 
 @settings(max_examples=60)
+@example({"é" * 33: b""})
 @given(st.dictionaries(paths, st.binary(max_size=20), max_size=4))
 def test_any_names_make_an_iso_or_the_jobs_error(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]
