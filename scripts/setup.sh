@@ -32,11 +32,12 @@ missing_packages() {
 }
 
 # apt-get, in a session of its own: Ctrl-C would otherwise end dpkg between two packages, and leave
-# the machine's package database broken. Prints nothing if all goes well.
+# the machine's package database broken. Prints what it said only if it failed.
 apt() {
+    words=$(mktemp)
     trap 'stopped=yes; say "Ctrl-C: waits for apt to finish, so that no package is half installed"' INT
     # Dpkg::Use-Pty=0: no progress that only a terminal can show.
-    $as_root setsid --wait env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" >&2 &
+    $as_root setsid --wait env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" >"$words" 2>&1 &
     while :; do
         status=0
         wait $! || status=$?
@@ -44,6 +45,8 @@ apt() {
         kill -0 $! 2>/dev/null || break
     done
     trap - INT
+    [ "$status" = 0 ] || cat "$words" >&2
+    rm -f "$words"
     [ -z "${stopped:-}" ] || exit 130
     return $status
 }
