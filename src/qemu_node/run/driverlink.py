@@ -22,7 +22,6 @@ from qemu_node.run.taskconfig import DriverFacts
 from qemu_node.text import DECODE_ERRORS
 
 _API_VERSION = "v0.1.0"
-_HANDLE_VERSION = 1
 
 
 class DriverProtocolError(NodeError):
