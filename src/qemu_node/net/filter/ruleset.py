@@ -16,7 +16,7 @@ Traps behind the form of the rules, each seen with nft 1.1.3 on Linux 6.12:
   ethertype from the link header and miss every tagged frame. `meta protocol` and raw payload
   (`@nh`, `@th`) see both.
 - `ether type` is the outer tag's, although the kernel has stripped the tag; `meta protocol` is the
-inner frame's.
+  inner frame's.
 - The name of a set or chain must not be one of nft's many keywords.
 """
 
