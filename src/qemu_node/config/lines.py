@@ -1,7 +1,8 @@
-"""The line of node.toml at which what is wrong with it begins: pure.
+"""Finding the line of node.toml that has an error: pure.
 
-Python's parser of TOML keeps no positions, and what is wrong may be a key, a value, or two of them
-that contradict each other. So it is found by judging ever longer beginnings of the file.
+Python's TOML parser keeps no positions, and the error may be in a key, a value, or two values that
+contradict each other. So this checks longer and longer beginnings of the file until the error
+appears.
 """
 
 from collections.abc import Callable
@@ -18,11 +19,11 @@ _INCOMPLETE = ""
 
 
 def with_line(error: SettingError, check: Check = lambda _config: None) -> ConfigError:
-    """Return `error` with its line, where that is found.
+    """Return `error` with its line, if the line is found.
 
     Args:
-        error: What is wrong.
-        check: Raises ConfigError for what `parse` accepts.
+        error: The error.
+        check: Further checks of what `parse` accepts; raises ConfigError.
     """
     line = line_of(error.text, check)
     if line is None:
@@ -31,9 +32,9 @@ def with_line(error: SettingError, check: Check = lambda _config: None) -> Confi
 
 
 def line_of(text: str, check: Check) -> int | None:
-    """Return where the statement begins that gives `text` its problem.
+    """Return the line at which the wrong statement in `text` begins.
 
-    None for a text that is too long, no TOML, or without a problem.
+    None if the text is too long, is not TOML, or has no error.
     """
     lines = text.split("\n")
     if len(lines) > _LINES_MAX:
@@ -42,16 +43,16 @@ def line_of(text: str, check: Check) -> int | None:
     problem = said[len(lines)]
     if problem is None or problem == _INCOMPLETE:
         return None
-    # A statement of several lines is complete with its last one.
+    # A statement of several lines is complete only with its last line.
     complete = {end: found for end, found in said.items() if found != _INCOMPLETE}
     last_good = max((end for end, found in complete.items() if found is None), default=-1)
-    # Half a table may lack what comes below: that is another problem.
+    # An incomplete table may lack a key that comes later: that is another error.
     bad = min(end for end, found in complete.items() if end > last_good and found == problem)
     return max((end for end in complete if end < bad), default=0) + 1
 
 
 def _problem(text: str, check: Check) -> str | None:
-    """Return what is wrong with a beginning of the file; `_INCOMPLETE` if it ends in a value."""
+    """Return the error in a beginning of the file; `_INCOMPLETE` if it ends inside a statement."""
     try:
         config = parse(text, "")
     except SettingError as exc:

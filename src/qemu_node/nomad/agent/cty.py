@@ -1,8 +1,8 @@
-"""Values of HCL, and every conversion between their types: pure.
+"""HCL values and the conversions between their types: pure.
 
-Owns what counts as a number, a truth value or a duration where it is written as a string, and the
-types of several values. Does not own which argument has which type: a plugin's schema (`encoding`)
-and a job file (`run.jobfile`) say that.
+Owns which strings are numbers, booleans or durations, and the types of collections. Does not own
+which argument has which type: a plugin's schema (`encoding`) and a job file (`run.jobfile`) say
+that.
 
 Sources: go-cty's convert/conversion_primitive.go and ParseNumberVal; Go's time.ParseDuration;
 Nomad's jobspec2/hcl_conversions.go.
@@ -31,11 +31,11 @@ _NANOSECONDS = {
 
 
 class MismatchError(ValueError):
-    """A value cannot become the type that is wanted; the text says what it is."""
+    """A value cannot be converted to the wanted type; the message says what it is."""
 
 
 def parse_number(text: str) -> int | float:
-    """Return the number that `text` is, an int where it is whole.
+    """Return the number in `text`, an int if it is whole.
 
     Raises:
         MismatchError: it is not a number, or too large for a float.
