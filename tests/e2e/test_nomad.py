@@ -16,6 +16,8 @@ from fakes.image_server import ImageServer, Resource
 from bench.jobtext import job_text, user_data
 from qemu_node.cli.doctor.agentfacts import read_agent
 from qemu_node.host.process import command, identity, pidfd
+from qemu_node.run.jobfile.job import job_from_api
+from qemu_node.run.placement import node_attributes
 
 pytestmark = [
     pytest.mark.needs_nomad,
@@ -114,6 +116,23 @@ async def test_a_vm_lives_through_agent_and_plugin_restarts_and_leaves_nothing(
         return node.leftovers()
 
     await nomad.until(leftovers, lambda left: left == [], "clean node")
+
+
+async def test_a_node_has_the_attributes_that_run_fills_in(nomad: NomadAgent) -> None:
+    (node,) = await nomad.get("/v1/nodes")
+    attributes = (await nomad.get(f"/v1/node/{node['ID']}"))["Attributes"]
+    of_driver = {key: text for key, text in attributes.items() if key.startswith("driver.vm.")}
+    assert "driver.vm.accelerator" in of_driver
+    job = job_from_api({"ID": "j", "TaskGroups": []}, "j")
+    ours = node_attributes(job, node["ID"], of_driver)
+    # This agent's configuration says another size than the machine's.
+    assert attributes["memory.totalbytes"]
+    expected = {f"attr.{key}": text for key, text in attributes.items()} | {
+        "attr.memory.totalbytes": ours["attr.memory.totalbytes"]
+    }
+    assert {key: expected.get(key) for key in ours if key.startswith("attr.")} == {
+        key: text for key, text in ours.items() if key.startswith("attr.")
+    }
 
 
 async def until_recovered(nomad: NomadAgent, alloc_id: str) -> None:

@@ -241,12 +241,20 @@ def node_attributes(job: Job, node_id: str, driver: Mapping[str, str]) -> dict[s
         "attr.unique.hostname": system.nodename,
         "attr.unique.network.ip-address": HOST_IP,
         "attr.os.name": _os_release("ID"),
-        "attr.os.version": _os_release("VERSION_ID"),
+        "attr.os.version": _os_version(),
         "attr.memory.totalbytes": str(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         **{f"attr.{name}": value for name, value in driver.items()},
         # Nomad says so of every driver (client/node_updater.go).
         "attr.driver.vm": "1",
     }
+
+
+def _os_version() -> str:
+    """Return the system's version as Nomad's client has it (gopsutil): Debian's has a point."""
+    if _os_release("ID") == "debian":
+        with contextlib.suppress(OSError):
+            return Path("/etc/debian_version").read_text().strip()
+    return _os_release("VERSION_ID")
 
 
 def _os_release(key: str) -> str:

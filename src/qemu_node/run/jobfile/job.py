@@ -250,13 +250,16 @@ class _Reader:
             yield _Reader(raw, prefix + label, self.origin)
 
     def strings(self, key: str) -> dict[str, str]:
+        return {
+            name: "" if item is None else self._converted(f"{key}.{name}", item, to_string)
+            for name, item in self.mapping(key).items()
+        }
+
+    def mapping(self, key: str) -> dict[str, Any]:
         value = self._raw.get(key) or {}
         if not isinstance(value, Mapping):
-            raise self.error(f"has {key}, which is not a map")
-        return {
-            str(name): "" if item is None else self._converted(f"{key}.{name}", item, to_string)
-            for name, item in value.items()
-        }
+            raise self.error(f"has {key}, which is not an object")
+        return {str(name): item for name, item in value.items()}
 
     def _converted(self, key: str, value: object, convert: Callable[[object], T]) -> T:
         try:
@@ -266,12 +269,6 @@ class _Reader:
 
     def nested(self, key: str) -> "_Reader":
         return _Reader(self._raw.get(key) or {}, f"{self.where}, {key}", self.origin)
-
-    def config(self) -> Mapping[str, object]:
-        value = self._raw.get("Config") or {}
-        if not isinstance(value, Mapping):
-            raise self.error("has Config, which is not an object")
-        return {str(key): item for key, item in value.items() if item is not None}
 
 
 def _group(reader: _Reader, notes: list[str], skipped: list[str], *, is_system: bool) -> Group:
@@ -324,7 +321,7 @@ def _task(reader: _Reader) -> VmTask:
     default_mhz = cores * _MHZ_PER_CORE or _DEFAULT_CPU_MHZ
     return VmTask(
         name=reader.name(),
-        config=reader.config(),
+        config={key: item for key, item in reader.mapping("Config").items() if item is not None},
         env=reader.strings("Env"),
         meta=reader.strings("Meta"),
         templates=tuple(_template(item) for item in reader.items("Templates", "template")),
