@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fakes.fake_qemu import fake_qemu, fake_qemu_with_qmp
 from integration.vmnode import VMNode, until
@@ -315,7 +316,9 @@ async def test_whatever_names_nomad_allows_a_vm_starts(
     node: VMNode, job: str, group: str, task: str
 ) -> None:
     request = node.request(task=task)
-    identity = replace(request.identity, job_id=job, job_name=job, group=group, namespace=job)
+    identity = msgspec.structs.replace(
+        request.identity, job_id=job, job_name=job, group=group, namespace=job
+    )
     async with nothing_left(node):
         vm = await node.start(replace(request, identity=identity))
         record = vm.record
