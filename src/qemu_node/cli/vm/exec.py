@@ -17,7 +17,7 @@ from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Duration, print_json
 from qemu_node.cli.vm.argument import running_vm, vm_argument, with_vm_help
 from qemu_node.errors import (
-    AS_ROOT,
+    AS_ROOT_OR_GROUP,
     ConfigError,
     GuestAgentError,
     JobError,
@@ -160,7 +160,9 @@ def _allowed_vm(app: App, name: str) -> "VMRecord":
         )
     lock = Path(record.qga_lock)
     if not os.access(lock if lock.exists() else lock.parent, os.W_OK):
-        raise MissingPartError(f"only root may use the guest agent of {record.vm_id}", hint=AS_ROOT)
+        raise MissingPartError(
+            f"the guest agent of {record.vm_id} is another user's", hint=AS_ROOT_OR_GROUP
+        )
     return record
 
 
