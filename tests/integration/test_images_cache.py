@@ -416,7 +416,7 @@ async def test_closing_the_node_ends_downloads_and_leaves_nothing(
         waiting = group.create_task(_failure(got(cache, url)))
         await asyncio.wait_for(server.arrived.wait(), WAIT_S)
         await tasks.aclose()
-    assert "shuts down" in str(waiting.result())
+    assert "is shutting down" in str(waiting.result())
     assert files_below(images_dir, "blobs", "sources", "partial") == []
 
 

@@ -393,7 +393,7 @@ async def test_bomb_is_refused_and_leaves_nothing(
     ("body", "reason"),
     [
         (gzip.compress(V1)[:-9], "truncated"),
-        (zstd.compress(V1) + b"more", "follows"),
+        (zstd.compress(V1) + b"more", "after the end"),
         (gzip.compress(gzip.compress(V1)), "compressed with gzip"),
         (gzip.compress(b"KDMV" + bytes(508)), "VMDK"),
         (gzip.compress(Qcow2(backing_offset=200, backing_bytes=3).build()), "backing file"),
@@ -497,7 +497,7 @@ async def test_an_object_of_a_bucket_is_an_image(make_cache: MakeCache, tmp_path
 
 
 async def test_a_path_cannot_be_pulled(make_cache: MakeCache) -> None:
-    with pytest.raises(JobError, match="nothing to fetch"):
+    with pytest.raises(JobError, match="nothing to download"):
         await make_cache().pull("/srv/x.raw")
 
 
