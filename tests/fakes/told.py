@@ -20,7 +20,8 @@ from qemu_node.qemu.spec import Accelerator, DiskAio
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.units import GIB, MIB
 from qemu_node.vm.admission import Admission
-from qemu_node.vm.node import Hypervisor, Node, Rights
+from qemu_node.vm.hypervisor import Hypervisor
+from qemu_node.vm.node import Node, Rights
 from qemu_node.vm.start import files, process
 from qemu_node.vm.start.launch import launch
 from qemu_node.vm.start.request import VMRequest

@@ -19,9 +19,10 @@ from qemu_node.net.portspec import PortSpec, UserPort, tap_name
 from qemu_node.qemu.accel.probe import QemuBinary, find_qemu
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, Hardware, OsFamily, QemuVersion
 from qemu_node.units import MIB
+from qemu_node.vm.hypervisor import Hypervisor
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.network import Network
-from qemu_node.vm.node import Hypervisor, Node, Rights
+from qemu_node.vm.node import Node, Rights
 from qemu_node.vm.output.logs import TaskLogs
 from qemu_node.vm.record.names import TaskIdentity, vm_id
 from qemu_node.vm.record.outcome import VMExit

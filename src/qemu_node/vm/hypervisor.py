@@ -1,9 +1,10 @@
-"""Finding the QEMU that runs VMs here, and the accelerator it was seen to run a guest under."""
+"""The QEMU that runs VMs here, and the accelerator it was seen to run a guest under."""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.config.node import Paths, QemuConfig
@@ -16,10 +17,24 @@ from qemu_node.qemu.accel.accelerator import AcceleratorChoice, ProofMemory, cho
 from qemu_node.qemu.accel.probe import QemuBinary, choose_aio, find_qemu
 from qemu_node.qemu.accel.proof import ProofGuest
 from qemu_node.qemu.firmware import Firmware, find_firmware
-from qemu_node.qemu.spec import Accelerator, FirmwareMode
-from qemu_node.vm.node import Hypervisor
+from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hypervisor:
+    """The QEMU that starts VMs here, and who executes the guests' code."""
+
+    binary: QemuBinary
+    accelerator: Accelerator
+    kvm_problem: str | None
+    """Why it is not KVM, where KVM was wanted: one sentence."""
+    kvm_detail: str = ""
+    """What QEMU said about it."""
+    is_kvm_lost: bool = False
+    """KVM ran guests on this node before, and does not now."""
+    aio: DiskAio
 
 
 class HypervisorFinder:

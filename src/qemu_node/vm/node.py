@@ -8,27 +8,11 @@ from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
-from qemu_node.qemu.accel.probe import QemuBinary
-from qemu_node.qemu.spec import Accelerator, DiskAio
+from qemu_node.vm.hypervisor import Hypervisor
 from qemu_node.vm.network import Network
 
 Tell = Callable[[str, dict[str, str]], None]
 """Receives a line for the task's events, with annotations. Nomad keeps the last ten: be sparing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hypervisor:
-    """The QEMU that starts VMs here, and who executes the guests' code."""
-
-    binary: QemuBinary
-    accelerator: Accelerator
-    kvm_problem: str | None
-    """Why it is not KVM, where KVM was wanted: one sentence."""
-    kvm_detail: str = ""
-    """What QEMU said about it."""
-    is_kvm_lost: bool = False
-    """KVM ran guests on this node before, and does not now."""
-    aio: DiskAio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.units import GIB, Share, format_size
 from qemu_node.vm.admission import vms_within
-from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.hypervisor import Hypervisor
 from qemu_node.vm.reconcile import some
 from qemu_node.vm.record.names import VM_ID_MAX_BYTES
 

@@ -36,8 +36,7 @@ from qemu_node.qemu.accel.probe import QemuBinary, find_qemu
 from qemu_node.qemu.accel.proof import KVM_DEVICE
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.vm.hypervisor import HypervisorFinder
-from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.hypervisor import Hypervisor, HypervisorFinder
 from qemu_node.vm.reconcile import Verdict, judge
 from qemu_node.vm.reconcile import examine as examine_vm
 from qemu_node.vm.record.directory import VMDirectory, visible_vm_ids

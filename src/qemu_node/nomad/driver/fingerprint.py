@@ -17,7 +17,7 @@ from qemu_node.host.files.space import read_space
 from qemu_node.nomad.proto import driver_pb2, structs_pb2
 from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.hypervisor import Hypervisor
 
 DRIVER_NAME = "vm"
 

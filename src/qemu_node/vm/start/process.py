@@ -25,8 +25,9 @@ from qemu_node.qemu.process import start_qemu
 from qemu_node.qemu.spec import SocketFds, VMSpec
 from qemu_node.qmp import commands as qmp_commands
 from qemu_node.qmp.connection import QmpConnection
+from qemu_node.vm.hypervisor import Hypervisor
 from qemu_node.vm.network import VMPorts
-from qemu_node.vm.node import Hypervisor, Rights
+from qemu_node.vm.node import Rights
 from qemu_node.vm.output.logs import last_words_of
 from qemu_node.vm.output.serialbound import create_log
 from qemu_node.vm.record.directory import VMDirectory

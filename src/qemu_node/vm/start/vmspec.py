@@ -21,7 +21,7 @@ from qemu_node.qemu.spec import (
     UserNic,
     VMSpec,
 )
-from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.hypervisor import Hypervisor
 from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.record import NicRecord, VMRecord, VMState
 from qemu_node.vm.start.request import VMRequest

@@ -13,7 +13,7 @@ from qemu_node.qemu.accel.probe import QemuBinary
 from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, QemuVersion
 from qemu_node.units import GIB, Share
-from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.hypervisor import Hypervisor
 
 QEMU = QemuBinary(path="/usr/bin/qemu-system-x86_64", version=QemuVersion(major=10, minor=0))
 FIRMWARE = Firmware(

@@ -7,7 +7,7 @@ from qemu_node.errors import ConfigError, MissingPartError
 from qemu_node.nomad.driver.fingerprint import HostFacts, build_fingerprint, read_host_facts
 from qemu_node.qemu.accel.probe import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, QemuVersion
-from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.hypervisor import Hypervisor
 
 QEMU = QemuBinary(path="/usr/bin/qemu-system-x86_64", version=QemuVersion(major=10, minor=0))
 FACTS = HostFacts(has_ksm=True, has_vhost_net=True, has_cgroup2=True)

@@ -22,7 +22,7 @@ from qemu_node.qemu.spec import (
     VMSpec,
 )
 from qemu_node.units import GIB
-from qemu_node.vm.node import Hypervisor
+from qemu_node.vm.hypervisor import Hypervisor
 from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.names import TaskIdentity
 from qemu_node.vm.record.record import VMState
