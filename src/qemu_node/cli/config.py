@@ -118,10 +118,10 @@ def show(app: App, as_json: bool) -> None:
 
 
 def check_all(config: "NodeConfig") -> None:
-    """Check what only the parts understand that a setting is for.
+    """Check the settings that only the code which uses them understands.
 
     Raises:
-        ConfigError: one makes no sense; it is named.
+        ConfigError: one of them is wrong; the message names it.
     """
     from qemu_node.images.cache import check_settings
     from qemu_node.images.prefetch import prefetched_keys
@@ -148,7 +148,7 @@ def effective(config: "NodeConfig", text: str) -> list[Setting]:
 
 
 def rows(settings: Sequence[Setting]) -> list[list[Cell]]:
-    """Return the table's rows, values as TOML writes them where it has one line for them: pure."""
+    """Return the table's rows, each value as JSON: pure."""
     return [
         [
             Cell(setting.name),

@@ -26,12 +26,12 @@ _SUDO_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sb
 
 
 def show_error(exc: NodeError, arguments: Sequence[str] = ()) -> None:
-    """Write `exc`; where it takes root, with the command line `arguments` to type."""
+    """Write `exc`; if it needs root, with the command line `arguments` to type again."""
     _write(str(exc), exc.hint and with_sudo(exc.hint, arguments))
 
 
 def with_sudo(hint: str, arguments: Sequence[str]) -> str:
-    """Return a hint that may say `AS_ROOT` with the whole command line behind it."""
+    """Return `hint`, in which `AS_ROOT` is followed by the whole command line to type."""
     if not arguments:
         return hint
     again = shlex.join(["sudo", _typed_program(), *arguments])
@@ -93,7 +93,7 @@ def _options(ctx: click.Context) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    """Return a sentence of click's as ours are: it begins small and has no full stop."""
+    """Return click's sentence in our form: a small first letter, no full stop."""
     return text[:1].lower() + text[1:].removesuffix(".")
 
 
@@ -112,5 +112,5 @@ def _write(message: str, hint: str | None) -> None:
     try:
         click.echo("\n".join(lines), err=True)
     except BrokenPipeError:
-        # Nobody reads stderr; the exit status still tells.
+        # Nobody reads stderr; the exit status remains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -165,7 +165,7 @@ def _completion_variable() -> str:
 
 
 def _set_up_logging(verbose: int) -> None:
-    """Log to stderr as far as asked: what matters to an operator reaches him without it."""
+    """Log to stderr what `--verbose` asks for; errors that stop a command are printed anyway."""
     level = (logging.CRITICAL, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
         # `run` writes in tasks of a TaskGroup.
         if isinstance(exc, ExceptionGroup) and exc.split(BrokenPipeError)[1] is not None:
             raise
-        # The reader of our output is gone; nothing may be written at interpreter exit either.
+        # The reader of our output is gone: the interpreter must not write to it at its exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     return result if isinstance(result, int) else 0

@@ -144,13 +144,13 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Row]) -> None:
         )
     for row in rows:
         table.add_row(*(Text(cell.text, style=cell.style) for cell in row))
-    # As wide as it is: a terminal that wraps whole lines leaves ids and names in one piece.
+    # Not cut to the terminal: one that wraps whole lines keeps ids and names in one piece.
     needed = sum(width + len(_GAP) for width in _widths(columns, rows))
     Console(file=sys.stdout, highlight=False, width=needed).print(table)
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """Print names and values, one a line; on a terminal longer values go on below themselves."""
+    """Print a name and its value on each line; a terminal gets long values wrapped and indented."""
     name_width = max(len(name) for name, _ in fields)
     indent = " " * (name_width + len(_GAP))
     limit = shutil.get_terminal_size().columns - len(indent) if sys.stdout.isatty() else 0

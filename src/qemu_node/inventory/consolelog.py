@@ -32,7 +32,7 @@ class ConsoleLog:
         self._offset = 0
 
     def read(self) -> bytes:
-        """Return what comes next, at most 64 KiB; nothing where nothing new is there.
+        """Return what comes next, at most 64 KiB; empty if there is nothing new.
 
         Raises:
             HostError: the log's directory cannot be read.

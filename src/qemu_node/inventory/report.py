@@ -1,7 +1,7 @@
 """All there is to know about one VM, asked of its QEMU and of its guest at the same time.
 
 Owns the questions of `vm show` and the bound on each. A QEMU or guest that does not answer costs
-its own part of the report and nothing else. Does not own how it is shown (`vmtable`).
+its own part of the report and nothing else. Does not own how it is shown (`cli.vm.table`).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What each VM's files and process tell of it: quick, and for anyone on the node.
+"""The state of each VM, from its files and its process: quick, and for anyone on the node.
 
 Owns telling a managed VM from one whose driver is gone and from left-overs, and reading its use of
 CPU and memory. Asks neither QEMU nor the guest, so a VM that hangs delays no list. Changes nothing.
@@ -70,7 +70,7 @@ def judge(
     is_disk_full: bool = False,
     is_unreadable: bool = False,
 ) -> VMStatus:
-    """Return what a VM is. `is_managed` None: it could not be found out, and is taken to be so."""
+    """Return what a VM is. `is_managed` None: not known, and treated as managed."""
     if is_unreadable:
         return VMStatus.UNREADABLE
     if is_published and is_running:
@@ -115,7 +115,7 @@ def parse_locks(text: str) -> frozenset[tuple[int, int, int]]:
 
 
 def held_locks() -> frozenset[tuple[int, int, int]]:
-    """Return what is held now. Reading it, unlike trying a lock, gets in no driver's way."""
+    """Return the locks that are held now. Reading disturbs no driver; trying a lock could."""
     try:
         return parse_locks(_LOCKS.read_text())
     except OSError:
@@ -131,7 +131,7 @@ def is_locked(path: Path, locks: Iterable[tuple[int, int, int]]) -> bool | None:
     except OSError:
         return None
     device = (os.major(info.st_dev), os.minor(info.st_dev))
-    # Major 0: the device is made up, and btrfs makes up another for stat(2) than for /proc/locks.
+    # Major 0: a virtual device, and btrfs shows another one in stat(2) than in /proc/locks.
     return any(
         inode == info.st_ino and (device[0] == 0 or (major, minor) == device)
         for major, minor, inode in locks
@@ -204,7 +204,7 @@ def _cpu_pct(process: ProcessId, usage: Usage | None, uptime_s: float) -> float 
     if usage is not None:
         span_s = time.time() - usage.measured_at
         since_s = used_s - usage.cpu_user_s - usage.cpu_system_s
-        # A measurement of this instant tells nothing yet, one of the future is a changed clock.
+        # Too short a span says nothing yet; a negative one means that the clock was changed.
         if span_s >= 1.0 and since_s >= 0.0:
             return 100 * since_s / span_s
     return 100 * used_s / uptime_s if uptime_s >= 1.0 else None

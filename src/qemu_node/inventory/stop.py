@@ -22,7 +22,7 @@ from qemu_node.vm.record.record import VMRecord
 
 _POLL_S = 1.0
 _DRIVER_GRACE_S = 10.0
-"""What a driver gets to end the QEMU of a guest that is off."""
+"""How long a driver may take to end the QEMU of a guest that is off."""
 
 _WORDS = {
     StopAction.GUEST_AGENT: "asking the guest agent to shut down",
@@ -30,9 +30,6 @@ _WORDS = {
     StopAction.QUIT: "telling QEMU to quit",
     StopAction.KILL: "killing QEMU",
 }
-
-Tell = Callable[[str], None]
-"""Receives a line for each thing that is tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +45,8 @@ class Stopped:
 class Stopper:
     """Ends one VM that another process manages."""
 
-    def __init__(self, record: VMRecord, tell: Tell) -> None:
+    def __init__(self, record: VMRecord, tell: Callable[[str], None]) -> None:
+        """Stop the VM of `record`; `tell` receives a line for each thing that is tried."""
         self._record = record
         self._tell = tell
         self._action: StopAction | None = None

@@ -1,8 +1,8 @@
 """What a node needs, judged one thing at a time: pure.
 
 Owns what is good enough, what is worth a warning, what keeps VMs from running, and what to do about
-it. Does not own finding out (`nodefacts`) nor how it is printed (`doctor`). The driver's own health
-is judged by its fingerprint; this says more, and to a person.
+it. Does not own finding out (`nodefacts`) nor how it is printed (`command`). The driver's health is
+judged by its fingerprint; these checks say more, and to a person.
 """
 
 import os
@@ -15,6 +15,7 @@ from typing import Literal
 from qemu_node.errors import NodeError
 from qemu_node.host.files.passage import ClosedDirectory
 from qemu_node.host.files.space import DiskSpace
+from qemu_node.host.sockets import SUN_PATH_MAX_BYTES
 from qemu_node.qemu.accel.probe import QemuBinary
 from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
@@ -25,7 +26,6 @@ from qemu_node.vm.reconcile import some
 from qemu_node.vm.record.names import VM_ID_MAX_BYTES
 
 OLDEST_PYTHON = (3, 11)
-SUN_PATH_MAX_BYTES = 107  # sun_path holds 108 bytes with its NUL (man 7 unix)
 
 _LOW_SPACE_BYTES = 10 * GIB
 _FEW_VMS = 250
@@ -33,7 +33,7 @@ _PROGRAMS = {
     "setpriv": ("QEMU cannot be started without its rights", "util-linux"),
     "qemu-img": ("no qcow2 image can be checked", "qemu-utils"),
 }
-"""What is lost without each, and its package in Debian."""
+"""What does not work without each, and its package in Debian."""
 _CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
 
 
@@ -103,7 +103,7 @@ class UidRange:
 
 
 def ok(name: str, detail: str) -> Check:
-    """Return a check that found what it looked for."""
+    """Return a check that found nothing wrong."""
     return Check(name=name, level=Level.OK, detail=detail)
 
 
@@ -299,7 +299,7 @@ def _directory_problem(name: str, facts: DirectoryFacts, setting: str, advice: s
 
 
 def check_sockets(vm_run_dir: Path) -> Check:
-    """Judge whether the longest socket path of a VM is one that the kernel takes."""
+    """Judge whether the kernel accepts the longest socket path of a VM."""
     longest = len(os.fsencode(vm_run_dir)) + 1 + VM_ID_MAX_BYTES + len("/monitor.sock")
     detail = f"paths of up to {longest} of {SUN_PATH_MAX_BYTES} bytes"
     if longest > SUN_PATH_MAX_BYTES:

@@ -57,7 +57,7 @@ def doctor(ctx: click.Context, app: App, as_json: bool) -> None:
 
 
 async def _examine(app: App, *, is_shown: bool) -> "list[Check]":
-    # It brings in QEMU's and the VMs' side, which --help has no use for.
+    # Imported here: --help needs none of it.
     from qemu_node.cli.doctor.nodefacts import examine
 
     found = []

@@ -43,7 +43,7 @@ class UplinkState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taker:
+class TapUnit:
     """The unit of systemd-networkd that would apply to a VM's TAP."""
 
     path: str
@@ -61,7 +61,7 @@ class NetworkFacts:
     """None: there is no such device."""
     bridge_netfilter: tuple[str, ...] = ()
     """The sysctls that send bridged frames through the node's own firewall."""
-    taker: Taker | None = None
+    tap_unit: TapUnit | None = None
     """None: networkd leaves TAPs alone."""
     has_nftables: bool = True
     has_vhost_net: bool = True
@@ -90,7 +90,7 @@ def judge_network(
     if facts.uplink is not None and facts.uplink.master == config.bridge:
         yield check_management(config, facts.uplink)
     yield check_bridge_netfilter(facts.bridge_netfilter)
-    yield check_networkd(facts.taker)
+    yield check_networkd(facts.tap_unit)
     yield check_policy(config)
 
 
@@ -228,15 +228,15 @@ def check_bridge_netfilter(switched_on: Sequence[str]) -> Check:
     return ok("firewall", "the node's own rules do not apply to VMs' frames")
 
 
-def check_networkd(taker: Taker | None) -> Check:
+def check_networkd(tap_unit: TapUnit | None) -> Check:
     """Judge whether systemd-networkd would take VMs' ports out of the bridge."""
-    if taker is None:
+    if tap_unit is None:
         return ok("networkd", "no unit matches the VMs' TAPs")
-    if taker.is_unmanaged:
-        return ok("networkd", f"leaves TAPs alone: {taker.path}")
+    if tap_unit.is_unmanaged:
+        return ok("networkd", f"leaves TAPs alone: {tap_unit.path}")
     return warn(
         "networkd",
-        f"{taker.path} matches the VMs' TAPs: networkd takes them out of the bridge at its next "
+        f"{tap_unit.path} matches the VMs' TAPs: networkd takes them out of the bridge at its next "
         "reload",
         "let 00-qn-ports.network of osimage/files be there, and sort before that unit",
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from qemu_node.cli.doctor.netchecks import BridgeState, NetworkFacts, Taker, UplinkState
+from qemu_node.cli.doctor.netchecks import BridgeState, NetworkFacts, TapUnit, UplinkState
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
 from qemu_node.net.netlink.answers import PortVlans
@@ -54,7 +54,7 @@ def read_network(config: NetworkConfig) -> NetworkFacts:
         bridge=read_bridge(config.bridge) if config.bridge else None,
         uplink=read_uplink(config.uplink) if config.uplink else None,
         bridge_netfilter=read_bridge_netfilter(),
-        taker=find_taker(read_units(), tap_name("any", 0)) if is_managed else None,
+        tap_unit=find_tap_unit(read_units(), tap_name("any", 0)) if is_managed else None,
         has_nftables=has_library(_LIBNFTABLES),
         missing_modules=missing_modules(STRICT_MODULES),
         has_vhost_net=Path("/dev/vhost-net").exists(),
@@ -122,7 +122,7 @@ def read_units(dirs: Sequence[Path] = _UNIT_DIRS) -> Iterator[Unit]:
                 continue
 
 
-def find_taker(units: Iterable[Unit], ifname: str) -> Taker | None:
+def find_tap_unit(units: Iterable[Unit], ifname: str) -> TapUnit | None:
     """Return the first unit that matches the TAP `ifname`; None: networkd leaves it alone.
 
     Args:
@@ -137,7 +137,7 @@ def find_taker(units: Iterable[Unit], ifname: str) -> Taker | None:
         if _matches(settings.get("Match", []), ifname):
             unmanaged = [value for key, value in settings.get("Link", []) if key == "Unmanaged"]
             is_unmanaged = bool(unmanaged) and unmanaged[-1].lower() in _YES
-            return Taker(path=unit.path, is_unmanaged=is_unmanaged)
+            return TapUnit(path=unit.path, is_unmanaged=is_unmanaged)
     return None
 
 

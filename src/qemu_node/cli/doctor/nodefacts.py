@@ -1,11 +1,10 @@
 """Finding out what `checks` judges: small reads of the host, and one short guest.
 
-Owns the order in which things are looked at. Changes nothing but the driver's note of whether
-guests run here; the guest that tells is gone before its line is printed.
+Owns the order of the checks. Changes nothing but the driver's record of whether guests run here;
+the short guest has ended before its check is printed.
 """
 
 import asyncio
-import grp
 import os
 import pwd
 import resource
@@ -27,7 +26,7 @@ from qemu_node.host.files.passage import closed_directory
 from qemu_node.host.files.space import DiskSpace, read_space
 from qemu_node.host.limits import read_open_files_limit
 from qemu_node.host.process.command import SAFE_ENV
-from qemu_node.host.process.users import claimed_users
+from qemu_node.host.process.users import claimed_users, group_id
 from qemu_node.images.cache import check_settings
 from qemu_node.images.source.credentials import secret_problems
 from qemu_node.inventory.state import held_locks, is_locked
@@ -179,14 +178,6 @@ def read_ksm(root: Path = Path("/sys/kernel/mm/ksm")) -> KsmFacts | None:
             sleep_millisecs=int((root / "sleep_millisecs").read_text()),
         )
     except (OSError, ValueError):
-        return None
-
-
-def group_id(name: str) -> int | None:
-    """Return the number of a group, None where there is none."""
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
         return None
 
 

@@ -294,10 +294,10 @@ def _chosen(keeper: ImageKeeper, names: tuple[str, ...]) -> list[KeptImage]:
 
 
 def _keeper(config: NodeConfig, *, for_change: bool = False) -> ImageKeeper:
-    """Return what looks after the cache.
+    """Return the keeper of the cache.
 
     Raises:
-        MissingPartError: this user may not look into it, or not change it.
+        MissingPartError: this user may not read the cache, or not change it.
     """
     images_dir = config.paths.images_dir
     needed = os.R_OK | os.X_OK | (os.W_OK if for_change else 0)

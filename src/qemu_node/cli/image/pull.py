@@ -1,7 +1,7 @@
-"""`qemu-node image pull`: a download into the cache, watched.
+"""`qemu-node image pull`: a download into the cache, with its progress.
 
-Owns the command and how its progress looks. Does not own the download (`images.cache`), which the
-driver joins where it wants the same image, and which it is joined by.
+Owns the command and how progress looks. Does not own the download (`images.cache`): the driver and
+the command share one if both want the same image.
 """
 
 import asyncio
@@ -108,10 +108,10 @@ async def _pull(
 
 
 def _kept(keeper: ImageKeeper, pulled: "Pulled") -> KeptImage:
-    """Return the image that was pulled; a sweep may remove it at any time, if it is that unused.
+    """Return the image that was pulled.
 
     Raises:
-        ImageError: it did.
+        ImageError: it was removed meanwhile, as a sweep may do with an image that no VM uses.
     """
     from qemu_node.images.store.keptimage import find_image
 
@@ -120,7 +120,7 @@ def _kept(keeper: ImageKeeper, pulled: "Pulled") -> KeptImage:
 
 @contextmanager
 def _progress() -> "Generator[OnProgress]":
-    """Show how far a download is: a bar on a terminal, elsewhere a line now and then; on stderr."""
+    """Show a download's progress on stderr: a bar on a terminal, elsewhere a line now and then."""
     if not sys.stderr.isatty():
         yield _ProgressLines().show
         return

@@ -46,7 +46,7 @@ def state(image: KeptImage) -> str:
 def rows(images: list[KeptImage], now_s: float) -> list[Row]:
     """Return the table's rows at the Unix time `now_s`; further sources have a line of their own.
 
-    The disk that a guest sees is not shown of an image that no source gives any more.
+    The size that a guest sees is left out for an image that no source has any more.
     """
     lines: list[Row] = []
     for image in images:

@@ -1,8 +1,8 @@
-"""`qemu-node vm`: the VMs of this machine, for whoever sits at it.
+"""`qemu-node vm`: the VMs of this machine.
 
-Owns the options and the wording. What is known of a VM and done about it is `inventory`'s, how it
-is shown `table`'s. Whatever takes long to import is loaded by the command that needs it, so that a
-list comes at once.
+Owns the options and the wording. Does not own what is known of VMs and done with them (`inventory`)
+nor how it is shown (`table`). What takes long to import is imported by the command that needs it,
+so that `vm list` stays quick.
 """
 
 import asyncio

@@ -4,8 +4,8 @@ Owns the terminal for as long as the console is open, and gives it back as it wa
 Does not own the guest's log, which goes on beside it, nor cleaning what the guest prints
 (`consolefilter`).
 
-QEMU serves one client of the port at a time. The next one is let connect and hears nothing until
-the first has gone: nothing on the socket tells it so.
+QEMU serves one client of the port at a time. The next one can connect, but gets no data until the
+first has disconnected, and nothing on the socket says that it waits.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _CONNECT_TIMEOUT_S = 5.0
 _PENDING_MAX_BYTES = 64 << 10
 """Input that a guest has not taken yet; what is typed beyond that is dropped with a bell."""
 
-# What a guest may have switched on and the shell afterwards would not survive: DECSTR (cursor,
+# Switches off what a guest may have switched on and would disturb the shell: DECSTR (cursor,
 # colours, keypad), the alternate screen, mouse reports, focus reports, bracketed paste. 1047 and
 # not 1049, which would move the cursor as well.
 _RESET = b"\x1b[!p\x1b[?1047l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?2004l"
@@ -153,9 +153,9 @@ class Console:
 
     @contextlib.contextmanager
     def _watched_signals(self) -> Generator[None]:
-        """Leave in order when asked to end, so that the terminal is restored."""
+        """Leave the console at a signal that ends the program, so that the terminal is restored."""
         loop = asyncio.get_running_loop()
-        # Without input Ctrl-C is how one leaves; with it the key goes to the guest.
+        # Without input Ctrl-C leaves the console; with input the key goes to the guest.
         signals = (*_ENDING_SIGNALS, *((signal.SIGINT,) if self._input_fd is None else ()))
         for signum in signals:
             loop.add_signal_handler(signum, self._is_left.set)

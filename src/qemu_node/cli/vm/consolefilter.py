@@ -18,7 +18,7 @@ _INTRODUCERS = frozenset(b"]PX^_")
 _C1_INTRODUCERS = frozenset(b"\x90\x98\x9d\x9e\x9f")
 _C1_ST = 0x9C
 _STRING_MAX_BYTES = 4096
-"""A string that a guest never ends swallows no more than this of what follows."""
+"""How much a string that the guest never ends may hide of what follows."""
 
 
 class _State(Enum):
@@ -31,7 +31,7 @@ class _State(Enum):
 
 
 class ConsoleFilter:
-    """Remembers where in the stream it is: how the bytes are cut into pieces changes nothing."""
+    """Filters one stream; how the stream is cut into pieces makes no difference to the result."""
 
     def __init__(self) -> None:
         self._state = _State.GROUND

@@ -50,7 +50,7 @@ def _without_dashes(
 
 
 class _ExecCommand(click.Command):
-    """A command whose wrong usage is no status that the guest's command may have."""
+    """A command that exits with `EXIT_NOT_RUN` on wrong usage: 2 may be the guest command's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -131,7 +131,7 @@ def exec_(
 
 def exit_status(error: NodeError) -> int:
     """Return the status of a command that did not end by itself: pure."""
-    # It brings in the agent's side, which --help has no use for.
+    # Imported here: --help needs none of it.
     from qemu_node.qga.agent import CommandStartError, CommandTimeoutError
 
     match error:

@@ -82,7 +82,7 @@ def follow_log(
     """Yield what `read` returns, until the VM has ended and nothing more comes."""
     silent_s = 0.0
     while silent_s < _LAST_S:
-        # Asked first: what is read afterwards is all that a VM has printed that has ended before.
+        # Asked before the read: a VM that has ended by now prints nothing after that read.
         runs = is_running()
         if data := read():
             silent_s = 0.0

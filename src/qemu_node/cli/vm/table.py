@@ -1,7 +1,7 @@
 """How `vm list` and `vm show` present what they found: pure.
 
-Owns which column says what and the shape of `--json`. Does not own finding it (`vmstate`,
-`vmreport`).
+Owns the columns and the shape of `--json`. Does not own finding it (`inventory.state`,
+`inventory.report`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ WIDE_COLUMNS = (
     Column("Guest name"),
     Column("Guest address"),
 )
-"""For who wants all of it, however wide the terminal."""
+"""`vm list --wide`: shown whole, however narrow the terminal."""
 
 _STYLES = {
     VMStatus.RUNNING: "green",

@@ -1,10 +1,11 @@
 """Users of this host: the processes that run as them, and the claim to run processes as one.
 
-Owns finding processes by their user, and the claim that keeps two drivers from running VMs as the
-same user. Does not own which users there are (`vm.record.leases`).
+Owns finding processes by their user, the number of a group, and the claim that keeps two drivers
+from running VMs as the same user. Does not own which users there are (`vm.record.leases`).
 """
 
 import contextlib
+import grp
 import os
 import re
 import threading
@@ -231,6 +232,14 @@ def _users_of_processes() -> Iterator[tuple[int, int]]:
             # Not a set-uid program: the user who started it chose its command line.
             if real == uid:
                 yield int(name), uid
+
+
+def group_id(name: str) -> int | None:
+    """Return the number of a group; None if there is no such group."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
 
 
 def pids_of_users(uids: range) -> set[int]:

@@ -8,7 +8,6 @@ read within half a minute.
 """
 
 import asyncio
-import grp
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import LogsConfig, NodeConfig
 from qemu_node.errors import ConfigError, HostError, NodeError
 from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.host.process.users import group_id
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
@@ -257,11 +257,4 @@ def _as_problem(exc: Exception) -> NodeError:
 def _own_rights() -> Rights:
     if os.geteuid() != 0:
         return Rights(is_root=False, shared_gid=None, kvm_gid=None)
-    return Rights(is_root=True, shared_gid=_group_id(_SHARED_GROUP), kvm_gid=_group_id(_KVM_GROUP))
-
-
-def _group_id(name: str) -> int | None:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None
+    return Rights(is_root=True, shared_gid=group_id(_SHARED_GROUP), kvm_gid=group_id(_KVM_GROUP))

@@ -22,6 +22,7 @@ from qemu_node.host.files.atomic import host_error
 from qemu_node.host.files.directories import make_directory, open_directory
 from qemu_node.host.files.lock import FileLock
 from qemu_node.host.files.tree import remove_tree
+from qemu_node.host.sockets import SUN_PATH_MAX_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,6 @@ VERSIONS_KEY = "PLUGIN_PROTOCOL_VERSIONS"
 _CERTIFICATE_KEY = "PLUGIN_CLIENT_CERT"
 _SOCKET_DIR_KEY = "PLUGIN_UNIX_SOCKET_DIR"
 _SOCKET_GROUP_KEY = "PLUGIN_UNIX_SOCKET_GROUP"
-
-_SUN_PATH_MAX_BYTES = 107  # sun_path holds 108 bytes with its NUL (man 7 unix)
 
 
 class HandshakeError(ConfigError):
@@ -263,9 +262,9 @@ def lock_path(directory: Path) -> Path:
 
 def _check_socket_path(socket: Path) -> None:
     raw = os.fsencode(socket)
-    if len(raw) > _SUN_PATH_MAX_BYTES:
+    if len(raw) > SUN_PATH_MAX_BYTES:
         raise HandshakeError(
-            f"the plugin's socket path is longer than {_SUN_PATH_MAX_BYTES} bytes: {socket}",
+            f"the plugin's socket path is longer than {SUN_PATH_MAX_BYTES} bytes: {socket}",
             hint="shorten paths.run in node.toml",
         )
     # The line has fields between "|", and go-plugin trims it.

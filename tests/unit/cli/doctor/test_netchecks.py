@@ -7,7 +7,7 @@ from qemu_node.cli.doctor.checks import Check, Level
 from qemu_node.cli.doctor.netchecks import (
     BridgeState,
     NetworkFacts,
-    Taker,
+    TapUnit,
     UplinkState,
     judge_network,
 )
@@ -28,7 +28,7 @@ UPLINK = UplinkState(
     untagged=frozenset((4094,)),
 )
 GOOD = NetworkFacts(
-    bridge=BRIDGE, uplink=UPLINK, taker=Taker(path="/usr/lib/00-qn.network", is_unmanaged=True)
+    bridge=BRIDGE, uplink=UPLINK, tap_unit=TapUnit(path="/usr/lib/00-qn.network", is_unmanaged=True)
 )
 
 
@@ -131,7 +131,7 @@ def test_nftables_is_needed_wherever_guests_are_kept_from_something(
         (
             "networkd",
             Level.WARN,
-            replace(GOOD, taker=Taker(path="/etc/all.network", is_unmanaged=False)),
+            replace(GOOD, tap_unit=TapUnit(path="/etc/all.network", is_unmanaged=False)),
             "00-qn-ports",
         ),
     ],

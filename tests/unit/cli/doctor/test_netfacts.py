@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qemu_node.cli.doctor import netfacts
 from qemu_node.cli.doctor.netchecks import BridgeState
-from qemu_node.cli.doctor.netfacts import Unit, find_taker
+from qemu_node.cli.doctor.netfacts import Unit, find_tap_unit
 
 TAP = "qn0123456789a00"
 OURS = Unit(
@@ -114,9 +114,9 @@ def unit(match: str, path: str = "/etc/systemd/network/50-x.network") -> Unit:
     ],
 )
 def test_a_unit_whose_conditions_hold_for_a_tap_takes_it(match: str) -> None:
-    taker = find_taker([unit(match)], TAP)
-    assert taker is not None
-    assert not taker.is_unmanaged
+    tap_unit = find_tap_unit([unit(match)], TAP)
+    assert tap_unit is not None
+    assert not tap_unit.is_unmanaged
 
 
 @pytest.mark.parametrize(
@@ -135,16 +135,16 @@ def test_a_unit_whose_conditions_hold_for_a_tap_takes_it(match: str) -> None:
     ],
 )
 def test_a_unit_for_other_devices_does_not(match: str) -> None:
-    assert find_taker([unit(match)], TAP) is None
+    assert find_tap_unit([unit(match)], TAP) is None
 
 
 def test_the_unit_that_sorts_first_decides_wherever_it_is() -> None:
     late = unit("Name=*", "/etc/systemd/network/50-all.network")
     early = unit("Name=*", "/etc/systemd/network/00-all.network")
-    found = find_taker([late, OURS], TAP)
+    found = find_tap_unit([late, OURS], TAP)
     assert found is not None
     assert (found.path, found.is_unmanaged) == (OURS.path, True)
-    found = find_taker([early, OURS], TAP)
+    found = find_tap_unit([early, OURS], TAP)
     assert found is not None
     assert (found.path, found.is_unmanaged) == (early.path, False)
 
@@ -152,10 +152,10 @@ def test_the_unit_that_sorts_first_decides_wherever_it_is() -> None:
 def test_an_empty_file_of_the_same_name_masks_a_unit() -> None:
     masked = unit("Name=*", "/usr/lib/systemd/network/50-all.network")
     empty = Unit(path="/etc/systemd/network/50-all.network", text="")
-    assert find_taker([empty, masked], TAP) is None
-    assert find_taker([masked, empty], TAP) is not None
+    assert find_tap_unit([empty, masked], TAP) is None
+    assert find_tap_unit([masked, empty], TAP) is not None
 
 
 @given(st.text())
 def test_any_text_is_read_without_an_error(text: str) -> None:
-    find_taker([Unit(path="/etc/systemd/network/x.network", text=text)], TAP)
+    find_tap_unit([Unit(path="/etc/systemd/network/x.network", text=text)], TAP)

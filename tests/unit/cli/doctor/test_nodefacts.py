@@ -65,11 +65,6 @@ def test_the_users_of_this_host_are_taken_even_without_subuid(tmp_path: Path) ->
     assert any(user.first == 0 for user in nodefacts.taken_uids(tmp_path / "absent"))
 
 
-def test_a_group_that_is_missing_is_no_error() -> None:
-    assert nodefacts.group_id("no-such-group-here") is None
-    assert nodefacts.group_id("root") == 0
-
-
 def test_the_limit_of_open_files_is_that_of_the_driver_which_lives(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:

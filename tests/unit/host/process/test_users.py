@@ -8,6 +8,11 @@ from qemu_node.host.process import users
 from qemu_node.host.process.users import pids_of_users
 
 
+def test_a_group_that_is_missing_is_no_error() -> None:
+    assert users.group_id("no-such-group-here") is None
+    assert users.group_id("root") == 0
+
+
 def test_processes_are_found_by_the_user_they_run_as() -> None:
     uid = os.geteuid()
     assert os.getpid() in pids_of_users(range(uid, uid + 1))
