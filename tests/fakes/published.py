@@ -11,8 +11,8 @@ from qemu_node.config.node import Paths
 from qemu_node.host.process.identity import boot_id, identify
 from qemu_node.qemu.spec import Accelerator, PortForward
 from qemu_node.units import MIB
+from qemu_node.vm.names import TaskIdentity
 from qemu_node.vm.record.directory import VMDirectory
-from qemu_node.vm.record.names import TaskIdentity
 from qemu_node.vm.record.record import NicRecord, VMRecord, VMState
 
 VM_ID = "web-0123456789ab"

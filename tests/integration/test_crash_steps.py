@@ -16,9 +16,9 @@ import qemu_node
 from qemu_node.host.process import command, identity
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.life.stop import StopAction
+from qemu_node.vm.names import vm_id
 from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.leases import lease_uid
-from qemu_node.vm.record.names import vm_id
 from qemu_node.vm.record.outcome import FORCED_OFF
 from qemu_node.vm.record.record import VMState
 from qemu_node.vm.start.request import VMRequest

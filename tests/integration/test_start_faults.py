@@ -25,7 +25,7 @@ from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.openimage import CachedImage
 from qemu_node.inventory.registry import find_vm
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.vm.record.names import VM_ID
+from qemu_node.vm.names import VM_ID
 from qemu_node.vm.record.outcome import FORCED_OFF
 from qemu_node.vm.start import files, process, steps
 from qemu_node.vm.start.process import QemuStartError

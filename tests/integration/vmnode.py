@@ -21,10 +21,10 @@ from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, Hardware, Os
 from qemu_node.units import MIB
 from qemu_node.vm.hypervisor import Hypervisor
 from qemu_node.vm.life.machine import VM
+from qemu_node.vm.names import TaskIdentity, vm_id
 from qemu_node.vm.network import Network
 from qemu_node.vm.node import Node, Rights
 from qemu_node.vm.output.logs import TaskLogs
-from qemu_node.vm.record.names import TaskIdentity, vm_id
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.processes import _own_processes, running_vm_ids
 from qemu_node.vm.start.request import VMRequest

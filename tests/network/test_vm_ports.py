@@ -17,7 +17,7 @@ from integration.vmnode import VMNode, until
 
 from qemu_node.host.process import command
 from qemu_node.host.process.pidfd import send_signal
-from qemu_node.vm.record.names import vm_id
+from qemu_node.vm.names import vm_id
 from qemu_node.vm.record.processes import find_vm_processes
 from qemu_node.vm.start.steps import StartStep
 

@@ -7,9 +7,9 @@ from fakes.published import VM_ID, make_record, publish
 
 from qemu_node.config.node import Paths
 from qemu_node.vm import reconcile
+from qemu_node.vm.names import vm_id
 from qemu_node.vm.reconcile import EVIDENCE_GRACE_S, FoundVM, Reconciler, Verdict, judge, some
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
-from qemu_node.vm.record.names import vm_id
 
 WAIT_S = 60.0
 

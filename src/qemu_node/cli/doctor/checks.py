@@ -22,8 +22,8 @@ from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.units import GIB, Share, format_size
 from qemu_node.vm.admission import vms_within
 from qemu_node.vm.hypervisor import Hypervisor
+from qemu_node.vm.names import VM_ID_MAX_BYTES
 from qemu_node.vm.reconcile import some
-from qemu_node.vm.record.names import VM_ID_MAX_BYTES
 
 OLDEST_PYTHON = (3, 11)
 

@@ -12,7 +12,7 @@ from qemu_node.net.mac import stable_mac
 from qemu_node.net.policy import decide
 from qemu_node.net.portspec import NicIdentity, NicWish, PortSpec, UserPort
 from qemu_node.nomad.task.options import NetworkOptions, TaskOptions
-from qemu_node.vm.record.names import TaskIdentity
+from qemu_node.vm.names import TaskIdentity
 from qemu_node.vm.start.request import Advertise
 
 _PORT_ONLY = ("vlan", "trunk", "mac", "isolated", "queues", "mtu", "rate", "advertise")

@@ -14,7 +14,7 @@ from qemu_node.nomad.task.networkblocks import plan_advertise, plan_nics
 from qemu_node.nomad.task.options import TaskOptions
 from qemu_node.qemu.spec import Hardware, PortForward
 from qemu_node.units import MIB
-from qemu_node.vm.record.names import TaskIdentity
+from qemu_node.vm.names import TaskIdentity
 from qemu_node.vm.record.record import HealthEndpoint
 from qemu_node.vm.start.request import VMRequest
 

@@ -21,8 +21,8 @@ from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.text import DECODE_ERRORS
+from qemu_node.vm import names
 from qemu_node.vm.life.machine import VM
-from qemu_node.vm.record import names
 from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import StateError, StateHeader, VMState

@@ -41,8 +41,8 @@ from qemu_node.host.files.lock import try_lock
 from qemu_node.host.process.identity import boot_id
 from qemu_node.images.store.blob import BASE_NAME
 from qemu_node.text import DECODE_ERRORS
+from qemu_node.vm.names import STATE_NAME, VM_ID, check_vm_id
 from qemu_node.vm.record.leases import check_unused, leased_uids, release_uids
-from qemu_node.vm.record.names import STATE_NAME, VM_ID, check_vm_id
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import (
     SocketPaths,

@@ -22,7 +22,7 @@ from qemu_node.host.process.users import (
     is_claimed,
     processes_of_user,
 )
-from qemu_node.vm.record.names import STATE_NAME, VM_ID
+from qemu_node.vm.names import STATE_NAME, VM_ID
 
 _BUSY_POLL_S = 0.01
 _BUSY_WAIT_S = 1.0

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from qemu_node.host.process.identity import EXEC_MAX_S, ProcessId, command_line, identify
 from qemu_node.host.process.users import processes_of_users
+from qemu_node.vm.names import VM_ID
 from qemu_node.vm.record.leases import is_launching, live_leases
-from qemu_node.vm.record.names import VM_ID
 
 
 def find_vm_processes(vm_data_dir: Path) -> list[tuple[str, ProcessId]]:

@@ -25,7 +25,7 @@ from qemu_node.host.process.identity import ProcessId, boot_id, is_alive
 from qemu_node.net.portspec import PortSpec
 from qemu_node.qemu.spec import Accelerator, Hardware, PortForward
 from qemu_node.text import DECODE_ERRORS
-from qemu_node.vm.record.names import TaskIdentity, check_vm_id
+from qemu_node.vm.names import TaskIdentity, check_vm_id
 
 RECORD_VERSION = 2
 """Of vm.json. Raised together with STATE_VERSION, as the state holds the record."""

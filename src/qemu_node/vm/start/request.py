@@ -6,7 +6,7 @@ from pathlib import Path
 from qemu_node.host.cgroup import ScopeLimits
 from qemu_node.net.portspec import PortSpec, UserPort
 from qemu_node.qemu.spec import Hardware, PortForward
-from qemu_node.vm.record.names import TaskIdentity
+from qemu_node.vm.names import TaskIdentity
 from qemu_node.vm.record.record import HealthEndpoint
 
 

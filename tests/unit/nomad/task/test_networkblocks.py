@@ -8,7 +8,7 @@ from qemu_node.errors import JobError
 from qemu_node.net.portspec import PortSpec, UserPort
 from qemu_node.nomad.task.networkblocks import plan_advertise, plan_nics
 from qemu_node.nomad.task.options import TaskOptions
-from qemu_node.vm.record.names import TaskIdentity
+from qemu_node.vm.names import TaskIdentity
 from qemu_node.vm.start.request import Advertise
 
 _IDENTITY = TaskIdentity(

@@ -12,10 +12,10 @@ from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
 from qemu_node.host.files import tree
 from qemu_node.host.process import users
+from qemu_node.vm.names import VMIdError, vm_id
 from qemu_node.vm.record import leases
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory, known_vm_ids, visible_vm_ids
 from qemu_node.vm.record.leases import UserBusyError, lease_uid, uid_leases
-from qemu_node.vm.record.names import VMIdError, vm_id
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import StateError, VMState
 

@@ -11,6 +11,7 @@ from qemu_node.errors import HostError
 from qemu_node.host.process import users
 from qemu_node.host.process.identity import identify
 from qemu_node.host.process.users import UserTakenError, holder_of, is_claimed
+from qemu_node.vm.names import vm_id
 from qemu_node.vm.record.leases import (
     lease_uid,
     leased_uids,
@@ -19,7 +20,6 @@ from qemu_node.vm.record.leases import (
     release_uids,
     uid_leases,
 )
-from qemu_node.vm.record.names import vm_id
 
 VM_A = vm_id("alloc-a", "web")
 VM_B = vm_id("alloc-b", "web")

@@ -23,8 +23,8 @@ from qemu_node.qemu.spec import (
 )
 from qemu_node.units import GIB
 from qemu_node.vm.hypervisor import Hypervisor
+from qemu_node.vm.names import TaskIdentity
 from qemu_node.vm.record.directory import VMDirectory
-from qemu_node.vm.record.names import TaskIdentity
 from qemu_node.vm.record.record import VMState
 from qemu_node.vm.start.request import VMRequest
 from qemu_node.vm.start.vmspec import Checked, vm_spec, vm_state

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.vm.record.names import VM_ID, VM_ID_MAX_BYTES, default_hostname, vm_id, vm_uuid
+from qemu_node.vm.names import VM_ID, VM_ID_MAX_BYTES, default_hostname, vm_id, vm_uuid
 
 ALLOC = "3f9c1a7b-e2d0-4c55-8f6e-0123456789ab"
 
