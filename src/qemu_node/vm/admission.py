@@ -1,4 +1,4 @@
-"""Which starts may go on: a few at a time, and none that takes the files that stops need.
+"""Which starts may go on: a few at a time, and none that would use the open files that stops need.
 
 Owns the number of starts that run at once and the reserve of open files. A driver without a free
 descriptor can neither signal a VM nor write down its end, so a start is refused long before.
@@ -15,7 +15,7 @@ from qemu_node.host.limits import OpenFiles
 from qemu_node.net.portspec import PortSpec, UserPort
 
 BASE_RESERVE = 64
-"""For what is no VM's: the agent's connection, downloads, the network, reading /proc."""
+"""For what belongs to no VM: the agent's connection, downloads, the network, reading /proc."""
 
 FILES_OF_A_STOP = 2
 """For each VM: the connection to its guest agent, and the lock that this takes."""
@@ -69,7 +69,7 @@ class Admission:
         self._promised = 0
 
     def check(self, nics: tuple[UserPort | PortSpec, ...] = ()) -> None:
-        """Return where a VM with `nics` leaves enough files for the stops of all.
+        """Return if a VM with `nics` leaves enough open files to stop all VMs.
 
         Raises:
             OpenFilesError: it would not; recoverable, as VMs end.
@@ -93,7 +93,7 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def turn(self, nics: tuple[UserPort | PortSpec, ...]) -> AsyncGenerator[None]:
-        """Have a turn, up to QEMU's spawn: each start in there keeps files open.
+        """Wait for a turn and have it for the block: each start in there keeps files open.
 
         Raises:
             OpenFilesError: see `check`.
@@ -101,7 +101,7 @@ class Admission:
         async with self._turns:
             self.check(nics)
             files = _files_of_start(nics)
-            # Some of them are open soon and count twice then, for as long as the start takes.
+            # Those that are open already count twice until the turn ends.
             self._promised += files
             try:
                 yield

@@ -52,7 +52,7 @@ class HypervisorFinder:
         self._looking = asyncio.Lock()
 
     async def find(self) -> Hypervisor:
-        """Return the hypervisor for a start, which waits for no proof but the first.
+        """Return the hypervisor for a start, which waits only for the first proof.
 
         Raises:
             MissingPartError: no guest can start here; the message says what is missing.
@@ -165,7 +165,7 @@ def _hypervisor(binary: QemuBinary, choice: AcceleratorChoice) -> Hypervisor:
 
 
 def _tell(found: Hypervisor, last: Hypervisor | None) -> None:
-    """Log a node that has lost KVM, or has it again."""
+    """Log that the node has lost KVM, or has it again."""
     if found.is_kvm_lost and (last is None or not last.is_kvm_lost):
         log.error(
             "KVM ran guests here before and does not now: VMs that start are slow",

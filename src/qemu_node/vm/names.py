@@ -10,7 +10,7 @@ from qemu_node.configdrive import HOSTNAME_MAX_CHARS, host_label, sanitise_hostn
 from qemu_node.errors import NodeError
 
 VM_ID_MAX_BYTES = 29
-"""16 of the task's name, a dash, 12 of the hash; `config` reckons socket paths with it."""
+"""16 of the task's name, a dash, 12 of the hash; `config` computes socket paths with it."""
 
 VM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,15}-[0-9a-f]{12}")
 
@@ -19,9 +19,9 @@ STATE_NAME = "state.json"
 
 
 class VMIdError(NodeError, ValueError):
-    """What was given as the id of a VM is none.
+    """What was given as a VM's id does not have the form of one.
 
-    A ValueError as well: of those msgspec makes a decoding error.
+    A ValueError as well: msgspec turns those into a decoding error.
     """
 
 
@@ -58,9 +58,10 @@ def vm_uuid(alloc_id: str, task_name: str) -> str:
 def default_hostname(job_name: str, group: str, task: str, index: int | None) -> str:
     """Return the host name of a guest whose job names none: a label such as `web-api-3`.
 
-    Group and task of one name stand there once, and not at all where the job has it as well. Two
-    VMs of one job never have the same: where a name could mean two pairs of group and task (which
-    of its hyphens parts them?), is too long, or holds what no host name can, it gets a hash of all.
+    If group and task have one name, it is in there once, and not at all if the job has it as well.
+    Two VMs of one job never have the same host name. A name gets a hash of all if it is too long,
+    has characters that no host name can have, or could mean two pairs of group and task (which of
+    its hyphens separates them?).
     """
     parts = [job_name, group, task]
     own = [group] if group == task else [group, task]

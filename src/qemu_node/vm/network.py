@@ -1,7 +1,7 @@
 """The node's network as its VMs use it: whose ports there are, and whose addresses.
 
 Owns that no two VMs of the node have one MAC, and finding the ports of live VMs. Does not own how a
-port is set up (`net.ports`) nor what a job may have (`net.policy`).
+port is set up (`net.manager`) nor what a job may have (`net.policy`).
 
 References are found: the ports in use are those of the VMs whose state.json is there and whose
 process lives, and those that this process has attached and not detached yet. The same is true of
@@ -69,7 +69,7 @@ class Network:
         self._looking = asyncio.Lock()
 
     async def aclose(self) -> None:
-        """Give up what is held of the kernel; the VMs' ports stay as they are."""
+        """Close what is open of the kernel's; the VMs' ports stay as they are."""
         if self._manager is None:
             return
         self._users.clear()
@@ -151,7 +151,7 @@ class Network:
             ) from exc
 
     async def unguard_host(self, vm_id: str) -> None:
-        """Note that a VM in user mode has ended; with the last one what kept it off goes."""
+        """Note that a VM in user mode has ended; the guard is removed with the last one."""
         if self._manager is not None:
             self._users.discard(vm_id)
             await self._unguard_if_unused(self._manager)
@@ -181,7 +181,7 @@ class Network:
     # All VMs
 
     async def reconcile(self) -> None:
-        """Make the node's network that of the VMs which live: nothing more, nothing less.
+        """Make the node's network what the live VMs need, and remove everything else of ours.
 
         Raises:
             HostError: what a live VM needs is not known; nothing was changed.
@@ -204,7 +204,7 @@ class Network:
     async def watch(self) -> None:
         """Reconcile as soon as others take something from VMs. Runs for ever.
 
-        Somebody who takes it away again and again is answered more and more rarely. Without root
+        If changes come again and again, the pauses between reconciles get longer. Without root
         there is nothing to watch, and it returns.
 
         Raises:
@@ -218,7 +218,7 @@ class Network:
             while True:
                 began = loop.time()
                 losses = await watch.losses(self._manager.watched)
-                # What is really missing is said by what puts it right.
+                # The reconcile says what was really missing.
                 log.info("network may have lost something", extra={"what": ", ".join(losses)})
                 pause_s = next_pause(pause_s, quiet_s=loop.time() - began)
                 has_moved = UPLINK_MOVED in losses
@@ -230,7 +230,7 @@ class Network:
                     log.warning("network not reconciled", extra={"error": exc.explain()})
                 await asyncio.sleep(pause_s)
                 if has_moved:
-                    # The switch may not have listened yet: its port has come up just before.
+                    # Its port has just come up: the switch may not have listened yet.
                     await self._announce(self._manager)
 
     async def _announce(self, manager: PortManager) -> None:

@@ -41,8 +41,8 @@ _USAGE_INTERVAL_S = 20.0
 _RECONCILE_INTERVAL_S = 60.0
 _WATCH_AGAIN_S = 60.0
 _SETTLE_S = 1.5
-"""Before the first reconcile, which reads what there is of every VM and every process: an agent
-hands over the VMs of an earlier driver as soon as it has a new one, and nobody watches them yet."""
+"""Before the first reconcile, which reads the files of every VM and looks at every process: the
+agent asks a new driver at once to recover the VMs of an earlier one, and that comes first."""
 _RECOVER_LOCK_TIMEOUT_S = 10.0
 
 
@@ -56,7 +56,7 @@ def _tell_nobody(_text: str, _notes: dict[str, str]) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class _Managed:
-    """A VM with what serves it."""
+    """A VM and what belongs to it."""
 
     vm: VM
     logs: VMLogs
@@ -122,7 +122,7 @@ class Supervisor:
         _ = self._node.tasks.start(loop, name=name)
 
     async def aclose(self) -> None:
-        """Put into the logs what the guests have printed, and serve no more; the VMs go on."""
+        """Move what the guests have printed into the logs, and stop serving; the VMs run on."""
         await self.flush_logs()
         self._log_worker.close()
 
@@ -367,7 +367,7 @@ async def _lock_for_recovery(directory: VMDirectory) -> DirectoryLock | None:
         log.warning("VM recovered without its directory", extra={"error": str(exc)})
         return None
     with contextlib.suppress(TimeoutError):
-        # The driver before us may still be closing down.
+        # The driver before us may still be about to end.
         async with asyncio.timeout(_RECOVER_LOCK_TIMEOUT_S):
             while True:
                 lock = DirectoryLock.try_acquire(directory.data)

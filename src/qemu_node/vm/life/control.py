@@ -1,4 +1,4 @@
-"""The driver's hold on one running QEMU: its process, its control socket, its TAPs.
+"""How the driver reaches one running QEMU: its process, its control socket, its TAPs.
 
 Owns the pidfd, the QMP connection and the copies of TAPs, each for as long as it is needed. Does
 not own what is asked or told (`machine`), nor QEMU's start (`vm.start`).

@@ -1,4 +1,4 @@
-"""A guest that stands still because the node's disk is full: noticed, told, continued.
+"""A guest that QEMU has paused because the node's disk is full: noticed, reported, continued.
 
 Owns when a paused guest goes on, and what is said and written down about it. Does not own the pause
 itself, which is QEMU's (`werror=enospc` in `qemu.devices`), the reserve (`host.files.space`), nor
@@ -32,7 +32,7 @@ POLL_S = 2.0
 """How often the free space is looked at while a guest waits for it."""
 
 ROOM_BYTES = 16 * MIB
-"""What has to be free beyond the reserve, so that a guest that goes on gets somewhere."""
+"""What has to be free beyond the reserve, so that a guest that goes on is not paused at once."""
 
 _CALM_S = 60.0
 _FIRST_HOLD_S = 2.0
@@ -40,7 +40,7 @@ _MAX_HOLD_S = 300.0
 
 
 def calls_for_a_look(event: QmpEvent) -> bool:
-    """Tell whether after `event` the guest may stand still, so that its status is to be asked.
+    """Tell whether the guest may be paused after `event`, so that its status has to be asked.
 
     An internal error of the accelerator is announced by STOP alone.
     """
@@ -54,8 +54,8 @@ def calls_for_a_look(event: QmpEvent) -> bool:
 def next_hold_s(hold_s: float, ran_s: float) -> float:
     """Return how long a guest that ran for `ran_s` since it was continued is not continued again.
 
-    Nothing at first. A guest that stops again at once, as at a quota that the free space does not
-    show, waits longer each time, up to five minutes.
+    0 at first. A guest that is paused again at once, for example by a quota that the free space
+    does not show, waits longer each time, up to five minutes.
     """
     if ran_s >= _CALM_S:
         return 0.0
@@ -68,7 +68,7 @@ def may_go_on(space: DiskSpace, reserve: Share) -> bool:
 
 
 class DiskGuard:
-    """Watches over one VM's want of disk space, through restarts of the driver."""
+    """Continues one VM when there is disk space again, also over restarts of the driver."""
 
     def __init__(
         self,
@@ -91,14 +91,14 @@ class DiskGuard:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the guest stands still until there is room."""
+        """Whether the guest is paused until there is room."""
         return self._meter.disk.is_full
 
     async def look(self, qmp: QmpConnection, status: StatusInfo) -> float | None:
         """Act on QEMU's `status`; return the seconds after which to ask again, None: at its news.
 
         Raises:
-            QmpError: QEMU did not answer; the guest may stand still or go on.
+            QmpError: QEMU did not answer; the guest may be paused or run.
         """
         is_waiting = status.status is RunState.IO_ERROR and await qmp_commands.is_out_of_space(qmp)
         if not is_waiting:

@@ -1,11 +1,11 @@
 """What a guest says of its network, and how much of it is believed.
 
-Owns asking until the guest has an address, and which address is one that others reach it at. Does
-not own the agent's protocol (`qga`) nor who is told (`nomad.advertise`, the command line).
+Owns asking until the guest has an address, and which addresses others can reach it at. Does not own
+the agent's protocol (`qga`) nor who is told (`nomad.task.advertise`, the command line).
 
-A guest may claim any address. What is taken over of its words is an address of the very NIC, and of
-those that the operator's policy gives it where it gives some; the node's filter lets no frame out
-under another one then.
+A guest may claim any address. Only addresses of the NIC in question are accepted, and, where the
+operator's policy limits the NIC's addresses, only those within the limit; the node's filter then
+drops frames from all others.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ _HOST_NAME_MAX_CHARS = 64
 """HOST_NAME_MAX of Linux; Windows has fewer. A guest may say anything."""
 _PAUSE_MIN_S, _PAUSE_MAX_S = 1.0, 15.0
 _PAUSE_SHARE = 0.2
-"""Pauses are this part of the time that has passed: an address is at most so much late."""
+"""A pause is this part of the time that has passed: an address is noticed at most so much late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestNetwork:
-    """A guest's own words about itself, checked."""
+    """What a guest says of itself, checked."""
 
     host_name: str
     addresses: tuple[str, ...]
-    """Of the NICs in question, IPv4 first; what leads nowhere is left out."""
+    """Of the NICs in question, IPv4 first; those at which nobody can reach it are left out."""
 
     @property
     def has_ipv4(self) -> bool:
@@ -47,7 +47,7 @@ class GuestNetwork:
     def of(
         cls, host_name: str, interfaces: Sequence[GuestInterface], nics: Iterable[NicRecord]
     ) -> "GuestNetwork":
-        """Return what to believe of a guest's words about `nics`."""
+        """Return what is accepted of what a guest says about `nics`."""
         return cls(
             host_name=host_name[:_HOST_NAME_MAX_CHARS],
             addresses=tuple(
@@ -59,7 +59,7 @@ class GuestNetwork:
 
 
 def useful_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Return the addresses that lead to the guest, IPv4 first; what a guest makes up is dropped."""
+    """Return the addresses at which others can reach the guest, IPv4 first; others are dropped."""
     parsed: set[IPv4Address | IPv6Address] = set()
     for text in addresses:
         try:

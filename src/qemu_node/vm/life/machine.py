@@ -66,7 +66,7 @@ from qemu_node.vm.start.launch import Launched
 log = logging.getLogger(__name__)
 
 _QUIT_TIMEOUT_S = 5.0
-"""What QEMU gets to leave by itself when its guest has ended."""
+"""How long QEMU may take to exit by itself when its guest has ended."""
 
 
 class VM:
@@ -103,7 +103,7 @@ class VM:
         """It ran when this process began to watch it."""
         self._oom_kills_before = self._oom_kills() if state.oom_kills is None else state.oom_kills
 
-    # Its life, for whoever has it
+    # Starting to watch, and ending
 
     def run(self, launched: Launched) -> None:
         """Begin to watch the VM that `launched` started."""
@@ -124,7 +124,7 @@ class VM:
                 self.directory.create_run(self.state.uid)
                 self.directory.publish(self.state)
         except HostError as exc:
-            # Others cannot see it then; Nomad must all the same.
+            # Others cannot see the VM then; Nomad must see it nevertheless.
             log.warning("recovered VM is not published", extra=self._fields(exc))
         self._begin_watch()
 

@@ -26,13 +26,13 @@ from qemu_node.vm.record.removal import KILL_TIMEOUT_S, UnkillableError
 log = logging.getLogger(__name__)
 
 _QUIT_GRACE_S = 2.0
-"""What QEMU gets to leave by itself; it closes its files at once, this is for a busy host."""
+"""How long QEMU may take to exit by itself; it closes its files at once, but a host may be busy."""
 
 _AGENT_TIMEOUT_S = 5.0
 """How long an agent that may not be there is waited for before the power button is pressed."""
 
 _STEP_MIN_S = 0.5
-"""What a step gets though the next is due: QEMU answers within milliseconds."""
+"""How long a step may take when the next one is due: QEMU answers within milliseconds."""
 
 
 class StopAction(StrEnum):

@@ -1,7 +1,7 @@
-"""What a VM uses of its host and what it waits for, measured at the price it is worth.
+"""What a VM uses of its host, and whether it waits for disk space.
 
-CPU time is one small read and taken at every call; Pss walks page tables (11 ms per GiB) and is
-taken by `measure` alone, every 20 seconds.
+CPU time is one small read, done at every call. Pss walks page tables (11 ms per GiB): only
+`measure` reads it, every 20 seconds.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ class UsageMeter:
         return self._pss_bytes
 
     def measure(self) -> Usage:
-        """Read everything, the dear figures too. Blocks for some milliseconds."""
+        """Read everything, also Pss, which is expensive. Blocks for some milliseconds."""
         self._pss_bytes = pss_bytes(self._process) or 0
         times = cpu_times(self._process)
         return Usage(
@@ -122,7 +122,7 @@ def drops_of(ports: Iterable[PortSpec], drops: Mapping[str, Mapping[str, int]]) 
 
 
 def read_usage(path: Path) -> Usage | None:
-    """Return what was last written to `path`; None where that is nothing, or damaged."""
+    """Return what was last written to `path`; None if nothing was, or it is damaged."""
     with contextlib.suppress(OSError, *DECODE_ERRORS):
         return msgspec.json.decode(beneath.read_published(path), type=Usage)
     return None

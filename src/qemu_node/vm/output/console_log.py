@@ -1,7 +1,7 @@
 """From the guest's serial port to the task's log: filtered, at a bounded rate, without loss.
 
-Owns the way of the bytes and its order: a byte is consumed from the serial log only after the sink
-has it, so a driver killed in between repeats a few bytes and loses none. Does not own the serial
+Owns moving the bytes, and the order: a byte is consumed from the serial log only after the sink has
+it, so a driver killed in between repeats a few bytes and loses none. Does not own the serial
 log (`serial`), what is removed from the text (`textfilter`) nor the log files
 (`nomad.task.tasklog`).
 
@@ -196,7 +196,7 @@ class ConsolePump:
         self.close()
 
     def close(self) -> None:
-        """Stop here; what is left waits in the serial log for the next pump."""
+        """Stop; what is left waits in the serial log for the next pump."""
         self._is_closed = True
 
 

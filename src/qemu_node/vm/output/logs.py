@@ -1,6 +1,6 @@
-"""One VM's words on their way into its task's log.
+"""Moves what one VM prints into its task's log.
 
-Owns the pair of pumps: the guest's console to stdout, QEMU's and the driver's own words to stderr.
+Owns the pair of pumps: the guest's console to stdout, messages of QEMU and of the driver to stderr.
 Does not own the files at either end (`serial`, and whoever gave the sinks).
 """
 
@@ -27,8 +27,8 @@ Sink = Callable[[bytes], None]
 _BURST_S = 4
 
 UNREAD_MAX_BYTES = BACKLOG_BYTES + 8 * MIB
-"""What waits in a serial log at most while nobody reads it. More than a reader lets wait: while one
-is there, the oldest is dropped and not the newest."""
+"""How much may wait in a serial log while nobody reads it. More than a reader lets wait, so that
+the reader drops the oldest output before QEMU has to drop the newest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ NO_LOGS = TaskLogs(stdout=_discard, stderr=_discard, close=lambda: None)
 
 
 class VMLogs:
-    """Moves what a VM prints into its task's streams, which it closes with itself."""
+    """Moves what a VM prints into its task's streams; `close` closes those too."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class VMLogs:
             try:
                 source = SerialLog(path, its_bound)
             except HostError as exc:
-                # A VM whose files were taken away is managed to its end all the same.
+                # A VM whose log was removed is managed nevertheless.
                 log.warning("output of a VM is not logged", extra={"error": str(exc)})
                 continue
             bucket = TokenBucket(rate_bytes_per_s=rate, burst_bytes=_BURST_S * rate)
@@ -95,7 +95,7 @@ class VMLogs:
     async def last_words(self) -> str:
         """Return the end of what QEMU wrote to stderr, on one line.
 
-        What the pump has moved and what it has not: nobody waits for the pump.
+        Both what the pump has moved and what it has not, so that nobody waits for the pump.
         """
         unread = await to_the_end(last_words_of, self._directory)
         moved = "" if self._words is None else last_words(self._words.tail)

@@ -8,7 +8,7 @@ QEMU writes whether or not the driver lives, so the file alone must tell what is
 consumed byte is overwritten with NUL, which costs no disk access, and whole megabytes of them are
 punched out of the file; after a restart the first byte that is not NUL is the first unconsumed one.
 Nothing is remembered anywhere else, so there is nothing that could disagree with the file: a driver
-killed at any instruction reads on where it had got to, at worst some bytes twice, and loses none.
+killed at any instruction continues where it was, at worst reads some bytes twice, and loses none.
 The NULs that a guest prints itself may get lost this way; the log drops them anyway.
 """
 
@@ -182,7 +182,7 @@ class SerialLog:
             begin += os.pwrite(fd, bytes(min(end - begin, _SCAN_BYTES)), begin)
 
     def _cut(self, fd: int) -> None:
-        """Where nothing can be punched, empty a file that has been read up."""
+        """Empty a file that has been read to its end, where no holes can be punched."""
         if self._can_punch or self._position < _PUNCH_BYTES:
             return
         if os.fstat(fd).st_size == self._position:

@@ -1,8 +1,8 @@
 """Which VM of this node has which user id, when we are root.
 
 Owns the leases, `<data>/vm/.uid/<uid>`, each with the vm_id of its VM. A lease is made under the
-host's claim on the user (`host.users`) and lasts as long as the VM's files, which belong to that
-user; the claim lasts as long as the VM's processes. Both are needed to call a process a VM's: the
+host's claim on the user (`host.process.users`) and lasts as long as the VM's files, which belong to
+that user; the claim lasts as long as the VM's processes. A process is a VM's if both are there: the
 lease says whose the user is on this node, the claim that no other node has it.
 """
 
@@ -26,7 +26,7 @@ from qemu_node.vm.names import STATE_NAME, VM_ID
 
 _BUSY_POLL_S = 0.01
 _BUSY_WAIT_S = 1.0
-"""A child of ours between fork and exec holds all of our descriptors for a moment."""
+"""For a moment, between fork and exec, a child of ours holds all of our descriptors."""
 
 
 class UserBusyError(HostError):
@@ -62,16 +62,16 @@ def lease_uid(vm_data_dir: Path, vm_id: str, first_uid: int, count: int) -> User
 
 
 def _claim(lease: Path, uid: int, directory: Path) -> UserClaim | None:
-    """Claim a user and sign its lease; None if others have it."""
+    """Claim a user and write its lease; None if others have it."""
     if not _is_free(lease, directory.name):
         return None
     claim = UserClaim.take(uid, directory)
     if claim is None:
         return None
     try:
-        # Nobody signs it without the claim: what it says now stays.
+        # Nobody writes it without the claim: what it says now stays.
         if _is_free(lease, directory.name):
-            _sign(lease, directory.name)
+            _write(lease, directory.name)
             return claim
     except BaseException:
         claim.close()
@@ -81,15 +81,15 @@ def _claim(lease: Path, uid: int, directory: Path) -> UserClaim | None:
 
 
 def _is_free(lease: Path, vm_id: str) -> bool:
-    """Tell whether nobody else has a lease; a killed driver may have left it, signed or not."""
+    """Tell whether nobody else has a lease; a killed driver may have left it, empty or not."""
     try:
         return _read(lease) in ("", vm_id)
     except FileNotFoundError:
         return True
 
 
-def _sign(lease: Path, vm_id: str) -> None:
-    """Write into a lease whose it is; nothing is left of one that the disk does not take."""
+def _write(lease: Path, vm_id: str) -> None:
+    """Write the id of its VM into a lease; if the disk is full, no lease is left."""
     fd = os.open(lease, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         atomic.write_all(fd, vm_id.encode())
@@ -143,7 +143,7 @@ def leased_uids(vm_data_dir: Path, vm_id: str, uid: int | None = None) -> list[i
 
 def is_in_use(directory: Path, uid: int) -> bool:
     """Tell whether a process runs as the user of the VM in `directory`, or is about to."""
-    # None: nobody's since the host was booted, or the claims were lost with /run.
+    # None: nobody has claimed it since the boot, or the claims were lost with /run.
     if holder_of(uid) not in (None, directory):
         return False
     return is_launching(directory, uid) or bool(processes_of_user(uid))
@@ -152,8 +152,8 @@ def is_in_use(directory: Path, uid: int) -> bool:
 def is_launching(directory: Path, uid: int) -> bool:
     """Tell whether something has the user of the VM in `directory` claimed to become it.
 
-    Once the start is completed QEMU is that user, and the claim says nothing more: a guest that has
-    taken over its QEMU can hand it on to that of another guest.
+    Once the start is completed, QEMU runs as that user and the claim proves nothing more: a guest
+    that has taken over its QEMU can pass the descriptor to the QEMU of another guest.
     """
     return not os.path.lexists(directory / STATE_NAME) and is_claimed(uid)
 
@@ -200,7 +200,7 @@ def _release(directory: Path, uid: int, vm_id: str) -> None:
 
 
 def release_stale(vm_data_dir: Path) -> None:
-    """Give back the users of VMs that are gone, and those that a killed driver did not sign for.
+    """Give back the users of VMs that are gone, and those whose lease a killed driver left empty.
 
     Raises:
         HostError: the host refused.
@@ -208,6 +208,6 @@ def release_stale(vm_data_dir: Path) -> None:
     for uid, vm_id in uid_leases(vm_data_dir).items():
         directory = vm_data_dir / vm_id
         if not vm_id:
-            _release(vm_data_dir / "unsigned", uid, vm_id)
+            _release(vm_data_dir / "nobody", uid, vm_id)
         elif not os.path.lexists(directory) and not is_in_use(directory, uid):
             _release(directory, uid, vm_id)

@@ -1,9 +1,9 @@
-"""The processes of this node's VMs, found without anything that a driver has written of them.
+"""The processes of this node's VMs, found without what drivers write down about VMs.
 
-Owns telling them from all others, by what nobody else can take on. As root each VM has a user of
-its own: a process is a VM's by its user. Without root it is a process of our own user whose command
-line names the VM's directory. Does not own ending them (`removal`). Looks into every process of the
-host: not for the event loop.
+Owns telling them from all other processes. As root each VM has a user of its own: a process is a
+VM's by its user. Without root it is a process of our own user whose command line names the VM's
+directory. Does not own ending them (`removal`). Looks at every process of the host: not for the
+event loop.
 """
 
 import json

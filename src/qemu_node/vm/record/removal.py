@@ -1,6 +1,6 @@
 """Ending a VM's processes and removing its files, whoever made them.
 
-Owns the way back from any state, also from one that a killed driver left. The caller holds the VM's
+Owns removing a VM in any state, also in one that a killed driver left. The caller holds the VM's
 lock, or gets it from `claim`.
 """
 
@@ -112,7 +112,7 @@ async def _end_processes(directory: VMDirectory) -> None:
                     if found == vm_id:
                         await kill(process)
                 await asyncio.sleep(_LAUNCH_POLL_S)
-    # What is left will be found by `VMDirectory.remove`.
+    # `VMDirectory.remove` finds what is left.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ async def remove_named(name: VMName, paths: Paths) -> None:
     """Kill the VM that `name` means and remove its files; nothing where it is not there any more.
 
     The id of a VM is the same for every start of its task: a VM of another start is not touched.
-    Where somebody else holds the lock, the process is killed and the files are left to him.
+    Where another driver holds the lock, the process is killed and that driver removes the files.
 
     Raises:
         UnkillableError: a process does not end.

@@ -23,14 +23,14 @@ from qemu_node.vm.node import Tell
 from qemu_node.vm.start.steps import ClaimedDirectory, Start, StartStep, VMUser
 
 LONG_WAIT_S = 2.0
-"""An image that takes longer is one that a person may want to stop waiting for."""
+"""If an image takes longer, a person may want to stop the task before it is there."""
 
 _IMAGE_TRIES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenImage:
-    """An image that the VM has, whatever becomes of the cache."""
+    """An image that the VM keeps even if the cache removes it."""
 
     image: CachedImage
     base: BaseImage

@@ -42,20 +42,20 @@ _QMP_TIMEOUT_S = 60.0
 """Bound for QEMU to greet. It takes 30 ms on an idle host; a loaded one swaps and compiles."""
 
 _END_TIMEOUT_S = 1.0
-"""What a QEMU that has closed its control socket gets to be gone."""
+"""How long a QEMU that has closed its control socket may take to exit."""
 
 
 class QemuStartError(HostError):
-    """QEMU ended or stayed mute during the start; it is gone, with all that was made for it."""
+    """QEMU ended or did not answer during the start; it is gone, with all that was made for it."""
 
 
 class Listeners:
     """A VM's listening sockets, ours until QEMU has inherited them."""
 
     def __init__(self, directory: VMDirectory, shared_gid: int | None) -> None:
-        """Listen on the sockets of `directory`, for the members of group `shared_gid` too.
+        """Listen on the sockets of `directory`, which members of group `shared_gid` may use too.
 
-        But for `qmp.sock`: whoever holds it keeps the driver from its VM.
+        `qmp.sock` is the driver's alone: another client there would lock the driver out.
 
         Raises:
             HostError: one of them cannot be made; none is left.
@@ -81,7 +81,7 @@ class Listeners:
             raise
 
     def close(self) -> None:
-        """Close our copies; harmless when done twice."""
+        """Close our copies. Idempotent."""
         while self.all_fds:
             os.close(self.all_fds.pop())
 
@@ -205,7 +205,7 @@ async def greet(directory: VMDirectory, child: Child) -> QmpConnection:
             _first_answer(directory), _until_gone(directory, child), discard=QmpConnection.close
         )
     except QmpError as exc:
-        # The end of QEMU closes the connection first, and is what there is to tell.
+        # When QEMU ends, its connection closes first; the end is what to report.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_TIMEOUT_S):
                 await _until_gone(directory, child)

@@ -1,6 +1,6 @@
-"""A VM's start, before there is anything of its guest: its directory and its user.
+"""The first steps of a VM's start, its directory and its user, and what all steps share.
 
-Owns the names of all steps of a start, and what each of them has in common. Does not own their
+Owns the names of all steps of a start, and what they have in common. Does not own their
 order (`launch`), nor the steps that make the guest's files (`files`) and QEMU's process
 (`process`). Each step is announced in the log with its name (`start step`), so that a test can end
 the driver at any of them, and registers its undo before the next one begins. What a step needs of
@@ -97,7 +97,7 @@ async def claim_directory(start: Start) -> ClaimedDirectory:
     start.undo.callback(lock.release)
     start.undo.push_async_callback(remove_files, directory)
     if left_over is not None:
-        # Nobody has given up its ports, which may have been other than those to come.
+        # Nobody has detached its ports, which may be others than those of the new start.
         await start.node.network.detach(left_over.record.ports)
     return ClaimedDirectory(files=directory, lock=lock)
 
@@ -115,7 +115,7 @@ async def lease_user(start: Start, directory: ClaimedDirectory) -> VMUser:
         start.node.config.qemu.first_uid,
         start.node.config.qemu.uid_count,
     )
-    # The lease itself goes with the directory, whoever has it.
+    # The lease is removed with the directory, by whoever removes that.
     user = await finish(leasing, discard=UserClaim.close)
     start.undo.callback(user.close)
     return VMUser(user)
