@@ -25,6 +25,14 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\t" else "�" for char in text)
 
 
+def without_login(address: str) -> str:
+    """Return a server's address without user and password, also where it is not a URL."""
+    scheme, found, rest = address.partition("://")
+    if not found:
+        return scheme.rpartition("@")[2]
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the name in `known` that is most like `word`; None if none is like it."""
     # Only errors need it.

@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +19,7 @@ from qemu_node.cli.doctor.agentchecks import AgentConfig, AgentFacts, DriverStat
 from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.host.process.command import SAFE_ENV, run
 from qemu_node.nomad.plugin.handshake import NOT_BY_HAND
-from qemu_node.text import DECODE_ERRORS
+from qemu_node.text import DECODE_ERRORS, without_login
 from qemu_node.units import GIB
 
 _NOMAD_VERSION = re.compile(r"^Nomad v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
@@ -70,7 +71,7 @@ async def read_agent(name: str, environ: Mapping[str, str] = os.environ) -> Agen
     if not isinstance(program, Program):
         return AgentFacts(program=program)
     address = environ.get("NOMAD_ADDR") or _DEFAULT_ADDRESS
-    problem, host_name, driver = None, "", None
+    problem, host_name, driver = None, os.uname().nodename, None
     try:
         agent = await _ask(program.path, "/v1/agent/self", _Self, environ)
         config: AgentConfig | None = AgentConfig(
@@ -80,7 +81,7 @@ async def read_agent(name: str, environ: Mapping[str, str] = os.environ) -> Agen
         )
         if node_id := agent.stats.get("client", {}).get("node_id"):
             node = await _ask(program.path, f"/v1/node/{node_id}", _Node, environ)
-            host_name = node.attributes.get("unique.hostname", "")
+            host_name = node.attributes.get("unique.hostname", host_name)
             found = (node.drivers or {}).get(_DRIVER) or _Driver()
             driver = DriverState(
                 is_detected=found.detected,
@@ -90,14 +91,15 @@ async def read_agent(name: str, environ: Mapping[str, str] = os.environ) -> Agen
     except NodeError as exc:
         problem = str(exc)
         config = await asyncio.to_thread(read_config_files, _CONFIG_DIR)
+    is_here = host_name == os.uname().nodename
     plugin_problem = None
-    if config is not None and config.plugin_dir is not None and config.has_plugin:
+    if is_here and config is not None and config.plugin_dir is not None and config.has_plugin:
         plugin_problem = await find_plugin_problem(Path(config.plugin_dir) / _DRIVER)
     return AgentFacts(
         program=program,
-        address=address,
+        address=without_login(address),
         problem=problem,
-        host_name="" if host_name == os.uname().nodename else host_name,
+        host_name="" if is_here else host_name,
         config=config,
         driver=driver,
         plugin_problem=plugin_problem,
@@ -136,6 +138,8 @@ async def _ask(nomad: str, path: str, kind: type[_T], environ: Mapping[str, str]
     except DECODE_ERRORS:
         # An API that refuses says so in one line of text.
         words = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
+        address = environ.get("NOMAD_ADDR", "")
+        words = words.replace(address, without_login(address))
         reason = words.removeprefix("Error performing request: ")[:_WORDS_MAX_CHARS]
         raise NodeError(reason or "an answer that is not JSON") from None
 
@@ -167,10 +171,11 @@ def parse_config(texts: Iterable[str]) -> AgentConfig:
 
 async def find_plugin_problem(path: Path) -> str | None:
     """Return why the agent cannot start the plugin file, None if it can."""
-    if (problem := _file_problem(path)) is not None:
+    real, problem = _judge_file(path)
+    if problem is not None:
         return problem
     try:
-        done = await run([str(path)], timeout_s=_TIMEOUT_S, check=False)
+        done = await run([str(real)], timeout_s=_TIMEOUT_S, check=False)
     except NodeError as exc:
         return f"does not start: {exc}"
     words = " ".join((done.stderr + done.stdout).decode(errors="replace").split())
@@ -180,12 +185,37 @@ async def find_plugin_problem(path: Path) -> str | None:
     return f"does not start: {words[-_WORDS_MAX_CHARS:] or f'exit status {done.returncode}'}"
 
 
+def _judge_file(path: Path) -> tuple[Path, str | None]:
+    """Return the file that is meant, without links, and why it is not started."""
+    try:
+        path = Path(os.path.realpath(path))
+        return path, _file_problem(path) or _start_problem(path)
+    except OSError as exc:
+        return path, f"cannot be looked at: {exc.strerror}"
+
+
 def _file_problem(path: Path) -> str | None:
     """Return why Nomad would pass over a file in plugin_dir, None if it would not."""
     if not path.is_file():
         return "does not exist"
     # Nomad asks whether anybody may execute it (its helper/pluginutils/loader).
     return None if path.stat().st_mode & 0o111 else "is not executable"
+
+
+def _start_problem(path: Path) -> str | None:
+    """Return why we do not start a file though Nomad may: others than root and we can replace it.
+
+    The agent names the file, and anybody may listen at its address while no agent does.
+    """
+    for part in (path, *path.parents):
+        info = part.stat()
+        if info.st_uid not in (0, os.geteuid()):
+            return f"is not started to try it: {part} belongs to user {info.st_uid}"
+        writers = stat.S_IWOTH | (0 if info.st_gid in (0, os.getegid()) else stat.S_IWGRP)
+        # In a sticky directory nobody replaces what is another's.
+        if info.st_mode & writers and not info.st_mode & stat.S_ISVTX:
+            return f"is not started to try it: others may write to {part}"
+    return None
 
 
 async def read_kill_mode() -> str | None:

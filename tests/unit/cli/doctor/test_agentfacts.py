@@ -156,6 +156,51 @@ async def test_a_plugin_file_is_started_as_the_agent_would(
     assert await agentfacts.find_plugin_problem(path) == expected
 
 
+@pytest.mark.parametrize("is_file", [False, True])
+async def test_a_plugin_file_that_others_can_replace_is_not_started(
+    tmp_path: Path, answers: dict[str, Completed], is_file: bool
+) -> None:
+    # Anybody may listen at the agent's address, and name a file of his own.
+    directory = tmp_path / "plugins"
+    directory.mkdir()
+    path = directory / "vm"
+    path.touch()
+    path.chmod(0o757 if is_file else 0o755)
+    directory.chmod(0o755 if is_file else 0o757)
+    link = tmp_path / "link"
+    link.symlink_to(directory)
+    answers[str(path)] = completed(stderr="error: this is a plugin of Nomad and is not run by hand")
+    writable = path if is_file else directory
+    problem = f"is not started to try it: others may write to {writable}"
+    assert await agentfacts.find_plugin_problem(link / "vm") == problem
+    writable.chmod(0o755)
+    assert await agentfacts.find_plugin_problem(link / "vm") is None
+
+
+async def test_a_plugin_file_of_another_user_is_not_started(
+    tmp_path: Path, answers: dict[str, Completed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vm"
+    path.touch(mode=0o755)
+    answers[str(path)] = completed(stderr="error: this is a plugin of Nomad and is not run by hand")
+    if os.geteuid() == 0:
+        os.chown(path, 4711, -1)
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    problem = await agentfacts.find_plugin_problem(path)
+    assert problem is not None
+    assert problem.endswith(f"belongs to user {owner}")
+
+
+async def test_an_address_with_a_password_is_shown_without_it(
+    nomad: Path, answers: dict[str, Completed]
+) -> None:
+    address = "http://user:secret@[bad"
+    answers["/v1/agent/self"] = completed(stderr=f"invalid address {address}", returncode=1)
+    facts = await agentfacts.read_agent(str(nomad), {"NOMAD_ADDR": address})
+    assert (facts.address, facts.problem) == ("http://[bad", "invalid address http://[bad")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
