@@ -13,7 +13,6 @@ API form. HCL is read by the first of these that there is:
 import asyncio
 import dataclasses
 import json
-import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any
 from qemu_node.errors import JobError
 from qemu_node.host.process.command import SAFE_ENV, run_blocking
 from qemu_node.run.jobfile.job import ENV_PREFIX, Job, job_from_api
+from qemu_node.text import without_login
 
 STDIN = Path("stdin")
 """The name that Nomad gives a job from standard input."""
@@ -159,7 +159,7 @@ def parse_with_nomad(binary: str, source: JobSource) -> dict[str, Any]:
         raise JobError(_message(done.stderr.decode(errors="replace"), source.path))
     try:
         job = json.loads(done.stdout)["Job"]
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise JobError(f"{binary} printed no job for {source.path}") from exc
     return dict(job)
 
@@ -193,8 +193,7 @@ def parse_with_agent(source: JobSource) -> dict[str, Any]:
         )
     address = source.env.get("NOMAD_ADDR") or _DEFAULT_ADDRESS
     request = {"JobHCL": source.text, "Variables": variables, "Canonicalize": False}
-    # Without a user's name and password.
-    agent = f"the agent at {re.sub('//[^/@]*@', '//', address)}"
+    agent = f"the agent at {without_login(address)}"
     try:
         status, body = asyncio.run(_ask_agent(address, request, source.env))
     except TimeoutError as exc:
@@ -210,7 +209,7 @@ def parse_with_agent(source: JobSource) -> dict[str, Any]:
         raise AgentUnusableError(f"{agent} answered {status}: {' '.join(words.split())[:200]}")
     try:
         return dict(json.loads(body))
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, RecursionError) as exc:
         raise AgentUnusableError(f"{agent} answered with no job") from exc
 
 
@@ -251,6 +250,9 @@ async def _ask_agent(
                 if len(body) > _AGENT_MAX_BYTES:
                     raise ValueError("the answer is too large")
             return response.status, body
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+        # Without its cause, which repeats the user's password.
+        raise ValueError("its address is not a URL of http or https") from None
     except aiohttp.ClientError as exc:
         # A failed connection prints objects of its library.
         reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__

@@ -99,6 +99,7 @@ def test_the_agent_is_given_the_job_and_the_values_of_its_variables(
             "reads no files, and the job needs one",
         ),
         ((200, "<html>"), "answered with no job"),
+        ((200, "[" * 200_000), "answered with no job"),
     ],
 )
 def test_where_the_agent_cannot_read_the_built_in_reader_does_and_the_reason_is_said(
@@ -111,6 +112,16 @@ def test_where_the_agent_cannot_read_the_built_in_reader_does_and_the_reason_is_
     assert "secret" not in note
     with pytest.raises(JobError, match=r"the agent at http://127\.0\.0\.1:1 "):
         load_job(hcl(parser=Parser.AGENT))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://u:secr/et@[bad", "ftp://u:secr/et@h", "u:secr/et@h:1", "https://u:secr/et@h:99999"],
+)
+def test_an_address_that_is_wrong_is_named_without_its_password(address: str) -> None:
+    (note,) = load_job(JobSource(path=STDIN, text=HCL, env={"NOMAD_ADDR": address})).notes
+    assert "its address is not a URL of http or https" in note
+    assert "secr" not in note
 
 
 def test_a_job_that_the_agent_refuses_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
