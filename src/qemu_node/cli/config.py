@@ -8,7 +8,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from qemu_node.cli.errors import EXIT_ERROR, show_error
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Cell, Column, print_json, print_table
+from qemu_node.images.http.url import redact
 
 if TYPE_CHECKING:
     from qemu_node.config.node import NodeConfig
@@ -139,12 +140,17 @@ def effective(config: "NodeConfig", text: str) -> list[Setting]:
     return [
         Setting(
             name=f"{section}.{name}",
-            value=msgspec.to_builtins(getattr(getattr(config, section), name)),
+            value=_without_secrets(name, msgspec.to_builtins(getattr(config, section))[name]),
             source="file" if name in written.get(section, {}) else "default",
         )
         for section in config.__struct_fields__
         for name in getattr(config, section).__struct_fields__
     ]
+
+
+def _without_secrets(name: str, value: Any) -> Any:
+    """Return a setting's value as it may be shown: a URL may hold a password or a signature."""
+    return [redact(source) for source in value] if name == "prefetch" else value
 
 
 def rows(settings: Sequence[Setting]) -> list[list[Cell]]:

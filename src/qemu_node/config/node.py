@@ -299,8 +299,11 @@ def _refuse_earlier_config(chosen: Path) -> None:
 
 def _check(config: NodeConfig) -> None:
     """Raise for what the types allow but makes no sense."""
+    # No path can hold it, and system calls raise for it. An escaped backslash is not its escape.
+    if b"\\u0000" in msgspec.json.encode(config).replace(b"\\\\", b""):
+        raise ConfigError("a setting holds a NUL character")
     for name, value in (("run", config.paths.run), ("data", config.paths.data)):
-        if not value.startswith("/") or "\0" in value:
+        if not value.startswith("/"):
             raise ConfigError(f"paths.{name} must be an absolute path, not {value!r}")
     if len(os.fsencode(config.paths.run)) > _RUN_DIR_MAX_BYTES:
         raise ConfigError(

@@ -102,3 +102,18 @@ def test_no_setting_is_left_out() -> None:
     for section in config.__struct_fields__:
         for name in getattr(config, section).__struct_fields__:
             assert f"{section}.{name}" in names
+
+
+def test_secrets_in_the_urls_of_images_are_not_shown(file: Path, capsys: Output) -> None:
+    file.write_text("[images]\nprefetch = ['https://user:s3cret@h.example/a?sig=s3cret']\n")
+    for options in ([], ["--json"]):
+        assert main(["config", "show", *options]) == 0
+        said = capsys.readouterr().out
+        assert "https://h.example/a?" in said
+        assert "s3cret" not in said
+
+
+def test_a_setting_with_a_nul_is_refused(file: Path, capsys: Output) -> None:
+    file.write_text("[images]\nimage_paths = ['a\\u0000']\nca_file = \"/a\\u0000\"\n")
+    assert main(["config", "check"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {file}:3: a setting holds a NUL")

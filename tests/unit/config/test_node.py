@@ -172,7 +172,7 @@ def test_one_path_can_be_set_without_the_other() -> None:
         ("qemu = []", "qemu"),
         (f"a = {'9' * 5000}", "TOML"),
         (f"a = {'[' * 5000}", "TOML"),
-        ("[paths]\nrun = '/a\\u0000b'".replace("'", '"'), "paths.run"),
+        ("[paths]\nrun = '/a\\u0000b'".replace("'", '"'), "a NUL"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(text: str, named: str) -> None:
