@@ -11,6 +11,7 @@ from qemu_node.config.node import Paths
 from qemu_node.errors import AS_ROOT, HostError
 from qemu_node.host.files.atomic import host_error
 from qemu_node.host.files.beneath import is_plain_file, open_beneath
+from qemu_node.host.files.holes import seek_data
 from qemu_node.inventory.state import VMStatus, summarize
 from qemu_node.units import KIB
 from qemu_node.vm.output.console_log import BACKLOG_BYTES
@@ -45,8 +46,9 @@ class ConsoleLog:
                         continue
                     if number > self._number:
                         self._number, self._offset = number, 0
-                    if data := self._read_at(dir_fd, number, self._offset):
-                        self._offset += len(data)
+                    start, data = self._data_at(dir_fd, number, self._offset)
+                    if data:
+                        self._offset = start + len(data)
                         return data
         except OSError as exc:
             raise self._error(exc) from exc
@@ -71,8 +73,12 @@ class ConsoleLog:
             self._number = number
             end = self._offset = self._size(dir_fd, number)
             while end > 0:
-                start = max(end - _CHUNK_BYTES, 0)
-                chunk = self._read_at(dir_fd, number, start)[: end - start]
+                begin = max(end - _CHUNK_BYTES, 0)
+                start, chunk = self._data_at(dir_fd, number, begin)
+                chunk = chunk[: max(end - start, 0)]
+                if not chunk:
+                    # A hole, which may be of terabytes: nothing before it is looked for.
+                    return
                 # The newline at the very end is the last line's own.
                 found = len(chunk) - 1 if is_last_byte and chunk.endswith(b"\n") else len(chunk)
                 is_last_byte = False
@@ -81,7 +87,7 @@ class ConsoleLog:
                     self._offset = start + found + 1
                 if lines == 0:
                     return
-                end = start
+                end = self._offset = begin
             self._offset = 0
 
     def _size(self, dir_fd: int, number: int) -> int:
@@ -93,12 +99,14 @@ class ConsoleLog:
         finally:
             os.close(fd)
 
-    def _read_at(self, dir_fd: int, number: int, offset: int) -> bytes:
+    def _data_at(self, dir_fd: int, number: int, offset: int) -> tuple[int, bytes]:
+        """Return where data begins at or after `offset`, and its first bytes; no log has holes."""
         fd = self._open(dir_fd, number)
         if fd is None:
-            return b""
+            return offset, b""
         try:
-            return os.pread(fd, _CHUNK_BYTES, offset)
+            start = seek_data(fd, offset)
+            return (offset, b"") if start is None else (start, os.pread(fd, _CHUNK_BYTES, start))
         finally:
             os.close(fd)
 

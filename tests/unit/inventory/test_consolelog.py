@@ -103,6 +103,21 @@ def test_what_a_task_put_in_place_of_a_log_file_is_not_read(task: Task, tmp_path
     assert read_all(log) == b"printed\n"
 
 
+def test_a_hole_of_terabytes_is_passed_over(task: Task) -> None:
+    # The other tasks of the allocation may write there as well.
+    task.append(0, b"one\n")
+    os.truncate(task.logs / "web.stdout.0", 4 << 40)
+    log = ConsoleLog(task.record)
+    assert read_all(log).rstrip(b"\0") == b"one\n"
+    log.skip_to_last(2)
+    assert read_all(log) == b""
+    task.append(0, b"two\n")
+    assert read_all(log).lstrip(b"\0") == b"two\n"
+    task.append(1, b"three\n")
+    log.skip_to_last(2)
+    assert read_all(log).lstrip(b"\0") == b"two\nthree\n"
+
+
 def test_a_directory_of_logs_that_is_a_link_or_gone_is_an_error(task: Task, tmp_path: Path) -> None:
     task.logs.rename(tmp_path / "elsewhere")
     with pytest.raises(HostError, match="read the logs in"):
