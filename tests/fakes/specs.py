@@ -3,7 +3,7 @@
 import dataclasses
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
@@ -32,6 +32,11 @@ HARDWARE = Hardware(
     os=OsFamily.LINUX, firmware=FirmwareMode.SECURE_BOOT, vcpus=2, merge=True, watchdog=False
 )
 
+EVERY_SWITCH: dict[str, Any] = {
+    name: True for name, kind in get_type_hints(Hardware).items() if kind is bool
+}
+"""What a job can turn on in the hardware: with it `make_spec` has the devices of options, too."""
+
 CASES = tuple(product(OsFamily, FirmwareMode, Accelerator))
 
 
@@ -56,7 +61,10 @@ def make_spec(
     accelerator: Accelerator = Accelerator.TCG,
     **changes: Any,
 ) -> VMSpec:
-    """Return a VM with every device there is; `changes` replace its fields and its hardware's."""
+    """Return a VM with every device that no option adds.
+
+    `changes` replace its fields and its hardware's.
+    """
     data = Path("/data/vm/web-0123456789ab")
     run = Path("/run/qemu-node/vm/web-0123456789ab")
     spec = VMSpec(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from fakes.real_vm import UNPRIVILEGED_UID, RealVM, make_vm_directory, prepare, running
-from fakes.specs import CASES, case_name, make_spec
+from fakes.specs import CASES, EVERY_SWITCH, case_name, make_spec
+from msgspec import structs
 
 from qemu_node.config.node import QemuConfig
 from qemu_node.qemu.accel.probe import choose_aio
@@ -92,6 +93,7 @@ async def test_every_combination_starts_and_answers_on_each_monitor(
     os_family: OsFamily, mode: FirmwareMode, accelerator: Accelerator
 ) -> None:
     spec, directory = _prepared(os_family, mode, accelerator)
+    spec = replace(spec, hardware=structs.replace(spec.hardware, **EVERY_SWITCH))
     async with running(spec, directory) as vm:
         # All at once: no client keeps another from its VM.
         clients = [await _connect(vm, name) for name in ("qmp", "monitor", "console")]

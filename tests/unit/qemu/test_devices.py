@@ -2,7 +2,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from fakes.specs import make_spec
+from fakes.specs import EVERY_SWITCH, make_spec
 
 from qemu_node.errors import JobError
 from qemu_node.qemu import devices
@@ -30,19 +30,14 @@ def _nic(number: int) -> UserNic:
 
 
 @pytest.mark.parametrize("os_family", OsFamily)
-def test_every_pci_device_has_a_slot_of_its_own(os_family: OsFamily) -> None:
-    spec = make_spec(os_family, nics=tuple(_nic(n) for n in range(devices.MAX_NICS)))
-    slots = [device["addr"] for device in _all_devices(spec) if device.get("bus") == "pcie.0"]
-    assert len(slots) == len(set(slots)) > devices.MAX_NICS
-    assert "0x1f" not in slots
-
-
-@pytest.mark.parametrize("os_family", OsFamily)
-def test_slots_kept_for_later_stay_free_whatever_a_vm_has(os_family: OsFamily) -> None:
+def test_every_pci_device_has_a_slot_of_its_own_and_none_that_is_kept_for_later(
+    os_family: OsFamily,
+) -> None:
     nics = tuple(_nic(n) for n in range(devices.MAX_NICS))
-    spec = make_spec(os_family, nics=nics, watchdog=True)
-    used = {int(str(d["addr"]), 16) for d in _all_devices(spec) if d.get("bus") == "pcie.0"}
-    assert not used & devices.FREE_SLOTS.keys()
+    spec = make_spec(os_family, nics=nics, **EVERY_SWITCH)
+    used = [int(str(d["addr"]), 16) for d in _all_devices(spec) if d.get("bus") == "pcie.0"]
+    assert len(used) == len(set(used)) > devices.MAX_NICS
+    assert not {0x1F, *devices.FREE_SLOTS} & set(used)
 
 
 def test_network_interface_keeps_its_slot_whatever_else_the_vm_has() -> None:
