@@ -167,7 +167,7 @@ class _TreeReader:
                 raise JobError(f"{_SOURCE} holds more than {_MAX_ENTRIES} files and directories")
             for name in names:
                 child = f"{relative}/{name}" if relative else name
-                # Checked before it is opened: opening a device may have an effect.
+                # Checked before it is opened: to open a device may have an effect.
                 mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
                 if stat.S_ISDIR(mode):
                     self.read_directory(child, depth + 1)

@@ -19,7 +19,7 @@ from qemu_node.qemu.accel.probe import find_qemu
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.firmware import Firmware, ensure_varstore
 from qemu_node.qemu.process import start_qemu
-from qemu_node.qemu.spec import BaseImage, DiskFormat, PflashFirmware, SocketFds, UserNic, VMSpec
+from qemu_node.qemu.spec import BaseImage, PflashFirmware, SocketFds, UserNic, VMSpec
 from qemu_node.units import GIB, MIB
 
 UNPRIVILEGED_UID = 65_532 if os.geteuid() == 0 else None
@@ -94,7 +94,7 @@ def prepare(spec: VMSpec, directory: Path, firmware: Firmware | None) -> VMSpec:
         pflash=pflash,
         memory_bytes=256 * MIB,
         overlay=overlay,
-        base=BaseImage(path=base, format=DiskFormat.RAW),
+        base=BaseImage(path=base, is_qcow2=False),
         config_drive=drive,
         # A TAP is the test's own to make: nothing is open under the specification's numbers.
         nics=tuple(replace(nic, forwards=()) for nic in spec.nics if isinstance(nic, UserNic)),

@@ -11,7 +11,6 @@ from qemu_node.qemu.spec import (
     Accelerator,
     BaseImage,
     DiskAio,
-    DiskFormat,
     FirmwareMode,
     Hardware,
     OsFamily,
@@ -75,7 +74,7 @@ def make_spec(
         pflash=pflash(mode, data),
         memory_bytes=1 * GIB,
         overlay=data / "overlay.qcow2",
-        base=BaseImage(path=Path("/data/images/base.qcow2"), format=DiskFormat.QCOW2),
+        base=BaseImage(path=Path("/data/images/base.qcow2"), is_qcow2=True),
         config_drive=data / "config-drive.iso",
         nics=(
             UserNic(

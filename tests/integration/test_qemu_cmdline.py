@@ -19,7 +19,6 @@ from qemu_node.qemu.spec import (
     Accelerator,
     BaseImage,
     DiskAio,
-    DiskFormat,
     FirmwareMode,
     OsFamily,
     UserNic,
@@ -169,7 +168,7 @@ async def test_base_passed_as_descriptor_needs_no_right_to_its_path() -> None:
     os.truncate(base, 1 << 30)
     fd = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        spec = replace(spec, base=BaseImage(path=base, format=DiskFormat.RAW, fd=fd))
+        spec = replace(spec, base=BaseImage(path=base, is_qcow2=False, fd=fd))
         async with running(spec, directory) as vm:
             qmp = await _connect(vm)
             [disk] = [

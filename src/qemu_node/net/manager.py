@@ -19,12 +19,7 @@ from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
 from qemu_node.host.concurrency.threads import Worker, to_the_end
 from qemu_node.net.announce import announce
-from qemu_node.net.errors import (
-    BridgeUnfitError,
-    NetworkOwnedError,
-    NftMissingError,
-    TapBusyError,
-)
+from qemu_node.net.errors import BridgeUnfitError, NetworkOwnedError, NftMissingError, TapBusyError
 from qemu_node.net.filter.elements import elements
 from qemu_node.net.filter.guard import UserGuard
 from qemu_node.net.filter.nft import Nft
@@ -33,14 +28,14 @@ from qemu_node.net.filter.table import FilterTable
 from qemu_node.net.netlink.notices import Watched
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.owner import NetworkOwner
-from qemu_node.net.port.bridge import bridge_problems, check_bridge
+from qemu_node.net.port.bridge import bridge_problems, check_bridge, has_taps
 from qemu_node.net.port.bridgeport import join_bridge, open_port, repair_ports
 from qemu_node.net.port.checksums import ensure_device
 from qemu_node.net.port.plan import plan_elements
 from qemu_node.net.port.rate import limit_rate
 from qemu_node.net.port.tap import Tap, check_free, open_tap
 from qemu_node.net.port.uplink import Uplink
-from qemu_node.net.portspec import TAP_NAME, PortSpec
+from qemu_node.net.portspec import PortSpec
 
 log = logging.getLogger(__name__)
 
@@ -112,18 +107,12 @@ class PortManager:
                 await self._worker.to_the_end(self._begin)
 
     def _begin(self) -> FilterTable:
-        self._owner.acquire(self._has_ports)
+        self._owner.acquire(lambda: has_taps(self._route, self._config.bridge))
         if self._table is None:
             table = FilterTable(self._library())
             table.load()
             self._table = table
         return self._table
-
-    def _has_ports(self) -> bool:
-        """Tell whether any VMs have TAPs on the bridge, whoever started them."""
-        links = self._route.read_links()
-        bridges = {link.ifindex for link in links if link.ifname == self._config.bridge}
-        return any(link.master in bridges and TAP_NAME.fullmatch(link.ifname) for link in links)
 
     def _library(self) -> Nft:
         if self._nft is None:

@@ -34,7 +34,7 @@ def check_args(args: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
     """
     patterns = [_compile(text) for text in allowed]
     checked: list[str] = []
-    # All of them before any is judged: a word that is no value becomes a disk, whatever it says.
+    # Split all of them before one is judged: a word that is no value becomes a disk.
     for name, value in list(_options(_split(args))):
         option = f"-{name} {value}"
         reason = _why_never(name, value)
@@ -103,7 +103,7 @@ def _why_never(name: str, value: str) -> str | None:
 
 
 def _why_never_cpu(value: str) -> str | None:
-    """A model and features: none of x86 names a file, only experimental ones are kept away."""
+    """A model and features: no feature of x86 names a file, only experimental ones are refused."""
     for part in value.split(","):
         feature = part.partition("=")[0].lstrip("+-")
         if not _NAME.fullmatch(feature) or feature.startswith("x-"):

@@ -1,4 +1,4 @@
-"""What of QEMU's command line a job can be allowed at all: tables, read by `args`.
+"""Which parts of QEMU's command line a job can be allowed at all: tables, read by `args`.
 
 Made from the options and devices of QEMU 7.2 and 10.0 (`-help`, `-device help`, `-device X,help`).
 On the lists is what emulates something and takes nothing of the host: no file, socket, device,
@@ -14,8 +14,8 @@ gives a name two meanings. Left out for what they open:
 """
 
 OPTIONS = ("cpu", "device", "fw_cfg", "global", "icount", "rtc", "smbios")
-"""Each takes exactly one value (qemu-options.hx, HAS_ARG), so no value can be smuggled in as an
-option of its own, nor as a bare word, which QEMU would open as a disk."""
+"""Each takes exactly one value (qemu-options.hx, HAS_ARG), so no value can pass as an option of its
+own, nor as a bare word, which QEMU would open as a disk."""
 
 KEYS = {
     "fw_cfg": frozenset({"name", "string"}),

@@ -120,7 +120,7 @@ def _cpu(spec: VMSpec, version: QemuVersion) -> list[str]:
     """Return accelerator, CPU model and topology: one socket, all that a client Windows uses."""
     if spec.accelerator is Accelerator.KVM:
         accel = "kvm"
-        # Windows starts a hypervisor of its own if it can, and then each exit costs double.
+        # Windows starts a hypervisor of its own if it can, and then each exit costs twice as much.
         model = ["host", "migratable=off", "vmx=off", "svm=off"]
         if spec.hardware.os is OsFamily.WINDOWS:
             model += _HYPERV

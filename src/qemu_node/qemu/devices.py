@@ -16,7 +16,6 @@ from pathlib import Path
 from qemu_node.errors import JobError
 from qemu_node.qemu.spec import (
     DiskAio,
-    DiskFormat,
     OsFamily,
     PortForward,
     TapNic,
@@ -99,7 +98,7 @@ def firmware(spec: VMSpec) -> list[str]:
 def control(spec: VMSpec) -> list[str]:
     """Return the QMP monitors. Each serves one client, so each kind of client has its own.
 
-    They are the driver's, the command's and the daemon's.
+    The clients are the driver, the command and the daemon.
     """
     argv: list[str] = []
     for name, fd in (
@@ -122,7 +121,7 @@ def screen_and_serial(spec: VMSpec) -> list[str]:
     argv = [
         "-chardev", serial,
         "-device", to_json({"driver": "isa-serial", "id": "com1", "chardev": "serial0"}),
-        # Every viewer sees the screen; none can push another one out (RFB's exclusive flag).
+        # All viewers see the screen; none can disconnect another one (RFB's exclusive flag).
         "-vnc", f"unix:{escape(spec.vnc_socket)},share=force-shared",
     ]
     # fmt: on
@@ -194,7 +193,7 @@ def disk(spec: VMSpec) -> list[str]:
         "discard": "unmap",
         "detect-zeroes": "unmap",
         "file": _file_node(spec.overlay, aio=spec.aio) | {"discard": "unmap"},
-        # Spelled out down to its end: QEMU opens no file that an image's header names.
+        # The whole chain is spelled out: QEMU opens no file that an image's header names.
         "backing": _base_node(spec),
     }
     drive = {
@@ -305,13 +304,13 @@ def _base_node(spec: VMSpec) -> dict[str, object] | None:
     path = base.path if base.fd is None else Path(f"/dev/fdset/{_BASE_FDSET}")
     file = _file_node(path, is_read_only=True, aio=spec.aio)
     common = {"read-only": True, "file": file}
-    if base.format is DiskFormat.QCOW2:
+    if base.is_qcow2:
         return _qcow2_node("base0") | common | {"backing": None}
-    return {"driver": base.format.value, "node-name": "base0"} | common
+    return {"driver": "raw", "node-name": "base0"} | common
 
 
 def _qcow2_node(name: str) -> dict[str, object]:
-    # The disk dies with its VM, so what the guest wants on stable storage need not get there.
+    # The disk is removed with its VM, so what the guest flushes need not reach stable storage.
     return {
         "driver": "qcow2",
         "node-name": name,
@@ -324,7 +323,7 @@ def _qcow2_node(name: str) -> dict[str, object]:
 def _file_node(
     path: Path, *, is_read_only: bool = False, aio: DiskAio | None = None
 ) -> dict[str, object]:
-    # The page cache stays in use (no cache.direct): all VMs on one base image share it there.
+    # With the page cache (no cache.direct): all VMs on one base image share it there.
     node: dict[str, object] = {"driver": "file", "filename": checked(path)}
     if is_read_only:
         node["read-only"] = True

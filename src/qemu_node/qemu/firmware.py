@@ -3,8 +3,8 @@
 Owns reading descriptors (docs/interop/firmware.json of QEMU) and choosing one for a mode. Does not
 own SeaBIOS, which QEMU brings, nor how flash is wired up (`devices.firmware`).
 
-A descriptor is the operator's, yet may be malformed or of a newer schema: it is then skipped, with
-the reason in the log.
+Descriptors are the operator's. One that is malformed or of a newer schema is skipped, with the
+reason in the log.
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 Pure. Owns the bound. Does not own the cgroup limit (`host.cgroup`).
 
-How the numbers came about: the product's own command line on QEMU 7.2.22 and 10.0.13 under TCG,
+How the numbers were measured: the product's own command line on QEMU 7.2.22 and 10.0.13 under TCG,
 Debian's 6.12 kernel filling its memory with files and reading them back, anonymous memory from
 /proc/PID/smaps each second, the mapping of guest RAM left out, the highest value kept. In MiB:
 
@@ -25,7 +25,7 @@ from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.units import MIB, format_size
 
 MIN_GUEST_RAM_BYTES = 64 * MIB
-"""Less holds neither UEFI nor any guest."""
+"""With less, neither UEFI nor any guest starts."""
 
 _QEMU_BYTES = 32 * MIB
 _SCREEN_AND_CACHES_BYTES = 56 * MIB

@@ -33,13 +33,6 @@ class Accelerator(StrEnum):
     TCG = "tcg"
 
 
-class DiskFormat(StrEnum):
-    """Image formats that are accepted; the value is QEMU's driver name."""
-
-    QCOW2 = "qcow2"
-    RAW = "raw"
-
-
 class DiskAio(StrEnum):
     """How QEMU does disk I/O on the host; the value is QEMU's word."""
 
@@ -93,10 +86,11 @@ class BaseImage:
     """A read-only image whose format is known; it is never probed."""
 
     path: Path
-    format: DiskFormat
+    is_qcow2: bool
+    """Else it is raw."""
     fd: int | None = None
     """The same file, open for reading, inherited by QEMU under this number: it then needs no right
-    to the path, and gets the very file that was checked."""
+    to the path, and opens the file that was checked."""
 
 
 class PortForward(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,6 @@ from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.spec import (
     Accelerator,
     BaseImage,
-    DiskFormat,
     FirmwareMode,
     OsFamily,
     QemuVersion,
@@ -179,7 +178,7 @@ def test_chain_below_the_overlay_is_stated_to_its_end() -> None:
 
 
 def test_raw_base_is_never_probed() -> None:
-    base = BaseImage(path=Path("/data/images/base.raw"), format=DiskFormat.RAW)
+    base = BaseImage(path=Path("/data/images/base.raw"), is_qcow2=False)
     overlay = _json(
         build_argv(make_spec(base=base), _BINARY, QEMU_10_0), "-blockdev", "node-name", "disk0"
     )
@@ -195,7 +194,7 @@ def test_overlay_on_nothing_has_its_chain_cut() -> None:
 
 
 def test_base_that_is_open_already_is_inherited_and_not_opened_by_path() -> None:
-    base = BaseImage(path=Path("/private/base.raw"), format=DiskFormat.RAW, fd=20)
+    base = BaseImage(path=Path("/private/base.raw"), is_qcow2=False, fd=20)
     argv = build_argv(make_spec(base=base), _BINARY, QEMU_10_0)
     assert _values(argv, "-add-fd") == ["fd=20,set=1"]
     assert "/dev/fdset/1" in " ".join(argv)
@@ -239,7 +238,7 @@ def test_no_string_can_start_another_option(text: str) -> None:
         vm_id=text,
         overlay=path,
         config_drive=path,
-        base=BaseImage(path=path, format=DiskFormat.RAW),
+        base=BaseImage(path=path, is_qcow2=False),
         nics=(UserNic(mac="52:54:00:12:34:56", hostname=text, forwards=()),),
         vnc_socket=path,
         serial_log=path,

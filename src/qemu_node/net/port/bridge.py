@@ -1,7 +1,7 @@
 """The node's bridge: whether it is fit for VMs, and what is wrong with it.
 
-Owns these checks. Does not own making the bridge, which the operating system does. Calls block:
-use a thread.
+Owns these checks, and finding VMs' TAPs on it. Does not own making the bridge, which the operating
+system does. Calls block: use a thread.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from qemu_node.errors import MissingPartError
 from qemu_node.net.errors import BridgeUnfitError, NetworkError
 from qemu_node.net.netlink.answers import BridgeFacts
 from qemu_node.net.netlink.rtnl import RouteSocket
+from qemu_node.net.portspec import TAP_NAME
 from qemu_node.vlans import VID_MIN, format_vlans
 
 
@@ -44,6 +45,13 @@ def check_bridge(route: RouteSocket, ifname: str) -> BridgeFacts:
             hint=f"ip link set {ifname} type bridge mcast_snooping 0",
         )
     return facts
+
+
+def has_taps(route: RouteSocket, ifname: str) -> bool:
+    """Tell whether any VMs have TAPs on the bridge `ifname`, whoever started them."""
+    links = route.read_links()
+    bridges = {link.ifindex for link in links if link.ifname == ifname}
+    return any(link.master in bridges and TAP_NAME.fullmatch(link.ifname) for link in links)
 
 
 def bridge_problems(config: NetworkConfig) -> list[str]:

@@ -9,7 +9,6 @@ job is silent; whole numbers as integers, others as floats or, where a float64 i
 strings; variables filled in. Absent block lists are empty, absent blocks nil (Nomad 2.0.6-dev).
 """
 
-import difflib
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from qemu_node.nomad.plugin import hclspec
 from qemu_node.nomad.proto.hclspec_pb2 import Spec
 from qemu_node.qemu.devices import MAX_NICS
 from qemu_node.qemu.spec import FirmwareMode, OsFamily
+from qemu_node.text import nearest
 from qemu_node.units import parse_duration, parse_size
 from qemu_node.vlans import VID_MAX, VID_MIN, parse_vlans
 
@@ -328,8 +328,8 @@ def _unknown_option(
     body: type[msgspec.Struct], path: tuple[str | int, ...], name: str, error: type[NodeError]
 ) -> NodeError:
     known = sorted(_options(_body_at(body, path)))
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(known)}"
+    near = nearest(name, known)
+    hint = f'did you mean "{near}"?' if near else f"there are: {', '.join(known)}"
     return error(f"there is no option {_name((*path, name))}", hint=hint)
 
 

@@ -33,7 +33,7 @@ class AcceleratorChoice:
 
     accelerator: Accelerator
     kvm_problem: str | None = None
-    """What keeps KVM from being it, one sentence; None: nothing, or KVM was not asked for."""
+    """Why it is not KVM, one sentence; None: it is, or KVM was not asked for."""
     kvm_detail: str = ""
     """QEMU's own words about that."""
     is_kvm_lost: bool = False
@@ -64,7 +64,7 @@ class ProofMemory:
         self._failures: dict[Accelerator, _Failure] = {}
 
     def recall(self, accelerator: Accelerator, key: str) -> AcceleratorProof | None:
-        """Return what is known under the circumstances `key`; None: it is to be proven now."""
+        """Return what is known for the conditions `key`; None: it has to be proven now."""
         success = self._successes().get(accelerator.value)
         if success is not None and success.key == key:
             return AcceleratorProof(accelerator=accelerator, works=True)
@@ -74,7 +74,7 @@ class ProofMemory:
         return None
 
     def note(self, proof: AcceleratorProof, key: str) -> None:
-        """Remember what was shown under the circumstances `key`."""
+        """Remember what was shown for the conditions `key`."""
         if proof.works:
             self._failures.pop(proof.accelerator, None)
             self._write({**self._successes(), proof.accelerator.value: _Success(key=key)})
@@ -88,7 +88,7 @@ class ProofMemory:
         )
 
     def ever_worked(self, accelerator: Accelerator) -> bool:
-        """Tell whether it ran a guest here, under whatever circumstances."""
+        """Tell whether it ever ran a guest here, under any conditions."""
         return accelerator.value in self._successes()
 
     def _successes(self) -> dict[str, _Success]:

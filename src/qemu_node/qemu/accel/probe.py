@@ -87,8 +87,8 @@ def choose_aio() -> DiskAio:
     """Return `io_uring` where an unprivileged QEMU may use it, else `threads`.
 
     Containers often deny the system call and hardened hosts switch it off by sysctl; QEMU would
-    then refuse to open the disk. Asked without side effect: the kernel looks at permission first,
-    then faults on the missing argument (io_uring/io_uring.c).
+    then refuse to open the disk. Asking has no effect: the kernel checks the permission first, then
+    fails with EFAULT at the missing argument (io_uring/io_uring.c).
     """
     try:
         # 1 allows it to privileged users and one group only, which QEMU is neither.

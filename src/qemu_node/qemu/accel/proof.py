@@ -3,8 +3,8 @@
 Owns starting that guest and watching it. Does not own what follows, nor what is remembered
 (`accelerator`).
 
-Nothing less tells: a machine can have /dev/kvm, accept KVM_CREATE_VM and still abort QEMU or kill
-every guest at its first instructions. The proof is firmware that writes to the serial port.
+Nothing simpler proves it: a machine can have /dev/kvm, accept KVM_CREATE_VM and still abort QEMU
+or kill every guest at its first instructions. The proof is firmware that writes to the serial port.
 """
 
 import asyncio
@@ -47,8 +47,8 @@ log = logging.getLogger(__name__)
 
 KVM_DEVICE = Path("/dev/kvm")
 
-# Firmware writes its first byte after 2 to 5 s under TCG on two idle cores; silence under KVM means
-# a guest that hangs.
+# Firmware writes its first byte after 2 to 5 s under TCG on two idle cores; if it writes nothing
+# under KVM, the guest hangs.
 _TIMEOUT_S = {Accelerator.KVM: 20.0, Accelerator.TCG: 90.0}
 _POLL_S = 0.1
 _KILL_TIMEOUT_S = 10.0
@@ -273,7 +273,7 @@ def _first_words(stderr_path: Path) -> str:
 async def _end(child: Child) -> None:
     """Kill the guest and reap it."""
     send_signal(child.process, signal.SIGKILL)
-    # Polled: while its last threads exit, a process is a zombie already and not to be reaped yet.
+    # Polled: while its last threads exit, a process is a zombie already but cannot be reaped yet.
     for _ in range(int(_KILL_TIMEOUT_S / _POLL_S)):
         if child.exit_status() is not None:
             return
@@ -301,7 +301,7 @@ def _stamp(path: Path) -> str:
     except OSError:
         return f"{path} absent"
     owner = f"{info.st_uid}:{info.st_gid}:{info.st_mode:o}"
-    # Opening a device changes nothing that counts, but its mtime.
+    # Opening a device changes its mtime, which says nothing here.
     return f"{path} {owner}" + (
         "" if stat.S_ISCHR(info.st_mode) else f" {info.st_mtime_ns} {info.st_size}"
     )

@@ -14,11 +14,12 @@ from qemu_node.configdrive import ConfigDrive
 from qemu_node.errors import HostError
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.images.errors import ImageGoneError
+from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.format.overlay import write_overlay
 from qemu_node.images.openimage import CachedImage
 from qemu_node.images.store.blob import link_base
 from qemu_node.qemu.firmware import Firmware, ensure_varstore
-from qemu_node.qemu.spec import BaseImage, DiskFormat, PflashFirmware
+from qemu_node.qemu.spec import BaseImage, PflashFirmware
 from qemu_node.vm.node import Tell
 from qemu_node.vm.start.steps import ClaimedDirectory, Start, StartStep, VMUser
 
@@ -78,13 +79,13 @@ async def _take_image(
 
 
 async def _base_of(image: CachedImage, directory: ClaimedDirectory) -> BaseImage:
-    image_format = DiskFormat(image.format.value)
+    is_qcow2 = image.format is ImageFormat.QCOW2
     if image.digest is None:
-        # Used in place. Whoever may write to the task's directory may replace what the path names;
-        # the descriptor is the file that was checked.
-        return BaseImage(path=image.path, format=image_format, fd=image.fd)
+        # Used in place. Who may write to the task's directory may replace what the path names; the
+        # descriptor is the file that was checked.
+        return BaseImage(path=image.path, is_qcow2=is_qcow2, fd=image.fd)
     await to_the_end(link_base, image.path, image.fd, directory.files.base)
-    return BaseImage(path=directory.files.base, format=image_format)
+    return BaseImage(path=directory.files.base, is_qcow2=is_qcow2)
 
 
 async def fetch_image(start: Start, on_long_wait: Callable[[], None]) -> CachedImage:

@@ -202,9 +202,10 @@ def test_wrong_option_is_named_with_its_value_and_what_is_allowed(
         _parse(**values)
 
 
-def test_misspelt_option_gets_a_suggestion() -> None:
+@pytest.mark.parametrize("name", ["imge", "IMAGE"])
+def test_misspelt_option_gets_a_suggestion(name: str) -> None:
     with pytest.raises(JobError) as caught:
-        _parse(imge="x")
+        _parse(**{name: "x"})
     assert caught.value.hint == 'did you mean "image"?'
 
 
