@@ -220,6 +220,21 @@ def test_relative_links_resolve(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_links_lead_to_headings_that_exist(page: Path) -> None:
+    for match in _LINK.finditer(page.read_text()):
+        path, _, anchor = match["target"].partition("#")
+        if anchor and "://" not in path:
+            target = page.parent / path if path else page
+            assert anchor in _anchors(target.read_text()), match["target"]
+
+
+def _anchors(page: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def _code(text: str) -> Iterator[str]:
     """Yield what a page prints as code: lines of unnamed fenced blocks, and code spans."""
     for match in _FENCE.finditer(text):
