@@ -15,7 +15,7 @@ class ResetRefusedError(NodeError):
     """The guest was not reset, because it does not run."""
 
 
-async def reset(record: VMRecord) -> None:
+async def reset_guest(record: VMRecord) -> None:
     """Reset the guest of a VM that runs; its QEMU, its disk and its network stay.
 
     Raises:
@@ -23,13 +23,13 @@ async def reset(record: VMRecord) -> None:
         QmpError: QEMU gave no answer; the guest may have been reset.
     """
     async with await connect_monitor(record) as qmp:
-        problem = why_not(await commands.query_status(qmp), record.vm_id)
-        if problem is not None:
-            raise problem
+        refused = refusal(await commands.query_status(qmp), record.vm_id)
+        if refused is not None:
+            raise refused
         await commands.system_reset(qmp)
 
 
-def why_not(status: StatusInfo, vm_id: str) -> ResetRefusedError | None:
+def refusal(status: StatusInfo, vm_id: str) -> ResetRefusedError | None:
     """Return why a guest in this state is not reset; None for one that runs: pure.
 
     A reset takes QEMU out of every other state, into `prelaunch` (system/runstate.c,

@@ -5,7 +5,7 @@ from fakes.fake_qmp import FakeQmp
 from fakes.published import VM_ID, make_record, publish
 
 from qemu_node.config.node import Paths
-from qemu_node.inventory.reset import ResetRefusedError, reset, why_not
+from qemu_node.inventory.reset import ResetRefusedError, refusal, reset_guest
 from qemu_node.qmp.events import RunState, StatusInfo
 
 
@@ -26,7 +26,7 @@ from qemu_node.qmp.events import RunState, StatusInfo
 def test_only_a_guest_that_runs_is_reset(
     state: RunState, why: str | None, hint: str | None
 ) -> None:
-    refused = why_not(StatusInfo(status=state, running=state is RunState.RUNNING), VM_ID)
+    refused = refusal(StatusInfo(status=state, running=state is RunState.RUNNING), VM_ID)
     if why is None:
         assert refused is None
         return
@@ -50,9 +50,9 @@ async def test_a_guest_is_asked_for_its_state_before_it_is_reset(
     paths = Paths(run=str(short_tmp_path / "r"), data=str(short_tmp_path / "d"))
     async with FakeQmp(monitor, status=status, replies={"system_reset": {}}) as qemu:
         if status == "running":
-            await reset(make_record(paths))
+            await reset_guest(make_record(paths))
         else:
             with pytest.raises(ResetRefusedError):
-                await reset(make_record(paths))
+                await reset_guest(make_record(paths))
     asked = [request["execute"] for request in qemu.received]
     assert asked == ["query-status", "system_reset"][: 2 if status == "running" else 1]

@@ -211,10 +211,10 @@ Examples:
 @pass_app
 def reset(app: App, name: str, as_json: bool) -> None:
     """Reset a VM."""
-    from qemu_node.inventory.reset import reset as press_reset
+    from qemu_node.inventory.reset import reset_guest
 
     record = running_vm(app, name)
-    asyncio.run(press_reset(record))
+    asyncio.run(reset_guest(record))
     if as_json:
         print_json({"vm_id": record.vm_id})
     else:
