@@ -3,6 +3,7 @@ from fakes.command_line import Node
 from fakes.published import VM_ID
 
 from qemu_node.cli.main import main
+from qemu_node.cli.vm.commands import vm as vm_group
 
 Output = pytest.CaptureFixture[str]
 
@@ -10,7 +11,7 @@ Output = pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("vm show w", f"plain,{VM_ID}\n"),
+        *((f"vm {name} w", f"plain,{VM_ID}\n") for name in sorted({*vm_group.commands} - {"list"})),
         ("vm exec --timeout 5s w", f"plain,{VM_ID}\n"),
         ("vm stop x", "\n"),
     ],
