@@ -1,1 +1,1 @@
-"""What is written down about VMs, where, under which user, and its removal."""
+"""What is written down about VMs, where, under which user, how they end, and their removal."""
