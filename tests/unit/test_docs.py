@@ -37,6 +37,7 @@ from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.run.jobfile.reader import JobSource, Parser, load_job
 from qemu_node.units import GIB, MIB
 from qemu_node.vm.life.stop import plan_stop
+from qemu_node.vm.record import outcome
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md")])
@@ -336,19 +337,18 @@ def test_symbols_in_the_architecture_exist() -> None:
 @cache
 def _texts() -> frozenset[str]:
     """Return every string that the code can say, NUL for what is filled in."""
-    found = set()
-    for path in _SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.JoinedStr):
-                found.add(
-                    "".join(
-                        str(part.value) if isinstance(part, ast.Constant) else "\0"
-                        for part in node.values
-                    )
-                )
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(node.value)
+    found = {text for path in _SOURCE.rglob("*.py") for text in _strings(path)}
     return frozenset(text for text in found if 0 < len(text) <= _MAX_TEXT_CHARS)
+
+
+def _strings(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 def _is_said(symptom: str) -> bool:
@@ -382,3 +382,13 @@ def test_texts_in_troubleshooting_are_those_of_the_code() -> None:
     symptoms = {match[1] for cells in _rows(ours) if (match := re.fullmatch("`(.+)`", cells[0]))}
     assert len(symptoms) > 40
     assert sorted(symptom for symptom in symptoms if not _is_said(symptom)) == []
+
+
+@pytest.mark.parametrize("page", ["docs/driver.md", "docs/troubleshooting.md"])
+def test_every_reason_of_an_end_has_its_row(page: str) -> None:
+    said = {text.partition("\0")[0].rstrip() for text in _strings(Path(outcome.__file__))}
+    reasons = {t for t in said if re.match("(the|QEMU) ", t) and not t.endswith(".")}
+    reasons -= {outcome.describe(end) for end in (outcome.POWERED_OFF, outcome.FORCED_OFF)}
+    assert len(reasons) >= 9
+    told = " ".join(cell for cells in _rows(_page(page)) for cell in cells)
+    assert sorted(reason for reason in reasons if reason not in told) == []
