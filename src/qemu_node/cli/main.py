@@ -23,6 +23,7 @@ from qemu_node.cli.errors import (
     show_usage_error,
 )
 from qemu_node.errors import NodeError
+from qemu_node.version import VERSION
 
 if TYPE_CHECKING:
     from qemu_node.config.node import ConfigFile, NodeConfig
@@ -117,7 +118,7 @@ class _LazyGroup(click.Group):
     help="The node's settings; default: $QEMU_NODE_CONFIG, else /etc/qemu-node/node.toml.",
 )
 @click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
-@click.version_option(package_name=PROGRAM, prog_name=PROGRAM)
+@click.version_option(VERSION, prog_name=PROGRAM)
 @click.pass_context
 def cli(ctx: click.Context, config_path: Path | None, verbose: int) -> None:
     """Compute-only QEMU virtual machines, under Nomad or by themselves."""

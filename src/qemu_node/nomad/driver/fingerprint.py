@@ -7,7 +7,6 @@ attribute through Raft, so nothing that fluctuates is among them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version as package_version
 from pathlib import Path
 
 from qemu_node.config.network import NetworkConfig
@@ -17,14 +16,10 @@ from qemu_node.host.files.space import read_space
 from qemu_node.nomad.proto import driver_pb2, structs_pb2
 from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.spec import FirmwareMode
+from qemu_node.version import VERSION
 from qemu_node.vm.hypervisor import Hypervisor
 
 DRIVER_NAME = "vm"
-
-
-def driver_version() -> str:
-    """Return the version of this package, which is the plugin's."""
-    return package_version("qemu-node")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +123,7 @@ def build_fingerprint(
 
 def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[str, str | bool]:
     values: dict[str, str | bool] = {
-        "version": driver_version(),
+        "version": VERSION,
         "qemu": str(hypervisor.binary.version) if hypervisor else "",
         "accelerator": hypervisor.accelerator.value if hypervisor else "",
         "kvm_lost": hypervisor.is_kvm_lost if hypervisor else "",

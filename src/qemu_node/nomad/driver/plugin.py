@@ -18,13 +18,14 @@ from qemu_node.host.allocator import keep_one_arena
 from qemu_node.host.concurrency.looptime import timed_loop
 from qemu_node.host.limits import raise_open_files_limit
 from qemu_node.nomad.driver.driver import VMDriver
-from qemu_node.nomad.driver.fingerprint import DRIVER_NAME, driver_version
+from qemu_node.nomad.driver.fingerprint import DRIVER_NAME
 from qemu_node.nomad.driver.runtime import DriverRuntime
 from qemu_node.nomad.plugin import log as plugin_log
 from qemu_node.nomad.plugin.server import serve
 from qemu_node.nomad.plugin.service import PluginBase
 from qemu_node.nomad.proto import base_pb2
 from qemu_node.nomad.task.options import parse_plugin_config, plugin_schema
+from qemu_node.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class VMPlugin(PluginBase):
         return base_pb2.PluginInfoResponse(
             type=base_pb2.PluginType.DRIVER,
             plugin_api_versions=[_API_VERSION],
-            plugin_version=driver_version(),
+            plugin_version=VERSION,
             name=DRIVER_NAME,
         )
 
