@@ -20,7 +20,7 @@ from bench.table import Figure, NotMeasured, Report, render_table, report_json
 from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.qemu.accel.probe import find_qemu
 
-# In order: what the original costs is wanted by the benches that compare themselves with it.
+# In order: the benches after `original` compare themselves with its figures.
 _BENCHES: dict[str, Callable[[Setting], Awaitable[list[Figure]]]] = {
     module.NAME: module.measure
     for module in (original, launch, rate, ready, crowd, many, memory, job, images, network)
@@ -83,7 +83,7 @@ async def _run(names: Sequence[str], setting: Setting) -> Report:
 
 
 def _reason(failure: Exception) -> str:
-    """Return what to tell of a bench that broke; a fault of the bench itself goes on as it is."""
+    """Return what to tell of a bench that broke; a fault of the bench itself is raised."""
     if not isinstance(failure, ExceptionGroup):
         return str(failure)
     if failure.split(_FAILURES)[1] is not None:

@@ -86,7 +86,7 @@ class Agent:
         return self._log.read().splitlines()
 
     def close(self) -> None:
-        """Let go of its log."""
+        """Close its log."""
         self._log.close()
 
     async def run_job(self, job_file: Path) -> float:

@@ -2,7 +2,7 @@
 
 To be started by `unshare` with new mount, network and process namespaces: the wrapper keeps its
 state under /data, names /usr/bin/qemu-system-x86_64 and a bridge br0, and leaves TAPs and files
-behind. All of that is mounted over or made here and vanishes with the namespaces. Prints an
+behind. All of that is mounted over or made here and is removed with the namespaces. Prints an
 `OriginalRun` as JSON.
 
 The wrapper itself is run unchanged. What it cannot have without KVM and VLAN filtering is changed

@@ -46,7 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
                 _send_slowly(self.connection, file.fileno(), info.st_size, int(rate[0]))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing: `do_GET` has said it."""
+        """Print nothing: `do_GET` prints the line."""
 
 
 def _send_slowly(connection: socket.socket, fd: int, size_bytes: int, rate: int) -> None:

@@ -1,8 +1,8 @@
 """Goals: one download for many starts, none within the TTL, a quick clone, curl's speed.
 
-A server on loopback serves the images. Of a link that is shared the rate is what counts, so the 20
-first starts come over one of 64 MiB/s; the large image as fast as both sides can. What is fetched
-is on stable storage when it counts as there, on both sides: curl's file is synced.
+A server on loopback serves the images. The 20 first starts share a link of 64 MiB/s, because there
+only the rate counts; the large image comes as fast as both sides can. A download is complete when
+it is on stable storage, on both sides: curl's file is synced.
 """
 
 import asyncio

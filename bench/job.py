@@ -4,10 +4,10 @@ From the start of the command `nomad job run` to a VM's QMP, under a real agent.
 vm.json as soon as QMP has said that the guest runs; the file's time is the VM's. Also what a VM
 costs under Nomad beside its QEMU: the agent has no process for it.
 
-Where there are fewer CPUs than VMs, the last waits for the CPUs that start the others' QEMUs,
-whoever starts them. How long is measured in the same run, with the same command lines started by
-hand, and is granted: the ratio that is judged everywhere is to the first and that. It becomes the
-plain ratio as the CPUs become enough, and from then on that is judged as well.
+Where there are fewer CPUs than VMs, the last VM waits for the CPUs that start the other QEMUs. How
+long is measured in the same run, with the same command lines started by hand: the ratio that is
+judged everywhere is that of the last VM's time to the first VM's plus this wait. Where there are
+enough CPUs, the ratio without the wait is judged as well.
 """
 
 import asyncio

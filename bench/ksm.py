@@ -12,7 +12,7 @@ from bench.agent import until
 from bench.node import CannotRunError
 
 _KNOBS = Path("/sys/kernel/mm/ksm")
-# Quick rather than cheap: what is measured is the state after it, not the way there.
+# Quick rather than cheap: only the state afterwards is measured.
 _BURST = {"sleep_millisecs": "5", "pages_to_scan": "5000", "run": "1"}
 # The second scan that finds a page unchanged merges it (Documentation/admin-guide/mm/ksm.rst).
 _SCANS = 3
@@ -23,7 +23,7 @@ async def ksm_merged() -> AsyncGenerator[None]:
     """Run the block after KSM has merged what can be merged; then restore the node's settings.
 
     Raises:
-        CannotRunError: this kernel has no KSM, we may not switch it, or it does not get on.
+        CannotRunError: this kernel has no KSM, we may not switch it, or it makes no progress.
     """
     if not os.access(_KNOBS / "run", os.W_OK):
         raise CannotRunError("KSM cannot be switched on here; that needs root")

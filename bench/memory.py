@@ -1,7 +1,7 @@
 """Goal: the private memory of an idle VM beside guest RAM, at most 0.35 of the original's.
 
-Counted are the private dirty pages of QEMU and of every helper process of the VM, without the
-mapping of guest RAM. The guests are paused before their first instruction on both sides, so nothing
+Counts the private dirty pages of QEMU and of every helper process of the VM, without the mapping
+of guest RAM. The guests are paused before their first instruction on both sides, so nothing
 depends on what a guest does. Both firmwares have Secure Boot, the default of both projects.
 
 A page that KSM has merged is no longer private. The goal is for a node as it is meant to run, with
@@ -9,8 +9,8 @@ KSM and some equal VMs, whose firmware is merged. The original's figure is witho
 does not begin before memory is short, and its helper processes are not mergeable. The figure
 without KSM stands beside it.
 
-Without the original in this run, the figures recorded of it are taken; they are those of one QEMU
-version, which is why they are given with it.
+Without the original in this run, recorded figures of it are used; they are those of one QEMU
+version, which is named beside them.
 """
 
 from pathlib import Path

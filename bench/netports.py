@@ -1,7 +1,7 @@
-"""What attaching one NIC takes beside the bare calls, and what giving it up takes.
+"""How long attaching one NIC takes, compared with the bare calls, and how long detaching takes.
 
 Each side has a network of its own, equal in all: bridge, uplink, filter and the ports of some VMs.
-They cannot share one, for the kernel lets nobody but its owner change the filter. One after the
+They cannot share one, because the kernel lets only its owner change the filter. One after the
 other and in turns, so that both see the same machine.
 """
 

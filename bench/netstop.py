@@ -1,10 +1,11 @@
-"""How much longer a stop takes for the ports of a VM, beside what destroying their TAPs takes.
+"""How much longer a stop takes if the VM has ports, compared with destroying their TAPs.
 
 The product's supervisor ends VMs at once: some with several ports, in turns with some that have as
 many NICs in user mode, which have no device of the host. Their disks are empty: no guest runs.
 
-What is judged is without vhost-net: QEMU closes its descriptors before it ends, and each waits for
-an RCU grace period as well. They are left to it, for whoever has one keeps the guest's memory.
+The goal is for VMs without vhost-net: QEMU closes the descriptors of vhost-net before it ends, and
+each waits for an RCU grace period as well. The driver does not copy them, because whoever has one
+keeps the guest's memory.
 """
 
 import asyncio

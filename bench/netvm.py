@@ -26,7 +26,7 @@ def main() -> None:
     vm = TestVM.prepare(cache.cache_dir(), uv)
     files = {name: cache.REPO / name for name in _SOURCES}
     with tempfile.TemporaryDirectory(prefix="qn-bench-") as work:
-        # An attach is two threads' work, for which one thread of the VM is no fair host.
+        # An attach is the work of two threads, which one thread for both CPUs would slow down.
         outcome = vm.run(_COMMAND, files, Path(work), timeout_s=_TIMEOUT_S, threads="multi")
         if outcome.exit_code != 0:
             sys.exit(f"in the VM: {outcome.output.strip()}")

@@ -1,9 +1,9 @@
 """Goals of the node's network: attaching is quick, no stop waits for a TAP, filtering is cheap.
 
 Attach: `PortManager.attach` of one NIC takes at most 1.5 times what the kernel and libnftables take
-by themselves for the same state (`netbare`), p50. Stop: what a VM with ports is stopped later than
-one without is little beside the destruction of its TAPs. Filter: through port and table passes at
-least 0.95 of TCP and 0.85 of datagrams of 64 bytes, of what passes without the table.
+by themselves for the same state (`netbare`), p50. Stop: a VM with ports is stopped little later
+than one without, compared with the destruction of its TAPs. Filter: with the table at least 0.95 of
+the TCP and 0.85 of the datagrams of 64 bytes pass that pass without it.
 
 All of it is measured by `netinside`: in network namespaces of this machine where its kernel filters
 VLANs on bridges, else in the tests' VM.

@@ -95,7 +95,7 @@ class Report:
 
 
 def format_number(value: float) -> str:
-    """Return `value` with as many decimals as its size leaves meaningful."""
+    """Return `value` with as many decimals as are meaningful for its size."""
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:.{decimals}f}"
 

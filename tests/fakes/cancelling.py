@@ -1,4 +1,4 @@
-"""A caller who cancels a task at chosen awaits of it, for tests that try all of them."""
+"""Cancels a task at chosen awaits, for tests that try each of them."""
 
 import asyncio
 from collections.abc import Coroutine, Generator, Sequence

@@ -27,5 +27,5 @@ class Node:
         return main(["--config", str(self.config), "vm", *arguments])
 
     async def vm_beside_peers(self, *arguments: str) -> int:
-        """Run the command where it does not keep this test's loop, and the fakes on it, waiting."""
+        """Run the command in a thread, so that this test's loop and the fakes on it go on."""
         return await asyncio.to_thread(self.vm, *arguments)

@@ -1,4 +1,4 @@
-"""A plugin process with a driver of no substance, and plugins that misbehave at the handshake.
+"""A plugin process whose driver starts nothing, and plugins that misbehave at the handshake.
 
 Run as a program: `fake_plugin.py RUN_DIR [MODE]`. Modes: `serve` (default), `silent`, `garbage`,
 `exit`, `tls`, `stubborn` (serves, and ignores SIGTERM and Controller.Shutdown), `chatty` (prints to

@@ -49,7 +49,7 @@ class FakePorts(PortManager):
 
     async def detach(self, port: PortSpec) -> None:
         if port.ifname in self._undetachable:
-            raise HostError(f"{port.ifname} is not let go")
+            raise HostError(f"{port.ifname} cannot be detached")
         self.calls.append("detach")
         self.attached.pop(port.ifname, None)
 

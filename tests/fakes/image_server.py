@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Resource:
-    """What the server gives under one path, and how badly."""
+    """What the server gives under one path, and how it misbehaves."""
 
     body: bytes = field(default=b"", repr=False)
     etag: str | None = None

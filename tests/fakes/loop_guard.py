@@ -1,7 +1,7 @@
 """What the product may not do on the event loop's thread: wait for a disk.
 
 Intercepts the calls instead of measuring time, so that a busy machine changes nothing: removing,
-syncing, moving much, sleeping. What a test itself calls counts as little as what runs in a thread.
+syncing, moving much, sleeping. Calls by a test itself, and calls in a thread, do not count.
 """
 
 import asyncio

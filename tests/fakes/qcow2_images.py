@@ -1,4 +1,4 @@
-"""qcow2 images made to order, sound and otherwise."""
+"""qcow2 images with chosen header fields, valid or not."""
 
 import struct
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ DATA_FILE = 0x44415441
 
 @dataclass(kw_only=True)
 class Qcow2:
-    """A header's fields as they are written; the defaults make an empty, sound image."""
+    """A header's fields as they are written; the defaults make an empty, valid image."""
 
     magic: bytes = b"QFI\xfb"
     version: int = 3

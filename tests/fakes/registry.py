@@ -48,7 +48,7 @@ class TokenService(HttpPeer):
         self.users: dict[str, str] = {}
         self.public: set[str] = set()
         self.tokens: dict[str, str] = {}
-        """Token → repository that it opens."""
+        """Token → repository that it permits to pull."""
         self.redirect_to: str | None = None
 
     def answer(self, request: PeerRequest) -> Reply:
@@ -62,7 +62,7 @@ class TokenService(HttpPeer):
             return Reply(401, headers={"WWW-Authenticate": 'Basic realm="tokens"'})
         token = secrets.token_urlsafe(64)
         if authorization is not None or repository in self.public:
-            # To anybody else it gives a token as well, which opens nothing: so do real ones.
+            # Others get a token as well, which permits nothing, as from real services.
             self.tokens[token] = repository
         return Reply(body=json.dumps({"token": token, "expires_in": 300}).encode())
 
@@ -87,7 +87,7 @@ class BlobHost(HttpPeer):
 
 
 class Registry(HttpPeer):
-    """Keeps images; who may pull is asked by `tokens`, or by itself."""
+    """Keeps images; `tokens`, or the registry itself, decides who may pull."""
 
     def __init__(self) -> None:
         super().__init__()

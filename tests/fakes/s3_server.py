@@ -21,7 +21,7 @@ _MAX_SKEW = timedelta(minutes=15)
 
 
 class S3Server(HttpPeer):
-    """Serves objects by path, `/bucket/key`, to who signs."""
+    """Serves objects by path, `/bucket/key`, to clients that sign."""
 
     def __init__(self) -> None:
         super().__init__()

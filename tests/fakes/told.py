@@ -1,4 +1,4 @@
-"""A start without a QEMU: the product's own, with what QEMU and the node are told written down."""
+"""The product's own start without a QEMU; records what QEMU and the node are told."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ from qemu_node.vm.start.request import VMRequest
 
 
 class ToldStart:
-    """Starts VMs on a node that does nothing but write down what it is told."""
+    """Starts VMs on a node that only records what it is told."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Use directories below `root`, whose path is short enough for sockets."""
@@ -120,7 +120,7 @@ class ToldStart:
 
 
 class _Fake:
-    """What it is made with, as attributes."""
+    """An object with the given attributes."""
 
     def __init__(self, **attributes: Any) -> None:
         self.__dict__.update(attributes)

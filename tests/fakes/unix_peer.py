@@ -11,7 +11,7 @@ class UnixPeer:
     """Listens inside `async with`; what it says to a client is `converse`'s to decide.
 
     A second client connects and waits until the first has gone. Leaving the block ends every
-    conversation, however stuck.
+    conversation, also one that hangs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class UnixPeer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def stop_listening(self) -> None:
-        """Take no further client and remove the socket, as a QEMU that leaves does."""
+        """Take no further client and remove the socket, as a QEMU that exits does."""
         if self._server is not None:
             self._server.close()
             self._server = None
