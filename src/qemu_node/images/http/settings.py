@@ -83,5 +83,5 @@ class HttpSettings:
 
 def _covers(entry: str, host: str) -> bool:
     """Tell whether an entry of `no_proxy` covers a host."""
-    name, host = entry.lower().strip("[]"), host.strip("[]")
+    name, host = entry.lower().strip("[]"), host.removesuffix(".").strip("[]")
     return host.endswith(name[1:]) if name.startswith("*.") else host == name

@@ -130,7 +130,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.removesuffix(".") == "localhost"
 
 
 def redact(url: str) -> str:

@@ -19,6 +19,8 @@ PROXY = "http://proxy.example.org:3128"
         ("192.0.2.70", False),
         ("[2001:db8::1]", True),
         ("localhost", True),
+        ("localhost.", True),
+        ("mirror.example.org.", True),
         ("127.0.0.1", True),
         ("[::1]", True),
     ],

@@ -124,7 +124,7 @@ def test_an_origin_never_holds_a_login(text: str) -> None:
     [
         ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
         ("10.0.0.1", False), ("localhost.example.org", False), ("127.0.0.1.nip.io", False),
-        ("[::1]", True), ("", False),
+        ("[::1]", True), ("", False), ("localhost.", True),
     ],
 )  # fmt: skip
 def test_only_names_and_numbers_of_this_machine_are_loopback(host: str, expected: bool) -> None:
