@@ -25,6 +25,7 @@ ENV_PREFIX = "NOMAD_VAR_"
 _DEFAULT_CPU_MHZ = 100
 _DEFAULT_MEMORY_MIB = 300
 _DEFAULT_KILL_TIMEOUT_S = 5.0
+_COUNT_MAX = 50_000  # job_max_count of Nomad's servers, by default
 _MHZ_PER_CORE = 1000
 """The `cpu_shares` of a reserved core; Nomad uses the core's clock rate."""
 
@@ -284,6 +285,8 @@ def _group(reader: _Reader, notes: list[str], skipped: list[str], *, is_system: 
             skipped.append(f"{name}/{task_reader.name()} ({driver})")
     ports = _ports(reader) if tasks else ()
     count = 1 if is_system else reader.number("Count", 1)
+    if count > _COUNT_MAX:
+        raise reader.error(f"has count = {count}; Nomad takes {_COUNT_MAX} at most")
     for port in ports:
         if port.static is not None and count > 1:
             raise reader.error(

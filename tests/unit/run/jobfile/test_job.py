@@ -57,6 +57,7 @@ def test_services_are_noted_not_refused() -> None:
     ("raw", "problem"),
     [
         ([], "job is not an object"),
+        (raw_job(Count=50_001), "group 'g' has count = 50001; Nomad takes 50000 at most"),
         ({}, "has no ID"),
         (raw_job() | {"Periodic": {"Spec": "x"}}, "Periodic"),
         (raw_job({"Artifacts": [{}]}), "group 'g', task 'vm' has Artifacts"),
