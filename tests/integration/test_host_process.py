@@ -54,6 +54,24 @@ async def test_run_returns_what_a_tool_prints_and_feeds_it() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"in", b"err\n")
 
 
+async def test_a_tool_may_take_and_print_more_than_a_pipe_holds_or_nothing() -> None:
+    data = os.urandom(1 << 20)
+    assert (await command.run(["cat"], stdin=data)).stdout == data
+    assert (await command.run(["true"], stdin=data)).stdout == b""
+    script = "exec <&- >&- 2>&-; sleep 0.1; exit 3"
+    assert (await command.run(["sh", "-c", script], stdin=data, check=False)).returncode == 3
+
+
+async def test_a_tool_that_prints_without_an_end_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command, "OUTPUT_MAX_BYTES", 1 << 20)
+    with pytest.raises(ProcessError, match=r"^yes printed more than 1 MiB$"):
+        await command.run(["yes"])
+    with pytest.raises(ProcessError, match=r"^sh printed more than 1 MiB: "):
+        await command.run(["sh", "-c", "yes >&2"])
+
+
 async def test_a_tool_sees_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOMAD_TOKEN", "secret")
     done = await command.run(["env"])

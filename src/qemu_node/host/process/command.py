@@ -14,9 +14,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
+import selectors
 import shlex
 import signal
 import subprocess  # noqa: TID251 - the one module that may
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +33,16 @@ log = logging.getLogger(__name__)
 
 SAFE_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 """The default environment of a child: it has none of the agent's secrets."""
+
+
+OUTPUT_MAX_BYTES = 64 << 20
+"""What a tool may print."""
+
+_CHUNK_BYTES = 64 << 10
+
+
+class _FloodError(Exception):
+    """The tool prints more than it may."""
 
 
 class ProcessError(HostError):
@@ -151,7 +164,8 @@ async def run(
 
     Raises:
         MissingPartError: the tool is not installed.
-        ProcessError: it exited non-zero (with `check`), or was killed because `timeout_s` passed.
+        ProcessError: it exited non-zero (with `check`), or was killed because `timeout_s` passed
+            or it printed more than `OUTPUT_MAX_BYTES`.
     """
     popen = _start_tool(argv, env)
     loop = asyncio.get_running_loop()
@@ -202,17 +216,67 @@ def _finish_tool(
     popen: "subprocess.Popen[bytes]", argv: Sequence[str], stdin: bytes, timeout_s: float
 ) -> Completed:
     """Write the tool's stdin, collect what it prints, and reap it."""
+    stdout, stderr = bytearray(), bytearray()
     with popen:
         try:
-            stdout, stderr = popen.communicate(stdin, timeout=timeout_s)
-        except subprocess.TimeoutExpired as exc:
+            _converse(popen, stdin, stdout, stderr, time.monotonic() + timeout_s)
+        except (subprocess.TimeoutExpired, _FloodError) as exc:
             _kill_group(popen)
-            words = (exc.stderr or b"").decode(errors="replace")
-            raise ProcessError(argv, f"did not end within {timeout_s:g} s", words) from exc
+            is_flood = isinstance(exc, _FloodError)
+            reason = str(exc) if is_flood else f"did not end within {timeout_s:g} s"
+            raise ProcessError(argv, reason, stderr.decode(errors="replace")) from exc
         except BaseException:
             _kill_group(popen)
             raise
-    return Completed(returncode=popen.returncode, stdout=stdout, stderr=stderr)
+    return Completed(returncode=popen.returncode, stdout=bytes(stdout), stderr=bytes(stderr))
+
+
+def _converse(
+    popen: "subprocess.Popen[bytes]",
+    stdin: bytes,
+    stdout: bytearray,
+    stderr: bytearray,
+    deadline: float,
+) -> None:
+    """Do what `Popen.communicate` does, which takes as much as the tool prints.
+
+    A tool may pass on what a stranger sends, without an end.
+    """
+    assert popen.stdin is not None
+    assert popen.stdout is not None
+    assert popen.stderr is not None
+    unsent = memoryview(stdin)
+    with selectors.PollSelector() as selector:  # without a descriptor of its own
+        selector.register(popen.stdin, selectors.EVENT_WRITE)
+        selector.register(popen.stdout, selectors.EVENT_READ, stdout)
+        selector.register(popen.stderr, selectors.EVENT_READ, stderr)
+        while selector.get_map():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise subprocess.TimeoutExpired(popen.args, left_s)
+            for key, _ in selector.select(left_s):
+                if key.data is None:
+                    unsent = _send(key.fd, unsent)
+                    is_over = not unsent
+                else:
+                    chunk = os.read(key.fd, _CHUNK_BYTES)
+                    key.data.extend(chunk)
+                    is_over = not chunk
+                if is_over:
+                    selector.unregister(key.fileobj)
+                    if key.data is None:
+                        popen.stdin.close()
+                if len(stdout) + len(stderr) > OUTPUT_MAX_BYTES:
+                    raise _FloodError(f"printed more than {OUTPUT_MAX_BYTES >> 20} MiB")
+    popen.wait(max(deadline - time.monotonic(), 0.0))
+
+
+def _send(fd: int, unsent: memoryview) -> memoryview:
+    """Write a piece that a pipe takes at once; return the rest, nothing if nobody reads it."""
+    try:
+        return unsent[os.write(fd, unsent[: select.PIPE_BUF]) :]
+    except BrokenPipeError:
+        return memoryview(b"")
 
 
 def _kill_group(popen: "subprocess.Popen[bytes]") -> None:
