@@ -26,11 +26,16 @@ _CHUNK_BYTES = 64 * KIB
 class ConsoleLog:
     """The log of one VM's console, read from its first line on, over all its files."""
 
-    def __init__(self, record: VMRecord) -> None:
-        self._logs_dir = Path(record.alloc_dir) / "alloc" / "logs"
-        self._prefix = log_prefix(record.identity.task, "stdout")
+    def __init__(self, alloc_dir: Path, task_name: str) -> None:
+        self._logs_dir = alloc_dir / "alloc" / "logs"
+        self._prefix = log_prefix(task_name, "stdout")
         self._number = 0
         self._offset = 0
+
+    @classmethod
+    def of(cls, record: VMRecord) -> "ConsoleLog":
+        """Return that of a published VM."""
+        return cls(Path(record.alloc_dir), record.identity.task)
 
     def read(self) -> bytes:
         """Return what comes next, at most 64 KiB; empty if there is nothing new.

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from qemu_node.errors import NodeError
 from qemu_node.inventory.address import reachable_address
+from qemu_node.inventory.consolelog import ConsoleLog
 from qemu_node.run.driverlink import DriverInfo, TaskDriver, TaskEnd
 from qemu_node.run.events import EventKind, RunEvent
 from qemu_node.run.guestwatch import GuestFacts, GuestWatch
@@ -150,7 +151,8 @@ class Session:
         helpers: list[Coroutine[object, object, None]] = []
         if record is not None:
             helpers.append(self._watch_guest(placement, record))
-        tail = LogTail(self._logs_dir(placement), placement.task.name)
+        alloc_dir = self._session_dir / "alloc" / placement.alloc_id
+        tail = LogTail(ConsoleLog(alloc_dir, placement.task.name))
         if self._options.show_logs:
             helpers.append(self._follow_logs(placement, tail))
         else:
@@ -317,9 +319,6 @@ class Session:
         except StateError as exc:
             self._emit(EventKind.NOTE, f"the guest cannot be watched: {exc}", None)
             return None
-
-    def _logs_dir(self, placement: Placement) -> Path:
-        return self._session_dir / "alloc" / placement.alloc_id / "alloc" / "logs"
 
     def _emit(self, kind: EventKind, message: str, vm: str | None, **details: object) -> None:
         given = {name: value for name, value in details.items() if value is not None}

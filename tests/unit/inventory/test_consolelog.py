@@ -36,7 +36,7 @@ def read_all(log: ConsoleLog) -> bytes:
 
 
 def test_a_log_is_read_over_all_its_files_and_as_it_grows(task: Task) -> None:
-    log = ConsoleLog(task.record)
+    log = ConsoleLog.of(task.record)
     assert log.read() == b""
     task.append(3, b"one\n" * 40_000)
     task.append(4, b"two\n")
@@ -52,7 +52,7 @@ def test_a_log_is_read_over_all_its_files_and_as_it_grows(task: Task) -> None:
 
 def test_files_removed_meanwhile_are_passed_over(task: Task) -> None:
     task.append(0, b"one\n")
-    log = ConsoleLog(task.record)
+    log = ConsoleLog.of(task.record)
     assert read_all(log) == b"one\n"
     (task.logs / "web.stdout.0").unlink()
     task.append(2, b"two\n")
@@ -74,7 +74,7 @@ def test_the_last_lines_may_be_in_several_files(task: Task, lines: int, shown: b
     task.append(1, b"one\ntwo\n")
     task.append(2, b"three\nfo")
     task.append(3, b"ur\nfive\n")
-    log = ConsoleLog(task.record)
+    log = ConsoleLog.of(task.record)
     log.skip_to_last(lines)
     assert read_all(log) == shown
     task.append(3, b"six\n")
@@ -83,7 +83,7 @@ def test_the_last_lines_may_be_in_several_files(task: Task, lines: int, shown: b
 
 def test_the_last_line_may_have_no_end_and_lines_may_be_long(task: Task) -> None:
     task.append(0, b"x" * 200_000 + b"\nlogin: ")
-    log = ConsoleLog(task.record)
+    log = ConsoleLog.of(task.record)
     log.skip_to_last(1)
     assert read_all(log) == b"login: "
     log.skip_to_last(2)
@@ -97,7 +97,7 @@ def test_what_a_task_put_in_place_of_a_log_file_is_not_read(task: Task, tmp_path
     os.mkfifo(task.logs / "web.stdout.1")
     (task.logs / "web.stdout.2").hardlink_to(secret)
     task.append(3, b"printed\n")
-    log = ConsoleLog(task.record)
+    log = ConsoleLog.of(task.record)
     assert read_all(log) == b"printed\n"
     log.skip_to_last(10)
     assert read_all(log) == b"printed\n"
@@ -107,7 +107,7 @@ def test_a_hole_of_terabytes_is_passed_over(task: Task) -> None:
     # The other tasks of the allocation may write there as well.
     task.append(0, b"one\n")
     os.truncate(task.logs / "web.stdout.0", 4 << 40)
-    log = ConsoleLog(task.record)
+    log = ConsoleLog.of(task.record)
     assert read_all(log).rstrip(b"\0") == b"one\n"
     log.skip_to_last(2)
     assert read_all(log) == b""
@@ -121,10 +121,10 @@ def test_a_hole_of_terabytes_is_passed_over(task: Task) -> None:
 def test_a_directory_of_logs_that_is_a_link_or_gone_is_an_error(task: Task, tmp_path: Path) -> None:
     task.logs.rename(tmp_path / "elsewhere")
     with pytest.raises(HostError, match="read the logs in"):
-        ConsoleLog(task.record).read()
+        ConsoleLog.of(task.record).read()
     task.logs.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(HostError, match="read the logs in"):
-        ConsoleLog(task.record).skip_to_last(1)
+        ConsoleLog.of(task.record).skip_to_last(1)
 
 
 def test_what_no_driver_has_moved_yet_is_read_and_stays(task: Task) -> None:

@@ -49,7 +49,7 @@ def logs(app: App, name: str, follow: bool, lines: int | None, raw: bool) -> Non
 
     paths = app.load_config().paths
     record = find_vm(paths, name).record
-    console = ConsoleLog(record)
+    console = ConsoleLog.of(record)
     waiting = unlogged(paths, record)
     if lines is not None:
         waiting, lines = last_lines(waiting, lines)
