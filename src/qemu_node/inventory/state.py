@@ -62,7 +62,7 @@ class VMSummary:
     """What it waits for, as its driver last found."""
 
 
-def judge(
+def status_of(
     *,
     is_published: bool,
     is_running: bool,
@@ -158,7 +158,7 @@ def _summarize(
     usage = None if process is None else read_usage(directory.usage_json)
     disk = None if usage is None else usage.disk
     is_managed = is_locked(directory.data, locks)
-    status = judge(
+    status = status_of(
         is_published=record is not None,
         is_running=process is not None,
         is_managed=is_managed,

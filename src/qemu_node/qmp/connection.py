@@ -24,7 +24,7 @@ from qemu_node.errors import QmpError
 from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.host.sockets import connect_unix
 from qemu_node.qmp.events import QmpEvent, parse_message
-from qemu_node.qmp.wire import Event, Lost, QmpProtocol, Refused
+from qemu_node.qmp.wire import EventMessage, Lost, QmpProtocol, Refused
 from qemu_node.text import printable
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class QmpConnection:
         self._protocol.abort()
         await finish(self._protocol.closed)
 
-    def _deliver(self, message: Event) -> None:
+    def _deliver(self, message: EventMessage) -> None:
         if self._on_event is None:
             return
         event = parse_message(message)

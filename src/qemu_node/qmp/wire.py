@@ -22,7 +22,7 @@ LINE_MAX_BYTES = 1 << 20
 
 _CHUNK_BYTES = 16 << 10
 
-Event = Mapping[str, Any]
+EventMessage = Mapping[str, Any]
 """An event's `event` and `data`, unchecked."""
 
 
@@ -74,7 +74,7 @@ class _Phase(StrEnum):
 class QmpProtocol(asyncio.BufferedProtocol):
     """The client's side of one connection, from its first byte to its last."""
 
-    def __init__(self, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, on_event: Callable[[EventMessage], None]) -> None:
         """Give each event to `on_event`, in order. Other tasks run between two messages."""
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()

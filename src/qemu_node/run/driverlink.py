@@ -1,7 +1,7 @@
 """The driver as a session uses it: plain values in and out, gRPC messages inside.
 
 Owns the order in which an agent first talks to a plugin, and the translation of messages. Does not
-own the process and the connection (`nomad.client`).
+own the process and the connection (`nomad.agent.client`).
 """
 
 import os

@@ -12,9 +12,9 @@ from qemu_node.inventory import state as vmstate
 from qemu_node.inventory.state import (
     VMStatus,
     is_locked,
-    judge,
     list_summaries,
     parse_locks,
+    status_of,
     summarize,
 )
 from qemu_node.vm.life.usage import DiskState, Usage
@@ -70,7 +70,7 @@ def test_a_lock_held_by_anyone_is_seen_without_taking_it(tmp_path: Path) -> None
 def test_what_a_vm_is_follows_from_record_process_and_lock(
     *, is_published: bool, is_running: bool, is_managed: bool | None, status: VMStatus
 ) -> None:
-    seen = judge(is_published=is_published, is_running=is_running, is_managed=is_managed)
+    seen = status_of(is_published=is_published, is_running=is_running, is_managed=is_managed)
     assert seen is status
 
 

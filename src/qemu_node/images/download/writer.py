@@ -1,7 +1,7 @@
 """Writing a download: received in the event loop while threads digest, unpack and write.
 
 Owns the hand-over between the two, and whether a download that ends early can be resumed. Does not
-own the files (`partialfile`) nor the connection (`transfer`).
+own the files (`store.partialfile`) nor the connection (`http.transfer`).
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Owns the decision between qcow2 and raw, made once for each image and never again, and the refusal
 of every other format. Does not own the rules for a qcow2 header (`qcow2`), other kinds of files
-(`foreign`) nor where images are (`store`, `localfile`).
+(`foreign`) nor where images are (`store`, `source.localfile`).
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Compressed images, unpacked as they arrive: gzip, xz and zstd, recognised by their first bytes.
 
 Owns the stream of unpacked bytes with limits on memory and size. Does not own where they are
-written (`partialfile`) nor what they are (`imagefile`). The input is hostile: a few bytes may
-unpack to terabytes, so only one piece is unpacked at a time.
+written (`store.partialfile`) nor what they are (`imagefile`). The input is hostile: a few bytes
+may unpack to terabytes, so only one piece is unpacked at a time.
 
 A file may have several members one after the other, as `pigz`, `pixz` and `cat` make them; after
 the last one there may be NULs as padding and, except with gzip, nothing else.

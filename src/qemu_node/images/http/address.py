@@ -5,7 +5,7 @@ their addresses. So each connection is checked by its address: a name may have a
 the second look-up.
 
 Owns that check (pure) and the hook by which aiohttp calls it. Does not own which sources may be
-named (`allowlist`).
+named (`source.allowlist`).
 """
 
 import socket
@@ -25,7 +25,7 @@ from qemu_node.errors import ConfigError
 from qemu_node.host.route import is_own_address
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+IPNetwork = IPv4Network | IPv6Network
 
 _THIS_NETWORK = ip_network("0.0.0.0/8")  # RFC 1122, 3.2.1.3: for Linux 0.0.0.0 is loopback.
 _BROADCAST = ip_address("255.255.255.255")
@@ -46,9 +46,9 @@ _COMPATIBLE = IPv6Network("::/96")  # RFC 4291, 2.5.5.1
 class AddressPolicy:
     """The operator's networks, in addition to the addresses that are always refused."""
 
-    allow: tuple[Network, ...] = ()
+    allow: tuple[IPNetwork, ...] = ()
     """Never refused."""
-    refuse: tuple[Network, ...] = ()
+    refuse: tuple[IPNetwork, ...] = ()
     """Refused unless in `allow`."""
 
     def reason_against(
@@ -85,7 +85,7 @@ class AddressPolicy:
         return "an address of this node" if is_own(address) else None
 
 
-def parse_networks(texts: Iterable[str], setting: str) -> tuple[Network, ...]:
+def parse_networks(texts: Iterable[str], setting: str) -> tuple[IPNetwork, ...]:
     """Return the networks that `texts` name: `"10.0.0.0/8"`, `"fd00::/8"`, or single addresses.
 
     Raises:
@@ -161,5 +161,5 @@ def _embedded(address: Address) -> tuple[IPv4Address, ...]:
     return tuple(embedded for embedded in found if embedded is not None)
 
 
-def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
+def _is_in(address: Address, networks: tuple[IPNetwork, ...]) -> bool:
     return any(address in network for network in networks)

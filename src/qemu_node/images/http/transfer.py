@@ -2,7 +2,7 @@
 
 Owns the limits of size and time, resuming after a connection broke, and starting over when the file
 has changed. Does not own a single request (`request`), where the bytes go (`Sink`) nor what they
-must be (`checksum`).
+must be (`source.checksum`).
 """
 
 import asyncio

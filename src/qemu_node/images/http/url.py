@@ -5,7 +5,7 @@ secrets. All text that becomes a URL passes through here: a job's image and chec
 registry's token service, an address built from settings. So no library gets a host that it cannot
 handle.
 
-Does not own which hosts may be asked (`allowlist`, `address`).
+Does not own which hosts may be asked (`source.allowlist`, `address`).
 
 The grammar is RFC 3986, appendix B and section 3.2, with hosts that DNS can hold (RFC 1035, 2.3.4;
 an underscore is allowed, since real names have it).

@@ -1,7 +1,7 @@
 """Indexes and manifests of a registry. Pure; no registry is trusted.
 
 Owns which manifest of an index is used and which layer of a manifest is the disk. Does not own
-fetching either (`oci`) nor the content of the layer (`imagefile`).
+fetching either (`oci`) nor the content of the layer (`format`).
 
 Sources: github.com/opencontainers/image-spec, image-index.md and manifest.md; Docker's "Image
 Manifest Version 2, Schema 2", which differs in media types only.

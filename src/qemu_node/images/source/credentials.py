@@ -2,7 +2,7 @@
 
 Owns which entry of `[[images.credentials]]` is used for which job, when its secret may be sent, and
 reading the secret's file at each use, so that a new secret is used at once. Does not own the checks
-of the entries (`config`) nor the protocols that use them (`http`, `oci`, `s3`).
+of the entries (`config.images`) nor the protocols that use them (`http`, `registry`, `s3`).
 
 No secret is kept, shown, or part of a key in the cache.
 """

@@ -1,7 +1,7 @@
 """Images that are on this host already: in the task's allocation, or in `images.image_paths`.
 
 Owns which files a job may name, and opening one so that it cannot be replaced by another. Does not
-own the check of its content (`imagefile`).
+own the check of its content (`format.imagefile`).
 
 An allocation has two directories for a task: its own, and `alloc`, which all tasks of the group
 share. Nomad's variables name them by host paths if the driver isolates no file system, else

@@ -2,7 +2,7 @@
 
 Owns the query parameters of S3, CloudFront, Google Cloud Storage and Azure. Each new signature
 makes another URL of the same object, so the cache's key leaves them out. Does not own what proves
-that a job may have the object: only the source can check a signature (`pull`).
+that a job may have the object: only the source can check a signature (`download.pull`).
 
 Sources: Amazon S3 API Reference, "Authenticating Requests: Using Query Parameters" and, for version
 2, "Signing and Authenticating REST Requests"; Amazon CloudFront Developer Guide, "Use signed URLs";

@@ -1,7 +1,7 @@
 """The files of the image cache: where they are, which of them are valid, and who may change them.
 
 Owns the layout below, the records in it and the order in which both change. Does not own what is
-downloaded (`pull`), which image is removed (`eviction`, `keeper`), nor litter (`litter`).
+downloaded (`download`), which image is removed (`eviction`, `keeper`), nor litter (`litter`).
 
     <images>/blobs/sha256-<hex>.<format>   one image, complete, verified, 0444, never changed; its
                                            format is part of its name, so it is detected only once;

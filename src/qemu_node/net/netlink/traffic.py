@@ -1,8 +1,8 @@
 """The requests to the kernel's traffic control for frames that a guest sends. Pure.
 
-Owns the layout of these messages. Does not own sending them (`rtnl`) nor what they are for (`rate`,
-`checksums`). Numbers are those of include/uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h and
-include/uapi/linux/tc_act/tc_mirred.h.
+Owns the layout of these messages. Does not own sending them (`rtnl`) nor what they are for
+(`port.rate`, `port.checksums`). Numbers are those of
+include/uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h and include/uapi/linux/tc_act/tc_mirred.h.
 
 A TAP's filters run in the order of their priority: first the policer, then the redirect.
 """

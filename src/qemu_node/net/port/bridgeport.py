@@ -1,8 +1,8 @@
 """TAPs as ports of the bridge: joined and opened step by step, repaired, removed.
 
 Owns the order of the steps, which lets no frame pass too early. Does not own the TAP (`tap`), the
-filter (`table`), the bridge (`bridge`), the uplink (`uplink`) nor what has to be repaired (`plan`).
-Calls block: use a thread.
+filter (`net.filter`), the bridge (`bridge`), the uplink (`uplink`) nor what has to be repaired
+(`plan`). Calls block: use a thread.
 """
 
 import logging

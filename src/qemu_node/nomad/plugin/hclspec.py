@@ -1,7 +1,7 @@
 """hclspec messages: the schemas by which Nomad checks a configuration block.
 
 Pure. Owns how a schema is written. Does not own which options there are (`task.options`) nor how a
-block is checked (the agent, or `encoding`).
+block is checked (the agent, or `agent.encoding`).
 
 Traps (Nomad 2.0.6-dev): no value satisfies an attribute of type `map(…)`, and in a plugin's own
 schema it keeps the agent from starting; so does an empty type. Both are refused here.

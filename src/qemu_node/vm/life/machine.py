@@ -2,7 +2,7 @@
 
 Owns a VM from the moment it runs to the removal of its files, through restarts of the driver: it
 learns what happens, and carries out what follows from it. Does not own what follows
-(`transitions`), its start (`launch`), nor which VMs there are (`supervisor`).
+(`transitions`), its start (`vm.start`), nor which VMs there are (`supervisor`).
 
 A guest that ended leaves its QEMU paused, which says so over QMP whenever it is asked (`ACTIONS` in
 `qemu.cmdline`). So no end is lost while no driver is there; the driver that sees it writes it down

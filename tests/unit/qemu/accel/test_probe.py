@@ -31,7 +31,7 @@ def test_output_of_another_program_is_refused(text: str) -> None:
 
 
 class Tool:
-    """Stands in for `host.process.run`: answers `--version` and counts."""
+    """Stands in for `run` of `host.process.command`: answers `--version` and counts."""
 
     def __init__(self, answer: str | ProcessError) -> None:
         self.answer = answer
