@@ -165,11 +165,11 @@ def check_accelerator(
     wanted: Literal["auto", "kvm", "tcg"],
     found: Hypervisor | NodeError | None,
     *,
-    is_kvm_barred: bool,
+    is_kvm_there: bool,
 ) -> Check:
     """Judge what executes guests; None: there is no QEMU to ask.
 
-    `is_kvm_barred` tells that /dev/kvm is there and we, who are not root, may not open it.
+    `is_kvm_there` tells that /dev/kvm exists.
     """
     if found is None:
         return fail("accelerator", "not tried: there is no QEMU", None)
@@ -180,12 +180,17 @@ def check_accelerator(
         return ok("accelerator", "KVM: a guest was seen to run")
     if wanted == "tcg":
         return ok("accelerator", "TCG, as node.toml asks for; guests are slow")
-    firmware_advice = (
-        "switch on virtualization in the machine's firmware, or nested virtualization where it is "
-        "a VM itself; VMs must be able to open /dev/kvm"
-    )
-    # Of a device that we may not open the problem says what helps.
-    advice = None if is_kvm_barred else firmware_advice
+    advice = None  # Of a device that VMs may not open the problem says what helps.
+    if not is_kvm_there:
+        advice = (
+            "switch on VT-x or AMD-V in the machine's firmware; if it is a VM itself, switch on "
+            "nested virtualization in its hypervisor"
+        )
+    elif found.kvm_detail:
+        advice = (
+            "update kernel and microcode of this machine; if it is a VM itself, update its "
+            "hypervisor"
+        )
     what = "TCG is used, guests are slow"
     if found.is_kvm_lost:
         what = "KVM IS LOST: it ran guests here before, and now TCG is used, guests are slow"

@@ -69,8 +69,7 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
         yield check
     yield await asyncio.to_thread(look_for_leftovers, config.paths)
     found = await prove(config, is_root=is_root) if isinstance(qemu, QemuBinary) else None
-    is_kvm_barred = KVM_DEVICE.exists() and not os.access(KVM_DEVICE, os.R_OK | os.W_OK)
-    yield checks.check_accelerator(config.qemu.accelerator, found, is_kvm_barred=is_kvm_barred)
+    yield checks.check_accelerator(config.qemu.accelerator, found, is_kvm_there=KVM_DEVICE.exists())
 
 
 def read_config(path: Path | None) -> tuple[NodeConfig, Check]:

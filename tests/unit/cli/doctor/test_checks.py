@@ -124,7 +124,7 @@ def test_a_kvm_that_exists_and_does_not_work_is_told_in_qemus_words(
     level: Level,
     said: str,
 ) -> None:
-    check = checks.check_accelerator(wanted, found, is_kvm_barred=False)
+    check = checks.check_accelerator(wanted, found, is_kvm_there=True)
     assert check.level is level
     assert said in check.detail
 
@@ -135,8 +135,9 @@ def test_a_kvm_that_is_lost_is_told_first_and_in_qemus_words() -> None:
         kvm_detail="QEMU was killed by SIGABRT",
         is_kvm_lost=True,
     )
-    check = checks.check_accelerator("auto", found, is_kvm_barred=False)
+    check = checks.check_accelerator("auto", found, is_kvm_there=True)
     assert check.level is Level.WARN
+    assert "update kernel" in (check.advice or "")
     assert check.detail.startswith("KVM IS LOST")
     assert check.detail.endswith("does not run guests: QEMU was killed by SIGABRT")
 
@@ -152,11 +153,15 @@ def test_a_directory_that_vms_cannot_pass_is_named_with_the_mode_it_needs() -> N
 
 def test_a_kvm_that_this_user_may_not_open_needs_no_other_machine() -> None:
     found = hypervisor(Accelerator.TCG, "you may not open it: join the group")
-    check = checks.check_accelerator("auto", found, is_kvm_barred=False)
-    assert "nested" in (check.advice or "")
-    check = checks.check_accelerator("auto", found, is_kvm_barred=True)
+    check = checks.check_accelerator("auto", found, is_kvm_there=True)
     assert check.advice is None
     assert "join the group" in check.detail
+
+
+def test_a_kvm_that_does_not_exist_is_to_be_switched_on_in_the_firmware() -> None:
+    found = hypervisor(Accelerator.TCG, "/dev/kvm does not exist")
+    check = checks.check_accelerator("auto", found, is_kvm_there=False)
+    assert "VT-x or AMD-V" in (check.advice or "")
 
 
 def test_firmware_that_is_missing_comes_with_its_package_and_where_it_was_looked_for() -> None:
