@@ -62,7 +62,9 @@ def pull(app: App, url: str, checksum: str | None, pin: bool, as_json: bool) -> 
         pulled = asyncio.run(_pull(config, keeper, url, checksum))
     except NodeError as exc:
         if exc.hint is None and not _may_write(config.paths.images_dir):
-            exc.hint = f"set paths.data in node.toml, or {AS_ROOT}"
+            exc.hint = config.paths.data_advice
+            if os.geteuid() != 0:
+                exc.hint += f"; for the cache of root's driver, {AS_ROOT}"
         raise
     except KeyboardInterrupt:
         # click ends the line.

@@ -68,5 +68,8 @@ def test_a_cache_that_may_not_be_written_is_answered_with_what_to_do(
 
     monkeypatch.setattr(imagepull, "_pull", pull)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert main(["image", "pull", URL]) == 1
-    assert " hint: set paths.data in node.toml, or run this as root (`" in capsys.readouterr().err
+    for uid, advice in ((0, "\n"), (1000, "; for the cache of root's driver, run this as root (`")):
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        assert main(["image", "pull", URL]) == 1
+        said = capsys.readouterr().err
+        assert f" hint: make it writable, or set paths.data in node.toml{advice}" in said
