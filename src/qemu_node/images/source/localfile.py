@@ -122,10 +122,10 @@ def _locate(source: PathSource, task_dir: Path, image_paths: Sequence[Path]) -> 
             return task_dir, str(path.relative_to("/"))
         case _:
             pass
-    allowed = ", ".join(str(root) for root in image_paths) or "none on this node"
+    allowed = ", ".join(str(root) for root in image_paths) or "none"
     raise JobError(
         f"image {source} is neither in the task's directories nor under images.image_paths",
-        hint=f"image_paths in node.toml: {allowed}",
+        hint=f"list {path.parent} under images.image_paths in node.toml; now listed: {allowed}",
     )
 
 

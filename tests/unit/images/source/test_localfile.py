@@ -78,6 +78,16 @@ def test_the_directories_of_other_tasks_are_elsewhere(task_dir: Path, shared: Pa
             opened(text, task_dir)
 
 
+def test_a_path_that_is_not_open_comes_with_the_setting_that_opens_it(
+    task_dir: Path, operators: Path
+) -> None:
+    with pytest.raises(JobError) as caught:
+        opened("/srv/disk.qcow2", task_dir, operators)
+    assert caught.value.hint == (
+        f"list /srv under images.image_paths in node.toml; now listed: {operators}"
+    )
+
+
 def test_nothing_leads_out_of_the_shared_directory(task_dir: Path, shared: Path) -> None:
     (shared / "data" / "link").symlink_to(shared.parent / "other" / "local" / "x")
     (shared / "up").symlink_to("../other/local")
