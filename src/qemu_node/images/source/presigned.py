@@ -10,6 +10,7 @@ Google Cloud Storage, "Signed URLs"; Azure Storage, "Create a service SAS", "Cre
 delegation SAS" and "Create an account SAS".
 """
 
+import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -46,11 +47,15 @@ _SCHEMES = (
 )
 
 
+# Azure's names are so short that other servers have them too, for what they serve.
+_SAS_VERSION = re.compile(r"=\d{4}-\d\d-\d\d$")
+
+
 def without_signature(url: str) -> str | None:
     """Return a presigned URL without its signature; None if `url` has none that is known."""
     base, _, query = url.partition("?")
     parameters = [(unquote(item.partition("=")[0]).lower(), item) for item in query.split("&")]
-    names = {name for name, _ in parameters}
+    names = {name for name, item in parameters if name != "sv" or _SAS_VERSION.search(item)}
     for scheme in _SCHEMES:
         if scheme.needed <= names:
             left_out = scheme.needed | scheme.others

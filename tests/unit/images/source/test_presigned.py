@@ -55,7 +55,16 @@ def test_a_url_without_its_signature_is_another_source(signature: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["sig=1", "Signature=1", "Expires=1&Signature=1", "X-Amz-Date=1", "token=1", ""]
+    "query",
+    [
+        "sig=1",
+        "sv=2&sig=1&si=a",
+        "Signature=1",
+        "Expires=1&Signature=1",
+        "X-Amz-Date=1",
+        "token=1",
+        "",
+    ],
 )
 def test_other_secrets_stay_part_of_the_key(query: str) -> None:
     assert without_signature(f"{OBJECT}?{query}") is None
