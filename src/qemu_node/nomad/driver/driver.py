@@ -21,7 +21,7 @@ from qemu_node.nomad.plugin.status import TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task import exec as task_exec
 from qemu_node.nomad.task.advertise import tell_of_address, wait_to_advertise
-from qemu_node.nomad.task.broker import EventBroker
+from qemu_node.nomad.task.broker import EventBroker, TaskName
 from qemu_node.nomad.task.options import parse_options, task_schema
 from qemu_node.nomad.task.request import build_request
 from qemu_node.nomad.task.stats import build_stats
@@ -140,7 +140,7 @@ class VMDriver(DriverService):
             merge_default=self._runtime.merge_default,
             network=self._runtime.network,
         )
-        task = self._tasks[config.id] = Task(config)
+        task = self._tasks[config.id] = Task(TaskName.of(config))
         override = driver_pb2.NetworkOverride()
         is_late = asyncio.Event()
         # Nomad takes the address only from the answer to StartTask.
@@ -192,8 +192,8 @@ class VMDriver(DriverService):
                 await self._runtime.vms.destroy(task.vm)
         finally:
             # Another call may have removed it, and the task may have been started anew.
-            if self._tasks.get(task.config.id) is task:
-                del self._tasks[task.config.id]
+            if self._tasks.get(task.name.id) is task:
+                del self._tasks[task.name.id]
 
     async def _start(
         self,
@@ -205,7 +205,7 @@ class VMDriver(DriverService):
         """Return the running VM; put the address that Nomad shall advertise into `override`."""
 
         def tell(message: str, notes: dict[str, str]) -> None:
-            self._events.tell(task.config, message, notes)
+            self._events.tell(task.name, message, notes)
 
         supervisor = self._runtime.supervisor()
         vm = await supervisor.start(wanted, tell, on_long_wait)
@@ -255,15 +255,15 @@ class VMDriver(DriverService):
         return driver_pb2.RecoverTaskResponse()
 
     async def _recover(self, handle: driver_pb2.TaskHandle) -> None:
-        config = handle.config
+        name = TaskName.of(handle.config)
         await self._runtime.begin()
-        state = decode_state(handle.driver_state, config.id)
+        state = decode_state(handle.driver_state, name.id)
 
         def tell(message: str, notes: dict[str, str]) -> None:
-            self._events.tell(config, message, notes)
+            self._events.tell(name, message, notes)
 
         vm = await self._runtime.vms.recover(state, tell)
-        self._tasks[config.id] = Task(config, vm)
+        self._tasks[name.id] = Task(name, vm)
         # The address may have appeared or changed while no driver ran.
         _ = self._runtime.tasks.start(tell_of_address(vm, tell), name=f"address {state.vm_id}")
 
@@ -305,8 +305,8 @@ class VMDriver(DriverService):
         task = self._find(request.task_id)
         outcome = task.exit
         status = driver_pb2.TaskStatus(
-            id=task.config.id,
-            name=task.config.name,
+            id=task.name.id,
+            name=task.name.name,
             state=driver_pb2.TaskState.RUNNING if outcome is None else driver_pb2.TaskState.EXITED,
         )
         # A missing timestamp is an error in Nomad; a zero one means "not yet".
@@ -335,7 +335,7 @@ class VMDriver(DriverService):
         interval_s = request.collection_interval.ToNanoseconds() / 1e9 or _DEFAULT_STATS_INTERVAL_S
         while task.vm.exit is None:
             yield build_stats(
-                task.config.id,
+                task.name.id,
                 meter.cpu_share(),
                 meter.pss_bytes,
                 mhz_per_core=self._runtime.mhz_per_core,

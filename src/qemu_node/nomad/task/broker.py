@@ -7,11 +7,27 @@ wait in a short queue. Does not own what is told.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Self
 
 from qemu_node.nomad.proto import driver_pb2
 
 _BACKLOG = 100
 _MESSAGE_MAX_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskName:
+    """Which task it is: what is kept of a TaskConfig, whose message takes 10 KiB and more."""
+
+    id: str
+    alloc_id: str
+    name: str
+
+    @classmethod
+    def of(cls, config: driver_pb2.TaskConfig) -> Self:
+        """Return the name of the task with `config`."""
+        return cls(id=config.id, alloc_id=config.alloc_id, name=config.name)
 
 
 class EventBroker:
@@ -23,7 +39,7 @@ class EventBroker:
 
     def tell(
         self,
-        task: driver_pb2.TaskConfig,
+        task: TaskName,
         message: str,
         annotations: dict[str, str] | None = None,
     ) -> None:

@@ -20,6 +20,7 @@ from qemu_node.errors import NodeError
 from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.nomad.proto import driver_pb2
+from qemu_node.nomad.task.broker import TaskName
 from qemu_node.text import DECODE_ERRORS
 from qemu_node.vm import names
 from qemu_node.vm.life.machine import VM
@@ -47,8 +48,8 @@ class StartLostError(NodeError):
 class Task:
     """A task whose VM runs, has ended, or is being started in the background."""
 
-    def __init__(self, config: driver_pb2.TaskConfig, vm: VM | None = None) -> None:
-        self.config = config
+    def __init__(self, name: TaskName, vm: VM | None = None) -> None:
+        self.name = name
         self._vm = vm
         self._start: asyncio.Task[VM | NodeError] | None = None
         self._is_stopped = False
@@ -80,7 +81,7 @@ class Task:
 
     def begin(self, start: Coroutine[Any, Any, VM], tasks: TaskOwner) -> None:
         """Run `start`, which returns the VM, in the background."""
-        self._start = tasks.start(self._make(start), name=f"start {self.config.id}")
+        self._start = tasks.start(self._make(start), name=f"start {self.name.id}")
 
     async def _make(self, start: Coroutine[Any, Any, VM]) -> VM | NodeError:
         try:

@@ -1,9 +1,8 @@
 import asyncio
 
-from qemu_node.nomad.proto import driver_pb2
-from qemu_node.nomad.task.broker import EventBroker
+from qemu_node.nomad.task.broker import EventBroker, TaskName
 
-TASK = driver_pb2.TaskConfig(id="a/t/1", alloc_id="a", name="t")
+TASK = TaskName(id="a/t/1", alloc_id="a", name="t")
 
 
 async def test_events_told_before_anyone_listens_are_delivered_later() -> None:
