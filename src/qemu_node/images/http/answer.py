@@ -6,7 +6,6 @@ request (`request`) nor what is done with the bytes (`small`, `transfer`).
 """
 
 import asyncio
-import email.utils
 import re
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
@@ -175,8 +174,11 @@ def parse_retry_after(value: str | None, now_s: float) -> float | None:
     text = value.strip()
     if _SECONDS.fullmatch(text):
         return float(text)
+    # Few servers send a date, and a driver keeps what it imports.
+    from email.utils import parsedate_to_datetime
+
     try:
-        date = email.utils.parsedate_to_datetime(text)
+        date = parsedate_to_datetime(text)
         return max(0.0, date.timestamp() - now_s)
     except (ValueError, TypeError, OverflowError, OSError):
         return None
