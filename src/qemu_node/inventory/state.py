@@ -151,8 +151,8 @@ def _summarize(
     is_unreadable = False
     try:
         record = read_record(directory.vm_json)
-    except StateError:
-        is_unreadable = directory.vm_json.exists()
+    except StateError as exc:
+        is_unreadable = not isinstance(exc.__cause__, FileNotFoundError)
     if record is not None:
         process = record.process if is_alive(record.process) else None
     usage = None if process is None else read_usage(directory.usage_json)

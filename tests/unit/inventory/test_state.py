@@ -114,6 +114,19 @@ def test_a_vm_of_which_no_driver_can_read_is_told_from_one_that_is_removed(
     assert summarize(paths, VM_ID).status is VMStatus.UNREADABLE
 
 
+def test_a_vm_in_a_directory_of_another_user_is_listed(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(paths, make_record(paths))
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("qemu_node.vm.record.record.read_published", refuse)
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert [vm.status for vm in list_summaries(paths)] == [VMStatus.UNREADABLE]
+
+
 def test_a_vm_whose_process_is_gone_has_ended(paths: Paths) -> None:
     publish(paths, make_record(paths, start_time=1))
     summary = summarize(paths, VM_ID)
