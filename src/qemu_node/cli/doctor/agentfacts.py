@@ -36,7 +36,7 @@ class _Plugin(msgspec.Struct, rename="pascal"):
 
 
 class _Client(msgspec.Struct, rename="pascal"):
-    gc_max_allocs: int = msgspec.field(name="GCMaxAllocs", default=50)
+    gc_max_allocs: int = msgspec.field(name="GCMaxAllocs", default=AgentConfig().gc_max_allocs)
 
 
 class _Config(msgspec.Struct, rename="pascal"):
@@ -156,7 +156,7 @@ def read_config_files(directory: Path) -> AgentConfig | None:
 
 
 def parse_config(texts: Iterable[str]) -> AgentConfig:
-    """Return what files in HCL say, as far as lines by themselves tell: pure."""
+    """Return what files in HCL say, as far as single lines show it: pure."""
     text = "\n".join(texts)
     plugin_dir = re.findall(r'^\s*plugin_dir\s*=\s*"([^"]+)"', text, re.MULTILINE)
     data_dir = re.findall(r'^\s*data_dir\s*=\s*"([^"]+)"', text, re.MULTILINE)
@@ -195,7 +195,7 @@ def _judge_file(path: Path) -> tuple[Path, str | None]:
 
 
 def _file_problem(path: Path) -> str | None:
-    """Return why Nomad would pass over a file in plugin_dir, None if it would not."""
+    """Return why Nomad would ignore a file in plugin_dir, None if it would not."""
     if not path.is_file():
         return "does not exist"
     # Nomad asks whether anybody may execute it (its helper/pluginutils/loader).

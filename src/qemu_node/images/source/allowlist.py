@@ -1,7 +1,7 @@
 """Which sources the operator allows: `images.sources` of node.toml. Pure.
 
 Owns the grammar of its entries and whether one covers a source. It checks what a job names; the
-addresses behind it are checked in `address`.
+addresses behind it are checked in `http.address`.
 """
 
 import re

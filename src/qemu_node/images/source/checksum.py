@@ -1,6 +1,6 @@
 """Checksums: what a job's `checksum` means and how a SUMS file is read. Pure.
 
-Owns both grammars. Does not own fetching the file (`http`) nor the digesting (`partialfile`).
+Owns both grammars. Does not own fetching the file (`http`) nor the digesting (`store.partialfile`).
 """
 
 import base64

@@ -79,8 +79,7 @@ def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
     """Run the plugin until the agent ends it; the VMs go on.
 
     Args:
-        config_path: The path of The path of node.toml, unless the agent's plugin block names
-            another.
+        config_path: The path of node.toml, unless the agent's plugin block names another.
         stop_with_parent: Stop all VMs of this process and exit when stdin ends, as it does when
             `qemu-node run` is killed. A plugin of Nomad inherits the agent's stdin and ignores it.
 

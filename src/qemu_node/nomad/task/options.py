@@ -308,7 +308,7 @@ def _explain(
 
 
 def _steps(path: str) -> tuple[str | int, ...]:
-    """Return `.network[0].mode` as its steps, up to the first that msgspec does not tell."""
+    """Return `.network[0].mode` as its steps, up to the first that msgspec does not name."""
     steps: list[str | int] = []
     position = 0
     while match := _STEP.match(path, position):
