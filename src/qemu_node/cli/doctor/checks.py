@@ -339,7 +339,8 @@ def check_uids(first: int, count: int, taken: Sequence[UidRange], *, is_root: bo
         return warn(
             "VM users",
             f"{span} overlap with those of {', '.join(sorted(set(others))[:3])}",
-            "set qemu.first_uid in node.toml to a range that is free",
+            # Above what useradd (SUB_UID_MAX) and systemd-nspawn give to containers.
+            "set qemu.first_uid in node.toml to a range that is free, such as 2000000000",
         )
     return ok("VM users", span)
 

@@ -191,6 +191,7 @@ def test_nobody_else_may_have_a_vms_user_id(taken: UidRange, level: Level) -> No
     check = checks.check_uids(200_000, 10_000, [taken], is_root=True)
     assert check.level is level
     assert (taken.owner in check.detail) is (level is Level.WARN)
+    assert ("such as 2000000000" in (check.advice or "")) is (level is Level.WARN)
 
 
 def test_many_leftovers_are_counted_and_a_few_named() -> None:
