@@ -145,7 +145,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         opened.wait(WAIT_S)
         close_descriptors(descriptors)
 
-    monkeypatch.setattr("qemu_node.vm.life.machine.close_descriptors", close_then)
+    monkeypatch.setattr("qemu_node.vm.life.control.close_descriptors", close_then)
     yield opened
     opened.set()
 
