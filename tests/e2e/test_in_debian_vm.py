@@ -17,17 +17,14 @@ pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(1500)]
 
 TIMEOUT_S = 1400
 SOURCES = {
-    name: cache.REPO / name for name in ("src", "tests", "osimage", "docs", "pyproject.toml")
+    name: cache.REPO / name
+    for name in ("src", "tests", "bench", "osimage", "docs", "pyproject.toml")
 }
 PYTEST = """
 python3 -m pytest -p no:cacheprovider --durations=15 \
     --junitxml=/results/junit.xml -o junit_family=xunit1"""
 SELECTION = "-m 'needs_cgroup2 or needs_vlans' tests/integration tests/network"
-# The sources are not installed there, and Nomad asks for the version of what it runs.
 NOMAD_COMMAND = f"""
-mkdir src/qemu_node-0.1.0.dist-info
-printf 'Metadata-Version: 2.1\\nName: qemu-node\\nVersion: 0.1.0\\n' \
-    >src/qemu_node-0.1.0.dist-info/METADATA
 export NOMAD=/test/nomad XDG_CACHE_HOME=/test/cache
 mkdir /results/failures
 ln -s /results/failures /test/cache/qemu-node/failures
