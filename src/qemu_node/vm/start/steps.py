@@ -7,13 +7,12 @@ the driver at any of them, and registers its undo before the next one begins. Wh
 an earlier one is its argument.
 """
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from enum import StrEnum
 
-from qemu_node.host.concurrency.cancellation import Undo, finish
-from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.host.concurrency.cancellation import Undo
+from qemu_node.host.concurrency.threads import acquire_in_thread, to_the_end
 from qemu_node.host.process.users import UserClaim
 from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
@@ -107,15 +106,14 @@ async def lease_user(start: Start, directory: ClaimedDirectory) -> VMUser:
     start.announce(StartStep.USER)
     if not start.node.rights.is_root:
         return VMUser(None)
-    leasing = asyncio.get_running_loop().run_in_executor(
-        None,
+    # The lease is removed with the directory, by whoever removes that.
+    user = await acquire_in_thread(
         lease_uid,
+        UserClaim.close,
         start.node.config.paths.vm_data_dir,
         directory.files.vm_id,
         start.node.config.qemu.first_uid,
         start.node.config.qemu.uid_count,
     )
-    # The lease is removed with the directory, by whoever removes that.
-    user = await finish(leasing, discard=UserClaim.close)
     start.undo.callback(user.close)
     return VMUser(user)
