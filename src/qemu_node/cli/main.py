@@ -1,10 +1,9 @@
 """`qemu-node`: the group of all commands.
 
-Owns loading a command when it is called, the global options, and which exit status an error has.
-Each command lives in a module of its own; what an error looks like is `errors`.
+Owns the table of commands, the global options, and which exit status an error has. Each command
+lives in a module of its own; what an error looks like is `errors`.
 """
 
-import importlib
 import logging
 import os
 import sys
@@ -22,25 +21,44 @@ from qemu_node.cli.errors import (
     show_error,
     show_usage_error,
 )
+from qemu_node.cli.lazy import LazyCommand, LazyGroup
 from qemu_node.errors import NodeError
 from qemu_node.version import VERSION
 
 if TYPE_CHECKING:
     from qemu_node.config.node import ConfigFile, NodeConfig
 
-# name: (module, attribute, one line for --help). Listed here so that --help imports none of them.
+
+def _is_no_node_os() -> bool:
+    """Tell whether this system is no image of ours, so that `qemu-node os` is of no use."""
+    from qemu_node.nodeos.paths import NodePaths
+    from qemu_node.nodeos.release import read_release
+
+    return not read_release(NodePaths()).is_node_os
+
+
 _COMMANDS = {
-    "run": ("qemu_node.cli.run", "run", "Run a job file's VMs on this machine."),
-    "vm": ("qemu_node.cli.vm.commands", "vm", "List, show, use and stop this machine's VMs."),
-    "image": ("qemu_node.cli.image.commands", "image", "Manage the image cache."),
-    "doctor": (
-        "qemu_node.cli.doctor.command",
-        "doctor",
-        "Check what VMs need; say what to do about it.",
+    "run": LazyCommand("qemu_node.cli.run", "run", "Run a job file's VMs on this machine."),
+    "vm": LazyCommand(
+        "qemu_node.cli.vm.commands", "vm", "List, show, use and stop this machine's VMs."
     ),
-    "config": ("qemu_node.cli.config", "config", "Check and show the node's settings."),
-    "driver": ("qemu_node.cli.main", "driver", "The task driver plugin; started by Nomad."),
-    "completion": ("qemu_node.cli.main", "completion", "Print a script for shell completion."),
+    "image": LazyCommand("qemu_node.cli.image.commands", "image", "Manage the image cache."),
+    "doctor": LazyCommand(
+        "qemu_node.cli.doctor.command", "doctor", "Check what VMs need; say what to do about it."
+    ),
+    "config": LazyCommand("qemu_node.cli.config", "config", "Check and show the node's settings."),
+    "os": LazyCommand(
+        "qemu_node.cli.nodeos.group",
+        "os_",
+        "Manage this node's operating system.",
+        is_hidden=_is_no_node_os,
+    ),
+    "driver": LazyCommand(
+        "qemu_node.cli.main", "driver", "The task driver plugin; started by Nomad."
+    ),
+    "completion": LazyCommand(
+        "qemu_node.cli.main", "completion", "Print a script for shell completion."
+    ),
 }
 _EXAMPLES = """\b
 Examples:
@@ -87,26 +105,9 @@ class App:
 pass_app = click.make_pass_decorator(App)
 
 
-class _LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module, attribute, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_) for name, (_, _, help_) in _COMMANDS.items()])
-
-
 @click.command(
-    cls=_LazyGroup,
+    cls=LazyGroup,
+    table=_COMMANDS,
     epilog=_EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

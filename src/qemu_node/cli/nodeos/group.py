@@ -1,0 +1,40 @@
+"""The group `qemu-node os`: its table of commands, and the paths that they share.
+
+Owns the table: a part that adds a command adds a line here and a module beside this one. Does not
+own what the commands do (`nodeos`).
+"""
+
+from pathlib import Path
+
+import click
+
+from qemu_node.cli.lazy import LazyCommand, LazyGroup
+from qemu_node.nodeos.paths import NodePaths
+
+
+def _for_units() -> bool:
+    """Hide a command that only units of the image call."""
+    return True
+
+
+_ROOM = "qemu_node.cli.nodeos"
+_TABLE = {
+    "status": LazyCommand(f"{_ROOM}.status", "status", "Show the system and what is kept of it."),
+}
+
+pass_node = click.make_pass_decorator(NodePaths)
+"""Give a command the node's paths; `pass_app` gives it the global options, as everywhere."""
+
+
+@click.group(cls=LazyGroup, table=_TABLE, name="os")
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="/",
+    hidden=True,
+    help="Act on the tree below PATH: for tests.",
+)
+@click.pass_context
+def os_(ctx: click.Context, root: Path) -> None:
+    """Manage this node's operating system."""
+    ctx.obj = NodePaths(root)
