@@ -20,6 +20,7 @@ from qemu_node.cli.vm import exec as cli_exec
 from qemu_node.config import images as images_config
 from qemu_node.config import network as network_config
 from qemu_node.config import node as node_config
+from qemu_node.config import uplink as uplink_config
 from qemu_node.host.process.sandbox import SANDBOX_UID
 from qemu_node.images.format import qemuimg
 from qemu_node.inventory.state import VMStatus
@@ -50,6 +51,7 @@ _SECTIONS: tuple[type[msgspec.Struct], ...] = (
     node_config.LogsConfig,
     node_config.DiskConfig,
     network_config.NetworkConfig,
+    uplink_config.UplinkConfig,
 )
 
 _FENCE = re.compile(
@@ -116,7 +118,13 @@ def test_every_attribute_has_its_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "section", [*_SECTIONS, images_config.CredentialConfig, network_config.NetworkPolicy]
+    "section",
+    [
+        *_SECTIONS,
+        images_config.CredentialConfig,
+        network_config.NetworkPolicy,
+        uplink_config.UplinkVlan,
+    ],
 )
 def test_every_setting_has_its_row(section: type[msgspec.Struct]) -> None:
     assert _names(section) <= _documented(_page("docs/node-toml.md"))
@@ -129,7 +137,7 @@ def test_the_settings_shown_in_full_are_the_defaults() -> None:
         paths=node_config.Paths(run="/run/qemu-node", data="/var/lib/qemu-node")
     )
     for section in _SECTIONS:
-        names = _names(section) - {"policy"}  # tables of their own, none by default
+        names = _names(section) - {"policy", "vlans"}  # tables of their own, none by default
         assert all(re.search(rf"^{name} *=", text, re.MULTILINE) for name in names)
 
 

@@ -1,8 +1,8 @@
 """node.toml: the operator's settings, read into one frozen value.
 
-Owns reading the file and the small sections; `images` and `network` are modules of their own. Each
-component gets only its own section. A missing file means the defaults. An unknown key is an error
-that names it.
+Owns reading the file and the small sections; `images`, `network` and `uplink` are modules of their
+own. Each component gets only its own section. A missing file means the defaults. An unknown key is
+an error that names it.
 """
 
 import os
@@ -16,6 +16,7 @@ import msgspec
 
 from qemu_node.config.images import ImagesConfig, check_images
 from qemu_node.config.network import NetworkConfig, check_network
+from qemu_node.config.uplink import UplinkConfig, check_uplink
 from qemu_node.errors import AS_ROOT, ConfigError
 from qemu_node.text import nearest
 from qemu_node.units import Share, parse_share, parse_size
@@ -145,6 +146,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     qemu: QemuConfig = QemuConfig()
     logs: LogsConfig = LogsConfig()
     network: NetworkConfig = NetworkConfig()
+    uplink: UplinkConfig = UplinkConfig()
     disk: DiskConfig = DiskConfig()
 
 
@@ -206,6 +208,15 @@ def parse(text: str, origin: str) -> NodeConfig:
     except (ValueError, RecursionError) as exc:
         # ValueError: for instance a number with more digits than Python reads.
         raise ConfigError(f"{origin} is not TOML: {exc}") from exc
+    return convert(raw, origin, text)
+
+
+def convert(raw: dict[str, Any], origin: str, text: str) -> NodeConfig:
+    """Return the settings in `raw`, which was read from `text`; errors name `origin`.
+
+    Raises:
+        SettingError: an unknown key or a wrong value; the message names the key.
+    """
     paths = raw.get("paths", {})
     if isinstance(paths, dict):
         defaults = default_paths()
@@ -315,5 +326,25 @@ def _check(config: NodeConfig) -> None:
     if config.logs.max_files < 1 or config.logs.max_file_bytes < 4096:
         raise ConfigError("logs.max_files must be at least 1 and logs.max_file_size at least 4K")
     check_network(config.network)
+    check_uplink(config.uplink)
+    _check_own_vlans(config)
     check_images(config.images)
     _ = config.logs.rate_bytes_per_s, config.disk.reserved
+
+
+def _check_own_vlans(config: NodeConfig) -> None:
+    """Raise if a VM could be in a VLAN of the node itself."""
+    network, uplink = config.network, config.uplink
+    if not network.bridge:
+        return
+    if uplink.vlan and network.management_vlan != uplink.vlan:
+        raise ConfigError(
+            f"uplink.vlan is {uplink.vlan}, network.management_vlan {network.management_vlan}",
+            hint="both are the node's own VLAN: set the same number",
+        )
+    for vlan in uplink.vlans:
+        if vlan.vlan in network.vids:
+            raise ConfigError(
+                f"VLAN {vlan.vlan} is the node's by uplink.vlans, and [network] gives it to VMs",
+                hint="take it out of network.policy and network.default_vlan",
+            )

@@ -33,11 +33,15 @@ _VALUES = st.sampled_from(
         "{a=1}",
         "1979-05-27",
         "'9' ",
+        "['fe80::1%eth0/64']",
+        "[{vlan=3}]",
     ]
 ) | st.text(max_size=8)
 _KEYS = st.sampled_from([
     "paths", "paths.run", "paths.data", "images", "images.sources", "images.credentials", "qemu",
     "images.max_size", "qemu.first_uid", "logs.rate", "network", "network.policy", "disk.reserve",
+    "uplink", "uplink.nics", "uplink.mac", "uplink.addresses", "uplink.gateways", "uplink.domains",
+    "uplink.vlans", "uplink.mtu",
 ])  # fmt: skip
 
 

@@ -1,0 +1,66 @@
+"""`[uplink]` where there is no node.toml: /oem/qemu-node/uplink.toml, which is there without /data.
+
+The file has the table `[uplink]` of node.toml and nothing else. Owns reading and writing it, and
+finding that table in a node.toml. Does not own the settings (`uplink`).
+"""
+
+import json
+import tomllib
+
+import msgspec
+
+from qemu_node.config.node import convert, parse
+from qemu_node.config.uplink import UplinkConfig
+from qemu_node.errors import ConfigError
+
+
+def parse_uplink(text: str, origin: str) -> UplinkConfig:
+    """Return the settings in `text`, an uplink.toml; errors name `origin`.
+
+    Raises:
+        SettingError: an unknown key or a wrong value; the message names the key.
+        ConfigError: it is not TOML, or has other tables than `[uplink]`.
+    """
+    config = parse(text, origin)
+    others = set(tomllib.loads(text)) - {"uplink"}
+    if others:
+        raise ConfigError(
+            f"{origin}: [{min(others)}] does not belong here",
+            hint="this file has [uplink] only; everything else goes into node.toml",
+        )
+    return config.uplink
+
+
+def find_uplink(text: str, origin: str) -> UplinkConfig | None:
+    """Return `[uplink]` of a node.toml, whatever else is wrong there; None if it has no such table.
+
+    Raises:
+        SettingError: an unknown key or a wrong value in this table.
+        ConfigError: it is not TOML.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"{origin} is not TOML: {exc}") from exc
+    if "uplink" not in raw:
+        return None
+    return convert({"uplink": raw["uplink"]}, origin, text).uplink
+
+
+def format_uplink(uplink: UplinkConfig) -> str:
+    """Return the text that `parse_uplink` reads as `uplink`: what differs from the defaults."""
+    lines = ["[uplink]", *_lines(uplink, UplinkConfig())]
+    for vlan in uplink.vlans:
+        defaults = msgspec.structs.replace(vlan, addresses=(), dhcp=False, mtu=0)
+        lines += ["", "[[uplink.vlans]]", f"vlan = {vlan.vlan}", *_lines(vlan, defaults)]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(settings: msgspec.Struct, defaults: msgspec.Struct) -> list[str]:
+    """Return a line for each setting that differs, tables left out."""
+    return [
+        # What `check_uplink` lets pass is the same in JSON and in TOML.
+        f"{name} = {json.dumps(msgspec.to_builtins(getattr(settings, name)), ensure_ascii=False)}"
+        for name in settings.__struct_fields__
+        if name != "vlans" and getattr(settings, name) != getattr(defaults, name)
+    ]
