@@ -20,6 +20,7 @@ def _for_units() -> bool:
 _ROOM = "qemu_node.cli.nodeos"
 _TABLE = {
     "status": LazyCommand(f"{_ROOM}.status", "status", "Show the system and what is kept of it."),
+    "drain": LazyCommand(f"{_ROOM}.drain", "drain", "Move this node's VMs before it goes down."),
 }
 
 pass_node = click.make_pass_decorator(NodePaths)

@@ -1,0 +1,56 @@
+"""`qemu-node os drain`: drain this node before it goes down, and end that once it is back.
+
+Owns the options and the wording. Does not own what is done (`nodeos.shutdown`).
+"""
+
+import asyncio
+
+import click
+
+from qemu_node.cli.nodeos.group import pass_node
+from qemu_node.cli.terminal import Duration, print_json
+from qemu_node.nodeos.paths import NodePaths
+from qemu_node.text import clean
+
+
+@click.command(
+    help="""Drain this node, so that its VMs move before it goes down.
+
+    With the node's own secret; no token is needed. Nothing is done if no other node can take the
+    VMs: a shutdown stops them cleanly, and they start again here. The node takes work again after
+    its next boot, unless an operator has drained it or made it ineligible.""",
+    epilog="""\b
+Examples:
+  qemu-node os drain && reboot
+  qemu-node os drain --undo      # take work again now
+""",
+)
+@click.option("--timeout", "timeout_s", type=Duration(), default="10m", show_default=True,
+              metavar="DURATION", help="When Nomad stops waiting to move VMs one after the other; "
+              "with --undo, how long to wait for Nomad.")  # fmt: skip
+@click.option("--reason", default="the node goes down for maintenance", show_default=True,
+              help="For people who look at the node in Nomad.")  # fmt: skip
+@click.option("--undo", is_flag=True, help="End a drain that this command began.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pass_node
+@click.pass_context
+def drain(
+    ctx: click.Context, paths: NodePaths, timeout_s: float, reason: str, undo: bool, as_json: bool
+) -> None:
+    """Drain this node."""
+    from qemu_node.nodeos.shutdown import drain as shutdown
+
+    def tell(line: str) -> None:
+        click.echo(clean(line), err=True)
+
+    if undo:
+        undone = asyncio.run(shutdown.undo_drain(paths, tell=tell, timeout_s=timeout_s))
+        if undone is None:
+            tell("this command has not drained the node: nothing to undo")
+        if as_json:
+            print_json({"undone": undone})
+        return
+    drained = asyncio.run(shutdown.drain(paths, reason=reason, tell=tell, timeout_s=timeout_s))
+    if as_json:
+        print_json({"choice": drained.choice, "is_complete": drained.is_complete})
+    ctx.exit(0 if drained.is_complete else 1)
