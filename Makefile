@@ -2,6 +2,7 @@
 #
 # ARGS   options for the program behind the target:  make demo ARGS=--once
 # NOMAD  a Nomad binary; tests that need a real agent are skipped without one
+# DEBIAN the Debian that `make deb` builds the package for: 13 (default) or 12
 # CI     true: a test that lacks something every CI machine has fails instead of being skipped
 
 SHELL := /bin/sh
@@ -12,7 +13,7 @@ PYTEST := $(PYTHON) -m pytest
 
 # One thing at a time: the targets share one environment and the machine.
 .NOTPARALLEL:
-.PHONY: help setup python demo check unit guests test test-debian13 bench clean
+.PHONY: help setup python demo deb check unit guests test test-debian13 bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -26,6 +27,9 @@ python:
 
 demo: setup ## Build a guest image and boot two VMs under Secure Boot (ARGS=--once: until they are ready)
 	@scripts/demo.sh $(ARGS)
+
+deb: setup ## Build the Debian package into out/ (DEBIAN=12: for Debian 12)
+	@scripts/deb.sh --output out $(ARGS)
 
 check: python ## Format, lint, types, layers, unit tests; needs no root, KVM or network
 	@.venv/bin/ruff format --check --quiet .

@@ -1,0 +1,151 @@
+#!/bin/sh
+# Builds the Debian package, unless it is built already, and prints its path.
+#
+#   deb.sh [--again] [--output DIR]    --again: build it although it is there
+#                                      --output: copy it there, and print that path
+#
+# DEBIAN  the Debian that it is for: 13 (default) or 12. The Python of that Debian runs it.
+#
+# The package is kept in the cache directory, under the hash of all that it is made from. It is built
+# in a chroot of that Debian without network, by root or in a user namespace. The wheels of uv.lock
+# are downloaded before, once, and pip checks their hashes when it installs them.
+set -eu
+cd "$(dirname "$0")/.."
+repo=$PWD
+cache=${XDG_CACHE_HOME:+$XDG_CACHE_HOME/qemu-node}
+cache=${cache:-$repo/.cache}
+
+say() { echo "deb: $*" >&2; }
+fail() { say "$*"; exit 1; }
+
+again= output=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --again) again=yes ;;
+        --output) [ $# -ge 2 ] || fail "--output needs a directory"; output=$2; shift ;;
+        *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
+    esac
+    shift
+done
+case ${DEBIAN:=13} in
+    12) suite=bookworm python=3.11 ;;
+    13) suite=trixie python=3.13 ;;
+    *) fail "DEBIAN=$DEBIAN: packages are for Debian 12 and 13; set DEBIAN=12 or DEBIAN=13" ;;
+esac
+
+# What the package is made from. This script is one of them: it says in which chroot it is built.
+sources() {
+    find LICENSE README.md CHANGELOG.md uv.lock pyproject.toml debian docs examples src/qemu_node \
+        scripts/deb.sh scripts/debian-sources.sh \
+        -name __pycache__ -prune -o -type f -print | LC_ALL=C sort
+}
+
+mkdir -p "$cache/deb" || fail "cannot write to $cache; set XDG_CACHE_HOME to a directory of yours"
+key=$(sources | tr '\n' '\0' | xargs -0 sha256sum | sha256sum | cut -c1-16)
+kept=$cache/deb/$suite-$key
+
+# Prints the path of the built package, if there is one.
+built() {
+    for package in "$kept"/*.deb; do [ ! -f "$package" ] || echo "$package"; done
+}
+
+deliver() {
+    package=$(built)
+    if [ -n "$output" ]; then
+        mkdir -p "$output"
+        cp "$package" "$output/.new.deb"
+        mv "$output/.new.deb" "$output/${package##*/}"
+        package=$output/${package##*/}
+    fi
+    echo "$package"
+    exit
+}
+
+[ -n "$again" ] || [ -z "$(built)" ] || deliver
+exec 9>"$cache/deb/lock"
+flock 9
+# Another process may have built it meanwhile.
+[ -n "$again" ] || [ -z "$(built)" ] || deliver
+
+# What an interrupted build has left.
+work=$cache/deb/work
+rm -rf "$work"
+mkdir "$work"
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM HUP
+
+# The chroot: the Debian that the package is for, with the tools that build and check it.
+tools='debhelper dpkg-dev python3 python3-pip lintian'
+tools_key=$({ echo "$tools"; scripts/debian-sources.sh "$suite"; } | sha256sum | cut -c1-12)
+chroot=$cache/deb/chroot-$suite-$tools_key.tar
+if [ ! -f "$chroot" ]; then
+    say "making a chroot of Debian $DEBIAN with the tools that build packages"
+    command -v mmdebstrap >/dev/null || fail "mmdebstrap is not installed; run: make setup"
+    rm -f "$cache/deb/chroot-$suite-"*
+    mode=root
+    [ "$(id -u)" = 0 ] || mode=unshare
+    scripts/debian-sources.sh "$suite" |
+        mmdebstrap --quiet --mode=$mode --variant=minbase --format=tar \
+            --dpkgopt='path-exclude=/usr/share/locale/*' \
+            --include="$(echo $tools | tr ' ' ,)" "$suite" "$chroot.new" - >&2 ||
+        fail "mmdebstrap failed, see above; check the network, and as a user: apt install uidmap"
+    mv "$chroot.new" "$chroot"
+fi
+
+# The wheels, with the package index that this machine's pip uses.
+scripts/setup.sh --python >&2
+requirements=$work/requirements.txt
+.tools/bin/uv export --quiet --locked --no-dev --no-emit-project --format requirements-txt \
+    --no-header --no-annotate >"$requirements" || fail "uv cannot read uv.lock, see above"
+wheels=$cache/deb/wheels-$suite-$(sha256sum "$requirements" | cut -c1-12)
+if [ ! -d "$wheels" ]; then
+    say "downloading the Python packages of uv.lock"
+    # Every name of "runs with this Debian's libc"; pip does not derive the older ones from one.
+    platforms=
+    for tag in manylinux_2_36 manylinux_2_34 manylinux_2_31 manylinux_2_28 manylinux_2_27 \
+        manylinux_2_24 manylinux_2_17 manylinux2014 manylinux_2_12 manylinux2010 manylinux_2_5 \
+        manylinux1; do
+        platforms="$platforms --platform ${tag}_x86_64"
+    done
+    mkdir "$work/wheels"
+    .tools/bin/pip --quiet --disable-pip-version-check download --require-hashes --no-deps \
+        --only-binary :all: --python-version "$python" $platforms \
+        --dest "$work/wheels" --requirement "$requirements" >&2 ||
+        fail "cannot download the Python packages; check the network and https_proxy"
+    rm -rf "$cache/deb/wheels-$suite-"*
+    mv "$work/wheels" "$wheels"
+fi
+
+say "building the package for Debian $DEBIAN"
+root=$work/root
+mkdir "$root"
+# Without the device nodes, which only root may make: those of this machine are mounted.
+tar -xf "$chroot" -C "$root" --no-same-owner --exclude='./dev/*'
+mkdir -p "$root/build/qemu-node"
+sources | tar -cT - | tar -x --no-same-owner -C "$root/build/qemu-node"
+cp -r "$wheels" "$root/build/qemu-node/debian/wheels"
+cp "$requirements" "$root/build/qemu-node/debian/requirements.txt"
+# One version for each Debian: an upgrade of the node's Debian brings the newer one's package.
+sed -i "1s/(\(.*\))/(\1~deb$DEBIAN)/" "$root/build/qemu-node/debian/changelog"
+find "$root/build/qemu-node" -type f -exec chmod a+r,u+w,go-w {} +
+
+as_root=
+[ "$(id -u)" = 0 ] || as_root=--map-root-user
+unshare $as_root --mount --pid --net --fork --kill-child env -i sh -euc '
+    root=$1
+    mount --make-rprivate /
+    mount -t proc proc "$root/proc"
+    mount --rbind /dev "$root/dev"
+    export HOME=/build PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TZ=UTC
+    umask 022
+    # No check of build dependencies: nothing is compiled, so there is no compiler.
+    chroot "$root" sh -euc "cd /build/qemu-node
+        dpkg-buildpackage --build=binary --no-sign --no-check-builddeps >../log 2>&1 || { cat ../log; exit 1; }
+        lintian --allow-root --fail-on error --tag-display-limit 0 ../*.changes" >&2
+' build "$root" || fail "the package could not be built, see above"
+
+rm -rf "$kept" "$work/kept"
+mkdir "$work/kept"
+mv "$root"/build/*.deb "$work/kept/"
+mv "$work/kept" "$kept"
+deliver
