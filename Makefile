@@ -3,6 +3,7 @@
 # ARGS   options for the program behind the target:  make demo ARGS=--once
 # NOMAD  a Nomad binary; tests that need a real agent are skipped without one
 # DEBIAN the Debian that `make deb` builds the package for: 13 (default) or 12
+# ELEMENTAL  an Elemental CLI; with NOMAD, instead of the pinned releases of both in the node's system
 # CI     true: a test that lacks something every CI machine has fails instead of being skipped
 
 SHELL := /bin/sh
@@ -13,7 +14,7 @@ PYTEST := $(PYTHON) -m pytest
 
 # One thing at a time: the targets share one environment and the machine.
 .NOTPARALLEL:
-.PHONY: help setup python demo deb check unit guests test test-debian13 bench clean
+.PHONY: help setup python demo deb iso oci check unit guests test test-debian13 bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -35,7 +36,7 @@ check: python ## Format, lint, types, layers, unit tests; needs no root, KVM or 
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy src tests
-	@MYPYPATH=. .venv/bin/mypy -p bench
+	@MYPYPATH=. .venv/bin/mypy -p bench -p osimage
 	@.venv/bin/lint-imports --no-logo
 	@$(PYTEST) -q tests/unit
 
@@ -53,6 +54,12 @@ test-debian13: setup ## The same tests in a fresh Debian 13 with its Python and 
 
 bench: setup ## Measure the performance goals (ARGS=--json for programs)
 	@$(PYTHON) -m bench $(ARGS)
+
+iso: setup ## The node's operating system as an ISO (ARGS=--tag=NAME; docs/os-build.md)
+	@$(PYTHON) -m osimage.build iso $(ARGS)
+
+oci: setup ## The same as an OCI image, for upgrades
+	@$(PYTHON) -m osimage.build oci $(ARGS)
 
 clean: ## Remove the environment, caches and guest images; no Debian packages
 	rm -rf .venv .tools .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,53 @@
+"""The ISO: live system and installer."""
+
+from pathlib import Path
+
+from osimage.build.namespace import run_in
+from osimage.build.stages import Stages, digest_of
+
+_COMMAND_LINE = "console=tty0 console=ttyS0,115200 apparmor=1 security=apparmor"
+_COMPRESSION = "-comp zstd -Xcompression-level 15"
+_LABEL = "COS_LIVE"
+
+
+def make_iso(
+    stages: Stages, tools: Path, tree: Path, elemental: Path, *, overlay: Path | None = None
+) -> Path:
+    """Return the ISO of the root file system `tree`.
+
+    Args:
+        stages: Where it is kept.
+        tools: A root with the programs that the CLI calls.
+        tree: The root file system.
+        elemental: The CLI.
+        overlay: Files of the ISO itself, seen at /run/initramfs/live in the live system.
+    """
+    digest = digest_of(
+        ["iso 1", tools.name, tree.name, _COMMAND_LINE, _COMPRESSION],
+        files=[elemental, *([overlay] if overlay else [])],
+    )
+
+    def make(target: Path, scratch: Path) -> None:
+        work = scratch / "work"
+        out = scratch / "out"
+        work.mkdir()
+        out.mkdir()
+        cli = scratch / "cli"
+        cli.mkdir()
+        (cli / "elemental").write_bytes(elemental.read_bytes())
+        (cli / "elemental").chmod(0o755)
+        binds = {tree: "/source", out: "/out", work: "/work", cli: "/cli"}
+        more = []
+        if overlay is not None:
+            binds[overlay.resolve()] = "/overlay"
+            more = ["--overlay-iso", "/overlay"]
+        run_in(
+            tools,
+            ["/cli/elemental", "--debug", "build-iso", "--name", "image", "--output", "/out",
+             "--label", _LABEL, "--squash-compression", _COMPRESSION,
+             "--extra-cmdline", _COMMAND_LINE, *more, "dir:/source"],
+            binds=binds, env={"TMPDIR": "/work"},
+        )  # fmt: skip
+        (out / "image.iso").rename(target)
+
+    return stages.get("iso", digest, make, about="makes the ISO (a minute)")

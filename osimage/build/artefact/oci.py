@@ -1,0 +1,106 @@
+"""The OCI image: what nodes upgrade to. One gzip layer; two builds of a tree give the same bytes.
+
+Owns the layout's documents.
+
+Source: github.com/opencontainers/image-spec, image-layout.md and config.md.
+"""
+
+import hashlib
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from osimage.build.namespace import run_in
+from osimage.build.stages import Stages, digest_of
+
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+# pax: capabilities are extended attributes. Without names of temporary files and times of reading,
+# which differ between two builds. The arguments: none. Prints the digest of what gzip reads.
+_PACK = r"""set -eu
+mkfifo /work/tar
+sha256sum </work/tar >/work/diff_id &
+tar --create --directory=/source --sort=name --numeric-owner --format=pax \
+    --pax-option='exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime' \
+    --xattrs --xattrs-include='*' --acls --exclude='./dev/*' --exclude='./run/*' . |
+    tee /work/tar | pigz --no-name -6 >/work/layer
+wait $!
+rm /work/tar
+"""
+
+
+def make_oci(stages: Stages, tools: Path, tree: Path, *, tag: str, epoch: int) -> Path:
+    """Return the OCI layout of the root file system `tree`, under the name `tag`."""
+
+    def make(target: Path, scratch: Path) -> None:
+        run_in(tools, ["bash", "-o", "pipefail", "-c", _PACK],
+               binds={tree: "/source", scratch: "/work"})  # fmt: skip
+        diff_id = (scratch / "diff_id").read_text().split()[0]
+        write_layout(target, [(scratch / "layer", diff_id)], tag=tag, epoch=epoch)
+
+    digest = digest_of(["oci 1", tools.name, tree.name, _PACK, tag, str(epoch)])
+    return stages.get("oci", digest, make, about="makes the OCI image (half a minute)")
+
+
+def write_layout(target: Path, layers: list[tuple[Path, str]], *, tag: str, epoch: int) -> None:
+    """Write the layout `target` of an image.
+
+    Args:
+        target: A directory that is not there yet.
+        layers: Gzip files, which are moved, and the sha256 of what is in each.
+        tag: The image's name in the layout's index.
+        epoch: When it was made.
+    """
+    blobs = target / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    descriptors = []
+    for path, _ in layers:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = path.stat().st_size
+        shutil.move(path, blobs / digest)
+        descriptors.append({"mediaType": _LAYER, "digest": f"sha256:{digest}", "size": size})
+    created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    config = {
+        "created": created,
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Labels": {"org.opencontainers.image.version": tag}},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}" for _, diff_id in layers]},
+        "history": [{"created": created, "created_by": "osimage.build"} for _ in layers],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": _MANIFEST,
+        "config": _blob(blobs, config, _CONFIG),
+        "layers": descriptors,
+    }
+    entry = _blob(blobs, manifest, _MANIFEST)
+    index = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [entry | {"annotations": {"org.opencontainers.image.ref.name": tag}}],
+    }
+    (target / "index.json").write_bytes(_json(index))
+    (target / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _blob(blobs: Path, document: object, media_type: str) -> dict[str, object]:
+    """Write a document as a blob, and return its descriptor."""
+    body = _json(document)
+    digest = hashlib.sha256(body).hexdigest()
+    (blobs / digest).write_bytes(body)
+    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(body)}
+
+
+def manifest_of(layout: Path) -> tuple[str, int]:
+    """Return digest and size of the image's manifest in a layout."""
+    (entry,) = json.loads((layout / "index.json").read_bytes())["manifests"]
+    return entry["digest"], entry["size"]

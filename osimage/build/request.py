@@ -1,0 +1,53 @@
+"""What a build is asked for, and what is assumed where nothing is said."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from osimage.build.namespace import REPO
+from qemu_node.errors import MissingPartError
+from qemu_node.host.process.command import ProcessError, run_blocking
+from qemu_node.version import VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """A build."""
+
+    what: Literal["rootfs", "iso", "oci"]
+    tag: str
+    out: Path
+    source: str
+    record: Path | None
+    snapshot: str | None
+    overlays: tuple[Path, ...]
+    iso_overlay: Path | None
+    is_plain: bool
+    """Without Elemental: a root file system for tests."""
+    nomad: Path | None
+    """A local binary; None for the pinned release."""
+    elemental: Path | None
+    """The same."""
+    epoch: int
+    """The time of the newest file, in seconds since 1970."""
+
+
+def _git(*words: str) -> str:
+    """Return what Git says; nothing without Git or a repository."""
+    try:
+        return run_blocking(["git", "-C", str(REPO), *words]).stdout.decode().strip()
+    except (ProcessError, MissingPartError):
+        return ""
+
+
+def default_tag() -> str:
+    """Return version and commit; `dirty` where files differ from the commit."""
+    commit = _git("describe", "--always", "--dirty", "--abbrev=10", "--exclude=*")
+    return f"{VERSION}-{commit}" if commit else VERSION
+
+
+def default_epoch() -> int:
+    """Return SOURCE_DATE_EPOCH, or the time of the commit."""
+    said = os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct") or "1767225600"
+    return int(said)

@@ -1,0 +1,103 @@
+"""The root file system: the steps in their order.
+
+Owns what follows what and what makes a step old. Each step is elsewhere in this room.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from osimage.build.namespace import REPO, run_in
+from osimage.build.stages import Stages, digest_of, say
+from osimage.build.tree import debian, packages, units
+from osimage.build.tree.initrd import copy_root, make_with_initrd
+from osimage.build.tree.lay import lay
+from osimage.build.tree.osrelease import extend, image_lines
+from osimage.build.tree.package import install_package, make_package
+from osimage.build.tree.tidy import tidy
+
+FILES = REPO / "osimage" / "files"
+PACKAGES = REPO / "osimage" / "packages"
+
+# What Elemental looks for, and where Debian has it, signed.
+_BOOT_LOADERS = {
+    "shimx64.efi": "usr/lib/shim/shimx64.efi.signed",
+    "mmx64.efi": "usr/lib/shim/mmx64.efi.signed",
+    "grubx64.efi": "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
+}
+# Mount points: the root is read only.
+_DIRECTORIES = {"data": 0o755, "oem": 0o700}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeRequest:
+    """What a root file system is made of."""
+
+    tag: str
+    version: str
+    source: str
+    """Where nodes find upgrades, as registry/repository:tag; may be empty."""
+    nomad: Path
+    elemental: Path | None
+    """None: a tree that boots without it, for tests."""
+    local_binaries: tuple[str, ...]
+    epoch: int
+    """The time of the newest file, in seconds since 1970."""
+    record: Path | None = None
+    snapshot: str | None = None
+    overlays: tuple[Path, ...] = ()
+    """Directories that are laid over the root last."""
+
+
+def make_tree(stages: Stages, request: TreeRequest) -> Path:
+    """Return the root file system for `request`."""
+    names = packages.parse_list(PACKAGES.read_text())
+    record = packages.parse_record(request.record.read_text()) if request.record else None
+    base = debian.make_base(stages, names, record=record, snapshot=request.snapshot)
+    package = make_package(stages)
+    # The initrd does not change with each commit.
+    with_initrd = make_with_initrd(stages, base, FILES, request.elemental, epoch=0)
+    lines = image_lines(
+        tag=request.tag, version=request.version, source=request.source,
+        local_binaries=request.local_binaries, epoch=request.epoch,
+    )  # fmt: skip
+    here = Path(__file__).parent
+    digest = digest_of(
+        ["tree", with_initrd.name, package.name, repr(sorted(lines.items()))],
+        files=[FILES, *request.overlays, request.nomad, *sorted(here.glob("*.py"))],
+    )
+
+    def make(target: Path, scratch: Path) -> None:
+        del scratch
+        copy_root(with_initrd, target)
+        install_package(package, target)
+        shutil.copyfile(request.nomad, target / "usr/bin/nomad")
+        (target / "usr/bin/nomad").chmod(0o755)
+        for files in (FILES, *request.overlays):
+            lay(files, target)
+        _finish(target, lines)
+        tidy(target, request.epoch)
+
+    tree = stages.get("tree", digest, make, about="finishes the root file system (half a minute)")
+    say(f"root file system: {tree}")
+    return tree
+
+
+def _finish(root: Path, lines: dict[str, str]) -> None:
+    """Do what is neither a package nor a file of ours."""
+    for name, source in _BOOT_LOADERS.items():
+        target = root / "usr/lib/elemental/bootloader" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / source, target)
+    # Elemental's boot assessment calls it by the name that other distributions give it.
+    link = root / "usr/bin/grub2-editenv"
+    link.unlink(missing_ok=True)
+    link.symlink_to("grub-editenv")
+    for name, mode in _DIRECTORIES.items():
+        directory = root / name
+        directory.mkdir(exist_ok=True)
+        directory.chmod(mode)
+    release = root / "usr/lib/os-release"
+    release.write_text(extend(release.read_text(), lines))
+    for argv in units.commands(units.read_presets(root)):
+        run_in(root, argv)
