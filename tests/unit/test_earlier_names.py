@@ -8,7 +8,7 @@ import pytest
     [
         ("run.jobapi", "run.jobfile.job", "job_from_api"),
         ("run.jobfile_hcl", "run.jobfile.builtin", "parse_hcl_job"),
-        ("images.configdrive", "configdrive", "complete"),
+        ("images.configdrive", "configdrive.content", "complete"),
     ],
 )
 def test_scripts_that_use_an_earlier_name_go_on_working(earlier: str, now: str, name: str) -> None:

@@ -1,5 +1,5 @@
-"""The earlier name of `configdrive`, for scripts outside of this repository."""
+"""The earlier name of `configdrive.content`, for scripts outside of this repository."""
 
-from qemu_node.configdrive import complete
+from qemu_node.configdrive.content import complete
 
 __all__ = ["complete"]

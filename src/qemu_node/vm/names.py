@@ -6,7 +6,7 @@ import uuid
 
 import msgspec
 
-from qemu_node.configdrive import HOSTNAME_MAX_CHARS, host_label, sanitise_hostname
+from qemu_node.configdrive.content import HOSTNAME_MAX_CHARS, host_label, sanitise_hostname
 from qemu_node.errors import NodeError
 
 VM_ID_MAX_BYTES = 29

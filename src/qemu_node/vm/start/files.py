@@ -9,8 +9,9 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qemu_node import configdrive
-from qemu_node.configdrive import ConfigDrive
+from qemu_node.configdrive.content import ConfigDrive, complete
+from qemu_node.configdrive.iso import write_iso
+from qemu_node.configdrive.tasktree import read_config_drive
 from qemu_node.errors import HostError
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.images.errors import ImageGoneError
@@ -172,11 +173,11 @@ async def write_config_drive(
     """Return the config drive that was written from the task's directory."""
     start.announce(StartStep.CONFIG_DRIVE)
     identity = start.request.identity
-    drive = configdrive.complete(
-        await to_the_end(configdrive.read_config_drive, start.request.task_dir),
+    drive = complete(
+        await to_the_end(read_config_drive, start.request.task_dir),
         uuid=identity.uuid,
         hostname=identity.hostname,
         name=identity.hostname,
     )
-    await to_the_end(configdrive.write_iso, directory.files.config_drive, drive.files, user.owner)
+    await to_the_end(write_iso, directory.files.config_drive, drive.files, user.owner)
     return drive

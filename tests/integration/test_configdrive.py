@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.configdrive import complete, write_iso
+from qemu_node.configdrive.content import complete
+from qemu_node.configdrive.iso import write_iso
 from qemu_node.host.process import command
 
 FILES = {
