@@ -127,6 +127,16 @@ class NodePaths:
         return self.root / f"sys/dev/block/{device}/loop/backing_file"
 
     @property
+    def net(self) -> Path:
+        """The network devices (sysfs)."""
+        return self.root / "sys/class/net"
+
+    @property
+    def data_device(self) -> Path:
+        """The link of udev to the file system with label DATA."""
+        return self.root / "dev/disk/by-label/DATA"
+
+    @property
     def boot_id(self) -> Path:
         """The identity of this boot."""
         return self.root / "proc/sys/kernel/random/boot_id"
@@ -137,6 +147,11 @@ class NodePaths:
     def run(self) -> Path:
         """The directory of our state of this boot."""
         return self.root / "run/qemu-node-os"
+
+    @property
+    def issue(self) -> Path:
+        """What agetty prints above the login prompt; /etc/issue of the image is a link to it."""
+        return self.root / "run/issue"
 
     # /data (label DATA): the operator's partition; a node is whole without it.
 

@@ -19,6 +19,7 @@ def _for_units() -> bool:
 
 _ROOM = "qemu_node.cli.nodeos"
 _TABLE = {
+    "issue": LazyCommand(f"{_ROOM}.issue", "issue", "", _for_units),
     "status": LazyCommand(f"{_ROOM}.status", "status", "Show the system and what is kept of it."),
     "drain": LazyCommand(f"{_ROOM}.drain", "drain", "Move this node's VMs before it goes down."),
 }
