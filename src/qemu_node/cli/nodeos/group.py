@@ -22,6 +22,7 @@ _TABLE = {
     "issue": LazyCommand(f"{_ROOM}.issue", "issue", "", _for_units),
     "status": LazyCommand(f"{_ROOM}.status", "status", "Show the system and what is kept of it."),
     "drain": LazyCommand(f"{_ROOM}.drain", "drain", "Move this node's VMs before it goes down."),
+    "install": LazyCommand(f"{_ROOM}.install", "install", "Install the node's system on a disk."),
 }
 
 pass_node = click.make_pass_decorator(NodePaths)
