@@ -161,13 +161,27 @@ def default_paths() -> Paths:
 
 
 def default_path() -> Path:
-    """Return where node.toml is looked for: `$QEMU_NODE_CONFIG`, else in /etc, or a user's own."""
-    named = os.environ.get(CONFIG_ENV)
+    """Return where node.toml is looked for: `$QEMU_NODE_CONFIG`, else in /etc, or a user's own.
+
+    The variable may name several files, separated by colons: the first that exists counts.
+    """
+    named = [Path(name) for name in os.environ.get(CONFIG_ENV, "").split(os.pathsep) if name]
     if named:
-        return Path(named)
+        return next((path for path in named if _may_exist(path)), named[-1])
     if os.geteuid() == 0:
         return _ROOT_CONFIG
     return Path(default_paths().data) / "config" / "node.toml"
+
+
+def _may_exist(path: Path) -> bool:
+    """Tell whether a file is there, or cannot be looked at: then reading it says why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def find_earlier_data(paths: Paths) -> str | None:
