@@ -65,6 +65,21 @@ class NodePaths:
         return self.own / "seed.toml"
 
     @property
+    def staged_config(self) -> Path:
+        """Files for /data/config, which wait here until that is mounted."""
+        return self.own / "config"
+
+    @property
+    def data_disk(self) -> Path:
+        """The link in /dev/disk of the disk that is /data."""
+        return self.own / "data-disk"
+
+    @property
+    def reset(self) -> Path:
+        """The order for a factory reset, which the recovery system carries out."""
+        return self.own / "reset"
+
+    @property
     def uplink(self) -> Path:
         """The node's network cards and VLANs; there also if /data is not."""
         return self.own / "uplink.toml"

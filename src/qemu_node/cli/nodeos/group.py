@@ -23,6 +23,10 @@ _TABLE = {
     "status": LazyCommand(f"{_ROOM}.status", "status", "Show the system and what is kept of it."),
     "drain": LazyCommand(f"{_ROOM}.drain", "drain", "Move this node's VMs before it goes down."),
     "install": LazyCommand(f"{_ROOM}.install", "install", "Install the node's system on a disk."),
+    "save": LazyCommand(f"{_ROOM}.settings", "save", "Save this node's configuration to a file."),
+    "restore": LazyCommand(f"{_ROOM}.settings", "restore", "Restore a saved configuration."),
+    "reset": LazyCommand(f"{_ROOM}.settings", "reset", "Factory reset."),
+    "data-mounted": LazyCommand(f"{_ROOM}.settings", "data_mounted", "", _for_units),
 }
 
 pass_node = click.make_pass_decorator(NodePaths)

@@ -5,6 +5,7 @@ Owns the options, the questions to a person and what is printed. Does not own th
 """
 
 import asyncio
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qemu_node.cli.nodeos.group import pass_node
+from qemu_node.cli.nodeos.settings import read_archive
 from qemu_node.errors import AS_ROOT, ConfigError, HostError, MissingPartError, NodeError
 from qemu_node.nodeos.paths import NodePaths
 
@@ -79,6 +81,12 @@ Examples:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A seed.toml with the answers; the files in config/ beside it go to /data/config.",
 )
+@click.option(
+    "--restore",
+    "archive",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Give the node the configuration that `qemu-node os save` has written.",
+)
 @click.option("--no-login", is_flag=True, help="Install a node to which nobody can log in.")
 @click.option("--reboot", is_flag=True, help="Reboot afterwards.")
 @click.option("--poweroff", is_flag=True, help="Power off afterwards.")
@@ -94,6 +102,7 @@ def install(
     data_disk: str | None,
     data_here: bool,
     seed_path: Path | None,
+    archive: Path | None,
     no_login: bool,
     reboot: bool,
     poweroff: bool,
@@ -114,8 +123,8 @@ def install(
         _run_unattended(paths)
         return
     if seed_path is not None:
-        if disk or wipe or data_disk or data_here:
-            raise click.UsageError("a seed says which disks are meant: leave DISK and --data out")
+        if disk or wipe or data_disk or data_here or archive:
+            raise click.UsageError("a seed says all: leave DISK, --data and --restore out")
         found = _read_file(seed_path)
         installation, seed = _by_seed(found, paths, options=options, debug=debug)
         after = after if after != "stay" else seed.after
@@ -126,7 +135,8 @@ def install(
     else:
         installation = _by_person(
             paths, disk, wipe=wipe, data_disk=data_disk, data_here=data_here, options=options,
-            debug=debug, asks=not (no_login or "--cloud-init" in options or dry_run),
+            debug=debug, archive=archive,
+            asks=not (no_login or archive or "--cloud-init" in options or dry_run),
         )  # fmt: skip
     for line in installation.describe():
         click.echo(line)
@@ -164,6 +174,7 @@ def _by_person(
     data_here: bool,
     options: Sequence[str],
     debug: bool,
+    archive: Path | None,
     asks: bool,
 ) -> "Installation":
     from qemu_node.nodeos.setup.choice import choose_disks, named_disk
@@ -181,9 +192,11 @@ def _by_person(
     login = read_login(paths.root)
     if asks and not login.is_possible:
         login = _ask_login()
-    return Installation(
-        choice=choice, settings=merge(None, login), options=tuple(options), is_debug=debug
-    )
+    settings = merge(None, login)
+    if archive is not None:
+        saved = read_archive(archive)
+        settings = dataclasses.replace(settings, config=saved.config, oem=saved.oem)
+    return Installation(choice=choice, settings=settings, options=tuple(options), is_debug=debug)
 
 
 def _ask_login() -> "Login":

@@ -5,7 +5,7 @@ what a seed says (`seed`). Hashes are made and checked by libcrypt, as PAM does.
 """
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ class Login:
 
     keys: tuple[str, ...] = ()
     """Lines of an authorized_keys file."""
-    password_hash: str = ""
+    password_hash: str = field(default="", repr=False)
     """For the console; sshd takes keys only. Empty: no password."""
 
     @property

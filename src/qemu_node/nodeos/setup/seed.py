@@ -1,17 +1,18 @@
 """A seed: the answers to what an installation asks, written down before it. Pure.
 
 Owns the format of seed.toml and its checks. Does not own where a seed is found (`source`), which
-disk a pattern means (`choice`) nor the format of `[uplink]`, which the node's network settings own.
+disk a pattern means (`choice`) nor `[uplink]` (`config.uplink`).
 """
 
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import msgspec
 
+from qemu_node.config.uplink import UplinkConfig, check_uplink
 from qemu_node.errors import ConfigError
 from qemu_node.text import nearest
 from qemu_node.units import parse_size
@@ -97,8 +98,8 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     data: DataPattern | None = None
     ssh_host_key: str = ""
     """sshd's private Ed25519 key, by which clients know the node. Empty: the node makes its own."""
-    uplink: Mapping[str, Any] = {}
-    """The node's network cards and VLANs, as uplink.toml has them."""
+    uplink: UplinkConfig | None = None
+    """The node's network cards, addresses and VLANs: as `[uplink]` of node.toml."""
     files: Mapping[str, str] = {}
     """Files of /data/config by name: node.toml, client.hcl, tls/ca.pem …"""
 
@@ -209,6 +210,8 @@ def _check(seed: Seed) -> None:
         > SEED_MAX_BYTES
     ):
         raise ConfigError("files are larger than a seed may be")
+    if seed.uplink is not None:
+        check_uplink(seed.uplink)
     _check_pattern("disk", seed.disk)
     if seed.data is not None:
         _check_pattern("data", seed.data)

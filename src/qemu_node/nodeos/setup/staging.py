@@ -6,12 +6,13 @@ is copied, so no node can boot without its settings. Does not own who uses them:
 `apply-settings` in the initrd, and `nodeos.settings` when /data is mounted.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from qemu_node.config.node import parse
+from qemu_node.config.uplink import UplinkConfig
+from qemu_node.config.uplinkfile import format_uplink
 from qemu_node.errors import ConfigError
 from qemu_node.host.files.atomic import write_atomic
 from qemu_node.host.files.directories import make_directory
@@ -29,13 +30,15 @@ class Settings:
 
     hostname: str = ""
     login: Login = field(default_factory=Login)
-    ssh_host_key: str = ""
-    uplink: Mapping[str, Any] | None = None
-    config: Mapping[str, bytes] | None = None
+    ssh_host_key: str = field(default="", repr=False)
+    uplink: UplinkConfig | None = None
+    config: Mapping[str, bytes] | None = field(default=None, repr=False)
     """Files of /data/config by their names there."""
     data_disk: str = ""
     """The link in /dev/disk that names the disk of /data."""
-    seed: bytes = b""
+    seed: bytes = field(default=b"", repr=False)
+    oem: Mapping[str, bytes] | None = field(default=None, repr=False)
+    """Files of COS_OEM that another node has saved; they count more than the rest."""
 
 
 def merge(
@@ -61,10 +64,15 @@ def merge(
             f"password_hash is that of {LIVE_PASSWORD!r}, which everybody knows",
             hint="make another one with `openssl passwd -6`",
         )
-    config = {**(beside or {}), **{name: text.encode() for name, text in seed.files.items()}}
+    config: dict[str, bytes] = {
+        **(beside or {}),
+        **{name: text.encode() for name, text in seed.files.items()},
+    }
     check_file_names(config)
     if sum(map(len, config.values())) > FILES_MAX_BYTES:
         raise ConfigError(f"the configuration files are larger than {FILES_MAX_BYTES >> 20} MiB")
+    if "node.toml" in config:
+        parse(config["node.toml"].decode(errors="replace"), "node.toml of the seed")
     return Settings(
         hostname=seed.hostname,
         login=Login(
@@ -72,7 +80,7 @@ def merge(
             password_hash=seed.password_hash or live.password_hash,
         ),
         ssh_host_key=seed.ssh_host_key,
-        uplink=dict(seed.uplink) or None,
+        uplink=seed.uplink,
         config=config or None,
         seed=raw,
     )
@@ -90,14 +98,14 @@ def oem_files(settings: Settings) -> dict[str, bytes]:
     if settings.ssh_host_key:
         files["qemu-node/host/ssh_host_ed25519_key"] = _lines(settings.ssh_host_key.strip())
     if settings.uplink:
-        files["qemu-node/uplink.toml"] = to_toml(settings.uplink).encode()
+        files["qemu-node/uplink.toml"] = format_uplink(settings.uplink).encode()
     if settings.data_disk:
         files["qemu-node/data-disk"] = _lines(settings.data_disk)
     if settings.seed:
         files["qemu-node/seed.toml"] = settings.seed
     for name, data in (settings.config or {}).items():
         files[f"qemu-node/config/{name}"] = data
-    return files
+    return files | dict(settings.oem or {})
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -117,38 +125,3 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
 
 def _lines(*lines: str) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
-
-
-def to_toml(table: Mapping[str, Any], name: str = "") -> str:
-    """Return `table` as TOML: what tomllib has read, without dates. Pure.
-
-    Raises:
-        ConfigError: it holds a date.
-    """
-    lines, tables = [], []
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            path = f"{name}.{_string(key)}" if name else _string(key)
-            tables.append(f"\n[{path}]\n{to_toml(value, path)}")
-        else:
-            lines.append(f"{_string(key)} = {_value(value)}\n")
-    return "".join((*lines, *tables))
-
-
-def _value(value: object) -> str:
-    match value:
-        case str():
-            return _string(value)
-        case bool() | int() | float():
-            return str(value).lower()
-        case list():
-            return f"[{', '.join(map(_value, value))}]"
-        case dict():
-            return f"{{{', '.join(f'{_string(k)} = {_value(v)}' for k, v in value.items())}}}"
-        case _:
-            raise ConfigError(f"uplink: {value} is neither text nor a number")
-
-
-def _string(text: str) -> str:
-    # A string of JSON is one of TOML, but for the character that JSON does not escape.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -45,7 +45,8 @@ def test_a_seed_gives_all_answers() -> None:
     assert not seed.disk.wipe
     assert seed.data is not None
     assert seed.data.transport == "nvme"
-    assert seed.uplink == {"mode": "lacp"}
+    assert seed.uplink is not None
+    assert seed.uplink.mode == "lacp"
     assert sorted(seed.files) == ["node.toml", "tls/ca.pem"]
 
 
@@ -77,6 +78,8 @@ def test_an_empty_seed_has_no_password_no_key_and_erases_nothing() -> None:
         ("[disk]\nmin_size = '2T'\nmax_size = '1T'", "larger than disk.max_size"),
         ("[data]", "data names no disk"),
         ("[data]\nsame_disk = true\nserial = 'a'", "no other disk is named"),
+        ("[uplink]\nvlan = 9999", "uplink.vlan"),
+        ("[uplink]\nvlam = 1", "did you mean vlan?"),
         ("after = 'explode'", "after"),
         ("hostname =", "is not TOML"),
     ],
