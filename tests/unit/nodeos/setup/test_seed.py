@@ -98,8 +98,6 @@ def test_a_seed_of_any_size_is_not_read() -> None:
 
 
 def test_the_example_is_a_seed() -> None:
-    if not _EXAMPLE.exists():
-        pytest.skip("no example")
     seed = parse_seed(_EXAMPLE.read_bytes(), "seed.toml")
     assert seed.authorized_keys
 
