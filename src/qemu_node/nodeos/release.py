@@ -25,6 +25,8 @@ class Release:
     version: str = ""
     source: str = ""
     """Where the image's successors come from: `registry/repository:tag`."""
+    epoch: int = 0
+    """When it was built, in Unix time, as its packages were dated; 0: unknown."""
     local_binaries: tuple[str, ...] = ()
     """Programs in it that are no official release."""
 
@@ -46,12 +48,14 @@ def parse_release(text: str) -> Release:
         except ValueError:  # a quotation without its end
             continue
         values[name] = words[0] if words else ""
+    epoch = values.get("IMAGE_EPOCH", "")
     return Release(
         pretty_name=values.get("PRETTY_NAME", ""),
         image_id=values.get("IMAGE_ID", ""),
         tag=values.get("IMAGE_TAG", ""),
         version=values.get("IMAGE_VERSION", ""),
         source=values.get("IMAGE_SOURCE", ""),
+        epoch=int(epoch) if epoch.isdecimal() and len(epoch) < 12 else 0,
         local_binaries=tuple(values.get("IMAGE_LOCAL_BINARIES", "").split()),
     )
 
