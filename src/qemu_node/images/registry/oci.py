@@ -68,7 +68,7 @@ async def resolve_oci(
         ImageRefusedError: it refuses, or it does not have the disk of a VM.
         ChecksumMismatchError: it gave another manifest than the digest names.
     """
-    registry = _Registry(source, credential, fetch_small)
+    registry = Registry(source, credential, fetch_small)
     if known is not None and await registry.still_has(source.reference, known):
         return None
     wanted = source.reference if source.is_digest else None
@@ -90,7 +90,7 @@ async def resolve_oci(
     )
 
 
-class _Registry:
+class Registry:
     """Requests to a registry about one repository."""
 
     def __init__(

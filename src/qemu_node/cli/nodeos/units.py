@@ -1,0 +1,88 @@
+"""The commands of `qemu-node os` that units, hooks and the boot assessment call; hidden from help.
+
+Owns their exit statuses: a unit that fails here shows up in `systemctl --failed`.
+"""
+
+import asyncio
+import os
+
+import click
+
+from qemu_node.cli.errors import EXIT_ERROR
+from qemu_node.cli.nodeos.group import pass_node
+from qemu_node.cli.terminal import Duration
+from qemu_node.nodeos.paths import NodePaths
+from qemu_node.nodeos.snapshots.verdict import Outcome
+
+
+@click.command()
+@click.option("--timeout", "timeout_s", type=Duration(), default="120s", show_default=True,
+              metavar="DURATION", help="How long to wait for the node to be well.")  # fmt: skip
+@click.pass_context
+@pass_node
+def health(paths: NodePaths, ctx: click.Context, timeout_s: float) -> None:
+    """Say whether the node is well; exit with status 1 if not.
+
+    An image that has passed before is not judged again.
+    """
+    from qemu_node.nodeos.health import wait_until_well
+    from qemu_node.nodeos.snapshots.facts import read_facts
+    from qemu_node.nodeos.snapshots.verdict import needs_no_check
+
+    if needs_no_check(read_facts(paths)):
+        click.echo("this system has passed the check before")
+        return
+    faults = asyncio.run(wait_until_well(paths, timeout_s=timeout_s, tell=click.echo))
+    for fault in faults:
+        click.echo(f"fault: {fault}", err=True)
+    if faults:
+        ctx.exit(EXIT_ERROR)
+    click.echo("the node is well")
+
+
+@click.command()
+@pass_node
+def note(paths: NodePaths) -> None:
+    """Note how this boot began."""
+    from qemu_node.nodeos.snapshots.settle import note as note_boot
+
+    began = asyncio.run(note_boot(paths))
+    if not began.is_judged:
+        click.echo("this system is new: the health check decides whether it stays")
+
+
+@click.command()
+@pass_node
+def verdict(paths: NodePaths) -> None:
+    """Have GRUB go on to the next snapshot, if the health check has failed.
+
+    Called when the boot assessment has ended (systemd.exec(5), $SERVICE_RESULT).
+    """
+    from qemu_node.nodeos.snapshots.settle import fail
+
+    if os.environ.get("SERVICE_RESULT", "success") != "success":
+        asyncio.run(fail(paths))
+        click.echo("the health check has failed: another failure goes back to the system before")
+
+
+@click.command()
+@pass_node
+def settle(paths: NodePaths) -> None:
+    """Make good what this boot means; the health check has passed."""
+    from qemu_node.nodeos.snapshots.clean import system_lock
+    from qemu_node.nodeos.snapshots.settle import settle as settle_boot
+
+    async def act() -> None:
+        async with system_lock(paths):
+            verdict = await settle_boot(paths)
+        match verdict.outcome:
+            case Outcome.CONFIRM:
+                click.echo("this system stays")
+            case Outcome.PROMOTE | Outcome.REPAIR:
+                click.echo(f"went back to this system for good: {verdict.reason}")
+            case Outcome.LEAVE:
+                click.echo(f"an older system runs; the next boot takes the other: {verdict.reason}")
+            case Outcome.NOTHING:
+                pass
+
+    asyncio.run(act())
