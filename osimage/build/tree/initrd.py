@@ -23,6 +23,8 @@ FEATURES = (
     "cloud-config-essentials", "boot-assessment",
 )  # fmt: skip
 
+_MICROCODE = "usr/lib/firmware/intel-ucode"
+
 _DIRECTORIES = (
     "etc/dracut.conf.d", "usr/lib/dracut", "etc/elemental", "etc/modprobe.d", "usr/lib/modprobe.d",
     "etc/modules-load.d", "usr/lib/modules-load.d", "etc/sysctl.d", "usr/lib/sysctl.d",
@@ -113,7 +115,7 @@ def make_with_initrd(
         ProcessError: `elemental init` or dracut failed, or the initrd lacks what it needs.
     """
     ours = initrd_files(files)
-    words = ["initrd 1", base.name, _STEPS, *FEATURES]
+    words = ["initrd 2", base.name, _STEPS, *FEATURES]
     if elemental is None:
         words += ["plain", _OWN_CONFIG]
     elif not (files / "etc/dracut.conf.d").is_dir():
@@ -125,6 +127,7 @@ def make_with_initrd(
         del scratch
         copy_root(base, target)
         lay(files, target, only=goes_into_initrd)
+        _drop_second_copies(target / _MICROCODE)
         if elemental is None:
             # dracut-elemental's own configuration names modules that are not there.
             for path in (target / "etc/dracut.conf.d").glob("*"):
@@ -142,6 +145,16 @@ def make_with_initrd(
 
     kind = "initrd" if elemental is not None else "plain-initrd"
     return stages.get(kind, digest, make, about="makes the initrd (half a minute)")
+
+
+def _drop_second_copies(directory: Path) -> None:
+    """Keep one of each microcode: Debian has the same file for each CPU in it (6 MB)."""
+    seen: set[bytes] = set()
+    for path in sorted(directory.glob("*")):
+        content = path.read_bytes()
+        if content in seen:
+            path.unlink()
+        seen.add(content)
 
 
 def copy_root(source: Path, target: Path) -> None:
