@@ -28,7 +28,7 @@ from qemu_node.vm.output.logs import NO_LOGS, TaskLogs, VMLogs
 from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record.directory import DirectoryLock, VMBusyError, VMDirectory
 from qemu_node.vm.record.record import VMState
-from qemu_node.vm.record.removal import VMName, remove_named
+from qemu_node.vm.record.removal import VMName, remove_files, remove_named
 from qemu_node.vm.start.launch import launch
 from qemu_node.vm.start.request import VMRequest
 
@@ -44,6 +44,18 @@ _SETTLE_S = 1.5
 """Before the first reconcile, which reads the files of every VM and looks at every process: the
 agent asks a new driver at once to recover the VMs of an earlier one, and that comes first."""
 _RECOVER_LOCK_TIMEOUT_S = 10.0
+
+
+class NodeStopError(NodeError):
+    """A VM ended with its node, by a shutdown or a power cut; its task starts anew.
+
+    Nomad restarts a task that cannot be recovered whatever its restart policy (2.0.6,
+    `TaskRunner.Restore`), and counts it neither as an exit nor as a failure: as with its own
+    drivers, whose tasks do not survive a boot either.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the VM was stopped with its node; its task starts again")
 
 
 OpenLogs = Callable[[Path, str], TaskLogs]
@@ -174,6 +186,7 @@ class Supervisor:
 
         Raises:
             VMBusyError: another live driver manages it.
+            NodeStopError: it ended with its node; nothing is left of it.
         """
         known = self._managed.get(state.vm_id)
         if known is not None:
@@ -184,11 +197,36 @@ class Supervisor:
             if lock is not None:
                 undo.callback(lock.release)
             logs = await self._logs_for_recovery(state)
+            if not state.is_running and directory.ended_with_node(state):
+                await self._remove_ended_with_node(state, directory, lock, logs)
+                raise NodeStopError
+            if directory.node_stop_file.exists():
+                await to_the_end(directory.forget_node_stop)
             self._node.network.adopt(state.record)
             vm = self._take(state, directory, lock, logs, tell)
         vm.adopt()
         await self._serve_health(vm)
         return vm
+
+    async def _remove_ended_with_node(
+        self,
+        state: VMState,
+        directory: VMDirectory,
+        lock: DirectoryLock | None,
+        logs: TaskLogs,
+    ) -> None:
+        """Move what the guest printed last into the task's log, and remove the VM's files."""
+        vm_logs = VMLogs(
+            directory, state.record.process, logs, self._node.config.logs, self._log_worker
+        )
+        await vm_logs.finish("VM ended: it was stopped with its node; its task starts again")
+        await vm_logs.close()
+        if lock is not None:
+            try:
+                await remove_files(directory, state.uid)
+            except HostError as exc:
+                # Reconcile tries again.
+                log.warning("VM not removed", extra={"vm_id": state.vm_id, "error": str(exc)})
 
     async def _logs_for_recovery(self, state: VMState) -> TaskLogs:
         if state.has_log:

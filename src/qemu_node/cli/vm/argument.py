@@ -29,7 +29,7 @@ def with_vm_help(text: str) -> str:
     return f"{inspect.cleandoc(text)}\n\n{_HELP}"
 
 
-def _complete(
+def complete_vm(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> "list[CompletionItem]":
     """Return the VMs whose id begins so, with their names."""
@@ -44,7 +44,7 @@ def _complete(
     return []
 
 
-vm_argument = click.argument("name", metavar="VM", shell_complete=_complete)
+vm_argument = click.argument("name", metavar="VM", shell_complete=complete_vm)
 
 
 def running_vm(app: App, name: str) -> VMRecord:

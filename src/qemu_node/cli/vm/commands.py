@@ -15,7 +15,7 @@ import click
 from qemu_node.cli.errors import with_sudo
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Duration, print_fields, print_json, print_table, waiting
-from qemu_node.cli.vm.argument import running_vm, vm_argument, with_vm_help
+from qemu_node.cli.vm.argument import complete_vm, running_vm, vm_argument, with_vm_help
 from qemu_node.cli.vm.exec import exec_
 from qemu_node.cli.vm.logs import logs
 from qemu_node.errors import AS_ROOT
@@ -150,26 +150,47 @@ def console(app: App, name: str, no_input: bool) -> None:
 
 
 @vm.command(
-    help=with_vm_help("""Stop a VM, gently at first.
+    help=with_vm_help("""Stop a VM, or all, gently at first.
 
     The guest agent is asked, then the power button pressed, then QEMU told to quit, then killed.
     The driver sees the end and reports it to Nomad, which may start the task again as the job's
-    restart block says; `nomad job stop` ends it for good."""),
+    restart block says; `nomad job stop` ends it for good.
+
+    --all is for the shutdown of the machine (qemu-node-vms.service): all VMs at once, in the time
+    of one, without Nomad and driver. Such an end does not count as one of the task, which starts
+    again when the machine is back."""),
     epilog="""\b
 Examples:
   qemu-node vm stop web
   qemu-node vm stop --timeout 2m web      # a guest that takes its time
   qemu-node vm stop --now web             # as if its power failed
+  qemu-node vm stop --all --timeout 2m
 """,
 )
-@vm_argument
+@click.argument("name", metavar="VM", required=False, shell_complete=complete_vm)
+@click.option("--all", "is_all", is_flag=True, help="Stop every VM of this machine.")
 @click.option("--timeout", "timeout_s", type=Duration(), default="30s", show_default=True,
-              metavar="DURATION", help="What the guest gets before force is used.")  # fmt: skip
+              metavar="DURATION", help="What a guest gets before force is used.")  # fmt: skip
 @click.option("--now", is_flag=True, help="Do not ask the guest: quit QEMU.")
 @_json
 @pass_app
-def stop(app: App, name: str, timeout_s: float, now: bool, as_json: bool) -> None:
-    """Stop a VM."""
+@click.pass_context
+def stop(
+    ctx: click.Context,
+    app: App,
+    name: str | None,
+    is_all: bool,
+    timeout_s: float,
+    now: bool,
+    as_json: bool,
+) -> None:
+    """Stop a VM, or all."""
+    if (name is None) is not is_all:
+        raise click.UsageError("name a VM, or use --all", ctx)
+    if name is None:
+        from qemu_node.cli.vm.stopall import stop_every_vm
+
+        ctx.exit(stop_every_vm(app, 0.0 if now else timeout_s, as_json=as_json))
     from qemu_node.inventory.stop import Stopper
     from qemu_node.vm.life.stop import plan_quit, plan_stop
 

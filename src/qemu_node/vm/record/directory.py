@@ -6,6 +6,7 @@ Owns the layout of a VM's two directories, their permissions and their lock.
         base.img             ours, 0444     a hard link to the cached image that the overlay lies on
         state.json           ours           VMState; it means that the start was completed
         exit.json            ours           VMExit, once the end is known
+        node-stop            ours           the VM was told to end because its node goes down
         overlay.qcow2 varstore.fd config-drive.iso serial.log    the VM's user
         tpm/                 the VM's user: for the state of a TPM, which no VM has yet
         qemu.log             ours           QEMU's stderr
@@ -43,7 +44,7 @@ from qemu_node.images.store.blob import BASE_NAME
 from qemu_node.text import DECODE_ERRORS
 from qemu_node.vm.names import STATE_NAME, VM_ID, check_vm_id
 from qemu_node.vm.record.leases import check_unused, leased_uids, release_uids
-from qemu_node.vm.record.outcome import VMExit
+from qemu_node.vm.record.outcome import VMExit, is_nodes_end
 from qemu_node.vm.record.record import (
     SocketPaths,
     StateError,
@@ -134,6 +135,11 @@ class VMDirectory:
     def exit_file(self) -> Path:
         """VMExit; written before the act that destroys the evidence."""
         return self.data / "exit.json"
+
+    @property
+    def node_stop_file(self) -> Path:
+        """There before the VM is asked to end because its node goes down."""
+        return self.data / "node-stop"
 
     @property
     def vm_json(self) -> Path:
@@ -247,6 +253,27 @@ class VMDirectory:
             HostError: the disk is full, say.
         """
         atomic.write_atomic(self.exit_file, msgspec.json.encode(outcome), mode=0o600)
+
+    def mark_node_stop(self) -> None:
+        """Write down that the VM's end, which follows, is its node's.
+
+        Raises:
+            HostError: the disk is full, say.
+        """
+        atomic.write_atomic(self.node_stop_file, b"", mode=0o600)
+
+    def forget_node_stop(self) -> None:
+        """Have an end of the VM count again: it has survived."""
+        with contextlib.suppress(OSError):
+            self.node_stop_file.unlink(missing_ok=True)
+
+    def ended_with_node(self, state: StateHeader) -> bool:
+        """Tell whether a VM that does not run was ended by its node, and not by itself."""
+        return not state.is_running and is_nodes_end(
+            is_marked=self.node_stop_file.exists(),
+            is_end_written=self.exit_file.exists(),
+            is_same_boot=state.boot_id == boot_id(),
+        )
 
     def remove(self, uid: int | None = None) -> None:
         """Remove both directories, then the user's lease; what is missing is fine.

@@ -158,6 +158,19 @@ def judge_process_end(end: ProcessEnd) -> VMExit:
     )
 
 
+def is_nodes_end(*, is_marked: bool, is_end_written: bool, is_same_boot: bool) -> bool:
+    """Tell whether a VM that is gone ended with its node, which says nothing about its task.
+
+    Args:
+        is_marked: It was told to end because the node goes down. A driver that was still there may
+            have written that end down as the guest's own.
+        is_end_written: Its driver saw how it ended.
+        is_same_boot: The node has not booted since its start. If it has, and nobody saw the VM end,
+            the node took it along: a power cut, or a shutdown that ended it by force.
+    """
+    return is_marked or not (is_end_written or is_same_boot)
+
+
 def describe(outcome: VMExit) -> str:
     """Return the end of a VM in words, for the task's log."""
     if outcome.reason is not None:

@@ -13,6 +13,7 @@ from qemu_node.vm.record.outcome import (
     describe,
     guest_end_of_event,
     guest_end_of_status,
+    is_nodes_end,
     judge_process_end,
 )
 
@@ -161,3 +162,26 @@ def test_every_run_state_is_an_end_or_not() -> None:
 def test_whatever_a_panic_says_its_reason_is_one_line(info: dict[str, object]) -> None:
     end = guest_end_of_event(event("GUEST_PANICKED", action="pause", info=info))
     assert end is None or (end.reason or "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("marked", "written", "same_boot", "is_nodes"),
+    [
+        # Told to end because the node goes down, seen by a driver or not.
+        (True, False, False, True),
+        (True, True, False, True),
+        (True, False, True, True),
+        # A power cut.
+        (False, False, False, True),
+        # Its own end: seen before the boot, or in this boot.
+        (False, True, False, False),
+        (False, True, True, False),
+        (False, False, True, False),
+    ],
+)
+def test_an_end_is_the_nodes_if_the_node_took_the_vm_along(
+    *, marked: bool, written: bool, same_boot: bool, is_nodes: bool
+) -> None:
+    assert (
+        is_nodes_end(is_marked=marked, is_end_written=written, is_same_boot=same_boot) is is_nodes
+    )
