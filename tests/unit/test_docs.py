@@ -24,6 +24,7 @@ from qemu_node.config import uplink as uplink_config
 from qemu_node.host.process.sandbox import SANDBOX_UID
 from qemu_node.images.format import qemuimg
 from qemu_node.inventory.state import VMStatus
+from qemu_node.nodeos.setup.seed import DataPattern, DiskPattern, Seed, parse_seed
 from qemu_node.nomad.agent.encoding import encode_config
 from qemu_node.nomad.driver.fingerprint import HostFacts, build_fingerprint
 from qemu_node.nomad.task.options import (
@@ -143,7 +144,21 @@ def test_the_settings_shown_in_full_are_the_defaults() -> None:
 
 @pytest.mark.parametrize("text", _snippets("toml"))
 def test_settings_in_a_page_are_accepted(text: str) -> None:
-    node_config.parse(text, "the page")
+    if text.startswith("# seed.toml\n"):
+        parse_seed(text.encode(), "the page")
+    else:
+        node_config.parse(text, "the page")
+
+
+@pytest.mark.parametrize("struct", [Seed, DiskPattern, DataPattern])
+def test_every_answer_of_a_seed_has_its_row_and_is_in_the_example(
+    struct: type[msgspec.Struct],
+) -> None:
+    told = _documented(_page("docs/os-install.md"))
+    assert _names(struct) <= {name.removesuffix(" of `data`") for name in told}
+    example = (_ROOT / "examples/seed.toml").read_text()
+    for name in _names(struct):
+        assert re.search(rf"^(?:# )?\[?{name}\b", example, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("text", _snippets("hcl"))

@@ -65,6 +65,21 @@ class NodePaths:
         return self.own / "seed.toml"
 
     @property
+    def staged_config(self) -> Path:
+        """Files for /data/config, which wait here until that is mounted."""
+        return self.own / "config"
+
+    @property
+    def data_disk(self) -> Path:
+        """The link in /dev/disk of the disk that is /data."""
+        return self.own / "data-disk"
+
+    @property
+    def reset(self) -> Path:
+        """The order for a factory reset, which the recovery system carries out."""
+        return self.own / "reset"
+
+    @property
     def uplink(self) -> Path:
         """The node's network cards and VLANs; there also if /data is not."""
         return self.own / "uplink.toml"
@@ -127,6 +142,16 @@ class NodePaths:
         return self.root / f"sys/dev/block/{device}/loop/backing_file"
 
     @property
+    def net(self) -> Path:
+        """The network devices (sysfs)."""
+        return self.root / "sys/class/net"
+
+    @property
+    def data_device(self) -> Path:
+        """The link of udev to the file system with label DATA."""
+        return self.root / "dev/disk/by-label/DATA"
+
+    @property
     def boot_id(self) -> Path:
         """The identity of this boot."""
         return self.root / "proc/sys/kernel/random/boot_id"
@@ -137,6 +162,11 @@ class NodePaths:
     def run(self) -> Path:
         """The directory of our state of this boot."""
         return self.root / "run/qemu-node-os"
+
+    @property
+    def issue(self) -> Path:
+        """What agetty prints above the login prompt; /etc/issue of the image is a link to it."""
+        return self.root / "run/issue"
 
     # /data (label DATA): the operator's partition; a node is whole without it.
 

@@ -306,6 +306,20 @@ def test_the_os_image_keeps_its_data_on_its_data_partition() -> None:
     assert load(path).paths.data == "/data"
 
 
+def test_the_first_named_file_that_exists_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    operators, image = tmp_path / "data/node.toml", tmp_path / "node.toml"
+    monkeypatch.setenv(CONFIG_ENV, f"{operators}:{image}")
+    with pytest.raises(ConfigError, match=f"{image}: no such file"):
+        load()
+    image.write_text('paths.data = "/image"')
+    assert load().paths.data == "/image"
+    operators.parent.mkdir()
+    operators.write_text('paths.data = "/operator"')
+    assert load().paths.data == "/operator"
+
+
 def test_a_user_without_a_writable_home_is_told_what_to_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -14,18 +14,29 @@ from qemu_node.nodeos.paths import NodePaths
 _ROOM = "qemu_node.cli.nodeos"
 
 
+def _for_units() -> bool:
+    """Hide a command that only units of the image call."""
+    return True
+
+
 def _unit(name: str, line: str) -> LazyCommand:
     """Return a command that only units and hooks of the image call; it is not listed."""
-    return LazyCommand(f"{_ROOM}.units", name, line, is_hidden=lambda: True)
+    return LazyCommand(f"{_ROOM}.units", name, line, _for_units)
 
 
 _TABLE = {
+    "issue": LazyCommand(f"{_ROOM}.issue", "issue", "", _for_units),
     "status": LazyCommand(f"{_ROOM}.status", "status", "Show the system and what is kept of it."),
     "drain": LazyCommand(f"{_ROOM}.drain", "drain", "Move this node's VMs before it goes down."),
     "health": _unit("health", "Say whether the node is well."),
     "note": _unit("note", "Note how this boot began."),
     "verdict": _unit("verdict", "Go on to the next snapshot after a failed check."),
     "settle": _unit("settle", "Make good what this boot means."),
+    "install": LazyCommand(f"{_ROOM}.install", "install", "Install the node's system on a disk."),
+    "save": LazyCommand(f"{_ROOM}.settings", "save", "Save this node's configuration to a file."),
+    "restore": LazyCommand(f"{_ROOM}.settings", "restore", "Restore a saved configuration."),
+    "reset": LazyCommand(f"{_ROOM}.settings", "reset", "Factory reset."),
+    "data-mounted": LazyCommand(f"{_ROOM}.settings", "data_mounted", "", _for_units),
 }
 
 pass_node = click.make_pass_decorator(NodePaths)

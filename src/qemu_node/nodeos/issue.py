@@ -1,0 +1,178 @@
+r"""What a person sees on the node's console above the login prompt.
+
+Owns the facts for it and its text: which system this is, its addresses, the MAC address for a DHCP
+reservation, and what to do next. Does not own when it is written (`qemu-node-issue.service`).
+
+agetty(8) replaces `\n` by the host name and `\4{br0}` by an address, and prints the text again
+when that address changes: a new lease needs no program of ours.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_node.nodeos.boot import Boot, BootMode, read_boot
+from qemu_node.nodeos.paths import NodePaths
+from qemu_node.nodeos.release import Release, read_release
+
+_BRIDGE = "br0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    """A physical network card."""
+
+    name: str
+    mac: str
+    """Its own address, not the bond's."""
+    has_link: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleFacts:
+    """What the text is made of."""
+
+    release: Release
+    boot: Boot
+    bridge_mac: str | None
+    """The address that DHCP servers see; None before the bridge is there."""
+    nics: tuple[Nic, ...]
+    has_data_label: bool
+    """Whether a file system with label DATA exists."""
+    is_data_mounted: bool
+    is_configured: bool
+    """Whether /data/config has a configuration for Nomad."""
+
+
+def console_text(facts: ConsoleFacts) -> str:
+    """Return the text, with agetty's escapes: pure."""
+    release, boot = facts.release, facts.boot
+    lines = [
+        "",
+        f"Nomad QEMU node, {_system(release, boot)}",
+        "",
+        "  host name  \\n",
+        f"  address    \\4{{{_BRIDGE}}}  \\6{{{_BRIDGE}}}",
+        f"  MAC        {_mac(facts)}",
+        *(f"  {title:<10} {text}" for title, text in _nics(facts)),
+        "",
+        *(f"  {line}" for line in next_steps(facts)),
+        "",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def next_steps(facts: ConsoleFacts) -> list[str]:
+    """Return what a person can do now, a line each: pure."""
+    match facts.boot.mode:
+        case BootMode.LIVE:
+            return [
+                "Live system: log in as root with password elemental.",
+                "To install:  lsblk, then  elemental install /dev/DISK  (it erases that disk)",
+                "ssh is off until root has another password (passwd) or a key.",
+            ]
+        case BootMode.RECOVERY:
+            return [
+                "Recovery system. /data and /oem are untouched.",
+                "To install the node's system anew:  elemental reset --reboot",
+            ]
+        case _:
+            return [*_rolled_back(facts), *_unfinished(facts)]
+
+
+def _rolled_back(facts: ConsoleFacts) -> list[str]:
+    if facts.boot.mode is not BootMode.PASSIVE:
+        return []
+    return ["This is an earlier system, not the newest. Why:  qemu-node os status"]
+
+
+def _unfinished(facts: ConsoleFacts) -> list[str]:
+    if not facts.is_data_mounted:
+        if facts.has_data_label:
+            return ["The data disk is not mounted. Why:  systemctl status data.mount"]
+        return [
+            "No data disk: Nomad waits for a file system with label DATA.",
+            "  lsblk, then  mkfs.ext4 -L DATA /dev/DISK && mount LABEL=DATA /data",
+        ]
+    if not facts.is_configured:
+        return [
+            "No configuration: Nomad waits for /data/config.",
+            "  mkdir -p /data/config && cp /usr/share/nomad/* /data/config/",
+            "  then edit it, and  qemu-node config check",
+        ]
+    return []
+
+
+def _system(release: Release, boot: Boot) -> str:
+    words = [f"version {_plain(release.tag)}" if release.tag else "no version"]
+    if boot.mode is not BootMode.ACTIVE:
+        words.append(f"{boot.mode} system")
+    if release.local_binaries:
+        words.append(f"own builds of {_plain(' and '.join(release.local_binaries))}")
+    return ", ".join(words)
+
+
+def _mac(facts: ConsoleFacts) -> str:
+    if facts.bridge_mac is None:
+        return f"none yet: {_BRIDGE} does not exist"
+    return f"{_plain(facts.bridge_mac)}  (for a DHCP reservation)"
+
+
+def _nics(facts: ConsoleFacts) -> list[tuple[str, str]]:
+    if not facts.nics:
+        return [("NICs", "none found")]
+    titles = ["NICs"] + [""] * (len(facts.nics) - 1)
+    texts = [
+        f"{_plain(nic.name)}  {_plain(nic.mac)}  {'' if nic.has_link else 'no link'}".rstrip()
+        for nic in facts.nics
+    ]
+    return list(zip(titles, texts, strict=True))
+
+
+def _plain(text: str) -> str:
+    """Return text in which agetty replaces nothing."""
+    return "".join(letter for letter in text if letter.isprintable()).replace("\\", "\\\\")
+
+
+def read_facts(paths: NodePaths) -> ConsoleFacts:
+    """Return the facts of the running system; what cannot be read is missing in them."""
+    return ConsoleFacts(
+        release=read_release(paths),
+        boot=read_boot(paths),
+        bridge_mac=_line(paths.net / _BRIDGE / "address"),
+        nics=read_nics(paths.net),
+        has_data_label=paths.data_device.is_symlink(),
+        is_data_mounted=_is_mounted(paths),
+        is_configured=any(paths.config.glob("*.hcl")),
+    )
+
+
+def read_nics(net: Path) -> tuple[Nic, ...]:
+    """Return the physical cards below /sys/class/net."""
+    try:
+        links = sorted(net.iterdir())
+    except OSError:
+        return ()
+    return tuple(_nic(link) for link in links if (link / "device").exists())
+
+
+def _nic(link: Path) -> Nic:
+    # A bond gives its address to its ports; their own one is kept beside.
+    mac = _line(link / "bonding_slave/perm_hwaddr") or _line(link / "address")
+    # Reading `carrier` of a card that is down is an error (EINVAL).
+    return Nic(name=link.name, mac=mac or "", has_link=_line(link / "carrier") == "1")
+
+
+def _is_mounted(paths: NodePaths) -> bool:
+    try:
+        mounts = paths.mountinfo.read_text(errors="replace")
+    except OSError:
+        return False
+    return any(line.split(" ")[4:5] == ["/data"] for line in mounts.splitlines())
+
+
+def _line(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return None

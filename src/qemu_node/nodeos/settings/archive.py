@@ -1,0 +1,185 @@
+"""A node's whole configuration in one file: a gzipped tar.
+
+Owns what belongs to it, writing and reading it. It has no data of VMs, no images and nothing of
+Nomad's state. It holds secrets: the host key, the password's hash, TLS keys, Nomad's gossip key.
+Does not own putting it back (`restore`).
+"""
+
+import io
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qemu_node.errors import ConfigError
+from qemu_node.host.files.atomic import host_error
+from qemu_node.nodeos.paths import NodePaths
+from qemu_node.nodeos.setup.login import own_password, parse_keys
+from qemu_node.nodeos.setup.seed import check_file_names
+
+VERSION = 1
+_MANIFEST = "node.json"
+_CONFIG = "config/"
+_OEM = "oem/"
+_UNPACKED_MAX_BYTES = 64 << 20
+_FILES_MAX = 2000
+
+# Files of /oem that an archive may have. YAML files are what the operator gave to
+# `elemental install --cloud-init`.
+_OEM_NAME = re.compile(
+    r"ssh/authorized_keys|qemu-node/uplink\.toml"
+    r"|qemu-node/host/(?:hostname|root-password|ssh_host_ed25519_key)"
+    r"|[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}\.ya?ml"
+)
+IDENTITY = frozenset({"qemu-node/host/hostname", "qemu-node/host/ssh_host_ed25519_key"})
+"""What two nodes must not share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """The content of an archive."""
+
+    oem: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """Files of /oem by their names there."""
+    config: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """Files of /data/config by their names there."""
+    tag: str = ""
+    """The image that ran when it was saved."""
+
+    def without_identity(self) -> "Saved":
+        """Return this for another node: pure."""
+        kept = {name: data for name, data in self.oem.items() if name not in IDENTITY}
+        return Saved(oem=kept, config=self.config, tag=self.tag)
+
+
+def collect(paths: NodePaths, tag: str) -> Saved:
+    """Return the configuration of the running node.
+
+    Raises:
+        HostError: a file cannot be read.
+    """
+    oem = {
+        name: data
+        for name, data in _read_files(paths.oem, skipped={"lost+found"})
+        if _OEM_NAME.fullmatch(name)
+    }
+    # Set by hand, they are in the memory of this boot, or on a partition that a reset clears.
+    password = own_password(_text(paths.root / "etc/shadow"))
+    if password:
+        oem["qemu-node/host/root-password"] = f"root:{password}\n".encode()
+    keys = parse_keys(
+        oem.get("ssh/authorized_keys", b"").decode(errors="replace")
+        + "\n"
+        + _text(paths.root / "root/.ssh/authorized_keys")
+    )
+    if keys:
+        oem["ssh/authorized_keys"] = "".join(f"{key}\n" for key in keys).encode()
+    host_key = paths.root / "etc/ssh/ssh_host_ed25519_key"
+    if host_key.exists():
+        oem["qemu-node/host/ssh_host_ed25519_key"] = host_key.read_bytes()
+    return Saved(oem=oem, config=dict(_read_files(paths.config)), tag=tag)
+
+
+def pack(saved: Saved) -> bytes:
+    """Return the archive of `saved`: pure, the same bytes for the same content."""
+    manifest = {"version": VERSION, "image": "nomad-qemu-node", "tag": saved.tag}
+    files = {_MANIFEST: json.dumps(manifest, indent=2).encode()}
+    files |= {_OEM + name: data for name, data in saved.oem.items()}
+    files |= {_CONFIG + name: data for name, data in saved.config.items()}
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in sorted(files):
+            member = tarfile.TarInfo(name)
+            member.size = len(files[name])
+            member.mode = 0o600
+            tar.addfile(member, io.BytesIO(files[name]))
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return packer.compress(plain.getvalue()) + packer.flush()
+
+
+def unpack(data: bytes, origin: str) -> Saved:
+    """Return what is in the archive `data`; errors name `origin`. Pure; takes any bytes.
+
+    Raises:
+        ConfigError: it is no archive of a node, or holds what no node has saved.
+    """
+    files = dict(_members(_inflate(data, origin), origin))
+    tag = _check_manifest(files.pop(_MANIFEST, b""), origin)
+    oem, config = {}, {}
+    for name, content in files.items():
+        if name.startswith(_CONFIG):
+            config[name.removeprefix(_CONFIG)] = content
+        elif name.startswith(_OEM) and _OEM_NAME.fullmatch(name.removeprefix(_OEM)):
+            oem[name.removeprefix(_OEM)] = content
+        else:
+            raise ConfigError(f"{origin} holds {name[:100]!r}, which no node has saved")
+    try:
+        check_file_names(config)
+    except ConfigError as exc:
+        raise ConfigError(f"{origin}: {exc}") from exc
+    return Saved(oem=oem, config=config, tag=tag)
+
+
+def _inflate(data: bytes, origin: str) -> bytes:
+    try:
+        unpacker = zlib.decompressobj(31)
+        plain = unpacker.decompress(data, _UNPACKED_MAX_BYTES)
+    except zlib.error as exc:
+        raise ConfigError(f"{origin} is no archive of `qemu-node os save`: {exc}") from exc
+    if unpacker.unconsumed_tail or not unpacker.eof:
+        reason = "too large" if unpacker.unconsumed_tail else "cut off"
+        raise ConfigError(f"{origin} is {reason}")
+    return plain
+
+
+def _members(plain: bytes, origin: str) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as tar:
+            for count, member in enumerate(tar):
+                if not member.isreg() or count > _FILES_MAX:
+                    raise ConfigError(f"{origin} holds {member.name[:100]!r}, which is no file")
+                file = tar.extractfile(member)
+                yield member.name, file.read() if file else b""
+    # ValueError, UnicodeError: numbers and names in a header that mean nothing.
+    except (tarfile.TarError, ValueError, EOFError, OSError, OverflowError) as exc:
+        raise ConfigError(f"{origin} is no archive of `qemu-node os save`: {exc}") from exc
+
+
+def _check_manifest(data: bytes, origin: str) -> str:
+    try:
+        manifest = json.loads(data)
+        version, tag = manifest["version"], manifest["tag"]
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise ConfigError(f"{origin} is no archive of `qemu-node os save`") from exc
+    if version != VERSION or not isinstance(tag, str):
+        raise ConfigError(
+            f"{origin} has another version of the format",
+            hint="restore it on the image that wrote it",
+        )
+    return tag
+
+
+def _read_files(
+    directory: Path, skipped: frozenset[str] | set[str] = frozenset()
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the regular files below `directory`; links are left out."""
+    if not directory.is_dir():
+        return
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if path.is_symlink() or not path.is_file() or name.split("/")[0] in skipped:
+            continue
+        try:
+            yield name, path.read_bytes()
+        except OSError as exc:
+            raise host_error("read", path, exc) from exc
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
