@@ -54,7 +54,7 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
     names = packages.parse_list(PACKAGES.read_text())
     record = packages.parse_record(request.record.read_text()) if request.record else None
     base = debian.make_base(stages, names, record=record, snapshot=request.snapshot)
-    package = make_package(stages)
+    package = make_package()
     # The initrd does not change with each commit.
     with_initrd = make_with_initrd(stages, base, FILES, request.elemental, epoch=0)
     lines = image_lines(
@@ -63,8 +63,8 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
     )  # fmt: skip
     here = Path(__file__).parent
     digest = digest_of(
-        ["tree", with_initrd.name, package.name, repr(sorted(lines.items()))],
-        files=[FILES, *request.overlays, request.nomad, *sorted(here.glob("*.py"))],
+        ["tree", with_initrd.name, repr(sorted(lines.items()))],
+        files=[package, FILES, *request.overlays, request.nomad, *sorted(here.glob("*.py"))],
     )
 
     def make(target: Path, scratch: Path) -> None:
