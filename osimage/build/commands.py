@@ -2,17 +2,27 @@
 
 import os
 import shutil
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+from osimage.build.artefact import manifest, sbom
 from osimage.build.artefact.iso import make_iso
 from osimage.build.artefact.oci import make_oci
+from osimage.build.artefact.publish import publish
+from osimage.build.binaries import lock
+from osimage.build.binaries.download import sha256_of
+from osimage.build.binaries.elemental import fetch_elemental, pin
+from osimage.build.binaries.nomad import fetch_nomad
 from osimage.build.errors import BuildError
 from osimage.build.namespace import REPO
-from osimage.build.request import BuildRequest
+from osimage.build.request import BuildRequest, PublishRequest
 from osimage.build.stages import Stages
 from osimage.build.tree import debian, packages
-from osimage.build.tree.osrelease import IMAGE_ID, check_tag
+from osimage.build.tree.osrelease import check_tag
 from osimage.build.tree.steps import TreeRequest, make_tree
+from osimage.build.tree.tidy import size_of
+from qemu_node.nodeos.release import IMAGE_ID
 from qemu_node.version import VERSION
 
 
@@ -20,6 +30,17 @@ def cache_dir() -> Path:
     """Return where finished steps are kept."""
     xdg = os.environ.get("XDG_CACHE_HOME")
     return (Path(xdg) / "qemu-node" if xdg else REPO / ".cache") / "osimage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Built:
+    """A root file system, and what the artefacts need to know."""
+
+    tree: Path
+    tools: Path
+    elemental: Path | None
+    parts: list[sbom.Part]
+    """The programs in it that are no packages."""
 
 
 def build(request: BuildRequest) -> list[Path]:
@@ -30,31 +51,137 @@ def build(request: BuildRequest) -> list[Path]:
         ProcessError: a tool failed.
     """
     check_tag(request.tag)
-    if request.nomad is None or (request.elemental is None and not request.is_plain):
-        raise BuildError("not yet: give NOMAD=PATH and ELEMENTAL=PATH")
     with Stages(cache_dir()) as stages:
-        tree = make_tree(
-            stages,
-            TreeRequest(
-                tag=request.tag, version=VERSION, source=request.source,
-                nomad=request.nomad, elemental=None if request.is_plain else request.elemental,
-                local_binaries=("nomad", "elemental"), epoch=request.epoch,
-                record=request.record, snapshot=request.snapshot, overlays=request.overlays,
-            ),
-        )  # fmt: skip
+        built = _build_tree(stages, request)
         if request.what == "rootfs":
-            return [tree]
+            return [built.tree]
         request.out.mkdir(parents=True, exist_ok=True)
-        tools = debian.make_tools(stages)
-        stem = request.out / f"{IMAGE_ID}-{request.tag}"
-        lists = stem.with_name(f"{stem.name}.packages")
-        lists.write_text(packages.format_record(debian.installed(tree)))
+        lists = _write_lists(built, request)
         if request.what == "iso":
-            assert request.elemental is not None
-            made = make_iso(stages, tools, tree, request.elemental, overlay=request.iso_overlay)
-            return [_give(made, stem.with_name(f"{stem.name}.iso")), lists]
-        made = make_oci(stages, tools, tree, tag=request.tag, epoch=request.epoch)
-        return [_give(made, stem.with_name(f"{stem.name}.oci")), lists]
+            if built.elemental is None:
+                raise BuildError("an ISO needs Elemental: leave out --without-elemental")
+            iso = make_iso(
+                stages, built.tools, built.tree, built.elemental, overlay=request.iso_overlay
+            )
+            return [_give(iso, _output(request, "iso")), *lists]
+        layout = make_oci(stages, built.tools, built.tree, tag=request.tag, epoch=request.epoch)
+        given = _give(layout, _output(request, "oci"))
+        return [given, *_write_manifest(built, request, layout), *lists]
+
+
+def _output(request: BuildRequest, kind: str) -> Path:
+    return request.out / f"{IMAGE_ID}-{request.tag}.{kind}"
+
+
+def _build_tree(stages: Stages, request: BuildRequest) -> _Built:
+    """Get the programs, and make the root file system with them."""
+    tools = debian.make_tools(stages)
+    pinned = lock.read()
+    nomad = request.nomad or fetch_nomad(stages, tools, pinned.nomad)
+    elemental = request.elemental
+    if elemental is None and not request.is_plain:
+        elemental = fetch_elemental(stages, tools, pinned.elemental)
+    locals_ = [
+        name
+        for name, path in (("nomad", request.nomad), ("elemental", request.elemental))
+        if path is not None and (name != "elemental" or not request.is_plain)
+    ]
+    key = manifest.public_key(tools, request.key) if request.key else b""
+    tree = make_tree(
+        stages,
+        TreeRequest(
+            tag=request.tag, version=VERSION, source=request.source, nomad=nomad,
+            elemental=None if request.is_plain else elemental, local_binaries=tuple(locals_),
+            epoch=request.epoch, record=request.record, snapshot=request.snapshot,
+            overlays=request.overlays, release_key=key,
+        ),
+    )  # fmt: skip
+    parts = [
+        sbom.Part(
+            name=name,
+            version="" if name in locals_ else version,
+            supplier="NOASSERTION",
+            sha256=sha256_of(tree / f"usr/bin/{name}"),
+            comment="a local file, no official release" if name in locals_ else "official release",
+        )
+        for name, version in (
+            ("nomad", pinned.nomad.version),
+            ("elemental", pinned.elemental.version),
+        )
+        if (tree / f"usr/bin/{name}").exists()
+    ]
+    return _Built(tree=tree, tools=tools, elemental=elemental, parts=parts)
+
+
+def _write_lists(built: _Built, request: BuildRequest) -> list[Path]:
+    """Write the list of packages, from which the image can be rebuilt, and the SPDX document."""
+    installed = debian.installed(built.tree)
+    record = _output(request, "packages")
+    record.write_text(packages.format_record(installed))
+    parts = [
+        *sbom.debian_parts(installed),
+        *sbom.python_parts(sbom.python_packages(built.tree)),
+        *built.parts,
+    ]
+    spdx = _output(request, "spdx.json")
+    digest = built.tree.name.rpartition("-")[2]
+    spdx.write_text(sbom.render(parts, tag=request.tag, digest=digest, epoch=request.epoch))
+    return [record, spdx]
+
+
+def _write_manifest(built: _Built, request: BuildRequest, layout: Path) -> list[Path]:
+    """Write the manifest of an image, and its signature if there is a key."""
+    document = _output(request, "manifest.json")
+    signature = _output(request, "manifest.json.minisig")
+    signature.unlink(missing_ok=True)
+    document.write_text(
+        manifest.render(
+            layout, tag=request.tag, epoch=request.epoch, unpacked_bytes=size_of(built.tree)
+        )
+    )
+    if request.key is None:
+        return [document]
+    manifest.sign(built.tools, request.key, document, signature)
+    return [document, signature]
+
+
+def publish_image(request: PublishRequest) -> list[str]:
+    """Push what `oci` has made, and return the names of the images.
+
+    Raises:
+        BuildError: it is not built or not signed, or the registry does not take it.
+    """
+    check_tag(request.tag)
+    for tag in request.more_tags:
+        check_tag(tag)
+    stem = request.out / f"{IMAGE_ID}-{request.tag}"
+    layout, document, signature = (
+        stem.with_name(f"{stem.name}.{kind}")
+        for kind in ("oci", "manifest.json", "manifest.json.minisig")
+    )
+    for path in (layout, document, signature):
+        if not path.exists():
+            raise BuildError(
+                f"there is no {path}",
+                hint=f"build it: python -m osimage.build oci --tag {request.tag} --key FILE",
+            )
+    with Stages(cache_dir()) as stages, tempfile.TemporaryDirectory() as scratch:
+        return publish(
+            debian.make_tools(stages), layout, document, signature,
+            repository=request.repository, tag=request.tag, more_tags=request.more_tags,
+            scratch=Path(scratch), is_plain_http=request.is_plain_http,
+        )  # fmt: skip
+
+
+def pin_elemental() -> str:
+    """Return the lines of the lock file for the Elemental CLI, as its registry has it now.
+
+    Raises:
+        BuildError: the registry is out of reach or does not have it.
+    """
+    with Stages(cache_dir()) as stages, tempfile.TemporaryDirectory() as scratch:
+        digest, sha256 = pin(debian.make_tools(stages), lock.read().elemental, Path(scratch))
+    return f'digest = "{digest}"\nsha256 = "{sha256}"'
 
 
 def _give(made: Path, target: Path) -> Path:

@@ -18,7 +18,8 @@ REPO = Path(__file__).resolve().parents[2]
 _MARK = "OSIMAGE_IN_NAMESPACE"
 _TIMEOUT_S = 1800.0
 
-# The arguments: the root, the number of pairs to bind, the pairs, the command.
+# The arguments: the root, the number of pairs to bind, the pairs, the command. What is bound to a
+# file there is a file here.
 _ENTER = """set -eu
 root=$1 binds=$2
 shift 2
@@ -30,7 +31,7 @@ mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=0755 run "$root/run"
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
 while [ "$binds" -gt 0 ]; do
-    mkdir -p "$root$2"
+    if [ -d "$1" ]; then mkdir -p "$root$2"; else [ -e "$root$2" ] || : >"$root$2"; fi
     mount --bind "$1" "$root$2"
     shift 2
     binds=$((binds - 1))
@@ -87,6 +88,7 @@ def run_in(
     argv: Sequence[str],
     *,
     binds: Mapping[Path, str] | None = None,
+    files: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     timeout_s: float = _TIMEOUT_S,
     check: bool = True,
@@ -98,6 +100,7 @@ def run_in(
         root: A root file system.
         argv: The command, as seen from there.
         binds: Directories of this machine, and where they are seen there.
+        files: Files of this machine that are seen there under the same name.
         env: What it sees beside `SAFE_ENV`.
         timeout_s: It is killed after so long.
         check: Raise if it fails.
@@ -107,6 +110,8 @@ def run_in(
         ProcessError: it failed.
     """
     pairs = [word for item in (binds or {}).items() for word in (str(item[0]), item[1])]
+    # A link's target: /etc/resolv.conf is one on many machines.
+    pairs += [word for name in files for word in (str(Path(name).resolve()), name)]
     return run_blocking(
         [
             "unshare", "--mount", "--pid", "--fork", "--kill-child",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from osimage.build.errors import BuildError
 from osimage.build.namespace import REPO
 from qemu_node.errors import MissingPartError
 from qemu_node.host.process.command import ProcessError, run_blocking
@@ -19,6 +20,9 @@ class BuildRequest:
     tag: str
     out: Path
     source: str
+    """Where nodes find upgrades; may be empty."""
+    key: Path | None
+    """The secret key that signs the manifest."""
     record: Path | None
     snapshot: str | None
     overlays: tuple[Path, ...]
@@ -33,6 +37,17 @@ class BuildRequest:
     """The time of the newest file, in seconds since 1970."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishRequest:
+    """An image that is pushed."""
+
+    tag: str
+    out: Path
+    repository: str
+    more_tags: tuple[str, ...]
+    is_plain_http: bool
+
+
 def _git(*words: str) -> str:
     """Return what Git says; nothing without Git or a repository."""
     try:
@@ -45,6 +60,21 @@ def default_tag() -> str:
     """Return version and commit; `dirty` where files differ from the commit."""
     commit = _git("describe", "--always", "--dirty", "--abbrev=10", "--exclude=*")
     return f"{VERSION}-{commit}" if commit else VERSION
+
+
+def local_program(variable: str) -> Path | None:
+    """Return the program that an environment variable names; None if it names none.
+
+    Raises:
+        BuildError: there is no such program.
+    """
+    said = os.environ.get(variable)
+    if not said:
+        return None
+    path = Path(said).resolve()
+    if not (path.is_file() and os.access(path, os.X_OK)):
+        raise BuildError(f"{variable}={said} is no program")
+    return path
 
 
 def default_epoch() -> int:

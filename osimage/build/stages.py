@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
-_KEPT = 3
+_KEPT = 4
 
 
 def say(text: str) -> None:
@@ -82,63 +82,68 @@ class Stages:
         says what takes so long.
         """
         entry = self._directory / f"{name}-{digest}"
-        with (self._directory / f"{name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"waits for another build, which makes {name}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        # Its lock and its time stand for the entry: the time of a root directory is the image's.
+        mark = entry.with_name(f"{entry.name}.used")
+        with mark.open("a") as lock:
+            fd = os.dup(lock.fileno())
+        self._in_use.append(fd)
+        if not _try_lock(fd, fcntl.LOCK_EX):
             if not _exists(entry):
-                self._remove_litter(name)
-                say(about)
-                self._make(entry, name, make)
-            self._hold(entry)
-            self._remove_old(name)
+                say(f"waits for another build, which makes {name}")
+            fcntl.flock(fd, fcntl.LOCK_SH if _exists(entry) else fcntl.LOCK_EX)
+        if not _exists(entry):
+            self._remove_litter(name)
+            say(about)
+            self._make(entry, name, make)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        os.utime(mark)
+        self._remove_old(name, mark)
         return entry
 
     def _make(self, entry: Path, name: str, make: Callable[[Path, Path], None]) -> None:
         scratch = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=self._directory))
         scratch.chmod(0o755)
+        fd = os.open(scratch, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
             target = scratch / "made"
             make(target, scratch)
             target.rename(entry)
         finally:
             _remove(scratch)
+            os.close(fd)
 
-    def _hold(self, entry: Path) -> None:
-        """Keep others from removing an entry, and make it the newest."""
-        os.utime(self._mark(entry))
-        fd = os.open(self._mark(entry), os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        self._in_use.append(fd)
+    def _remove_old(self, name: str, newest: Path) -> None:
+        """Remove entries that are old and that no process uses.
 
-    def _mark(self, entry: Path) -> Path:
-        """Return the file beside an entry whose lock and time stand for it.
-
-        Not the entry itself: the time of a root directory belongs to the image.
+        Their marks stay: another process may be waiting for the lock of one.
         """
-        mark = entry.with_name(f"{entry.name}.used")
-        mark.touch()
-        return mark
-
-    def _remove_old(self, name: str) -> None:
-        marks = self._directory.glob(f"{name}-*.used")
+        marks = [mark for mark in self._directory.glob(f"{name}-*.used") if mark != newest]
         by_age = sorted(marks, key=lambda mark: mark.stat().st_mtime, reverse=True)
-        for mark in by_age[_KEPT:]:
+        for mark in by_age[_KEPT - 1 :]:
             with mark.open() as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                _remove(mark.with_name(mark.name.removesuffix(".used")))
-                mark.unlink()
+                if _try_lock(file.fileno(), fcntl.LOCK_EX):
+                    _remove(mark.with_name(mark.name.removesuffix(".used")))
 
     def _remove_litter(self, name: str) -> None:
-        """Remove what a killed build left. The caller holds the lock of `name`."""
+        """Remove what a killed build left: nobody locks it."""
         for path in self._directory.glob(f"{name}.*"):
-            if path.is_dir():
-                _remove(path)
+            if not path.is_dir():
+                continue
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if _try_lock(fd, fcntl.LOCK_EX):
+                    _remove(path)
+            finally:
+                os.close(fd)
+
+
+def _try_lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _exists(entry: Path) -> bool:

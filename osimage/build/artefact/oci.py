@@ -104,3 +104,8 @@ def manifest_of(layout: Path) -> tuple[str, int]:
     """Return digest and size of the image's manifest in a layout."""
     (entry,) = json.loads((layout / "index.json").read_bytes())["manifests"]
     return entry["digest"], entry["size"]
+
+
+def size_of_layout(layout: Path) -> int:
+    """Return how many bytes a registry sends to someone who pulls the image."""
+    return sum(blob.stat().st_size for blob in (layout / "blobs" / "sha256").iterdir())

@@ -4,11 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from osimage.build.errors import BuildError
+from qemu_node.nodeos.release import IMAGE_ID, TAG_PATTERN
 
-IMAGE_ID = "nomad-qemu-node"
-
-# A tag of a registry (distribution-spec), which is also a word in a shell and in GRUB.
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_MANIFEST_SUFFIX = ".manifest"
 
 
 def check_tag(tag: str) -> None:
@@ -17,10 +15,10 @@ def check_tag(tag: str) -> None:
     Raises:
         BuildError: it cannot.
     """
-    if not _TAG.fullmatch(tag) or tag.endswith(".manifest"):
+    if not TAG_PATTERN.fullmatch(tag) or tag.endswith(_MANIFEST_SUFFIX):
         raise BuildError(
             f"not a tag: {tag!r}",
-            hint="letters, digits, dots, dashes and underscores, at most 100",
+            hint="letters, digits, dots, dashes and underscores, not ending in .manifest",
         )
 
 

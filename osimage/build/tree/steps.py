@@ -19,6 +19,8 @@ from osimage.build.tree.tidy import tidy
 FILES = REPO / "osimage" / "files"
 PACKAGES = REPO / "osimage" / "packages"
 
+RELEASE_KEY = "usr/share/qemu-node/os/release.pub"
+
 # What Elemental looks for, and where Debian has it, signed.
 _BOOT_LOADERS = {
     "shimx64.efi": "usr/lib/shim/shimx64.efi.signed",
@@ -47,6 +49,8 @@ class TreeRequest:
     snapshot: str | None = None
     overlays: tuple[Path, ...] = ()
     """Directories that are laid over the root last."""
+    release_key: bytes = b""
+    """What nodes verify upgrades with; nothing: the operator must name a key of his own."""
 
 
 def make_tree(stages: Stages, request: TreeRequest) -> Path:
@@ -63,7 +67,7 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
     )  # fmt: skip
     here = Path(__file__).parent
     digest = digest_of(
-        ["tree", with_initrd.name, repr(sorted(lines.items()))],
+        ["tree", with_initrd.name, repr(sorted(lines.items())), request.release_key.decode()],
         files=[package, FILES, *request.overlays, request.nomad, *sorted(here.glob("*.py"))],
     )
 
@@ -75,12 +79,20 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
         (target / "usr/bin/nomad").chmod(0o755)
         for files in (FILES, *request.overlays):
             lay(files, target)
+        if request.release_key:
+            _write(target / RELEASE_KEY, request.release_key)
         _finish(target, lines)
         tidy(target, request.epoch)
 
     tree = stages.get("tree", digest, make, about="finishes the root file system (half a minute)")
     say(f"root file system: {tree}")
     return tree
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(0o644)
 
 
 def _finish(root: Path, lines: dict[str, str]) -> None:

@@ -1,0 +1,87 @@
+"""The manifest of an image, which says by digest what a tag is, and its signature.
+
+Owns the document and how it is signed. Does not own how nodes verify it
+(`qemu_node.nodeos.upgrade`).
+
+Source: minisign(1).
+"""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from osimage.build.artefact.oci import manifest_of, size_of_layout
+from osimage.build.errors import BuildError
+from osimage.build.namespace import run_in
+from qemu_node.host.process.command import ProcessError
+from qemu_node.nodeos.release import IMAGE_ID
+
+VERSION = 1
+
+
+def render(layout: Path, *, tag: str, epoch: int, unpacked_bytes: int) -> str:
+    """Return the manifest of the image in an OCI layout."""
+    digest, _ = manifest_of(layout)
+    created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    document = {
+        "version": VERSION,
+        "image": IMAGE_ID,
+        "tag": tag,
+        "created": created,
+        "digest": digest,
+        "size_bytes": size_of_layout(layout),
+        "unpacked_bytes": unpacked_bytes,
+    }
+    return json.dumps(document) + "\n"
+
+
+def sign(tools: Path, key: Path, document: Path, signature: Path) -> None:
+    """Write the signature of the file `document` by the secret key `key`.
+
+    The key's password, if it has one, is in MINISIGN_PASSWORD.
+
+    Raises:
+        BuildError: minisign does not accept the key or the password.
+    """
+    comment = f"file:{document.name}"
+    try:
+        made = run_in(
+            tools,
+            ["sh", "-c", 'minisign -S -q -s "/key/$1" -m "/in/$2" -x /run/sig -t "$3" >&2'
+             " && cat /run/sig", "sign", key.name, document.name, comment],
+            binds={key.resolve().parent: "/key", document.resolve().parent: "/in"},
+            stdin=_password(),
+        ).stdout  # fmt: skip
+    except ProcessError as exc:
+        raise BuildError(f"cannot sign with {key}: {exc}", hint=_KEY_HINT) from exc
+    signature.write_bytes(made)
+
+
+def public_key(tools: Path, key: Path) -> bytes:
+    """Return the public key that belongs to a secret one.
+
+    Raises:
+        BuildError: minisign does not accept the key or the password.
+    """
+    if not key.is_file():
+        raise BuildError(f"there is no key {key}", hint=_KEY_HINT)
+    try:
+        return run_in(
+            tools,
+            ["sh", "-c", 'minisign -R -q -s "/key/$1" -p /run/pub >&2 && cat /run/pub',
+             "recreate", key.name],
+            binds={key.resolve().parent: "/key"}, stdin=_password(),
+        ).stdout  # fmt: skip
+    except ProcessError as exc:
+        raise BuildError(f"cannot use the key {key}: {exc}", hint=_KEY_HINT) from exc
+
+
+def _password() -> bytes:
+    return f"{os.environ.get('MINISIGN_PASSWORD', '')}\n".encode()
+
+
+_KEY_HINT = (
+    "--key is the secret key of `minisign -G` (with -W: without a password); "
+    "put its password into MINISIGN_PASSWORD"
+)
