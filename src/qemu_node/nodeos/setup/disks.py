@@ -1,11 +1,14 @@
-"""The disks of a machine and what is on them, as lsblk(8) of util-linux says.
+"""The disks of a machine and what is on them, as lsblk(8) and wipefs(8) of util-linux say.
 
 Owns reading them. Does not own any decision (`choice`). Sizes are bytes.
+
+lsblk tells what udev has seen, which may be nothing or too old. So a disk that it takes for empty
+is looked at once more, by wipefs, which reads the disk itself.
 """
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -103,24 +106,69 @@ class _Device(msgspec.Struct, frozen=True, kw_only=True):
     children: "tuple[_Device, ...]" = ()
 
 
+class _Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """A signature of `wipefs --json`."""
+
+    type: str
+    label: str | None = None
+    uuid: str | None = None
+
+
+class _Signatures(msgspec.Struct, frozen=True):
+    signatures: tuple[_Signature, ...]
+
+
 class _Listing(msgspec.Struct, frozen=True):
     blockdevices: tuple[_Device, ...]
 
 
 def read_disks(*, types: Iterable[str] = ("disk",), dev: Path = Path("/dev")) -> tuple[Disk, ...]:
-    """Return the machine's disks by their paths. Blocks for lsblk.
+    """Return the machine's disks by their paths. Blocks for lsblk and wipefs.
 
     Args:
         types: lsblk's types of devices that count as disks; tests add `loop`.
         dev: The directory of devices.
 
     Raises:
-        NodeError: lsblk is missing, fails or prints nonsense.
+        NodeError: one of them is missing, fails or prints nonsense.
     """
     done = run_blocking(
         ["lsblk", "--json", "--bytes", "--output", ",".join(_COLUMNS)], timeout_s=_LSBLK_S
     )
-    return parse_disks(done.stdout, read_links(dev), types=types)
+    return tuple(
+        disk if disk.volumes else replace(disk, volumes=_read_signatures(disk))
+        for disk in parse_disks(done.stdout, read_links(dev), types=types)
+    )
+
+
+def _read_signatures(disk: Disk) -> tuple[Volume, ...]:
+    """Return what lies on the whole disk: partition tables, too."""
+    done = run_blocking(["wipefs", "--json", disk.path], timeout_s=_LSBLK_S)
+    return parse_signatures(done.stdout, disk)
+
+
+def parse_signatures(output: bytes, disk: Disk) -> tuple[Volume, ...]:
+    """Return what wipefs's JSON `output` names, as volumes of `disk`: pure.
+
+    Raises:
+        HostError: it is not what wipefs of util-linux 2.38 and later prints.
+    """
+    if not output.strip():
+        return ()
+    try:
+        found = msgspec.json.decode(output, type=_Signatures).signatures
+    except DECODE_ERRORS as exc:
+        raise HostError(f"wipefs printed something else than signatures: {exc}") from exc
+    return tuple(
+        Volume(
+            path=disk.path,
+            size_bytes=disk.size_bytes,
+            fstype=_text(signature.type),
+            label=_text(signature.label),
+            uuid=_text(signature.uuid),
+        )
+        for signature in found
+    )
 
 
 def read_links(dev: Path) -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.errors import HostError
-from qemu_node.nodeos.setup.disks import Disk, parse_disks
+from qemu_node.nodeos.setup.disks import Disk, parse_disks, parse_signatures
 
 _LSBLK = {
     "blockdevices": [
@@ -78,3 +78,15 @@ def test_a_disk_cannot_steer_the_terminal() -> None:
 def test_nonsense_is_an_error_for_people() -> None:
     with pytest.raises(HostError, match="lsblk printed something else"):
         parse_disks(b"[]", {})
+
+
+def test_a_disk_that_udev_has_not_seen_is_not_empty() -> None:
+    disk = Disk(path="/dev/sda", size_bytes=1)
+    output = (
+        b'{"signatures": [{"device": "sda", "offset": "0x438", "type": "ext4", "label": "DATA"}]}'
+    )
+    [volume] = parse_signatures(output, disk)
+    assert (volume.path, volume.fstype, volume.label) == ("/dev/sda", "ext4", "DATA")
+    assert parse_signatures(b"", disk) == ()
+    with pytest.raises(HostError, match="wipefs printed"):
+        parse_signatures(b"[]", disk)
