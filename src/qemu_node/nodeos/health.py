@@ -91,10 +91,9 @@ class _AgentHealth(msgspec.Struct):
 async def read_health(paths: NodePaths) -> HealthFacts:
     """Return the facts of this moment. Whatever cannot be asked is a fault, no exception."""
     has_address = await _has_address()
-    label = paths.root / "dev/disk/by-label/DATA"
     base = HealthFacts(
         has_address=has_address,
-        has_data=label.exists(),
+        has_data=paths.data_device.exists(),
         is_data_mounted=paths.data.is_mount(),
         has_config=_has_config(paths),
     )
