@@ -30,7 +30,7 @@ demo: setup ## Build a guest image and boot two VMs under Secure Boot (ARGS=--on
 	@scripts/demo.sh $(ARGS)
 
 deb: setup ## Build the Debian package into out/ (DEBIAN=12: for Debian 12)
-	@scripts/deb.sh --lint --output out $(ARGS)
+	@scripts/deb.sh --output out $(ARGS)
 
 check: python ## Format, lint, types, layers, unit tests; needs no root, KVM or network
 	@.venv/bin/ruff format --check --quiet .
@@ -44,10 +44,10 @@ unit: python ## The unit tests
 	@$(PYTEST) -q tests/unit $(ARGS)
 
 guests: setup ## The integration and end-to-end tests
-	@$(PYTEST) tests/integration tests/network tests/e2e $(ARGS)
+	@$(PYTEST) tests/integration tests/network tests/e2e tests/os $(ARGS)
 
 test: setup check ## Every test this machine can run; the end says which it skipped and why
-	@$(PYTEST) tests/integration tests/network tests/e2e $(ARGS)
+	@$(PYTEST) tests/integration tests/network tests/e2e tests/os $(ARGS)
 
 test-debian13: setup ## The same tests in a fresh Debian 13 with its Python and QEMU; needs root
 	@scripts/debian13.sh $(ARGS)

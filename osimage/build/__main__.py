@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from osimage.build.commands import build, pin_elemental, publish_image
+from osimage.build.commands import build, check, pin_elemental, publish_image
 from osimage.build.namespace import REPO, become_root
 from osimage.build.request import (
     BuildRequest,
@@ -27,6 +27,10 @@ def main(arguments: Sequence[str]) -> int:
         become_root(arguments)
         if options.what == "pin":
             print(pin_elemental())
+        elif options.what == "check":
+            if lines := check(_request(options)):
+                print(*lines, sep="\n")
+                return 1
         elif options.what == "publish":
             print(*publish_image(_publish_request(options)), sep="\n")
         else:
@@ -46,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
     for name, about in (
         ("rootfs", "the root file system, in the cache"),
+        ("check", "what is wrong with the root file system"),
         ("iso", "the live system and installer"),
         ("oci", "the image for upgrades"),
     ):

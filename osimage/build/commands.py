@@ -33,7 +33,7 @@ def cache_dir() -> Path:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Built:
+class Built:
     """A root file system, and what the artefacts need to know."""
 
     tree: Path
@@ -52,7 +52,7 @@ def build(request: BuildRequest) -> list[Path]:
     """
     check_tag(request.tag)
     with Stages(cache_dir()) as stages:
-        built = _build_tree(stages, request)
+        built = build_tree(stages, request)
         if request.what == "rootfs":
             return [built.tree]
         request.out.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def _output(request: BuildRequest, kind: str) -> Path:
     return request.out / f"{IMAGE_ID}-{request.tag}.{kind}"
 
 
-def _build_tree(stages: Stages, request: BuildRequest) -> _Built:
+def build_tree(stages: Stages, request: BuildRequest) -> Built:
     """Get the programs, and make the root file system with them."""
     tools = debian.make_tools(stages)
     pinned = lock.read()
@@ -110,10 +110,10 @@ def _build_tree(stages: Stages, request: BuildRequest) -> _Built:
         )
         if (tree / f"usr/bin/{name}").exists()
     ]
-    return _Built(tree=tree, tools=tools, elemental=elemental, parts=parts)
+    return Built(tree=tree, tools=tools, elemental=elemental, parts=parts)
 
 
-def _write_lists(built: _Built, request: BuildRequest) -> list[Path]:
+def _write_lists(built: Built, request: BuildRequest) -> list[Path]:
     """Write the list of packages, from which the image can be rebuilt, and the SPDX document."""
     installed = debian.installed(built.tree)
     record = _output(request, "packages")
@@ -129,7 +129,7 @@ def _write_lists(built: _Built, request: BuildRequest) -> list[Path]:
     return [record, spdx]
 
 
-def _write_manifest(built: _Built, request: BuildRequest, layout: Path) -> list[Path]:
+def _write_manifest(built: Built, request: BuildRequest, layout: Path) -> list[Path]:
     """Write the manifest of an image, and its signature if there is a key."""
     document = _output(request, "manifest.json")
     signature = _output(request, "manifest.json.minisig")
@@ -143,6 +143,25 @@ def _write_manifest(built: _Built, request: BuildRequest, layout: Path) -> list[
         return [document]
     manifest.sign(built.tools, request.key, document, signature)
     return [document, signature]
+
+
+def check(request: BuildRequest) -> list[str]:
+    """Build the root file system, and return what is wrong with it, a line each.
+
+    Raises:
+        BuildError: it cannot be built.
+        ProcessError: a tool failed.
+    """
+    from osimage.check.all import checks
+
+    check_tag(request.tag)
+    with Stages(cache_dir()) as stages:
+        built = build_tree(stages, request)
+        return [
+            f"not {name}: {line}"
+            for name, run in checks(built.tree, built.tools).items()
+            for line in run()
+        ]
 
 
 def publish_image(request: PublishRequest) -> list[str]:

@@ -16,7 +16,7 @@ from qemu_node.version import VERSION
 class BuildRequest:
     """A build."""
 
-    what: Literal["rootfs", "iso", "oci"]
+    what: Literal["rootfs", "check", "iso", "oci"]
     tag: str
     out: Path
     source: str

@@ -11,7 +11,6 @@ Sources: elemental-toolkit v2.3.2, pkg/action/init.go and pkg/features/embedded.
 import shutil
 from pathlib import Path, PurePosixPath
 
-from osimage.build.errors import BuildError
 from osimage.build.namespace import run_in
 from osimage.build.stages import Stages, digest_of
 from osimage.build.tree.lay import lay
@@ -32,17 +31,6 @@ _DIRECTORIES = (
     "etc/systemd/journald.conf.d", "usr/lib/systemd/journald.conf.d", "etc/tmpfiles.d",
 )  # fmt: skip
 _FILES = ("etc/locale.conf", "etc/vconsole.conf", "etc/hosts", "etc/machine-info")
-
-_OWN_CONFIG = """\
-# The initrd of a test, which boots the root file system without Elemental.
-hostonly="no"
-hostonly_cmdline="no"
-compress="zstd -3 -T0"
-reproducible="yes"
-add_dracutmodules+=" bash dmsquash-live "
-omit_dracutmodules+=" livenet network systemd-networkd network-legacy net-lib qemu-net "
-omit_dracutmodules+=" kernel-network-modules multipath bluetooth nfs crypt lvm resume "
-"""
 
 # The argument is `elemental` or `plain`. POSIX.
 _STEPS = r"""set -eu
@@ -117,9 +105,7 @@ def make_with_initrd(
     ours = initrd_files(files)
     words = ["initrd 2", base.name, _STEPS, *FEATURES]
     if elemental is None:
-        words += ["plain", _OWN_CONFIG]
-    elif not (files / "etc/dracut.conf.d").is_dir():
-        raise BuildError("osimage/files/etc/dracut.conf.d is missing: the initrd would not boot")
+        words.append("plain")
     inputs = [*ours, *([elemental] if elemental else [])]
     digest = digest_of([*words, *(str(path.relative_to(files)) for path in ours)], files=inputs)
 
@@ -128,13 +114,7 @@ def make_with_initrd(
         copy_root(base, target)
         lay(files, target, only=goes_into_initrd)
         _drop_second_copies(target / _MICROCODE)
-        if elemental is None:
-            # dracut-elemental's own configuration names modules that are not there.
-            for path in (target / "etc/dracut.conf.d").glob("*"):
-                path.unlink()
-            (target / "etc/dracut.conf.d").mkdir(exist_ok=True)
-            (target / "etc/dracut.conf.d/60-test.conf").write_text(_OWN_CONFIG)
-        else:
+        if elemental is not None:
             shutil.copyfile(elemental, target / "usr/bin/elemental")
             (target / "usr/bin/elemental").chmod(0o755)
         variant = "plain" if elemental is None else "elemental"
