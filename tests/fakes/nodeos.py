@@ -86,9 +86,7 @@ class FakeNode:
         node.link(1)
         node.write_state({1: digest_of(1)}, active=1)
         grubenv.update(node.paths.grubenv, {"boot_assessment_check": None})
-        grubenv.update_in_place(
-            node.paths.grub_oem_env, {"passive_snaps": "", "default_fallback": "0 1"}
-        )
+        node.write_boot_list([])
         node.enter("active", 1)
         return node
 
@@ -260,14 +258,21 @@ class FakeNode:
         yield "no link"
         self.paths.active.symlink_to(f"{number}/snapshot.img")
         yield "link"
-        booted = self._booted()
+        booted = self.booted()
         passives = [n for n in self.numbers if n != number]
         while len(passives) > _MAX_SNAPS - 1:
             oldest = passives.pop(0)
             if oldest != booted:
                 shutil.rmtree(self.paths.snapshots / str(oldest))
         yield "old ones removed"
-        ids = [n for n in reversed(self.numbers) if n != number]
+        self.write_boot_list([n for n in reversed(self.numbers) if n != number])
+        yield "boot list"
+        kept = {n: d for n, d in known.items() if n in self.numbers}
+        self.write_state({**kept, number: digest}, active=number)
+        yield "state"
+
+    def write_boot_list(self, ids: list[int]) -> None:
+        """Tell GRUB which snapshots there are, as Elemental does."""
         grubenv.update_in_place(
             self.paths.grub_oem_env,
             {
@@ -275,12 +280,9 @@ class FakeNode:
                 "default_fallback": " ".join(str(n) for n in range(len(ids) + 2)),
             },
         )
-        yield "boot list"
-        kept = {n: d for n, d in known.items() if n in self.numbers}
-        self.write_state({**kept, number: digest}, active=number)
-        yield "state"
 
-    def _booted(self) -> int:
+    def booted(self) -> int:
+        """Return the snapshot that runs."""
         path = Path(self.paths.backing_file("7:0").read_text().strip())
         return int(path.parent.name)
 

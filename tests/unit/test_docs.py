@@ -20,6 +20,7 @@ from qemu_node.cli.vm import exec as cli_exec
 from qemu_node.config import images as images_config
 from qemu_node.config import network as network_config
 from qemu_node.config import node as node_config
+from qemu_node.config import nodeos as nodeos_config
 from qemu_node.config import uplink as uplink_config
 from qemu_node.host.process.sandbox import SANDBOX_UID
 from qemu_node.images.format import qemuimg
@@ -53,6 +54,7 @@ _SECTIONS: tuple[type[msgspec.Struct], ...] = (
     node_config.DiskConfig,
     network_config.NetworkConfig,
     uplink_config.UplinkConfig,
+    nodeos_config.OsConfig,
 )
 
 _FENCE = re.compile(

@@ -16,6 +16,7 @@ import msgspec
 
 from qemu_node.config.images import ImagesConfig, check_images
 from qemu_node.config.network import NetworkConfig, check_network
+from qemu_node.config.nodeos import OsConfig, check_os
 from qemu_node.config.uplink import UplinkConfig, check_uplink
 from qemu_node.errors import AS_ROOT, ConfigError
 from qemu_node.text import nearest
@@ -148,6 +149,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     network: NetworkConfig = NetworkConfig()
     uplink: UplinkConfig = UplinkConfig()
     disk: DiskConfig = DiskConfig()
+    os: OsConfig = OsConfig()
 
 
 def default_paths() -> Paths:
@@ -343,6 +345,7 @@ def _check(config: NodeConfig) -> None:
     check_uplink(config.uplink)
     _check_own_vlans(config)
     check_images(config.images)
+    check_os(config.os)
     _ = config.logs.rate_bytes_per_s, config.disk.reserved
 
 

@@ -148,13 +148,13 @@ class NodePaths:
 
     @property
     def data_device(self) -> Path:
-        """The link of udev to this node's file system with label DATA (62-qemu-node-data.rules)."""
-        return self.root / "dev/qemu-node/data"
+        """The link of udev to the file system with label DATA."""
+        return self.root / "dev/disk/by-label/DATA"
 
     @property
-    def data_label(self) -> Path:
-        """The link of udev to any file system with label DATA, also another node's."""
-        return self.root / "dev/disk/by-label/DATA"
+    def upgrade_log(self) -> Path:
+        """What Elemental said in the last upgrade; /var/log outlives images."""
+        return self.root / "var/log/qemu-node/upgrade.log"
 
     @property
     def boot_id(self) -> Path:

@@ -27,10 +27,22 @@ def _unit(name: str, line: str) -> LazyCommand:
 _TABLE = {
     "issue": LazyCommand(f"{_ROOM}.issue", "issue", "", _for_units),
     "status": LazyCommand(f"{_ROOM}.status", "status", "Show the system and what is kept of it."),
+    "history": LazyCommand(f"{_ROOM}.history", "history", "List what happened to the system."),
+    "upgrade": LazyCommand(f"{_ROOM}.upgrade", "upgrade", "Install a newer image of the system."),
+    "rollback": LazyCommand(f"{_ROOM}.rollback", "rollback", "Go back to an earlier system."),
+    "refused": LazyCommand(
+        f"{_ROOM}.refused", "refused", "List the images that this node refuses, and clear one."
+    ),
+    "rollout": LazyCommand(
+        f"{_ROOM}.rollout", "rollout", "Show the cluster's automatic upgrade, and clear a halt."
+    ),
+    "clean": LazyCommand(f"{_ROOM}.clean", "clean", "Remove what no upgrade completed."),
     "drain": LazyCommand(f"{_ROOM}.drain", "drain", "Move this node's VMs before it goes down."),
     "health": _unit("health", "Say whether the node is well."),
     "note": _unit("note", "Note how this boot began."),
     "verdict": _unit("verdict", "Go on to the next snapshot after a failed check."),
+    "hook": _unit("hook", "Do what belongs to a stage of an upgrade."),
+    "automatic": _unit("automatic", "Upgrade if it is time to."),
     "settle": _unit("settle", "Make good what this boot means."),
     "install": LazyCommand(f"{_ROOM}.install", "install", "Install the node's system on a disk."),
     "save": LazyCommand(f"{_ROOM}.settings", "save", "Save this node's configuration to a file."),

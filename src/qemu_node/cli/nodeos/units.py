@@ -4,11 +4,13 @@ Owns their exit statuses: a unit that fails here shows up in `systemctl --failed
 """
 
 import asyncio
+import datetime
 import os
 
 import click
 
 from qemu_node.cli.errors import EXIT_ERROR
+from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.nodeos.group import pass_node
 from qemu_node.cli.terminal import Duration
 from qemu_node.nodeos.paths import NodePaths
@@ -86,3 +88,27 @@ def settle(paths: NodePaths) -> None:
                 pass
 
     asyncio.run(act())
+
+
+@click.command()
+@click.argument("stage")
+@pass_node
+def hook(paths: NodePaths, stage: str) -> None:
+    """Do what belongs to STAGE of an upgrade; Elemental calls this."""
+    from qemu_node.nodeos.upgrade.hooks import run_hook
+
+    asyncio.run(run_hook(paths, stage))
+
+
+@click.command()
+@pass_app
+@pass_node
+def automatic(paths: NodePaths, app: App) -> None:
+    """Upgrade, if node.toml says so and it is time to. A timer calls this."""
+    config = app.load_config()
+    if not config.os.automatic:
+        return
+    from qemu_node.nodeos.rollout.automatic import tick
+
+    now = datetime.datetime.now().astimezone()
+    asyncio.run(tick(paths, config, click.echo, now=now))

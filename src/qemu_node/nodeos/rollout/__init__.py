@@ -1,0 +1,1 @@
+"""Upgrades without anybody: when, and which node of the cluster."""

@@ -1,0 +1,5 @@
+"""Upgrading the node's system: which image, whether it may be installed, installing it, when.
+
+Elemental installs. What is here decides what it is given, watches what it leaves, and checks that
+the disk holds what the registry sent.
+"""

@@ -1,0 +1,186 @@
+"""Running the Elemental CLI: its command line, its environment, its words as they come.
+
+Owns the process and what it is given of node.toml: the registry's credentials, proxy and
+certificates. Does not own what is installed (`source`) or whether (`checks`).
+"""
+
+import asyncio
+import base64
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from qemu_node.config.images import ImagesConfig
+from qemu_node.errors import HostError
+from qemu_node.host.concurrency.cancellation import finish
+from qemu_node.host.files.atomic import host_error, write_atomic
+from qemu_node.host.process.command import SAFE_ENV, spawn
+from qemu_node.host.process.exitstatus import describe_exit
+from qemu_node.host.process.pidfd import Hold
+from qemu_node.images.source.credentials import Credential
+from qemu_node.nodeos.paths import NodePaths
+from qemu_node.text import printable
+
+_POLL_S = 0.5
+_STOP_S = 20.0
+"""How long Elemental gets to undo what it has begun."""
+
+_TAIL_BYTES = 4096
+# logrus on no terminal: time="…" level=info msg="Starting snapshotter transaction"
+_LOG_LINE = re.compile(r'level=(?P<level>\w+) msg="(?P<words>(?:[^"\\]|\\.)*)"')
+
+Tell = Callable[[str], None]
+
+
+class ElementalError(HostError):
+    """Elemental failed. Whether it has switched to the new image is for the snapshots to say."""
+
+
+def upgrade_argv(paths: NodePaths, system: str, *, recovery: bool, bootloader: bool) -> list[str]:
+    """Return the command line: pure. It never restarts the node: that is done by systemd."""
+    argv = [str(paths.elemental), "upgrade", "--strict", "--system", system]
+    if recovery:
+        argv.append("--recovery")
+    if bootloader:
+        argv.append("--bootloader")
+    return argv
+
+
+def environment(images: ImagesConfig, docker_config: Path | None) -> dict[str, str]:
+    """Return what Elemental needs to reach a registry as we do: pure."""
+    env = dict(SAFE_ENV)
+    if images.proxy:
+        env |= {"HTTPS_PROXY": images.proxy, "HTTP_PROXY": images.proxy}
+        # Go's rule for a domain and all below it is a leading dot (x/net/http/httpproxy).
+        hosts = [host.removeprefix("*") for host in images.no_proxy]
+        env["NO_PROXY"] = ",".join(hosts)
+    if images.ca_file:
+        # Beside those in /etc/ssl/certs, which Go reads all the same (crypto/x509, root_unix.go).
+        env["SSL_CERT_FILE"] = images.ca_file
+    if docker_config is not None:
+        env["DOCKER_CONFIG"] = str(docker_config)
+    return env
+
+
+def docker_auths(host: str, credential: Credential) -> dict[str, object] | None:
+    """Return the content of Docker's config.json for a registry; None without a secret. Blocks."""
+    if credential.bearer is not None:
+        return {"auths": {host: {"registrytoken": credential.bearer.read()}}}
+    if credential.basic is not None:
+        pair = f"{credential.basic.username}:{credential.basic.password.read()}".encode()
+        return {"auths": {host: {"auth": base64.b64encode(pair).decode()}}}
+    return None
+
+
+@contextlib.contextmanager
+def docker_config(
+    paths: NodePaths, host: str, credential: Credential | None
+) -> Generator[Path | None]:
+    """Have the credential in a directory of /run inside the block."""
+    auths = None if credential is None else docker_auths(host, credential)
+    if auths is None:
+        yield None
+        return
+    directory = paths.run / "registry"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+    except OSError as exc:
+        raise host_error("make", directory, exc) from exc
+    file = directory / "config.json"
+    write_atomic(file, msgspec.json.encode(auths), mode=0o600)
+    try:
+        yield directory
+    finally:
+        file.unlink(missing_ok=True)
+
+
+async def run_elemental(
+    argv: Sequence[str], *, env: Mapping[str, str], log_path: Path, tell: Tell
+) -> None:
+    """Run Elemental to its end; its words go to `log_path`, what it does to `tell`.
+
+    Cancelling stops it, and returns when it is gone.
+
+    Raises:
+        MissingPartError: there is no such program.
+        ElementalError: it failed.
+    """
+    try:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    except OSError as exc:
+        raise host_error("write", log_path, exc) from exc
+    try:
+        child = spawn(argv, stderr_fd=fd, env=env)
+    finally:
+        os.close(fd)
+    follower = _Follower(log_path, tell)
+    with Hold(child.process) as hold:
+        try:
+            while (status := child.exit_status()) is None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(hold.wait_gone(), _POLL_S)
+                follower.follow()
+        except asyncio.CancelledError:
+            await finish(_stop(hold))
+            child.kill_group()
+            child.exit_status()
+            raise
+    follower.follow()
+    if status != 0:
+        raise ElementalError(
+            f"elemental upgrade {describe_exit(status)}: {follower.last_error or 'no reason'}",
+            hint=f"{log_path} has all that it said",
+        )
+
+
+async def _stop(hold: Hold) -> None:
+    hold.send(signal.SIGTERM)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(hold.wait_gone(), _STOP_S)
+    hold.send(signal.SIGKILL)
+    await hold.wait_gone()
+
+
+class _Follower:
+    """Reads a log that grows."""
+
+    def __init__(self, path: Path, tell: Tell) -> None:
+        self._path = path
+        self._tell = tell
+        self._at = 0
+        self._rest = b""
+        self.last_error = ""
+
+    def follow(self) -> None:
+        """Tell the lines that came since."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                data = self._rest + file.read()
+                self._at = file.tell()
+        except OSError:
+            return
+        *lines, self._rest = data.split(b"\n")
+        self._rest = self._rest[-_TAIL_BYTES:]
+        for line in lines:
+            level, words = parse_line(line.decode(errors="replace"))
+            if level == "error":
+                self.last_error = words
+            if words and level in ("info", "warning", "error"):
+                self._tell(words)
+
+
+def parse_line(line: str) -> tuple[str, str]:
+    """Return the level and the words of a line of Elemental's log: pure."""
+    match = _LOG_LINE.search(line)
+    if match is None:
+        return "info", printable(line.strip())
+    words = re.sub(r"\\(.)", lambda m: " " if m[1] in "nt" else m[1], match["words"])
+    return match["level"], printable(words)

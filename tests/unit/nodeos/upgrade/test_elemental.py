@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from qemu_node.config.images import ImagesConfig
+from qemu_node.nodeos.paths import NodePaths
+from qemu_node.nodeos.upgrade.elemental import environment, parse_line, upgrade_argv
+
+
+def test_elemental_never_restarts_the_node() -> None:
+    """Its own restart is `reboot -f`: no VM would end cleanly."""
+    argv = upgrade_argv(NodePaths(), "oci:r/n@sha256:a", recovery=True, bootloader=True)
+    assert argv == [
+        "/usr/bin/elemental", "upgrade", "--strict", "--system", "oci:r/n@sha256:a",
+        "--recovery", "--bootloader",
+    ]  # fmt: skip
+
+
+def test_it_reaches_the_registry_by_the_same_way_as_we_do() -> None:
+    images = ImagesConfig(
+        proxy="http://proxy:3128", no_proxy=("*.local.example", "r.example"), ca_file="/data/ca.pem"
+    )
+    env = environment(images, Path("/run/x"))
+    assert env["HTTPS_PROXY"] == "http://proxy:3128"
+    assert env["NO_PROXY"] == ".local.example,r.example"
+    assert env["SSL_CERT_FILE"] == "/data/ca.pem"
+    assert env["DOCKER_CONFIG"] == "/run/x"
+    assert "HTTPS_PROXY" not in environment(ImagesConfig(), None)
+
+
+@pytest.mark.parametrize(
+    ("line", "level", "words"),
+    [
+        ('time="x" level=info msg="Starting upgrade"', "info", "Starting upgrade"),
+        ('time="x" level=error msg="a \\"b\\"\\nc"', "error", 'a "b" c'),
+        ("plain words", "info", "plain words"),
+        ("", "info", ""),
+    ],
+)
+def test_its_log_is_read(line: str, level: str, words: str) -> None:
+    assert parse_line(line) == (level, words)
