@@ -130,6 +130,23 @@ async def test_a_new_driver_adopts_a_running_vm_untouched(node: VMNode) -> None:
     assert second.leftovers() == []
 
 
+async def test_a_vm_that_is_stopped_as_soon_as_it_is_recovered_is_asked_first(
+    node: VMNode,
+) -> None:
+    vm = await node.start(
+        node.request(user_data="#!/bin/sh\nwhile :; do echo stuck; sleep 1; done\n")
+    )
+    await node.printed("stuck")
+    second = await restarted(node)
+    try:
+        # No agent answers, so the power button needs the control socket.
+        adopted = await second.supervisor.recover(vm.state)
+        await stopped(adopted, 60)
+        assert adopted.exit == POWERED_OFF
+    finally:
+        await second.close()
+
+
 @pytest.mark.parametrize(
     ("user_data", "exit_code", "reason"),
     [

@@ -24,7 +24,7 @@ from qemu_node.vm.life.machine import VM
 from qemu_node.vm.life.usage import DiskState, UsageMeter, drops_of, read_usage
 from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.output.console_log import PumpTurns
-from qemu_node.vm.output.logs import NO_LOGS, TaskLogs, VMLogs
+from qemu_node.vm.output.logs import NO_LOGS, TaskLogs, VMLogs, opened_at_first_use
 from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record.directory import DirectoryLock, VMBusyError, VMDirectory
 from qemu_node.vm.record.record import VMState
@@ -44,6 +44,9 @@ _SETTLE_S = 1.5
 """Before the first reconcile, which reads the files of every VM and looks at every process: the
 agent asks a new driver at once to recover the VMs of an earlier one, and that comes first."""
 _RECOVER_LOCK_TIMEOUT_S = 10.0
+_CALM_S = 0.1
+_CALM_TRIES = 20
+_FOLLOWED_AT_ONCE = 16
 
 
 class NodeStopError(NodeError):
@@ -73,8 +76,8 @@ class _Managed:
     vm: VM
     logs: VMLogs
     meter: UsageMeter
-    detaching: "asyncio.Task[None]"
-    """Gives up the VM's ports once it has ended; a stop does not wait for it."""
+    detaching: "asyncio.Task[None] | None" = None
+    """Gives up the VM's ports, as it has ended; a stop does not wait for it."""
     health: HealthServer | None = None
     is_unwanted: bool = False
     """Its removal has failed, and is tried again: Nomad asks for it once."""
@@ -92,6 +95,8 @@ class Supervisor:
         self._troubles = Troubles()
         self._reconciler = Reconciler(node.config.paths)
         self._is_watching = False
+        self._recovered: list[VM] = []
+        """Those that are not followed yet."""
         self.admission = Admission(lambda: len(self._managed))
 
     @property
@@ -110,7 +115,7 @@ class Supervisor:
         """Begin with what VMs need that run, whatever the node's settings: logs and figures."""
         if not self._is_watching:
             self._is_watching = True
-            self._repeat(self.flush_logs, "moving guests' output into logs", _PUMP_INTERVAL_S)
+            self._repeat(self._pump, "moving guests' output into logs", _PUMP_INTERVAL_S)
             # What an earlier driver measured is still in usage.json.
             self._repeat(self._measure, "measuring VMs", _USAGE_INTERVAL_S, _USAGE_INTERVAL_S)
 
@@ -196,7 +201,7 @@ class Supervisor:
         async with Undo() as undo:
             if lock is not None:
                 undo.callback(lock.release)
-            logs = await self._logs_for_recovery(state)
+            logs = self._logs_for_recovery(state)
             if not state.is_running and directory.ended_with_node(state):
                 await self._remove_ended_with_node(state, directory, lock, logs)
                 raise NodeStopError
@@ -205,6 +210,7 @@ class Supervisor:
             self._node.network.adopt(state.record)
             vm = self._take(state, directory, lock, logs, tell)
         vm.adopt()
+        self._follow_soon(vm)
         await self._serve_health(vm)
         return vm
 
@@ -228,17 +234,34 @@ class Supervisor:
                 # Reconcile tries again.
                 log.warning("VM not removed", extra={"vm_id": state.vm_id, "error": str(exc)})
 
-    async def _logs_for_recovery(self, state: VMState) -> TaskLogs:
-        if state.has_log:
-            record = state.record
-            try:
-                return await to_the_end(
-                    self._open_logs, Path(record.alloc_dir), record.identity.task
-                )
-            except HostError as exc:
-                # An error would make Nomad start a second VM; this one goes on without its log.
-                log.warning("recovered VM is not logged", extra={"error": str(exc)})
-        return NO_LOGS
+    def _follow_soon(self, vm: VM) -> None:
+        """Begin to follow a recovered VM when no further one has come for a moment.
+
+        An agent has a new driver recover hundreds of VMs at once. Until the last of them is held,
+        nobody would notice its end; what QEMU has to say of the others can wait.
+        """
+        self._recovered.append(vm)
+        if len(self._recovered) == 1:
+            _ = self._node.tasks.start(self._follow_recovered(), name="following recovered VMs")
+
+    async def _follow_recovered(self) -> None:
+        for _ in range(_CALM_TRIES):
+            seen = len(self._recovered)
+            await asyncio.sleep(_CALM_S)
+            if len(self._recovered) == seen:
+                break
+        recovered, self._recovered = self._recovered, []
+        for number, vm in enumerate(recovered, start=1):
+            vm.follow()
+            if number % _FOLLOWED_AT_ONCE == 0:
+                # Others have their turn.
+                await asyncio.sleep(0)
+
+    def _logs_for_recovery(self, state: VMState) -> TaskLogs:
+        if not state.has_log:
+            return NO_LOGS
+        alloc_dir, task = state.record.alloc_dir, state.record.identity.task
+        return opened_at_first_use(lambda: self._open_logs(Path(alloc_dir), task))
 
     async def destroy(self, vm: VM) -> None:
         """End a VM, remove its files and forget it. Idempotent.
@@ -258,7 +281,8 @@ class Supervisor:
             managed.is_unwanted = True
             raise
         # Its ports may be attached again as soon as this returns, by a restart in place.
-        await asyncio.wait({managed.detaching})
+        if managed.detaching is not None:
+            await asyncio.wait({managed.detaching})
         if self._managed.get(vm_id) is not managed:
             # Another call for the same VM was there first.
             return
@@ -322,6 +346,11 @@ class Supervisor:
     async def _attempt(self, work: Callable[[], Awaitable[T]], name: str) -> T | None:
         return await attempt(work, name=name, troubles=self._troubles)
 
+    async def _pump(self) -> None:
+        # The first look at a log takes longest, and recovering VMs comes first.
+        if not self._recovered:
+            await self.flush_logs()
+
     async def flush_logs(self) -> None:
         """Move what the guests have printed so far into the tasks' logs."""
         pumps = [pump for managed in self._managed.values() for pump in managed.logs.pumps]
@@ -341,13 +370,24 @@ class Supervisor:
         earlier = read_usage(directory.usage_json)
         meter = UsageMeter(state.record.process, earlier.disk if earlier else DiskState())
         disk = DiskGuard(directory, meter, reserve=self._node.config.disk.reserved, tell=tell)
-        vm = VM(state, directory, lock=lock, logs=vm_logs, disk=disk, tasks=self._node.tasks)
-        detaching = self._node.tasks.start(self._detach(vm), name=f"detach {state.vm_id}")
-        self._managed[state.vm_id] = _Managed(vm=vm, logs=vm_logs, meter=meter, detaching=detaching)
+        vm = VM(
+            state,
+            directory,
+            lock=lock,
+            logs=vm_logs,
+            disk=disk,
+            tasks=self._node.tasks,
+            on_end=lambda: self._detach_soon(managed),
+        )
+        managed = _Managed(vm=vm, logs=vm_logs, meter=meter)
+        self._managed[state.vm_id] = managed
         return vm
 
+    def _detach_soon(self, managed: _Managed) -> None:
+        name = f"detach {managed.vm.record.vm_id}"
+        managed.detaching = self._node.tasks.start(self._detach(managed.vm), name=name)
+
     async def _detach(self, vm: VM) -> None:
-        await vm.wait()
         self._node.network.disown(vm.record.vm_id)
         await self._node.network.detach(vm.record.ports)
         if vm.record.has_user_mode:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from qemu_node.host.concurrency.flag import Flag
 from qemu_node.host.process.identity import ProcessId, is_alive, read_stat
 
 _PIDFD_GETFD = 438  # the same for all architectures: include/uapi/asm-generic/unistd.h, Linux 5.6
@@ -51,7 +52,7 @@ class Hold:
         if self.pidfd is None:
             return
         loop = asyncio.get_running_loop()
-        gone = asyncio.Event()
+        gone = Flag()
         loop.add_reader(self.pidfd, gone.set)
         try:
             await gone.wait()

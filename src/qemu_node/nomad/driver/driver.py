@@ -236,8 +236,14 @@ class VMDriver(DriverService):
             override = await wait_to_advertise(vm, advertise, tell)
             if override is not None:
                 return override
-        _ = self._runtime.tasks.start(tell_of_address(vm, tell), name=f"address {record.vm_id}")
+        self._tell_of_address(vm, tell)
         return None
+
+    def _tell_of_address(self, vm: VM, tell: Tell) -> None:
+        """Tell the guest's addresses, once it has some, if it has a port of the bridge."""
+        record = vm.record
+        if record.ports:
+            _ = self._runtime.tasks.start(tell_of_address(vm, tell), name=f"address {record.vm_id}")
 
     async def recover_task(
         self, request: driver_pb2.RecoverTaskRequest
@@ -265,7 +271,7 @@ class VMDriver(DriverService):
         vm = await self._runtime.vms.recover(state, tell)
         self._tasks[name.id] = Task(name, vm)
         # The address may have appeared or changed while no driver ran.
-        _ = self._runtime.tasks.start(tell_of_address(vm, tell), name=f"address {state.vm_id}")
+        self._tell_of_address(vm, tell)
 
     async def wait_task(self, request: driver_pb2.WaitTaskRequest) -> driver_pb2.WaitTaskResponse:
         """Return how the VM ended, once it has."""

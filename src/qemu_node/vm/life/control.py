@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 from qemu_node.errors import NodeError, QmpError
+from qemu_node.host.concurrency.flag import Flag
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.process.pidfd import Hold, close_descriptors, copy_descriptors, send_signal
 from qemu_node.net.port.tap import TUN
@@ -35,7 +36,7 @@ class QemuControl:
         self._hold: Hold | None = None
         """While the process is waited for."""
         self._qmp: QmpConnection | None = None
-        self._news = asyncio.Event()
+        self._news = Flag()
         self._taps: list[int] = []
 
     # The process

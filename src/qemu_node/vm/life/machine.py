@@ -13,10 +13,12 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host.cgroup import Scope
+from qemu_node.host.concurrency.flag import Flag
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.process.command import Child
@@ -81,7 +83,9 @@ class VM:
         logs: VMLogs,
         disk: DiskGuard,
         tasks: TaskOwner,
+        on_end: Callable[[], object],
     ) -> None:
+        """Manage the VM of `state`; `on_end` is called once, when its end is told."""
         self.state = state
         self.directory = directory
         self.life = Life()
@@ -91,16 +95,23 @@ class VM:
         self._lock = lock
         self._logs = logs
         self._disk = disk
+        self._on_end = on_end
         self._tasks = tasks
         self._child: Child | None = None
         self._qemu = QemuControl(state.record, self._on_event)
-        self._exited = asyncio.Event()
+        self._exited = Flag()
         """Its end was told."""
         self._destroying = asyncio.Lock()
         self._settling: asyncio.Task[None] | None = None
         """Cleans up after the VM, once its end is told."""
         self._was_watched = False
         """It ran when this process began to watch it."""
+        self._is_watched = False
+        """Its process is waited for."""
+        self._control: asyncio.Task[None] | None = None
+        """Follows what QEMU says of its guest."""
+        self._may_be_written = False
+        """Its end may be on disk."""
         self._oom_kills_before = self._oom_kills() if state.oom_kills is None else state.oom_kills
 
     # Starting to watch, and ending
@@ -110,11 +121,13 @@ class VM:
         self._child = launched.child
         self._qemu.use(launched.qmp)
         self._begin_watch()
+        self.follow()
 
     def adopt(self) -> None:
         """Begin to watch a VM that an earlier driver started, or report that it has ended.
 
-        Its sockets and vm.json may be gone with a wiped /run; the latter is written again.
+        Its sockets and vm.json may be gone with a wiped /run; the latter is written again. `follow`
+        comes next.
         """
         if not self.state.is_running:
             _ = self._tasks.start(self._conclude(), name=f"conclude {self.directory.vm_id}")
@@ -126,7 +139,14 @@ class VM:
         except HostError as exc:
             # Others cannot see the VM then; Nomad must see it nevertheless.
             log.warning("recovered VM is not published", extra=self._fields(exc))
+        self._may_be_written = self.directory.exit_file.exists()
         self._begin_watch()
+
+    def follow(self) -> None:
+        """Begin to act on what QEMU says of its guest, unless that was begun or QEMU is gone."""
+        if self._is_watched and self._control is None:
+            name = f"qmp {self.directory.vm_id}"
+            self._control = self._tasks.start(self._follow(), name=name)
 
     async def wait(self) -> VMExit:
         """Return how the VM ended, once it has. Cancelling is harmless."""
@@ -145,6 +165,7 @@ class VM:
         """
         if self._exited.is_set():
             return
+        self.follow()
         await self._happens(StopBegun())
         try:
             await self._descend(plan_stop(0.0 if self._disk.is_waiting else timeout_s))
@@ -202,17 +223,18 @@ class VM:
         self._qemu.look_again()
 
     def _begin_watch(self) -> None:
+        self._was_watched = self._is_watched = True
         _ = self._tasks.start(self._watch(), name=f"watch {self.directory.vm_id}")
 
     async def _watch(self) -> None:
         """Follow the VM to its end, whoever its parent is."""
-        self._was_watched = True
-        # The guest's end and the process's are two: neither task waits for the other.
-        control = self._tasks.start(self._follow(), name=f"qmp {self.directory.vm_id}")
+        # The guest's end and the process's are two: this task and `_control` wait for no other.
         try:
             await self._qemu.wait_gone()
         finally:
-            control.cancel()
+            self._is_watched = False
+            if self._control is not None:
+                self._control.cancel()
         await self._conclude()
 
     async def _follow(self) -> None:
@@ -298,8 +320,7 @@ class VM:
             case WriteEnd(end):
                 await self._write_end(end)
             case Act.FORGET_END:
-                with contextlib.suppress(OSError):
-                    await to_the_end(self.directory.exit_file.unlink, missing_ok=True)
+                await self._forget_end()
             case Act.HOLD_TAPS:
                 self._qemu.hold_taps()
             case Act.TELL_END:
@@ -321,11 +342,20 @@ class VM:
                 )
 
     async def _write_end(self, end: VMExit) -> None:
+        self._may_be_written = True
         try:
             await to_the_end(self.directory.write_exit, end)
         except (HostError, OSError) as exc:
             # We still know it ourselves; only a driver that dies right now would not be believed.
             log.warning("end of VM not written down", extra=self._fields(exc))
+
+    async def _forget_end(self) -> None:
+        if self._may_be_written:
+            self._may_be_written = False
+            try:
+                await to_the_end(self.directory.exit_file.unlink, missing_ok=True)
+            except OSError:
+                self._may_be_written = True
 
     def _tell_end(self) -> None:
         end = self.life.end
@@ -334,6 +364,7 @@ class VM:
         fields = {"exit_code": end.exit_code, "reason": end.reason or ""}
         log.info("VM ended", extra={"vm_id": self.directory.vm_id, **fields})
         self._exited.set()
+        self._on_end()
 
     async def _clean_up(self) -> None:
         # Beside the rest: not even the removal of the VM is to wait for the kernel's.

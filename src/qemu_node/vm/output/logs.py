@@ -48,6 +48,35 @@ NO_LOGS = TaskLogs(stdout=_discard, stderr=_discard, close=lambda: None)
 """For a VM whose job wants none, or whose allocation's directory is gone."""
 
 
+def opened_at_first_use(open_logs: Callable[[], TaskLogs]) -> TaskLogs:
+    """Return logs that `open_logs` opens when something is written: for those of a recovered VM.
+
+    A driver recovers hundreds of VMs at once, and most of them are silent. If the logs cannot be
+    opened, that is logged, and what is written is lost. Used from one thread at a time.
+    """
+    opened: TaskLogs | None = None
+
+    def logs() -> TaskLogs:
+        nonlocal opened
+        if opened is None:
+            try:
+                opened = open_logs()
+            except HostError as exc:
+                log.warning("recovered VM is not logged", extra={"error": str(exc)})
+                opened = NO_LOGS
+        return opened
+
+    def close() -> None:
+        if opened is not None:
+            opened.close()
+
+    return TaskLogs(
+        stdout=lambda data: logs().stdout(data),
+        stderr=lambda data: logs().stderr(data),
+        close=close,
+    )
+
+
 class VMLogs:
     """Moves what a VM prints into its task's streams; `close` closes those too."""
 

@@ -85,6 +85,8 @@ class VMDirectory:
     @classmethod
     def of_state(cls, state: StateHeader, paths: Paths) -> "VMDirectory":
         """Return the directories that `state` names, whatever node.toml says now."""
+        if state.data_dir is not None and state.run_dir is not None:
+            return cls(data=Path(state.data_dir), run=Path(state.run_dir))
         usual = cls.of(paths, state.vm_id)
         return cls(
             data=usual.data if state.data_dir is None else Path(state.data_dir),
