@@ -19,6 +19,7 @@ from qemu_node.host.concurrency.loops import Troubles, attempt, repeat
 from qemu_node.host.concurrency.threads import Worker, to_the_end
 from qemu_node.vm.admission import Admission
 from qemu_node.vm.life.diskguard import DiskGuard
+from qemu_node.vm.life.endings import Endings
 from qemu_node.vm.life.health import HealthServer
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.life.usage import DiskState, UsageMeter, drops_of, read_usage
@@ -95,6 +96,7 @@ class Supervisor:
         self._troubles = Troubles()
         self._reconciler = Reconciler(node.config.paths)
         self._is_watching = False
+        self._endings = Endings()
         self._recovered: list[VM] = []
         """Those that are not followed yet."""
         self.admission = Admission(lambda: len(self._managed))
@@ -376,6 +378,7 @@ class Supervisor:
             lock=lock,
             logs=vm_logs,
             disk=disk,
+            endings=self._endings,
             tasks=self._node.tasks,
             on_end=lambda: self._detach_soon(managed),
         )

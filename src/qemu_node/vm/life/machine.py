@@ -28,6 +28,7 @@ from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import QmpEvent, StatusInfo
 from qemu_node.vm.life.control import QemuControl
 from qemu_node.vm.life.diskguard import DiskGuard, calls_for_a_look
+from qemu_node.vm.life.endings import Endings
 from qemu_node.vm.life.stop import (
     StopAction,
     StopStep,
@@ -82,6 +83,7 @@ class VM:
         lock: DirectoryLock | None,
         logs: VMLogs,
         disk: DiskGuard,
+        endings: Endings,
         tasks: TaskOwner,
         on_end: Callable[[], object],
     ) -> None:
@@ -95,6 +97,7 @@ class VM:
         self._lock = lock
         self._logs = logs
         self._disk = disk
+        self._endings = endings
         self._on_end = on_end
         self._tasks = tasks
         self._child: Child | None = None
@@ -263,7 +266,11 @@ class VM:
 
     async def _descend(self, steps: tuple[StopStep, ...]) -> None:
         await descend(
-            steps, pid=self.process.pid, take=self._take_step, until_over=self._exited.wait
+            steps,
+            pid=self.process.pid,
+            take=self._take_step,
+            until_over=self._exited.wait,
+            turn=self._endings.turn,
         )
 
     async def _take_step(self, action: StopAction) -> None:

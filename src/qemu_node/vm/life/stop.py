@@ -44,6 +44,10 @@ class StopAction(StrEnum):
     KILL = "kill"
 
 
+_OF_QEMU = frozenset({StopAction.QUIT, StopAction.KILL})
+"""Steps that end QEMU, whatever the guest does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopStep:
     """Do `action` at `at_s` seconds after the request, unless the guest is gone by then."""
@@ -85,6 +89,7 @@ async def descend(
     pid: int,
     take: Callable[[StopAction], Awaitable[None]],
     until_over: Callable[[], Awaitable[object]],
+    turn: Callable[[], AbstractAsyncContextManager[object]] = contextlib.nullcontext,
 ) -> None:
     """Take one step after the other until the stop is over.
 
@@ -93,15 +98,36 @@ async def descend(
         pid: The QEMU.
         take: Takes a step; it is cut short when the next one is due. Its errors end the stop.
         until_over: Returns once no further step is needed.
+        turn: Entered before QEMU itself is told to end, and left when the stop is over. What that
+            takes is added to the time of the steps that are left.
 
     Raises:
         UnkillableError: half a minute after the last step it was not over.
     """
+    async with contextlib.AsyncExitStack() as stack:
+        await _descend(steps, pid, take, until_over, lambda: stack.enter_async_context(turn()))
+
+
+async def _descend(
+    steps: Sequence[StopStep],
+    pid: int,
+    take: Callable[[StopAction], Awaitable[None]],
+    until_over: Callable[[], Awaitable[object]],
+    wait_for_turn: Callable[[], Awaitable[object]],
+) -> None:
     loop = asyncio.get_running_loop()
     begin = loop.time()
+    has_turn = False
     for step, following in zip(steps, (*steps[1:], None), strict=True):
         if await _returns_within(begin + step.at_s - loop.time(), until_over):
             return
+        if step.action in _OF_QEMU and not has_turn:
+            has_turn = True
+            waits_since = loop.time()
+            await wait_for_turn()
+            begin += loop.time() - waits_since
+            if await _returns_within(0.0, until_over):
+                return
         due_s = step.at_s + KILL_TIMEOUT_S if following is None else following.at_s
         try:
             async with asyncio.timeout(max(begin + due_s - loop.time(), _STEP_MIN_S)):
