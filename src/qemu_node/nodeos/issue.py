@@ -98,7 +98,7 @@ def _unfinished(facts: ConsoleFacts) -> list[str]:
         return [
             "No configuration: Nomad waits for /data/config.",
             "  mkdir -p /data/config && cp /usr/share/nomad/* /data/config/",
-            "  then edit it, and  qemu-node config check",
+            "  then edit it there, and  qemu-node config check  and  systemctl start nomad",
         ]
     return []
 
