@@ -45,6 +45,7 @@ _TABLE = {
     "automatic": _unit("automatic", "Upgrade if it is time to."),
     "settle": _unit("settle", "Make good what this boot means."),
     "install": LazyCommand(f"{_ROOM}.install", "install", "Install the node's system on a disk."),
+    "set": LazyCommand(f"{_ROOM}.settings", "set_", "Set host name or password for good."),
     "save": LazyCommand(f"{_ROOM}.settings", "save", "Save this node's configuration to a file."),
     "restore": LazyCommand(f"{_ROOM}.settings", "restore", "Restore a saved configuration."),
     "reset": LazyCommand(f"{_ROOM}.settings", "reset", "Factory reset."),

@@ -1,4 +1,4 @@
-"""`qemu-node os save`, `restore`, `reset` and what data.mount calls.
+"""`qemu-node os set`, `save`, `restore`, `reset` and what data.mount calls.
 
 Owns the options, the questions to a person and what is printed. Does not own what is done
 (`nodeos.settings`).
@@ -154,6 +154,40 @@ def reset(paths: NodePaths, /, erases_data: bool, continues: bool, yes: bool) ->
         _confirm(f"The node reboots, and loses its systems and {lost}. Reset it?", yes=yes)
         order_reset(paths, Order(erases_data=erases_data))
     run_blocking(["systemctl", "--no-block", "reboot"])
+
+
+@click.command(
+    "set",
+    help="""Set this node's host name or root's password, now and for every later boot.
+
+    `hostname` and `passwd` would last until the next boot. The password is for the console; sshd
+    takes keys only.""",
+    epilog="""\b
+Examples:
+  qemu-node os set --hostname node1.example.org
+  qemu-node os set --password
+""",
+)
+@click.option("--hostname", metavar="NAME", help="The node's host name.")
+@click.option("--password", is_flag=True, help="Ask for a password of root.")
+@pass_node
+def set_(paths: NodePaths, /, hostname: str | None, password: bool) -> None:
+    """Set a setting of the host."""
+    from qemu_node.nodeos.settings.host import keep_hostname, keep_password
+    from qemu_node.nodeos.setup.login import LIVE_PASSWORD, hash_password
+
+    _require_root("a node's settings are root's")
+    if hostname is None and not password:
+        raise click.UsageError("say what to set: --hostname NAME or --password")
+    if not read_boot(paths).is_installed:
+        raise HostError("this is no installed node", hint="on the live system: `passwd`")
+    if hostname is not None:
+        keep_hostname(paths, hostname)
+    if password:
+        typed = click.prompt("Password of root", hide_input=True, confirmation_prompt=True)
+        if typed == LIVE_PASSWORD:
+            raise click.UsageError("everybody knows that password: choose another")
+        keep_password(paths, hash_password(typed))
 
 
 @click.command("data-mounted")
