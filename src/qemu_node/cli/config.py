@@ -1,25 +1,30 @@
-"""`qemu-node config`: node.toml, checked and as it takes effect.
+"""`qemu-node config`: node.toml and Nomad's configuration, checked; settings as they take effect.
 
 Owns the two commands, and where each setting comes from. Does not own the settings
-(`config.node`) nor whether the host suits them (`doctor`).
+(`config.node`), what is wrong with Nomad's (`nodeos.agent.check`), nor whether the host suits them
+(`doctor`).
 """
 
+import asyncio
 import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from qemu_node.cli.errors import EXIT_ERROR, show_error
+from qemu_node.cli.errors import EXIT_ERROR, show_error, show_finding
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Cell, Column, print_json, print_table
 from qemu_node.images.http.url import redact
 
 if TYPE_CHECKING:
-    from qemu_node.config.node import NodeConfig
+    from qemu_node.config.node import ConfigFile, NodeConfig
+    from qemu_node.errors import ConfigError
+    from qemu_node.nodeos.agent.check import Finding
 
 _COLUMNS = (Column("Setting"), Column("Source"), Column("Value"))
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -42,7 +47,12 @@ def config() -> None:
 
 
 @config.command(
-    help="""Check node.toml; say what is wrong, with its line.
+    help="""Check node.toml, and Nomad's configuration in DIRECTORY; say what is wrong.
+
+    DIRECTORY is what Nomad's agent is given, with node.toml beside its files. Nomad's own
+    validator is asked, too, and certificates, roles and names of servers are checked. Without
+    DIRECTORY it is /data/config on the node's own operating system; elsewhere only node.toml is
+    checked.
 
     Exits with status 1 if something is wrong. A missing default file is fine: the defaults apply.
     Whether the host suits the settings is for `qemu-node doctor`.""",
@@ -50,45 +60,97 @@ def config() -> None:
 Examples:
   qemu-node config check
   qemu-node --config new.toml config check && cp new.toml /etc/qemu-node/node.toml
+  qemu-node config check /etc/nomad.d
 """,
 )
+@click.argument("directory", required=False, metavar="[DIRECTORY]",
+                type=click.Path(file_okay=False, exists=True, path_type=Path))  # fmt: skip
 @_json
 @pass_app
 @click.pass_context
-def check(ctx: click.Context, app: App, as_json: bool) -> None:
-    """Check node.toml."""
+def check(ctx: click.Context, app: App, directory: Path | None, as_json: bool) -> None:
+    """Check the configuration."""
+    from qemu_node.config import node as node_config
+
+    beside = None if directory is None else directory / "node.toml"
+    path = app.config_path or (beside if beside is not None and beside.exists() else None)
+    found, problem = _check_node_toml(path)
+    shown = path or node_config.default_path()
+    directory = directory or _node_directory()
+    findings = [] if directory is None else _check_nomad(directory)
+    is_wrong = problem is not None or any(finding.is_error for finding in findings)
+    if as_json:
+        said: dict[str, object] = {
+            "ok": not is_wrong,
+            "file": str(shown),
+            "problem": None if problem is None else str(problem),
+            "hint": None if problem is None else problem.hint,
+        }
+        if directory is not None:
+            said["directory"] = str(directory)
+            said["nomad"] = [asdict(finding) for finding in findings]
+        print_json(said)
+        ctx.exit(EXIT_ERROR if is_wrong else 0)
+    if problem is not None:
+        show_error(problem, app.arguments)
+    else:
+        is_missing = found is not None and found.text is None
+        click.echo(f"{shown}: {'missing; the defaults apply' if is_missing else 'ok'}")
+    for finding in findings:
+        show_finding(finding.text, finding.hint, is_error=finding.is_error)
+    if directory is not None and not any(finding.is_error for finding in findings):
+        click.echo(f"{directory}: Nomad's configuration is ok")
+    ctx.exit(EXIT_ERROR if is_wrong else 0)
+
+
+def _check_node_toml(path: Path | None) -> "tuple[ConfigFile | None, ConfigError | None]":
+    """Return node.toml and what is wrong with it."""
     from qemu_node.config import node as node_config
     from qemu_node.config.lines import with_line
     from qemu_node.errors import ConfigError
 
-    problem: ConfigError | None = None
     found = None
     try:
-        found = node_config.load_file(app.config_path)
+        found = node_config.load_file(path)
         check_all(found.config)
     except node_config.SettingError as exc:
-        problem = with_line(exc)
+        return found, with_line(exc)
     except ConfigError as exc:
-        problem = exc
         if found is not None and found.text is not None:
             error = node_config.SettingError(str(found.path), exc, found.text)
-            problem = with_line(error, check_all)
-    path = app.config_path or node_config.default_path()
-    if as_json:
-        print_json(
-            {
-                "ok": problem is None,
-                "file": str(path),
-                "problem": None if problem is None else str(problem),
-                "hint": None if problem is None else problem.hint,
-            }
-        )
-    elif problem is not None:
-        show_error(problem, app.arguments)
-    else:
-        is_missing = found is not None and found.text is None
-        click.echo(f"{path}: {'missing; the defaults apply' if is_missing else 'ok'}")
-    ctx.exit(0 if problem is None else EXIT_ERROR)
+            return found, with_line(error, check_all)
+        return found, exc
+    return found, None
+
+
+def _node_directory() -> Path | None:
+    """Return Nomad's configuration of a node with its own operating system; None elsewhere."""
+    from qemu_node.nodeos.paths import NodePaths
+    from qemu_node.nodeos.release import read_release
+
+    paths = NodePaths()
+    return paths.config if read_release(paths).is_node_os and paths.config.is_dir() else None
+
+
+def _check_nomad(directory: Path) -> "list[Finding]":
+    """Return what is wrong with Nomad's configuration."""
+    from qemu_node.errors import ConfigError
+    from qemu_node.nodeos.agent.check import Finding, judge
+    from qemu_node.nodeos.agent.config import config_files, read_agent_config
+    from qemu_node.nodeos.agent.facts import read_facts
+
+    try:
+        if not config_files(directory):
+            return [
+                Finding(
+                    text=f"{directory} has no configuration of Nomad's, so Nomad does not start",
+                    hint=f"cp /usr/share/nomad/* {directory}/ on the node's own system",
+                )
+            ]
+        config = read_agent_config(directory)
+    except ConfigError as exc:
+        return [Finding(text=str(exc), hint=exc.hint or "`nomad config validate` says more")]
+    return judge(config, asyncio.run(read_facts(directory, config, "nomad")))
 
 
 @config.command(

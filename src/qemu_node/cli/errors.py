@@ -30,6 +30,11 @@ def show_error(exc: NodeError, arguments: Sequence[str] = ()) -> None:
     _write(str(exc), exc.hint and with_sudo(exc.hint, arguments))
 
 
+def show_finding(text: str, hint: str, *, is_error: bool) -> None:
+    """Write something that is wrong, or that is to be looked at."""
+    _write(text, hint, label="error:" if is_error else "warning:")
+
+
 def with_sudo(hint: str, arguments: Sequence[str]) -> str:
     """Return `hint`, in which `AS_ROOT` is followed by the whole command line to type."""
     if not arguments:
@@ -104,11 +109,13 @@ def _typed_program() -> str:
     return PROGRAM if in_path or not program.is_absolute() else str(program)
 
 
-def _write(message: str, hint: str | None) -> None:
+def _write(message: str, hint: str | None, label: str = "error:") -> None:
     one_line = clean(" ".join(message.split()))
-    lines = [f"{click.style('error:', fg='red', bold=True)} {one_line}"]
+    colour = "red" if label == "error:" else "yellow"
+    lines = [f"{click.style(label, fg=colour, bold=True)} {one_line}"]
     if hint:
-        lines.append(f"{click.style(' hint:', fg='cyan')} {clean(' '.join(hint.split()))}")
+        below = "hint:".rjust(len(label))
+        lines.append(f"{click.style(below, fg='cyan')} {clean(' '.join(hint.split()))}")
     try:
         click.echo("\n".join(lines), err=True)
     except BrokenPipeError:

@@ -117,3 +117,54 @@ def test_a_setting_with_a_nul_is_refused(file: Path, capsys: Output) -> None:
     file.write_text("[images]\nimage_paths = ['a\\u0000']\nca_file = \"/a\\u0000\"\n")
     assert main(["config", "check"]) == 1
     assert capsys.readouterr().err.startswith(f"error: {file}:3: a setting holds a NUL")
+
+
+SAMPLES = Path(__file__).parents[3] / "osimage/files/usr/share/nomad"
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("qemu_node.nodeos.agent.facts.shutil.which", lambda _name: None)
+    directory = tmp_path / "config"
+    directory.mkdir()
+    for sample in SAMPLES.iterdir():
+        text = sample.read_text().replace("/usr/lib/nomad/plugins", str(tmp_path))
+        (directory / sample.name).write_text(text.replace("/data/", f"{tmp_path}/"))
+    plugin = tmp_path / "vm"
+    plugin.touch()
+    plugin.chmod(0o755)
+    return directory
+
+
+def test_nomads_configuration_is_checked_with_node_toml(directory: Path, capsys: Output) -> None:
+    assert main(["config", "check", str(directory)]) == 0
+    shown = capsys.readouterr()
+    assert f"{directory}/node.toml: ok" in shown.out
+    assert f"{directory}: Nomad's configuration is ok" in shown.out
+    # A single node makes its certificates.
+    assert "warning: certificates are missing that this node can make by itself" in shown.err
+
+
+def test_what_is_wrong_in_either_is_an_error(directory: Path, capsys: Output) -> None:
+    (directory / "server.hcl").unlink()
+    (directory / "node.toml").write_text("[metwork]\n")
+    assert main(["config", "check", str(directory)]) == 1
+    shown = capsys.readouterr()
+    assert "there is no setting metwork" in shown.err
+    assert "the client knows no server" in shown.err
+    assert "Nomad's configuration is ok" not in shown.out
+    assert main(["config", "check", str(directory), "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert not said["ok"]
+    assert any("knows no server" in finding["text"] for finding in said["nomad"])
+
+
+def test_a_file_of_nomads_that_is_no_hcl_is_named(directory: Path, capsys: Output) -> None:
+    (directory / "client.hcl").write_text("client {\n")
+    assert main(["config", "check", str(directory)]) == 1
+    assert f"error: {directory}/client.hcl" in capsys.readouterr().err
+
+
+def test_an_empty_directory_says_where_samples_are(tmp_path: Path, capsys: Output) -> None:
+    assert main(["config", "check", str(tmp_path)]) == 1
+    assert "cp /usr/share/nomad/*" in capsys.readouterr().err

@@ -38,6 +38,9 @@ _TABLE = {
     ),
     "clean": LazyCommand(f"{_ROOM}.clean", "clean", "Remove what no upgrade completed."),
     "drain": LazyCommand(f"{_ROOM}.drain", "drain", "Move this node's VMs before it goes down."),
+    "certificates": LazyCommand(
+        f"{_ROOM}.certificates", "certificates", "Make missing certificates for Nomad."
+    ),
     "health": _unit("health", "Say whether the node is well."),
     "note": _unit("note", "Note how this boot began."),
     "verdict": _unit("verdict", "Go on to the next snapshot after a failed check."),

@@ -56,9 +56,11 @@ class AgentConfig:
     is_server: bool = False
     is_client: bool = False
     servers: tuple[str, ...] = ()
-    """The servers that the client is told to join."""
+    """The servers that this one is told to join, as a client or as a server."""
     bootstrap_expect: int = 0
     region: str = "global"
+    name: str = ""
+    """The node's name in Nomad; empty: its host name."""
     has_acl: bool = False
     has_gossip_key: bool = False
     data_dir: str = ""
@@ -146,17 +148,18 @@ def merge(earlier: Settings, later: Settings) -> Settings:
 def agent_config(settings: Settings) -> AgentConfig:
     """Return what merged settings say: pure. What has a wrong type counts as not there."""
     client, server = _block(settings, "client"), _block(settings, "server")
-    joined = (
-        _words(client.get("servers"))
-        + _words(_block(client, "server_join").get("retry_join"))
-        + _words(_block(client, "server_join").get("start_join"))
-    )
+    joined = _words(client.get("servers"))
+    for block in (client, server):
+        for name in ("retry_join", "start_join"):
+            # The latter two are old names in the `server` block itself.
+            joined += _words(_block(block, "server_join").get(name)) + _words(block.get(name))
     return AgentConfig(
         is_server=_flag(server, "enabled"),
         is_client=_flag(client, "enabled"),
         servers=joined,
         bootstrap_expect=_number(server.get("bootstrap_expect"), 0),
         region=_text(settings.get("region")) or "global",
+        name=_text(settings.get("name")),
         has_acl=_flag(_block(settings, "acl"), "enabled"),
         has_gossip_key=bool(_text(server.get("encrypt"))),
         data_dir=_text(settings.get("data_dir")),
