@@ -36,13 +36,13 @@ def hook(root: Path, name: str) -> None:
     try:
         asyncio.run(run_hook(NodePaths(root), name))
     except NodeError as exc:
-        log("error", exc.explain())
+        log("error", f"\nerror: {exc.explain()}")
         raise Failure(f"hook {name}") from exc
 
 
 def log(level: str, words: str) -> None:
-    line = f'time="2026-11-30T10:00:00Z" level={level} msg="{words}"'
-    sys.stderr.write(f"{line}\n")
+    name = {"info": "INFO", "error": "ERRO"}[level]
+    sys.stderr.write(f"\x1b[36m{name}\x1b[0m[2026-11-30T10:00:00Z] {words:44} \n")
     sys.stderr.flush()
 
 

@@ -114,7 +114,7 @@ def test_a_damaged_copy_is_found_before_it_is_booted(node: Node) -> None:
     assert done.returncode == 1
     assert node.fake.active == 1
     assert node.fake.numbers == [1]
-    assert "/usr/lib/precious" in node.paths.upgrade_log.read_text()
+    assert "the new image is damaged on the disk: /usr/lib/precious" in done.stderr
     assert node.fake.boot() == ("active", 1)
     assert not node.fake.has_health_check
     assert [event.event for event in read_history(node.paths)][-1] == "failed"

@@ -31,8 +31,14 @@ _STOP_S = 20.0
 """How long Elemental gets to undo what it has begun."""
 
 _TAIL_BYTES = 4096
-# logrus on no terminal: time="…" level=info msg="Starting snapshotter transaction"
-_LOG_LINE = re.compile(r'level=(?P<level>\w+) msg="(?P<words>(?:[^"\\]|\\.)*)"')
+# logrus with forced colours, as Elemental has it, and without, as before it has read its flags:
+#   ESC[36mINFO ESC[0m[2026-11-30T10:00:00Z] Starting snapshotter transaction
+#   time="…" level=info msg="Starting snapshotter transaction"
+_COLOURED = re.compile(r"\x1b\[\d+m(?P<level>[A-Z]{4})\x1b\[0m\[[^\]]*\] (?P<words>.*)")
+_PLAIN = re.compile(r'level=(?P<level>\w+) msg="(?P<words>(?:[^"\\]|\\.)*)"')
+_LEVELS = {"DEBU": "debug", "INFO": "info", "WARN": "warning", "ERRO": "error", "FATA": "error"}
+# What our own commands in its hooks say (`cli.errors`).
+_HOOK_ERROR = "error: "
 
 Tell = Callable[[str], None]
 
@@ -135,7 +141,7 @@ async def run_elemental(
     follower.follow()
     if status != 0:
         raise ElementalError(
-            f"elemental upgrade {describe_exit(status)}: {follower.last_error or 'no reason'}",
+            f"elemental upgrade {describe_exit(status)}: {follower.reason}",
             hint=f"{log_path} has all that it said",
         )
 
@@ -156,7 +162,13 @@ class _Follower:
         self._tell = tell
         self._at = 0
         self._rest = b""
-        self.last_error = ""
+        self._last_error = ""
+        self._hook_error = ""
+
+    @property
+    def reason(self) -> str:
+        """Why it failed: in our own words, if a hook of ours has said why."""
+        return self._hook_error or self._last_error or "it says no reason"
 
     def follow(self) -> None:
         """Tell the lines that came since."""
@@ -171,16 +183,23 @@ class _Follower:
         self._rest = self._rest[-_TAIL_BYTES:]
         for line in lines:
             level, words = parse_line(line.decode(errors="replace"))
-            if level == "error":
-                self.last_error = words
+            if words.startswith(_HOOK_ERROR):
+                self._hook_error = words.removeprefix(_HOOK_ERROR)
+            elif level == "error":
+                self._last_error = words
             if words and level in ("info", "warning", "error"):
                 self._tell(words)
 
 
 def parse_line(line: str) -> tuple[str, str]:
-    """Return the level and the words of a line of Elemental's log: pure."""
-    match = _LOG_LINE.search(line)
-    if match is None:
-        return "info", printable(line.strip())
-    words = re.sub(r"\\(.)", lambda m: " " if m[1] in "nt" else m[1], match["words"])
-    return match["level"], printable(words)
+    """Return the level and the words of a line of Elemental's log: pure.
+
+    The level of a line that is not its own is `other`: what a command in a hook printed.
+    """
+    if match := _COLOURED.search(line):
+        level = _LEVELS.get(match["level"], "info")
+        return level, printable(match["words"].strip())
+    if match := _PLAIN.search(line):
+        words = re.sub(r"\\(.)", lambda m: " " if m[1] in "nt" else m[1], match["words"])
+        return match["level"], printable(words)
+    return "other", printable(line.strip())

@@ -31,10 +31,15 @@ def test_it_reaches_the_registry_by_the_same_way_as_we_do() -> None:
 @pytest.mark.parametrize(
     ("line", "level", "words"),
     [
-        ('time="x" level=info msg="Starting upgrade"', "info", "Starting upgrade"),
-        ('time="x" level=error msg="a \\"b\\"\\nc"', "error", 'a "b" c'),
-        ("plain words", "info", "plain words"),
-        ("", "info", ""),
+        (
+            "\x1b[36mINFO\x1b[0m[2026-11-30T10:00:00Z] Starting upgrade   ",
+            "info",
+            "Starting upgrade",
+        ),
+        ("\x1b[31mERRO\x1b[0m[2026-11-30T10:00:00Z] no [room] left", "error", "no [room] left"),
+        ('time="x" level=warning msg="a \\"b\\"\\nc"', "warning", 'a "b" c'),
+        ("error: the image is damaged", "other", "error: the image is damaged"),
+        ("", "other", ""),
     ],
 )
 def test_its_log_is_read(line: str, level: str, words: str) -> None:
