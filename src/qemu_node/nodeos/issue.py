@@ -37,10 +37,12 @@ class ConsoleFacts:
     """The address that DHCP servers see; None before the bridge is there."""
     nics: tuple[Nic, ...]
     has_data_label: bool
-    """Whether a file system with label DATA exists."""
+    """Whether this node's file system with label DATA exists."""
     is_data_mounted: bool
     is_configured: bool
     """Whether /data/config has a configuration for Nomad."""
+    has_other_data: bool = False
+    """Whether another file system with label DATA exists, such as that of another node's disk."""
 
 
 def console_text(facts: ConsoleFacts) -> str:
@@ -90,6 +92,11 @@ def _unfinished(facts: ConsoleFacts) -> list[str]:
     if not facts.is_data_mounted:
         if facts.has_data_label:
             return ["The data disk is not mounted. Why:  systemctl status data.mount"]
+        if facts.has_other_data:
+            return [
+                "A disk has the label DATA, but it is not the one that this node had.",
+                "  To use it:  mount LABEL=DATA /data",
+            ]
         return [
             "No data disk: Nomad waits for a file system with label DATA.",
             "  lsblk, then  mkfs.ext4 -L DATA /dev/DISK && mount LABEL=DATA /data",
@@ -142,6 +149,7 @@ def read_facts(paths: NodePaths) -> ConsoleFacts:
         bridge_mac=_line(paths.net / _BRIDGE / "address"),
         nics=read_nics(paths.net),
         has_data_label=paths.data_device.is_symlink(),
+        has_other_data=paths.data_label.is_symlink() and not paths.data_device.is_symlink(),
         is_data_mounted=_is_mounted(paths),
         is_configured=any(paths.config.glob("*.hcl")),
     )

@@ -148,7 +148,12 @@ class NodePaths:
 
     @property
     def data_device(self) -> Path:
-        """The link of udev to the file system with label DATA."""
+        """The link of udev to this node's file system with label DATA (62-qemu-node-data.rules)."""
+        return self.root / "dev/qemu-node/data"
+
+    @property
+    def data_label(self) -> Path:
+        """The link of udev to any file system with label DATA, also another node's."""
         return self.root / "dev/disk/by-label/DATA"
 
     @property

@@ -63,6 +63,11 @@ def test_a_node_that_is_ready_shows_what_it_is_and_where() -> None:
             id="no-data-disk",
         ),
         pytest.param(
+            replace(_READY, has_data_label=False, is_data_mounted=False, has_other_data=True),
+            "To use it:  mount LABEL=DATA /data",
+            id="another-nodes-data-disk",
+        ),
+        pytest.param(
             replace(_READY, is_data_mounted=False), "systemctl status data.mount", id="not-mounted"
         ),
         pytest.param(
@@ -132,7 +137,20 @@ def test_facts_are_read_from_the_node(tmp_path: Path) -> None:
     assert facts.is_data_mounted
     assert facts.is_configured
     assert not facts.has_data_label
+    assert not facts.has_other_data
     assert facts.nics == ()
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_another_nodes_data_disk_is_told_from_the_nodes_own(
+    tmp_path: Path, *, is_ours: bool
+) -> None:
+    paths = NodePaths(tmp_path)
+    for link in (paths.data_label, *([paths.data_device] if is_ours else [])):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to("/dev/sdb")
+    facts = read_facts(paths)
+    assert (facts.has_data_label, facts.has_other_data) == (is_ours, not is_ours)
 
 
 def test_the_command_writes_the_text_where_agetty_reads_it(tmp_path: Path) -> None:
