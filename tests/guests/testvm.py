@@ -6,12 +6,14 @@ The root is a squashfs under a tmpfs: every run starts from the same state. The 
 directly. What goes in is a tar on the second disk, what comes out a tar on the third: nothing is
 parsed from a console, and no file system is shared. Inside: QEMU 10, OVMF, nftables, a DHCP server,
 iperf3, and what uv.lock names for Python 3.13 in /opt/site. Modules for bridges, bonds, TAPs,
-vhost-net and nftables load as they are asked for. Its NICs are wired to each other only (`NICS`).
-The working directory is /test, results belong into /results.
+vhost-net and nftables load as they are asked for. Its NICs are wired to each other only (`NICS`);
+what runs inside can unplug one, by QEMU's monitor at `MONITOR`. The working directory is /test,
+results belong into /results.
 """
 
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from qemu_node.host.process.command import SAFE_ENV, ProcessError, run_blocking
 
 _PACKAGES = (
     "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "nftables", "dnsmasq-base", "polkitd",
-    "procps", "python3", "qemu-system-x86", "qemu-utils", "ovmf", "iperf3",
+    "procps", "python3", "qemu-system-x86", "qemu-utils", "ovmf", "iperf3", "ethtool",
 )  # fmt: skip
 _KERNEL = ("linux-image-cloud-amd64", "busybox-static")
 _BOOT_MODULES = ("virtio_blk", "squashfs", "overlay")
@@ -47,7 +49,13 @@ NICS = {
     "52:54:00:0b:00:02": 2,
     "52:54:00:0c:00:03": 3,
 }
-"""The VM's NICs by address, and the wire of each: what one sends, the others on it receive."""
+"""The VM's NICs by address, and the wire of each: what one sends, the others on it receive.
+QEMU calls the first one nic0."""
+_SPEEDS_MBIT = {"52:54:00:0a:00:01": 1000, "52:54:00:0a:00:02": 10000}
+"""Their speeds; of the others it is unknown."""
+
+MONITOR = Path("/dev/virtio-ports/monitor")
+"""In the VM: QEMU's monitor for people, for instance for `set_link nic0 off`."""
 
 _RESULTS_MIB = 256
 _MEMORY_MIB = 1536
@@ -167,7 +175,11 @@ class TestVM:
             file.truncate(_RESULTS_MIB << 20)
         serial = work / "serial.log"
         try:
-            run_blocking(self._argv(inputs, outputs, serial, threads), timeout_s=timeout_s)
+            # A path that is short enough, and a directory of ours alone: the monitor runs programs.
+            with tempfile.TemporaryDirectory(prefix="qn-", dir="/tmp") as directory:
+                monitor = Path(directory) / "monitor.sock"
+                argv = self._argv(inputs, outputs, serial, threads) + _monitor_options(monitor)
+                run_blocking(argv, timeout_s=timeout_s)
             results = _unpack(outputs, work / "results")
         except (ProcessError, tarfile.TarError) as exc:
             console = serial.read_text(errors="replace") if serial.exists() else ""
@@ -201,8 +213,22 @@ class TestVM:
             argv += ["-drive", f"if=virtio,format=raw,readonly={read_only},file={escaped}"]
         for number, (mac, wire) in enumerate(NICS.items()):
             argv += ["-netdev", f"hubport,id=nic{number},hubid={wire}"]
-            argv += ["-device", f"virtio-net-pci,netdev=nic{number},mac={mac},romfile="]
+            speed = f",speed={_SPEEDS_MBIT[mac]},duplex=full" if mac in _SPEEDS_MBIT else ""
+            argv += ["-device", f"virtio-net-pci,netdev=nic{number},mac={mac},romfile={speed}"]
         return argv
+
+
+def _monitor_options(path: Path) -> list[str]:
+    """Return the options that connect a port of the VM with QEMU's own monitor."""
+    # fmt: off
+    return [
+        "-chardev", f"socket,id=monitor,path={path},server=on,wait=off",
+        "-mon", "chardev=monitor,mode=readline",
+        "-chardev", f"socket,id=inside,path={path}",
+        "-device", "virtio-serial-pci",
+        "-device", f"virtserialport,chardev=inside,name={MONITOR.name}",
+    ]
+    # fmt: on
 
 
 def _without_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
