@@ -53,6 +53,13 @@ _TABLE = {
     "restore": LazyCommand(f"{_ROOM}.settings", "restore", "Restore a saved configuration."),
     "reset": LazyCommand(f"{_ROOM}.settings", "reset", "Factory reset."),
     "data-mounted": LazyCommand(f"{_ROOM}.settings", "data_mounted", "", _for_units),
+    "network": LazyCommand(f"{_ROOM}.network", "network", "Show how the node itself is connected."),
+    "network-write": LazyCommand(
+        f"{_ROOM}.network", "network_write", "Write networkd's files.", _for_units
+    ),
+    "network-keep": LazyCommand(
+        f"{_ROOM}.network", "network_keep", "Copy [uplink] of node.toml.", _for_units
+    ),
 }
 
 pass_node = click.make_pass_decorator(NodePaths)
