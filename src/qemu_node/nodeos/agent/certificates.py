@@ -131,18 +131,19 @@ async def make_certificates(config: AgentConfig, nomad: str, host_name: str) -> 
         raise missing_error(files, present)
     if making is Making.NOTHING:
         return making
-    if shutil.which(nomad) is None:
+    program = shutil.which(nomad)
+    if program is None:
         raise MissingPartError(f"there is no program {nomad}")
     await to_the_end(_make_directories, files)
     # On the same file system, private, and removed whatever happens but a power cut.
     made = Path(await to_the_end(tempfile.mkdtemp, prefix=".new-", dir=files.ca.parent))
     try:
         if making is Making.CA_AND_CERTIFICATE:
-            await _run(nomad, made, *ca_arguments(config))
+            await _run(program, made, *ca_arguments())
             # The key first: a CA without its key would be one of the operator's.
             await to_the_end(_take, made, "*-ca-key.pem", files.ca_key, 0o600)
             await to_the_end(_take, made, "*-ca.pem", files.ca, 0o644)
-        await _run(nomad, made, *certificate_arguments(config, files, host_name))
+        await _run(program, made, *certificate_arguments(config, files, host_name))
         await to_the_end(_take, made, "*-nomad-key.pem", files.key, 0o600)
         await to_the_end(_take, made, "*-nomad.pem", files.cert, 0o644)
     finally:
@@ -150,10 +151,9 @@ async def make_certificates(config: AgentConfig, nomad: str, host_name: str) -> 
     return making
 
 
-def ca_arguments(config: AgentConfig) -> list[str]:
-    """Return the command that makes a CA: pure."""
-    name = f"Nomad CA of region {config.region}"
-    return ["tls", "ca", "create", f"-days={DAYS}", f"-common-name={name}"]
+def ca_arguments() -> list[str]:
+    """Return the command that makes a CA: pure. A name of its own would need a postal address."""
+    return ["tls", "ca", "create", f"-days={DAYS}"]
 
 
 def certificate_arguments(config: AgentConfig, files: TlsFiles, host_name: str) -> list[str]:

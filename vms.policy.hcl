@@ -1,0 +1,9 @@
+namespace "default" {
+  policy = "write"
+}
+node {
+  policy = "read"
+}
+agent {
+  policy = "read"
+}
