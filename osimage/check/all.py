@@ -28,6 +28,7 @@ def checks(root: Path, tools: Path) -> dict[str, Callable[[], list[str]]]:
         "not everybody can write a file": lambda: files.modes(root),
         "bytecode is used without a check": lambda: files.bytecode(root),
         "the samples are valid": lambda: files.samples_parse(root),
+        "every unit that is to start is there": lambda: files.units_are_there(root),
         "systemd accepts the units": lambda: system.units(root, units()),
         "our services are limited": lambda: system.exposure(root, units()),
         "nft accepts the firewall": lambda: system.firewall(root),

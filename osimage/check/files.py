@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hcl2
 
+from osimage.build.tree import units
 from osimage.build.tree.tidy import size_of
 from qemu_node.config.node import load
 from qemu_node.errors import NodeError
@@ -70,6 +71,11 @@ def no_left_over(root: Path) -> list[str]:
 def _matching(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     for pattern in patterns:
         yield from sorted(root.glob(pattern))
+
+
+def units_are_there(root: Path) -> list[str]:
+    """Each unit that is to start is in the image."""
+    return [f"there is no {unit}" for unit in units.missing(root, units.read_presets(root))]
 
 
 def sizes(root: Path) -> list[str]:

@@ -111,5 +111,10 @@ def _finish(root: Path, lines: dict[str, str]) -> None:
         directory.chmod(mode)
     release = root / "usr/lib/os-release"
     release.write_text(extend(release.read_text(), lines))
-    for argv in units.commands(units.read_presets(root)):
+    presets = units.read_presets(root)
+    # systemctl says nothing of a unit that is missing, and does nothing of the rest.
+    absent = units.missing(root, presets)
+    if absent:
+        say(f"the image has no {', '.join(absent)}, which its preset file enables")
+    for argv in units.commands([item for item in presets if item[1] not in absent]):
         run_in(root, argv)

@@ -1,4 +1,6 @@
-"""Which units are enabled: the project's own preset file says so. Pure but `read_presets`.
+"""Which units are enabled: the project's own preset file says so.
+
+Owns that file's form and what follows from it. Does not own which units (`osimage/files`).
 
 `/usr/lib/systemd/system-preset/10-nomad-qemu-node.preset` has lines `enable UNIT` and
 `disable UNIT` (systemd.preset(5)); patterns are not supported, because each unit has its reason
@@ -34,6 +36,16 @@ def read_presets(root: Path) -> list[tuple[str, str]]:
     """Return what the root's preset file says; nothing if there is none."""
     path = root / PRESET
     return parse_presets(path.read_text()) if path.exists() else []
+
+
+def missing(root: Path, presets: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the units that are to start and that the root does not have."""
+    directories = (root / "usr/lib/systemd/system", root / "etc/systemd/system")
+    return [
+        unit
+        for verb, unit in presets
+        if verb == "enable" and not any((place / unit).exists() for place in directories)
+    ]
 
 
 def commands(presets: Sequence[tuple[str, str]]) -> list[list[str]]:
