@@ -1,8 +1,8 @@
 """The node's network before networkd starts: find NICs and settings, decide, write the files.
 
-It works without /data, waits for no udev, and whatever is wrong, networkd gets files by which the
-node has a network. Owns the order of these steps and the record on disk. Does not own the decisions
-(`choice`, `files`).
+It works without /data, and without udev but for names that the settings use; whatever is wrong,
+networkd gets files by which the node has a network. Owns the order of these steps and the record on
+disk. Does not own the decisions (`choice`, `files`).
 """
 
 import os
