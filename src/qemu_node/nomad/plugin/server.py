@@ -188,38 +188,41 @@ class PluginServer:
 
     def _unary(self, method: Method, call: Callable[..., Any]) -> Callable[..., Any]:
         async def handle(request: Message, context: Context) -> Any:
-            with self._tracked():
-                try:
-                    return await call(request)
-                except Exception as exc:  # the boundary of the process: every error is answered
-                    await _fail(context, method, exc)
+            task = self._begin()
+            try:
+                return await call(request)
+            except Exception as exc:  # the boundary of the process: every error is answered
+                await _fail(context, method, exc)
+            finally:
+                self._calls.discard(task)
 
         return handle
 
     def _streaming(self, method: Method, call: Callable[..., Any]) -> Callable[..., Any]:
         async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
             stream: AsyncGenerator[Any, None] = call(request)
-            with self._tracked():
-                try:
-                    async with contextlib.aclosing(stream):
-                        async for reply in stream:
-                            yield reply
-                except Exception as exc:  # as above
-                    await _fail(context, method, exc)
+            task = self._begin()
+            try:
+                async with contextlib.aclosing(stream):
+                    async for reply in stream:
+                        yield reply
+            except Exception as exc:  # as above
+                await _fail(context, method, exc)
+            finally:
+                self._calls.discard(task)
 
         return handle
 
-    @contextlib.contextmanager
-    def _tracked(self) -> Iterator[None]:
-        """Count the current task as an open call inside the block."""
+    def _begin(self) -> "asyncio.Task[Any]":
+        """Count the current task as an open call; the caller discards it.
+
+        No context manager: two calls are open for each VM, and one would take 0.7 KiB for each.
+        """
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
         self._calls.add(task)
-        try:
-            yield
-        finally:
-            self._calls.discard(task)
+        return task
 
 
 async def _fail(context: Context, method: Method, error: Exception) -> None:
