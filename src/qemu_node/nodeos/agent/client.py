@@ -139,6 +139,8 @@ class LocalAgent:
             ) from exc
         if len(data) > _ANSWER_MAX_BYTES:
             raise AgentError(f"Nomad's answer to {what} is too long")
+        if response.length:
+            raise AgentError(f"Nomad's answer to {what} broke off")
         if response.status >= 400:
             raise AgentRefusedError(what, response.status, data[:1000].decode(errors="replace"))
         return data
