@@ -1,4 +1,5 @@
 import contextlib
+import json
 import tomllib
 from typing import Any
 
@@ -7,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.config.uplink import UplinkConfig, UplinkVlan
-from qemu_node.config.uplinkfile import find_uplink, format_uplink, parse_uplink
+from qemu_node.config.uplinkfile import (
+    find_known_uplink,
+    find_uplink,
+    format_uplink,
+    parse_uplink,
+)
 from qemu_node.errors import ConfigError
 
 FULL = UplinkConfig(
@@ -63,3 +69,28 @@ def test_any_settings_are_refused_or_stay_on_their_lines(values: dict[str, Any])
     with contextlib.suppress(ConfigError):
         written = format_uplink(parse_uplink(text, "uplink.toml"))
         assert len(written.splitlines()) <= 1 + len(tomllib.loads(written)["uplink"])
+
+
+@given(
+    st.recursive(
+        st.integers() | st.booleans() | st.text("ab\n", max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.dictionaries(st.sampled_from(["vlans", "vlan", "nics", "x"]), inner, max_size=2)
+        ),
+        max_leaves=6,
+    )
+)
+def test_any_table_is_read_at_boot_or_an_error_for_people(value: object) -> None:
+    text = f"uplink = {_inline(value)}\n"
+    with contextlib.suppress(ConfigError):
+        find_known_uplink(text, "node.toml")
+
+
+def _inline(value: object) -> str:
+    """Return a value as TOML has it on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_inline(item) for item in value) + "]"
+    return json.dumps(value)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qemu_node.config.node import CONFIG_ENV
 from qemu_node.config.uplink import UplinkConfig
-from qemu_node.config.uplinkfile import find_uplink, format_uplink, parse_uplink
+from qemu_node.config.uplinkfile import find_known_uplink, find_uplink, format_uplink
 from qemu_node.errors import ConfigError, NodeError
 from qemu_node.host.files.atomic import host_error, write_atomic
 from qemu_node.nodeos.paths import NodePaths
@@ -54,14 +54,9 @@ def node_tomls(paths: NodePaths) -> tuple[Path, ...]:
 def find_settings(paths: NodePaths, directory: Path) -> Found:
     """Return the settings of this boot. A file that is wrong is left out, and said."""
     problems: list[str] = []
-    for path, is_whole in (
-        *((path, False) for path in node_tomls(paths)),
-        (copy_of(directory), True),
-        (paths.uplink, True),
-    ):
+    for path in (*node_tomls(paths), copy_of(directory), paths.uplink):
         try:
-            text = path.read_text()
-            settings = parse_uplink(text, str(path)) if is_whole else find_uplink(text, str(path))
+            settings, left_out = find_known_uplink(path.read_text(), str(path))
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as exc:
@@ -70,6 +65,7 @@ def find_settings(paths: NodePaths, directory: Path) -> Found:
         except ConfigError as exc:
             problems.append(exc.explain())
             continue
+        problems += left_out
         if settings is not None:
             return Found(settings=settings, origin=str(path), problems=tuple(problems))
     return Found(settings=UplinkConfig(), problems=tuple(problems))

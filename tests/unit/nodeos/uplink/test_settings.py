@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from qemu_node.config.node import CONFIG_ENV
-from qemu_node.config.uplink import UplinkConfig
+from qemu_node.config.uplink import UplinkConfig, UplinkVlan
 from qemu_node.errors import NodeError
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.uplink.settings import copy_of, find_settings, keep_copy, state_dir
@@ -72,14 +72,24 @@ def test_a_wrong_node_toml_is_said_and_the_last_good_settings_apply(paths: NodeP
     assert "node.toml" in problem
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xff\xfe", b"[uplink", b"[uplink]\nnics = 5\n", b"[other]\n"]
-)
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[uplink", b"[uplink]\nnics = 5\n"])
 def test_a_wrong_uplink_toml_leaves_the_defaults(paths: NodePaths, content: bytes) -> None:
     paths.uplink.write_bytes(content)
     found = find_settings(paths, paths.own)
     assert found.settings == UplinkConfig()
     assert len(found.problems) == 1
+
+
+def test_settings_of_a_newer_version_apply_as_far_as_they_are_known(paths: NodePaths) -> None:
+    paths.uplink.write_text(
+        LACP + "hash = 3\n[[uplink.vlans]]\nvlan = 200\ndhcp = true\nmetric = 5\n[other]\n"
+    )
+    found = find_settings(paths, paths.own)
+    assert found.settings == UplinkConfig(mode="lacp", vlans=(UplinkVlan(vlan=200, dhcp=True),))
+    assert found.problems == (
+        f"{paths.uplink}: there is no setting uplink.hash: it is left out",
+        f"{paths.uplink}: there is no setting uplink.vlans.metric: it is left out",
+    )
 
 
 def test_a_full_disk_leaves_the_earlier_copy(paths: NodePaths) -> None:
