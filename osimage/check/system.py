@@ -12,10 +12,10 @@ from osimage.build.namespace import run_in
 MAX_EXPOSURE = 3.0
 """`systemd-analyze security` of services that are ours alone; 10 is a service without limits."""
 
-# A service that starts VMs, changes the network, installs disks or reboots cannot be limited much.
+# What starts VMs, or writes the system's disk: installation, upgrade, reset, and what a boot means
+# for the images.
 _POWERFUL = re.compile(
-    r"(nomad|qemu-node-(vms|uplink|address|install|firewall|live-ssh|drain|undrain|setup).*|"
-    r"qemu-node-upgrade.*|elemental-.*)\.service"
+    r"(nomad|qemu-node-(vms|install|reset|os-note|os-upgrade)|elemental-.*)\.service"
 )
 _SIGNERS = {
     "usr/lib/elemental/bootloader/shimx64.efi": "Microsoft Corporation UEFI CA 2011",
