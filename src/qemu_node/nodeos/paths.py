@@ -28,6 +28,11 @@ class NodePaths:
         return self.root / "usr/bin/elemental"
 
     @property
+    def snapshotter_config(self) -> Path:
+        """Elemental's settings of snapshots, such as their size."""
+        return self.root / "etc/elemental/config.d/snapshotter.yaml"
+
+    @property
     def release_key(self) -> Path:
         """The public key (minisign) of whoever published the image."""
         return self.root / "usr/share/qemu-node/os/release.pub"

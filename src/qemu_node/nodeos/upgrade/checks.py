@@ -148,7 +148,7 @@ def _lacks_room(facts: UpgradeFacts) -> list[Reason]:
             Reason(
                 f"the image has {format_size(unpacked)} of files, a snapshot takes "
                 f"{format_size(limit)}",
-                hint="raise snapshotter.config.size in /oem or the image's configuration",
+                hint="raise snapshotter.config.size in /etc/elemental/config.d/snapshotter.yaml",
             )
         )
     return reasons

@@ -39,6 +39,8 @@ _PLAIN = re.compile(r'level=(?P<level>\w+) msg="(?P<words>(?:[^"\\]|\\.)*)"')
 _LEVELS = {"DEBU": "debug", "INFO": "info", "WARN": "warning", "ERRO": "error", "FATA": "error"}
 # What our own commands in its hooks say (`cli.errors`).
 _HOOK_ERROR = "error: "
+# How hashicorp/go-multierror begins; what it lists was said before, by whoever met it.
+_LIST_FOLLOWS = "occurred:"
 
 Tell = Callable[[str], None]
 
@@ -126,7 +128,7 @@ async def run_elemental(
         child = spawn(argv, stderr_fd=fd, env=env)
     finally:
         os.close(fd)
-    follower = _Follower(log_path, tell)
+    follower = Follower(log_path, tell)
     with Hold(child.process) as hold:
         try:
             while (status := child.exit_status()) is None:
@@ -154,7 +156,7 @@ async def _stop(hold: Hold) -> None:
     await hold.wait_gone()
 
 
-class _Follower:
+class Follower:
     """Reads a log that grows."""
 
     def __init__(self, path: Path, tell: Tell) -> None:
@@ -185,8 +187,10 @@ class _Follower:
             level, words = parse_line(line.decode(errors="replace"))
             if words.startswith(_HOOK_ERROR):
                 self._hook_error = words.removeprefix(_HOOK_ERROR)
-            elif level == "error":
+            elif level == "error" and not words.endswith(_LIST_FOLLOWS):
                 self._last_error = words
+            elif level == "other" and words.startswith("* "):
+                self._last_error = self._last_error or words.removeprefix("* ")
             if words and level in ("info", "warning", "error"):
                 self._tell(words)
 

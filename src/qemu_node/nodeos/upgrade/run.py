@@ -149,7 +149,7 @@ def gather(paths: NodePaths, target: Target, release: Release, snapshots: Facts)
         refused=None if refused is None else f"{refused.reason or 'no reason'} ({refused.at})",
         state_free_bytes=free_bytes(paths.state) if boot.is_installed else 0,
         oem_free_bytes=free_bytes(paths.oem) if boot.is_installed else 0,
-        image_limit_bytes=_image_limit(snapshots),
+        image_limit_bytes=_image_limit(paths),
         largest_bytes=max((s.used_bytes for s in snapshots.snapshots), default=0),
     )
 
@@ -162,9 +162,15 @@ def _time(text: str) -> datetime.datetime | None:
     return found if found.tzinfo is not None else None
 
 
-def _image_limit(snapshots: Facts) -> int | None:
-    """Return how large a snapshot's file system is made, as state.yaml says."""
-    settings = (snapshots.document or {}).get("snapshotter")
+def _image_limit(paths: NodePaths) -> int | None:
+    """Return how large Elemental makes a snapshot's file system; None: to measure, or unknown."""
+    import yaml
+
+    try:
+        raw = yaml.safe_load(paths.snapshotter_config.read_bytes())
+    except (OSError, yaml.YAMLError, ValueError):
+        return None
+    settings = raw.get("snapshotter") if isinstance(raw, dict) else None
     config = settings.get("config") if isinstance(settings, dict) else None
     size_mib = config.get("size") if isinstance(config, dict) else None
     return size_mib << 20 if isinstance(size_mib, int) and size_mib > 0 else None

@@ -4,7 +4,7 @@ import pytest
 
 from qemu_node.config.images import ImagesConfig
 from qemu_node.nodeos.paths import NodePaths
-from qemu_node.nodeos.upgrade.elemental import environment, parse_line, upgrade_argv
+from qemu_node.nodeos.upgrade.elemental import Follower, environment, parse_line, upgrade_argv
 
 
 def test_elemental_never_restarts_the_node() -> None:
@@ -44,3 +44,25 @@ def test_it_reaches_the_registry_by_the_same_way_as_we_do() -> None:
 )
 def test_its_log_is_read(line: str, level: str, words: str) -> None:
     assert parse_line(line) == (level, words)
+
+
+_ERRO = "\x1b[31mERRO\x1b[0m[2026-11-30T10:00:00Z] "
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (f"{_ERRO}failed deploying: no route\n{_ERRO}upgrade failed: 1 error occurred:\n\t* x\n",
+         "failed deploying: no route"),
+        (f"{_ERRO}1 error occurred:\n\t* only this\n", "only this"),
+        (f"{_ERRO}\nerror: the disk is full\n : failed to run /x: exit status 1\n"
+         f"{_ERRO}hook failed\n", "the disk is full"),
+        ("", "it says no reason"),
+    ],
+)  # fmt: skip
+def test_a_failure_has_the_reason_that_helps_most(tmp_path: Path, log: str, reason: str) -> None:
+    path = tmp_path / "log"
+    path.write_text(log)
+    follower = Follower(path, lambda _line: None)
+    follower.follow()
+    assert follower.reason == reason
