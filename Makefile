@@ -30,7 +30,7 @@ demo: setup ## Build a guest image and boot two VMs under Secure Boot (ARGS=--on
 	@scripts/demo.sh $(ARGS)
 
 deb: setup ## Build the Debian package into out/ (DEBIAN=12: for Debian 12)
-	@scripts/deb.sh --output out $(ARGS)
+	@scripts/deb.sh --lint --output out $(ARGS)
 
 check: python ## Format, lint, types, layers, unit tests; needs no root, KVM or network
 	@.venv/bin/ruff format --check --quiet .

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Builds the Debian package, unless it is built already, and prints its path.
 #
-#   deb.sh [--again] [--output DIR]    --again: build it although it is there
-#                                      --output: copy it there, and print that path
+#   deb.sh [--again] [--lint] [--output DIR]    --again: build it although it is there
+#                                               --lint: fail if lintian finds an error in it
+#                                               --output: copy it there, and print that path
 #
 # DEBIAN  the Debian that it is for: 13 (default) or 12. The Python of that Debian runs it.
 #
@@ -18,10 +19,11 @@ cache=${cache:-$repo/.cache}
 say() { echo "deb: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
-again= output=
+again= lint= output=
 while [ $# -gt 0 ]; do
     case $1 in
         --again) again=yes ;;
+        --lint) lint=yes ;;
         --output) [ $# -ge 2 ] || fail "--output needs a directory"; output=$2; shift ;;
         *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
     esac
@@ -36,7 +38,7 @@ esac
 # What the package is made from. This script is one of them: it says in which chroot it is built.
 sources() {
     find LICENSE README.md CHANGELOG.md uv.lock pyproject.toml debian docs examples src/qemu_node \
-        scripts/deb.sh scripts/debian-sources.sh \
+        scripts/deb.sh scripts/debian-sources.sh tools/manpages.py \
         -name __pycache__ -prune -o -type f -print | LC_ALL=C sort
 }
 
@@ -48,6 +50,9 @@ kept=$cache/deb/$suite-$key
 built() {
     for package in "$kept"/*.deb; do [ ! -f "$package" ] || echo "$package"; done
 }
+
+# Whether nothing is left to do.
+is_done() { [ -z "$again" ] && [ -n "$(built)" ] && { [ -z "$lint" ] || [ -e "$kept/linted" ]; }; }
 
 deliver() {
     package=$(built)
@@ -61,11 +66,11 @@ deliver() {
     exit
 }
 
-[ -n "$again" ] || [ -z "$(built)" ] || deliver
+if is_done; then deliver; fi
 exec 9>"$cache/deb/lock"
-flock 9
+flock --nonblock 9 || { say "waiting for another build"; flock 9; }
 # Another process may have built it meanwhile.
-[ -n "$again" ] || [ -z "$(built)" ] || deliver
+if is_done; then deliver; fi
 
 # What an interrupted build has left.
 work=$cache/deb/work
@@ -92,60 +97,77 @@ if [ ! -f "$chroot" ]; then
     mv "$chroot.new" "$chroot"
 fi
 
-# The wheels, with the package index that this machine's pip uses.
-scripts/setup.sh --python >&2
-requirements=$work/requirements.txt
-.tools/bin/uv export --quiet --locked --no-dev --no-emit-project --format requirements-txt \
-    --no-header --no-annotate >"$requirements" || fail "uv cannot read uv.lock, see above"
-wheels=$cache/deb/wheels-$suite-$(sha256sum "$requirements" | cut -c1-12)
-if [ ! -d "$wheels" ]; then
-    say "downloading the Python packages of uv.lock"
-    # Every name of "runs with this Debian's libc"; pip does not derive the older ones from one.
-    platforms=
-    for tag in manylinux_2_36 manylinux_2_34 manylinux_2_31 manylinux_2_28 manylinux_2_27 \
-        manylinux_2_24 manylinux_2_17 manylinux2014 manylinux_2_12 manylinux2010 manylinux_2_5 \
-        manylinux1; do
-        platforms="$platforms --platform ${tag}_x86_64"
-    done
-    mkdir "$work/wheels"
-    .tools/bin/pip --quiet --disable-pip-version-check download --require-hashes --no-deps \
-        --only-binary :all: --python-version "$python" $platforms \
-        --dest "$work/wheels" --requirement "$requirements" >&2 ||
-        fail "cannot download the Python packages; check the network and https_proxy"
-    rm -rf "$cache/deb/wheels-$suite-"*
-    mv "$work/wheels" "$wheels"
-fi
-
-say "building the package for Debian $DEBIAN"
 root=$work/root
 mkdir "$root"
 # Without the device nodes, which only root may make: those of this machine are mounted.
 tar -xf "$chroot" -C "$root" --no-same-owner --exclude='./dev/*'
-mkdir -p "$root/build/qemu-node"
-sources | tar -cT - | tar -x --no-same-owner -C "$root/build/qemu-node"
-cp -r "$wheels" "$root/build/qemu-node/debian/wheels"
-cp "$requirements" "$root/build/qemu-node/debian/requirements.txt"
-# One version for each Debian: an upgrade of the node's Debian brings the newer one's package.
-sed -i "1s/(\(.*\))/(\1~deb$DEBIAN)/" "$root/build/qemu-node/debian/changelog"
-find "$root/build/qemu-node" -type f -exec chmod a+r,u+w,go-w {} +
+mkdir "$root/build"
 
-as_root=
-[ "$(id -u)" = 0 ] || as_root=--map-root-user
-unshare $as_root --mount --pid --net --fork --kill-child env -i sh -euc '
-    root=$1
-    mount --make-rprivate /
-    mount -t proc proc "$root/proc"
-    mount --rbind /dev "$root/dev"
-    export HOME=/build PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TZ=UTC
-    umask 022
+# Runs shell text in the chroot, in /build, without network.
+in_chroot() {
+    as_root=
+    [ "$(id -u)" = 0 ] || as_root=--map-root-user
+    unshare $as_root --mount --pid --net --fork --kill-child env -i sh -euc '
+        mount --make-rprivate /
+        mount -t proc proc "$1/proc"
+        mount --rbind /dev "$1/dev"
+        export HOME=/build PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TZ=UTC
+        umask 022
+        exec chroot "$1" sh -euc "cd /build; $2"' enter "$root" "$1" >&2
+}
+
+build() {
+    # The wheels, with the package index that this machine's pip uses.
+    scripts/setup.sh --python >&2
+    requirements=$work/requirements.txt
+    .tools/bin/uv export --quiet --locked --no-dev --no-emit-project --format requirements-txt \
+        --no-header --no-annotate >"$requirements" || fail "uv cannot read uv.lock, see above"
+    wheels=$cache/deb/wheels-$suite-$(sha256sum "$requirements" | cut -c1-12)
+    if [ ! -d "$wheels" ]; then
+        say "downloading the Python packages of uv.lock"
+        # Every name of "runs with this Debian's libc"; pip does not derive the older ones.
+        platforms=
+        for tag in manylinux_2_36 manylinux_2_34 manylinux_2_31 manylinux_2_28 manylinux_2_27 \
+            manylinux_2_24 manylinux_2_17 manylinux2014 manylinux_2_12 manylinux2010 \
+            manylinux_2_5 manylinux1; do
+            platforms="$platforms --platform ${tag}_x86_64"
+        done
+        mkdir "$work/wheels"
+        .tools/bin/pip --quiet --disable-pip-version-check download --require-hashes --no-deps \
+            --only-binary :all: --python-version "$python" $platforms \
+            --dest "$work/wheels" --requirement "$requirements" >&2 ||
+            fail "cannot download the Python packages; check the network and https_proxy"
+        rm -rf "$cache/deb/wheels-$suite-"*
+        mv "$work/wheels" "$wheels"
+    fi
+
+    say "building the package for Debian $DEBIAN"
+    source=$root/build/qemu-node
+    mkdir "$source"
+    sources | tar -cT - | tar -x --no-same-owner -C "$source"
+    cp -r "$wheels" "$source/debian/wheels"
+    cp "$requirements" "$source/debian/requirements.txt"
+    # One version for each Debian: an upgrade of the node's Debian brings the newer one's package.
+    sed -i "1s/(\(.*\))/(\1~deb$DEBIAN)/" "$source/debian/changelog"
+    # As git has them: the umask of whoever checked this out must not reach the package.
+    find "$source" -type f -exec chmod u=rwX,go=rX {} +
     # No check of build dependencies: nothing is compiled, so there is no compiler.
-    chroot "$root" sh -euc "cd /build/qemu-node
-        dpkg-buildpackage --build=binary --no-sign --no-check-builddeps >../log 2>&1 || { cat ../log; exit 1; }
-        lintian --allow-root --fail-on error --tag-display-limit 0 ../*.changes" >&2
-' build "$root" || fail "the package could not be built, see above"
+    in_chroot 'cd qemu-node
+        dpkg-buildpackage --build=binary --no-sign --no-check-builddeps >../log 2>&1 ||
+            { cat ../log; exit 1; }' || fail "the package could not be built, see above"
+    mkdir "$work/kept"
+    mv "$root"/build/*.deb "$work/kept/"
+    rm -rf "$kept"
+    mv "$work/kept" "$kept"
+    # The five newest are enough.
+    ls -dt "$cache/deb/$suite-"* | tail -n +6 | while read -r old; do rm -rf "$old"; done
+}
 
-rm -rf "$kept" "$work/kept"
-mkdir "$work/kept"
-mv "$root"/build/*.deb "$work/kept/"
-mv "$work/kept" "$kept"
+[ -z "$again" ] && [ -n "$(built)" ] || build
+if [ -n "$lint" ] && [ ! -e "$kept/linted" ]; then
+    cp "$(built)" "$root/build/"
+    in_chroot 'lintian --allow-root --fail-on error --tag-display-limit 0 *.deb' ||
+        fail "lintian found errors in $(built), see above"
+    touch "$kept/linted"
+fi
 deliver

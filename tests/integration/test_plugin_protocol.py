@@ -17,6 +17,7 @@ from qemu_node.errors import MissingPartError
 from qemu_node.host.process import command, identity, pidfd
 from qemu_node.nomad.agent.calls import DriverCalls, GoPluginCalls
 from qemu_node.nomad.agent.client import LogEntry, PluginClient, PluginStartError
+from qemu_node.nomad.plugin import running
 from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, methods_of, unix_target
 from qemu_node.nomad.plugin.server import PluginServer
 from qemu_node.nomad.plugin.status import PluginError
@@ -431,3 +432,28 @@ async def test_stdio_and_broker_are_held_open(tmp_path: Path, service: str, rpc:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(call.read(), 0.5)
         call.cancel()
+
+
+async def test_plugins_of_agents_are_found_and_ended_and_those_of_run_are_not(
+    tmp_path: Path,
+) -> None:
+    async with await _launch(tmp_path):
+        (of_nomad,) = running.find_plugins(tmp_path)
+        async with await _launch(tmp_path, running.STOP_WITH_PARENT) as of_run:
+            (tmp_path / "plugin" / "1.lock").touch()  # left by a dead plugin
+            assert running.find_plugins(tmp_path) == [of_nomad]
+            assert await running.end_plugins([of_nomad], timeout_s=_DEADLINE_S) == []
+            assert running.find_plugins(tmp_path) == []
+            await of_run.base.plugin_info(base_pb2.PluginInfoRequest())
+
+
+async def test_plugin_that_ignores_the_signal_is_reported(tmp_path: Path) -> None:
+    async with await _launch(tmp_path, "stubborn"):
+        (found,) = running.find_plugins(tmp_path)
+        assert await running.end_plugins([found], timeout_s=0.1) == [found]
+        pidfd.send_signal(found, signal.SIGKILL)
+        await pidfd.wait_gone(found)
+
+
+def test_no_plugin_is_found_where_none_has_run(tmp_path: Path) -> None:
+    assert running.find_plugins(tmp_path) == []

@@ -104,6 +104,9 @@ class App:
 
 pass_app = click.make_pass_decorator(App)
 
+_RESTART_MAX_S = 10.0
+"""A plugin gives cancelled calls 1.2 s to undo their work."""
+
 
 @click.command(
     cls=LazyGroup,
@@ -127,18 +130,58 @@ def cli(ctx: click.Context, config_path: Path | None, verbose: int) -> None:
     ctx.obj = App(config_path=config_path, arguments=ctx.obj or ())
 
 
-@click.command()
+@click.command(
+    help="""Serve the task driver plugin; Nomad starts this.
+
+    With --restart: end the plugins that the agents of this machine have started. An agent starts
+    its plugin again at once, and running VMs go on. The new one reads node.toml anew, and is of the
+    version that is installed now."""
+)
+@click.option("--restart", is_flag=True, help="Let Nomad start its plugin anew.")
 @click.option(
     "--stop-with-parent",
     is_flag=True,
     help="Stop all VMs and leave when stdin ends; `qemu-node run` starts the plugin so.",
 )
 @pass_app
-def driver(app: App, stop_with_parent: bool) -> None:
-    """Serve the task driver plugin; Nomad starts this."""
+def driver(app: App, restart: bool, stop_with_parent: bool) -> None:
+    """Serve the plugin, or have it restarted."""
+    if restart:
+        _restart_plugins(app)
+        return
     from qemu_node.nomad.driver.plugin import run_driver
 
     run_driver(config_path=app.config_path, stop_with_parent=stop_with_parent)
+
+
+def _restart_plugins(app: App) -> None:
+    """End the plugins of Nomad's agents.
+
+    Raises:
+        HostError: one has not ended in time.
+    """
+    import asyncio
+
+    from qemu_node.errors import AS_ROOT, HostError
+    from qemu_node.nomad.driver.plugin import run_dirs
+    from qemu_node.nomad.plugin.running import end_plugins, find_plugins
+
+    if os.geteuid() != 0:
+        raise HostError("the plugins of Nomad are root's", hint=AS_ROOT)
+    found = {
+        plugin for directory in run_dirs(app.config_path) for plugin in find_plugins(directory)
+    }
+    left = asyncio.run(end_plugins(sorted(found, key=lambda p: p.pid), timeout_s=_RESTART_MAX_S))
+    if left:
+        pids = ", ".join(str(plugin.pid) for plugin in left)
+        raise HostError(
+            f"the driver has not ended in {_RESTART_MAX_S:g} s (process {pids})",
+            hint="`systemctl restart nomad` starts it anew; VMs go on",
+        )
+    if found:
+        click.echo("the driver has ended; Nomad starts it anew, and VMs go on", err=True)
+    else:
+        click.echo("no driver of Nomad runs here", err=True)
 
 
 @click.command(

@@ -19,6 +19,7 @@ from pathlib import Path
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import HostError
 from qemu_node.nomad.agent.client import LogEntry, PluginClient
+from qemu_node.nomad.plugin.running import STOP_WITH_PARENT
 from qemu_node.run.allocdir import SessionDir, sweep
 from qemu_node.run.driverlink import DriverLink, driver_environment
 from qemu_node.run.events import EventKind, RunEvent
@@ -94,7 +95,9 @@ def _announce(job: Job, on_event: Callable[[RunEvent], None]) -> None:
 def driver_argv(config_path: Path | None) -> list[str]:
     """Return the driver's command line; it makes its socket before SetConfig names node.toml."""
     named = [] if config_path is None else ["--config", str(config_path.absolute())]
-    return [sys.executable, "-m", "qemu_node", *named, "driver", "--stop-with-parent"]
+    # -m alone would import from the working directory first, which may be anyone's.
+    isolation = "-I" if sys.flags.isolated else "-P"
+    return [sys.executable, isolation, "-m", "qemu_node", *named, "driver", STOP_WITH_PARENT]
 
 
 @contextlib.asynccontextmanager

@@ -108,12 +108,12 @@ async def _run(config_path: Path | None, *, stop_with_parent: bool) -> None:
             _ = runtime.tasks.start(_stop_at_end_of_stdin(runtime, stop), name="parent")
         # `qemu-node run` can cancel a StartTask; Nomad always waits for it.
         driver = VMDriver(runtime, waits_for_images=stop_with_parent)
-        await serve(VMPlugin(runtime), driver, run_dirs=_run_dirs(config_path), stop=stop)
+        await serve(VMPlugin(runtime), driver, run_dirs=run_dirs(config_path), stop=stop)
     finally:
         await runtime.aclose()
 
 
-def _run_dirs(config_path: Path | None) -> list[Path]:
+def run_dirs(config_path: Path | None) -> list[Path]:
     """Return the directories in which to try to make the plugin's socket, in order.
 
     The agent has not sent its settings yet. The fingerprint reports an error in node.toml, and for
