@@ -200,11 +200,12 @@ def data_mounted(paths: NodePaths, /) -> None:
     _require_root("/data is root's")
     if not os.path.ismount(paths.data):
         raise HostError(f"nothing is mounted on {paths.data}", hint="mount LABEL=DATA /data")
-    key = data_disk(read_disks(), str(paths.data))
-    if remember_disk(paths, key):
-        click.echo(f"the disk of /data is now {key or 'any with the label DATA'}")
+    # First, because Nomad waits for it; a broken disk elsewhere does not keep it from that.
     for name in apply_config(paths):
         click.echo(f"{paths.config / name}: from the installation")
+    key = data_disk(read_disks(looks_at_disks=False), str(paths.data))
+    if remember_disk(paths, key):
+        click.echo(f"the disk of /data is now {key or 'any with the label DATA'}")
 
 
 def _require_root(reason: str) -> None:

@@ -122,12 +122,19 @@ class _Listing(msgspec.Struct, frozen=True):
     blockdevices: tuple[_Device, ...]
 
 
-def read_disks(*, types: Iterable[str] = ("disk",), dev: Path = Path("/dev")) -> tuple[Disk, ...]:
+def read_disks(
+    *,
+    types: Iterable[str] = ("disk",),
+    dev: Path = Path("/dev"),
+    looks_at_disks: bool = True,
+) -> tuple[Disk, ...]:
     """Return the machine's disks by their paths. Blocks for lsblk and wipefs.
 
     Args:
         types: lsblk's types of devices that count as disks; tests add `loop`.
         dev: The directory of devices.
+        looks_at_disks: Whether disks that seem empty are read. It is an error if one cannot be,
+            so do not if that does not matter.
 
     Raises:
         NodeError: one of them is missing, fails or prints nonsense.
@@ -136,7 +143,9 @@ def read_disks(*, types: Iterable[str] = ("disk",), dev: Path = Path("/dev")) ->
         ["lsblk", "--json", "--bytes", "--output", ",".join(_COLUMNS)], timeout_s=_LSBLK_S
     )
     return tuple(
-        disk if disk.volumes else replace(disk, volumes=_read_signatures(disk))
+        disk
+        if disk.volumes or not looks_at_disks
+        else replace(disk, volumes=_read_signatures(disk))
         for disk in parse_disks(done.stdout, read_links(dev), types=types)
     )
 
