@@ -1,14 +1,17 @@
 """A node that goes down: its VMs are ended with no driver there, and start anew afterwards."""
 
 import asyncio
+import re
 import signal
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from guests import cache
 from integration.vmnode import WAIT_S, VMNode
 
-from qemu_node.host.process import identity, pidfd
+from qemu_node.host.process import command, identity, pidfd
 from qemu_node.inventory.stopall import stop_all
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
@@ -126,5 +129,32 @@ async def test_a_vm_that_survived_the_stop_of_its_node_counts_again(node: VMNode
         assert not vm.directory.node_stop_file.exists()
         pidfd.send_signal(vm.process, signal.SIGKILL)
         assert (await following.ended(recovered)).is_failure
+    finally:
+        await following.close()
+
+
+@pytest.mark.needs_root
+async def test_the_privileges_of_its_unit_are_enough(node: VMNode, tmp_path: Path) -> None:
+    """What qemu-node-vms.service leaves to root, in a network namespace of its own."""
+    unit = (cache.REPO / "debian/qemu-node-vms.service").read_text()
+    (given,) = re.findall("(?m)^CapabilityBoundingSet=(.*)$", unit)
+    kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in given.split())
+    vm = await node.start(node.request())
+    await node.printed("small guest ready")
+    following = await without_driver(node)
+    settings = tmp_path / "node.toml"
+    settings.write_text(f'[paths]\nrun = "{node.paths.run}"\ndata = "{node.paths.data}"\n')
+    try:
+        done = await command.run(
+            [
+                *("unshare", "--net", "setpriv", "--no-new-privs", f"--bounding-set=-all,{kept}"),
+                *(sys.executable, "-m", "qemu_node", "--config", str(settings)),
+                *("vm", "stop", "--all", "--timeout", "60s"),
+            ],
+            env={**command.SAFE_ENV, "PYTHONPATH": ":".join(filter(None, sys.path))},
+            timeout_s=WAIT_S,
+        )
+        assert b"1 of 1 VMs ended: 1 by their guest agents" in done.stderr
+        assert vm.directory.node_stop_file.exists()
     finally:
         await following.close()
