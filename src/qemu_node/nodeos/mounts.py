@@ -54,13 +54,13 @@ async def remount(path: Path, mode: str) -> None:
 
 
 async def unmount(path: Path) -> None:
-    """Unmount `path` if it is a mount point.
+    """Unmount `path` if it is a mount point. What still uses it goes on, and frees it at its end.
 
     Raises:
-        HostError: it is in use.
+        HostError: the kernel refused.
     """
     if await asyncio.to_thread(path.is_mount):
-        await run(["umount", str(path)], timeout_s=_TIMEOUT_S)
+        await run(["umount", "--lazy", str(path)], timeout_s=_TIMEOUT_S)
 
 
 def free_bytes(path: Path) -> int:

@@ -127,6 +127,11 @@ class NodePaths:
         return self.efi / "grub_oem_env"
 
     @property
+    def recovery(self) -> Path:
+        """Where Elemental mounts the recovery partition during an upgrade."""
+        return self.root / "run/elemental/recovery"
+
+    @property
     def working_tree(self) -> Path:
         """Where Elemental mounts the tree of an image that it installs."""
         return self.root / "run/elemental/workingtree"

@@ -16,11 +16,12 @@ def clean(paths: NodePaths) -> None:
     Every upgrade does this first. Do not call it while /usr/bin/elemental installs an image.
     """
     from qemu_node.nodeos.snapshots.clean import clean as clean_snapshots
-    from qemu_node.nodeos.snapshots.clean import system_lock
+    from qemu_node.nodeos.snapshots.clean import system_lock, tidy_mounts
     from qemu_node.nodeos.snapshots.plan import Plan
 
     async def act() -> Plan:
         async with system_lock(paths):
+            await tidy_mounts(paths)
             return await clean_snapshots(paths)
 
     plan = asyncio.run(act())

@@ -11,7 +11,7 @@ from qemu_node.errors import HostError
 from qemu_node.host.files.atomic import host_error
 from qemu_node.host.files.lock import FileLock
 from qemu_node.nodeos.ledger.history import Event, note_event
-from qemu_node.nodeos.mounts import unmount
+from qemu_node.nodeos.mounts import is_read_only, remount, unmount
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.snapshots import grubenv
 from qemu_node.nodeos.snapshots.apply import apply_plan
@@ -52,13 +52,24 @@ async def clean(paths: NodePaths, *, failed: int | None = None) -> Plan:
     Raises:
         HostError: a step was refused; the call may be repeated.
     """
-    # What a killed upgrade leaves. It would keep the files of a removed snapshot.
-    await unmount(paths.working_tree)
     facts = await asyncio.to_thread(read_facts, paths)
     plan = make_plan(facts, failed=failed)
     await apply_plan(paths, facts, plan)
     await asyncio.to_thread(_note_removals, paths, facts, plan)
     return plan
+
+
+async def tidy_mounts(paths: NodePaths) -> None:
+    """Undo the mounts that a killed Elemental leaves. Not while one runs: it needs them.
+
+    Raises:
+        HostError: the kernel refused.
+    """
+    # It would keep the space of a removed snapshot.
+    for place in (paths.working_tree, paths.recovery):
+        await unmount(place)
+    if not is_read_only(paths.efi) and await asyncio.to_thread(paths.efi.is_mount):
+        await remount(paths.efi, "ro")
 
 
 def _note_removals(paths: NodePaths, facts: Facts, plan: Plan) -> None:

@@ -131,21 +131,31 @@ async def run_elemental(
     follower = Follower(log_path, tell)
     with Hold(child.process) as hold:
         try:
-            while (status := child.exit_status()) is None:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(hold.wait_gone(), _POLL_S)
+            while not await _is_gone(hold):
                 follower.follow()
         except asyncio.CancelledError:
             await finish(_stop(hold))
-            child.kill_group()
-            child.exit_status()
             raise
+        finally:
+            # Before it is reaped: the tools that a killed Elemental leaves still write.
+            child.kill_group()
+            status = child.exit_status()
     follower.follow()
     if status != 0:
+        ended = "has ended" if status is None else describe_exit(status)
+        why = f": {follower.reason}" if follower.reason else ""
         raise ElementalError(
-            f"elemental upgrade {describe_exit(status)}: {follower.reason}",
-            hint=f"{log_path} has all that it said",
+            f"elemental upgrade {ended}{why}", hint=f"{log_path} has all that it said"
         )
+
+
+async def _is_gone(hold: Hold) -> bool:
+    """Wait a moment for the process; tell whether it has ended."""
+    try:
+        await asyncio.wait_for(hold.wait_gone(), _POLL_S)
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _stop(hold: Hold) -> None:
@@ -169,8 +179,8 @@ class Follower:
 
     @property
     def reason(self) -> str:
-        """Why it failed: in our own words, if a hook of ours has said why."""
-        return self._hook_error or self._last_error or "it says no reason"
+        """Why it failed: in our own words, if a hook of ours has said why; empty if unknown."""
+        return self._hook_error or self._last_error
 
     def follow(self) -> None:
         """Tell the lines that came since."""

@@ -26,7 +26,7 @@ from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import Release, read_release
 from qemu_node.nodeos.snapshots import grubenv
 from qemu_node.nodeos.snapshots.apply import apply_plan
-from qemu_node.nodeos.snapshots.clean import clean, system_lock
+from qemu_node.nodeos.snapshots.clean import clean, system_lock, tidy_mounts
 from qemu_node.nodeos.snapshots.facts import Facts, read_facts
 from qemu_node.nodeos.snapshots.plan import make_plan
 from qemu_node.nodeos.snapshots.settle import read_note
@@ -48,8 +48,6 @@ from qemu_node.nodeos.upgrade.source import (
 )
 
 Tell = Callable[[str], None]
-
-_RECOVERY = "run/elemental/recovery"
 
 
 class UpgradeRefusedError(NodeError):
@@ -197,6 +195,8 @@ async def _install(
     )
     credential = find_credential(config, target.source)
     was_read_only = is_read_only(paths.state)
+    # What an upgrade left that was killed with its command.
+    await tidy_mounts(paths)
     tell(f"installing {target.name}")
     try:
         with (
@@ -241,8 +241,8 @@ async def _install(
 
 async def _undo(paths: NodePaths, before: Facts, error: BaseException, target: Target) -> None:
     """Have the next boot take what it would have taken, and remove what the upgrade left."""
-    for place in (paths.working_tree, paths.run / "new"):
-        await unmount(place)
+    await unmount(paths.run / "new")
+    await tidy_mounts(paths)
     facts = await asyncio.to_thread(read_facts, paths)
     wanted = before.active if before.active is not None else before.booted
     new = None if facts.active == wanted else facts.active
@@ -253,10 +253,6 @@ async def _undo(paths: NodePaths, before: Facts, error: BaseException, target: T
     if booted is not None and booted.is_confirmed and booted.number == wanted:
         flags: grubenv.Changes = {CHECK: None, ATTEMPT: None}
         await asyncio.to_thread(grubenv.update, paths.grubenv, flags)
-    for place in (paths.efi, paths.root / _RECOVERY):
-        # Elemental makes them writable, and does not undo that when it is killed.
-        if place.is_mount() and not is_read_only(place):
-            await _read_only_again(place)
     words = str(error) or type(error).__name__
     await asyncio.to_thread(
         note_event, paths, Event.FAILED, tag=target.tag, digest=target.digest, note=words
