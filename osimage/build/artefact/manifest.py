@@ -44,13 +44,15 @@ def sign(tools: Path, key: Path, document: Path, signature: Path) -> None:
     Raises:
         BuildError: minisign does not accept the key or the password.
     """
+    if not key.is_file():
+        raise BuildError(f"there is no key {key}", hint=_KEY_HINT)
     comment = f"file:{document.name}"
     try:
         made = run_in(
             tools,
-            ["sh", "-c", 'minisign -S -q -s "/key/$1" -m "/in/$2" -x /run/sig -t "$3" >&2'
-             " && cat /run/sig", "sign", key.name, document.name, comment],
-            binds={key.resolve().parent: "/key", document.resolve().parent: "/in"},
+            ["sh", "-c", 'minisign -S -q -s /run/key -m /run/document -x /run/sig -t "$1" >&2'
+             " && cat /run/sig", "sign", comment],
+            binds={key.resolve(): "/run/key", document.resolve(): "/run/document"},
             stdin=_password(),
         ).stdout  # fmt: skip
     except ProcessError as exc:
@@ -69,9 +71,8 @@ def public_key(tools: Path, key: Path) -> bytes:
     try:
         return run_in(
             tools,
-            ["sh", "-c", 'minisign -R -q -s "/key/$1" -p /run/pub >&2 && cat /run/pub',
-             "recreate", key.name],
-            binds={key.resolve().parent: "/key"}, stdin=_password(),
+            ["sh", "-c", "minisign -R -q -s /run/key -p /run/pub >&2 && cat /run/pub"],
+            binds={key.resolve(): "/run/key"}, stdin=_password(),
         ).stdout  # fmt: skip
     except ProcessError as exc:
         raise BuildError(f"cannot use the key {key}: {exc}", hint=_KEY_HINT) from exc
