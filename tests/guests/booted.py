@@ -27,6 +27,14 @@ Type=oneshot
 ExecStart=sh -c 'mkdir /run/t;cd /run/t;tar -xf /dev/vdb;sh ./ask'
 ExecStopPost=systemctl poweroff -ff
 """
+# On a node Elemental's stages make the host key.
+_KEY_UNIT = """\
+[Unit]
+Before=ssh.service
+[Service]
+Type=oneshot
+ExecStart=ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key
+"""
 # Each file below out/ is an answer.
 _ASK = """\
 mkdir out
@@ -103,11 +111,14 @@ def boot(tree: Path, root: Path, data: Path, work: Path, *, timeout_s: float) ->
 def _argv(
     tree: Path, root: Path, questions: Path, answers: Path, data: Path, serial: Path
 ) -> list[str]:
-    unit = base64.b64encode(_UNIT.encode()).decode()
+    units = " ".join(
+        f"systemd.set_credential_binary=systemd.extra-unit.{name}.service:"
+        f"{base64.b64encode(text.encode()).decode()} systemd.wants={name}.service"
+        for name, text in (("ask", _UNIT), ("key", _KEY_UNIT))
+    )
     command_line = (
-        "root=live:/dev/vda rd.live.overlay.overlayfs=1 console=ttyS0 no_timer_check panic=-1 "
-        f"systemd.set_credential_binary=systemd.extra-unit.ask.service:{unit} "
-        "systemd.wants=ask.service"
+        "root=live:/dev/vda rd.live.overlay.overlayfs=1 console=ttyS0 quiet no_timer_check "
+        f"panic=-1 {units}"
     )
     # For the CPU's flags see guests.testvm: QEMU 7.2 has bugs with cx16 and la57.
     # fmt: off

@@ -77,3 +77,7 @@ def test_the_node_needs_little_memory_for_itself(node: Booted) -> None:
     kib = dict(re.findall(r"^(\w+):\s+(\d+) kB$", node.answers["memory"], re.MULTILINE))
     used_mib = (int(kib["MemTotal"]) - int(kib["MemAvailable"])) >> 10
     assert used_mib <= _MEMORY_MAX_MIB
+
+
+def test_sshd_listens(node: Booted) -> None:
+    assert re.search(r"^tcp\s+LISTEN\s.*\*?:22\s", node.answers["listening"], re.MULTILINE)
