@@ -50,7 +50,7 @@ def note(paths: NodePaths) -> None:
 
     began = asyncio.run(note_boot(paths))
     if not began.is_judged:
-        click.echo("this system is new: the health check decides whether it stays")
+        click.echo("the health check of this boot decides which system stays")
 
 
 @click.command()
