@@ -118,7 +118,7 @@ in_chroot() {
 
 build() {
     # The wheels, with the package index that this machine's pip uses.
-    scripts/setup.sh --python >&2
+    scripts/setup.sh --tools >&2
     requirements=$work/requirements.txt
     .tools/bin/uv export --quiet --locked --no-dev --no-emit-project --format requirements-txt \
         --no-header --no-annotate >"$requirements" || fail "uv cannot read uv.lock, see above"

@@ -3,6 +3,7 @@
 #
 #   setup.sh            Debian packages (as root or through sudo) and the Python environment
 #   setup.sh --python   the Python environment only: .tools/ (uv) and .venv/, no root needed
+#   setup.sh --tools    .tools/ only
 #
 # For Debian 12 and 13, and what is close to them.
 set -eu
@@ -82,7 +83,7 @@ install_packages() {
 # Prints the free space of the file system that holds $1.
 free_space() { df -h --output=avail "$1" | tail -n 1 | tr -d ' '; }
 
-install_python() {
+install_tools() {
     # The certificates that this machine trusts, as apt and pip do; uv brings its own otherwise.
     export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
     uv=.tools/bin/uv
@@ -90,11 +91,6 @@ install_python() {
     kept=${UV_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/uv}
     mkdir -p "$kept" 2>/dev/null && [ -w "$kept" ] ||
         fail "cannot write to $kept, where Python packages are kept; set XDG_CACHE_HOME to a directory of yours"
-    if [ ! -d .venv ]; then
-        free_mib=$(($(df --output=avail -k . | tail -n 1) / 1024))
-        [ "$free_mib" -ge "$venv_mib" ] ||
-            fail "the Python environment needs $venv_mib MiB in $PWD, and $free_mib MiB are free; make room"
-    fi
     online="check the network, https_proxy, and SSL_CERT_FILE if your proxy has a CA of its own"
     case $("$uv" --version 2>/dev/null || true) in
         "uv $uv_version"*) ;;
@@ -106,6 +102,15 @@ install_python() {
                 fail "cannot install uv from the Python index; $online ($(free_space .) free here)"
             ;;
     esac
+}
+
+install_python() {
+    if [ ! -d .venv ]; then
+        free_mib=$(($(df --output=avail -k . | tail -n 1) / 1024))
+        [ "$free_mib" -ge "$venv_mib" ] ||
+            fail "the Python environment needs $venv_mib MiB in $PWD, and $free_mib MiB are free; make room"
+    fi
+    install_tools
     [ -d .venv ] || say "installing the Python packages of uv.lock into .venv"
     # With bytecode, as pip installs a package. Where Python may not write it
     # (PYTHONDONTWRITEBYTECODE), each start of the driver would compile every module anew.
@@ -117,5 +122,6 @@ install_python() {
 case ${1:-} in
     '') install_packages; install_python ;;
     --python) install_python ;;
+    --tools) install_tools ;;
     *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
 esac

@@ -34,8 +34,9 @@ _KEEP_PACKAGES = 'APT::Keep-Downloaded-Packages "true";\n'
 class FreshDebian:
     """One chroot; it goes with its directory."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, suite: str) -> None:
         self.root = root
+        self.suite = suite
 
     @classmethod
     def make(cls, suite: str, root: Path) -> "FreshDebian":
@@ -67,10 +68,10 @@ class FreshDebian:
         for path in ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt"):
             shutil.copyfile(f"/{path}", root / path)
         unwanted = shutil.ignore_patterns(
-            ".git", ".venv", ".tools", ".cache", ".*_cache", "__pycache__", ".hypothesis"
+            ".git", ".venv", ".tools", ".cache", ".*_cache", "__pycache__", ".hypothesis", "out"
         )
         shutil.copytree(cache.REPO, root / "src", ignore=unwanted, symlinks=True)
-        return cls(root)
+        return cls(root, suite)
 
     def run(self, script: str, *, is_alone: bool, timeout_s: float) -> Completed:
         """Run shell text as root in /src; what it started ends with it.

@@ -135,7 +135,7 @@ def jobs(directory: Path) -> Iterator[Path]:
 async def test_nomad_takes_the_examples_and_the_jobs_of_the_pages(
     nomad: NomadAgent, tmp_path: Path
 ) -> None:
-    # As docs/install.md makes it before the job that names it.
+    # As docs/plain-debian.md makes it before the job that names it.
     await nomad.command("namespace", "apply", "vms")
     refused = {}
     for job in jobs(tmp_path):

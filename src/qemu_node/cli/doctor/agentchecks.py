@@ -1,7 +1,7 @@
 """What a Nomad agent needs for the driver, judged one thing at a time: pure.
 
-Owns what is good enough and what to do about the rest: docs/install.md has the steps. Does not own
-finding out (`agentfacts`). Nothing is checked on a machine without Nomad: `qemu-node run` does
+Owns what is good enough and what to do about the rest: docs/plain-debian.md has the steps. Does not
+own finding out (`agentfacts`). Nothing is checked on a machine without Nomad: `qemu-node run` does
 without.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from qemu_node.cli.doctor.checks import Check, fail, ok, warn
 from qemu_node.errors import NodeError
 
-PAGE = "docs/install.md"
+PAGE = "docs/plain-debian.md"
 OLDEST_NOMAD = (1, 11, 3)
 
 
@@ -143,7 +143,7 @@ def check_plugin_file(config: AgentConfig, problem: str | None) -> Check:
         return warn("plugin file", "plugin_dir is not set in the agent's configuration", PAGE)
     path = f"{config.plugin_dir}/vm"
     if problem is not None:
-        return warn("plugin file", f"{path} {problem}", f"write it as {PAGE} says")
+        return warn("plugin file", f"{path} {problem}", f"the package qemu-node has it: {PAGE}")
     return ok("plugin file", path)
 
 

@@ -69,12 +69,17 @@ def test_an_old_or_broken_nomad_is_named(
         ("agent", Level.WARN, replace(GOOD, problem="Permission denied"), "NOMAD_TOKEN"),
         ("agent", Level.WARN, replace(GOOD, host_name="other"), "NOMAD_ADDR"),
         ("plugin conf", Level.WARN, replace(GOOD, config=AgentConfig()), 'plugin "vm" {}'),
-        ("plugin file", Level.WARN, replace(GOOD, plugin_problem="does not exist"), "install.md"),
+        (
+            "plugin file",
+            Level.WARN,
+            replace(GOOD, plugin_problem="does not exist"),
+            "plain-debian.md",
+        ),
         (
             "plugin file",
             Level.WARN,
             replace(GOOD, config=replace(CONFIG, plugin_dir=None)),
-            "install.md",
+            "plain-debian.md",
         ),
         (
             "alloc GC",

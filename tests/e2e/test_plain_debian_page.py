@@ -1,4 +1,4 @@
-"""docs/install.md, followed command by command in a fresh Debian until a VM runs.
+"""docs/plain-debian.md, followed command by command in a fresh Debian until a VM runs.
 
 The commands are the page's own. What a person does between them is here: waiting, a key, and an
 image server, since the small guest stands in for Debian's image.
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from e2e.deb_package import build_package, repack
 from e2e.fresh_debian import FreshDebian
 from guests import cache
 from guests.fixtures import built
@@ -30,6 +31,18 @@ _FENCE = re.compile(r"^(?P<indent> *)```\n(?P<body>.*?)^ *```$", re.DOTALL | re.
 # What the page calls "a few seconds", and a guest that boots.
 _WAIT = """
 until {command} 2>&1 | grep --text {words}; do sleep 1; done
+"""
+# The newer package is there; the VM runs on, under a new driver.
+_UPGRADE = """
+plugin() {{ echo /run/qemu-node/plugin/*.lock; }}
+vms() {{ qemu-node vm list --json | grep -E '"(pid|state)"'; }}
+before=$(vms)
+driver=$(plugin)
+rm qemu-node_*.deb
+mv /newer/*.deb .
+{commands}
+until [ -e "$(plugin)" ] && [ "$(plugin)" != "$driver" ]; do sleep 1; done
+until [ "$(vms)" = "$before" ]; do sleep 1; done
 """
 _SERVE_IMAGE = """
 cat >>/etc/qemu-node/node.toml <<'EOF'
@@ -52,8 +65,8 @@ def page_commands(title: str) -> list[str]:
     return blocks
 
 
-def trial_of(blocks: list[str]) -> str:
-    """Return the page's commands with what a person does between them."""
+def trial_of(blocks: list[str], upgrade: str) -> str:
+    """Return the page's commands with what a person does between them, and an upgrade."""
     script = _SERVE_IMAGE
     for block in blocks:
         if block.startswith("ssh "):
@@ -67,6 +80,7 @@ def trial_of(blocks: list[str]) -> str:
         if block.startswith(JOB_STOP):
             logs = "nomad alloc logs -job debian-cloud"
             script += _WAIT.format(command=logs, words="'small guest ready'")
+            script += _UPGRADE.format(commands=upgrade)
         script += block.replace(f"{JOB_RUN} ", f"{JOB_RUN} -var mirror=http://127.0.0.1:8000 ")
     return script
 
@@ -90,12 +104,18 @@ def test_the_page_leads_from_a_fresh_debian_to_a_vm(
     digest = hashlib.sha512(small_guest_image.read_bytes()).hexdigest()
     (images / "SHA512SUMS").write_text(f"{digest}  {IMAGE}\n")
 
+    package = built(lambda: build_package(debian.suite))
+    shutil.copy(package, debian.root / "src")
     installed = debian.run("".join(page_commands("Install")), is_alone=False, timeout_s=600)
     said = installed.stdout.decode(errors="replace")
     assert installed.returncode == 0, said + installed.stderr.decode(errors="replace")[-8000:]
     assert "VMs can run here" in said
 
-    trial = trial_of(page_commands("Five minutes with `nomad agent -dev`"))
+    newer = debian.root / "newer"
+    newer.mkdir()
+    repack(package, newer / "qemu-node_9.0~deb13_amd64.deb", "9.0")
+    upgrade = "".join(page_commands("Upgrade"))
+    trial = trial_of(page_commands("Five minutes with `nomad agent -dev`"), upgrade)
     tried = debian.run(trial, is_alone=True, timeout_s=600)
     said = tried.stdout.decode(errors="replace")
     assert tried.returncode == 0, said + tried.stderr.decode(errors="replace")[-8000:]
