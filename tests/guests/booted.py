@@ -39,7 +39,10 @@ ExecStart=ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key
 _ASK = """\
 mkdir out
 ask() { name=$1; shift; "$@" >"out/$name" 2>&1; }
-# Nomad may still be starting: its unit is wanted by a mount.
+# An emulated machine beside other work may find its disks later than a node waits for them.
+udevadm settle --timeout=120
+systemctl start data.mount
+# Nomad may still be starting: its unit is wanted by that mount.
 timeout 120 sh -c 'until systemctl --quiet is-active nomad; do sleep 1; done'
 ask failed systemctl list-units --failed --plain --no-legend
 ask nomad systemctl is-active nomad
