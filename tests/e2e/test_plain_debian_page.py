@@ -55,7 +55,7 @@ mkdir -p ~/.ssh && echo "ssh-ed25519 AAAA test" >~/.ssh/id_ed25519.pub
 
 def page_commands(title: str) -> list[str]:
     """Return the blocks of commands in a section of the page."""
-    page = (cache.REPO / "docs" / "install.md").read_text()
+    page = (cache.REPO / "docs" / "plain-debian.md").read_text()
     section = re.split(r"^## ", page.partition(f"\n## {title}\n")[2], flags=re.MULTILINE)[0]
     blocks = [
         re.sub(f"^{match['indent']}", "", match["body"], flags=re.MULTILINE)
