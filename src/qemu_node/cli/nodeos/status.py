@@ -26,6 +26,7 @@ from qemu_node.nodeos.release import Release, read_release
 from qemu_node.nodeos.snapshots.facts import Facts, Snapshot, read_facts
 from qemu_node.nodeos.snapshots.plan import make_plan
 from qemu_node.nodeos.snapshots.settle import read_note
+from qemu_node.nodeos.snapshots.verdict import NEXT_ENTRY
 from qemu_node.units import format_size
 
 _COLUMNS = (
@@ -91,7 +92,7 @@ def _fields(release: Release, facts: Facts, *, is_judged: bool) -> list[tuple[st
 
 
 def _next(facts: Facts) -> str:
-    entry = facts.grub.get("next_entry")
+    entry = facts.grub.get(NEXT_ENTRY)
     if entry:
         return f"{entry}, once"
     snapshot = facts.find(facts.active)

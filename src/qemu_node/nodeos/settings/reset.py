@@ -18,6 +18,8 @@ from qemu_node.host.process.command import run, run_blocking
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.setup.choice import disk_key
 from qemu_node.nodeos.setup.disks import DATA_LABEL, Disk, Volume
+from qemu_node.nodeos.snapshots import grubenv
+from qemu_node.nodeos.snapshots.verdict import NEXT_ENTRY
 from qemu_node.text import DECODE_ERRORS
 
 _TOOL_S = 60.0
@@ -51,7 +53,7 @@ def boot_recovery(paths: NodePaths) -> None:
     Raises:
         NodeError: GRUB's variables cannot be written.
     """
-    _edit_grubenv(paths, "set", "next_entry=recovery")
+    grubenv.update(paths.grubenv, {NEXT_ENTRY: "recovery"})
 
 
 def cancel_reset(paths: NodePaths) -> None:
@@ -64,7 +66,7 @@ def cancel_reset(paths: NodePaths) -> None:
         paths.reset.unlink(missing_ok=True)
     except OSError as exc:
         raise host_error("remove", paths.reset, exc) from exc
-    _edit_grubenv(paths, "unset", "next_entry")
+    grubenv.update(paths.grubenv, {NEXT_ENTRY: None})
 
 
 def read_order(paths: NodePaths) -> Order | None:
@@ -119,7 +121,3 @@ def _erase_data(paths: NodePaths, disks: Sequence[Disk]) -> None:
     with contextlib.suppress(NodeError):  # not mounted
         run_blocking(["umount", found[0].path], timeout_s=_TOOL_S)
     run_blocking(["mkfs.ext4", "-q", "-F", "-L", DATA_LABEL, found[0].path], timeout_s=_MKFS_S)
-
-
-def _edit_grubenv(paths: NodePaths, *words: str) -> None:
-    run_blocking(["grub-editenv", str(paths.grubenv), *words], timeout_s=_TOOL_S)

@@ -23,8 +23,6 @@ ALWAYS_CHECK = "boot_assessment_always_check"
 ATTEMPT = "last_boot_attempt"
 NEXT_ENTRY = "next_entry"
 
-_ACTIVE = "active"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotePlan:
