@@ -7,11 +7,11 @@ configuration yet is whole: an installation is confirmed before an operator has 
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from qemu_node.errors import ConfigError, NodeError
+from qemu_node.errors import NodeError
 from qemu_node.host.process.command import run
 from qemu_node.nodeos.agent.client import (
     AgentError,
@@ -20,7 +20,7 @@ from qemu_node.nodeos.agent.client import (
     read_identity,
     read_node,
 )
-from qemu_node.nodeos.agent.config import config_files, read_agent_config
+from qemu_node.nodeos.agent.config import is_configured, read_agent_config
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.text import DECODE_ERRORS
 
@@ -90,12 +90,11 @@ class _AgentHealth(msgspec.Struct):
 
 async def read_health(paths: NodePaths) -> HealthFacts:
     """Return the facts of this moment. Whatever cannot be asked is a fault, no exception."""
-    has_address = await _has_address()
     base = HealthFacts(
-        has_address=has_address,
+        has_address=await _has_address(),
         has_data=paths.data_device.exists(),
         is_data_mounted=paths.data.is_mount(),
-        has_config=_has_config(paths),
+        has_config=is_configured(paths.config),
     )
     if not base.has_config:
         return base
@@ -106,22 +105,7 @@ async def read_health(paths: NodePaths) -> HealthFacts:
         problem, driver = await _ask_agent(paths)
     except (NodeError, OSError) as exc:
         problem = str(exc)
-    return HealthFacts(
-        has_address=base.has_address,
-        has_data=base.has_data,
-        is_data_mounted=base.is_data_mounted,
-        has_config=True,
-        nomad_state=state,
-        agent_problem=problem,
-        driver=driver,
-    )
-
-
-def _has_config(paths: NodePaths) -> bool:
-    try:
-        return bool(config_files(paths.config))
-    except ConfigError:
-        return False
+    return replace(base, nomad_state=state, agent_problem=problem, driver=driver)
 
 
 async def _ask_agent(paths: NodePaths) -> tuple[str | None, DriverHealth | None]:

@@ -10,6 +10,7 @@ when that address changes: a new lease needs no program of ours.
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_node.nodeos.agent.config import is_configured
 from qemu_node.nodeos.boot import Boot, BootMode, read_boot
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import Release, read_release
@@ -151,7 +152,7 @@ def read_facts(paths: NodePaths) -> ConsoleFacts:
         has_data_label=paths.data_device.is_symlink(),
         has_other_data=paths.data_label.is_symlink() and not paths.data_device.is_symlink(),
         is_data_mounted=_is_mounted(paths),
-        is_configured=any(paths.config.glob("*.hcl")),
+        is_configured=is_configured(paths.config),
     )
 
 

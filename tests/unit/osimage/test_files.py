@@ -3,11 +3,13 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import yaml
 
+from qemu_node.nodeos.agent.config import is_configured
 from qemu_node.nodeos.setup.login import LIVE_PASSWORD
 
 _REPO = Path(__file__).parents[3]
@@ -177,6 +179,23 @@ def test_the_sizes_in_the_picture_are_those_of_the_installation() -> None:
         labels[name]: f"{size} MiB" if size < 1024 else f"{size // 1024} GiB"
         for name, size in sizes.items()
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["client.hcl", "client.json", "node.toml", "client.hcl~", ".client.hcl.swp", ".a.hcl"]
+)
+def test_nomad_starts_by_what_its_health_check_takes_for_a_configuration(
+    tmp_path: Path, name: str
+) -> None:
+    """Otherwise a new image would be judged by a Nomad that never starts."""
+    patterns = re.findall(
+        r"^ConditionPathExistsGlob=\|/data/config/(\S+)$",
+        (_UNITS / "nomad.service").read_text(),
+        re.MULTILINE,
+    )
+    (tmp_path / name).touch()
+    starts = not name.startswith(".") and any(fnmatchcase(name, glob) for glob in patterns)
+    assert is_configured(tmp_path) is starts
 
 
 def test_services_and_people_read_the_same_node_toml() -> None:

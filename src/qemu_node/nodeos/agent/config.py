@@ -92,6 +92,14 @@ def config_files(directory: Path) -> list[Path]:
     ]
 
 
+def is_configured(directory: Path) -> bool:
+    """Tell whether `directory` has a configuration, so that Nomad is to run: as its unit does."""
+    try:
+        return bool(config_files(directory))
+    except ConfigError:
+        return False
+
+
 def read_settings(directory: Path) -> Settings:
     """Return the merged settings of all files in `directory`.
 
