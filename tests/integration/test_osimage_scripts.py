@@ -45,7 +45,7 @@ def node(tmp_path: Path) -> Node:
         )  # fmt: skip
         return done.stdout.decode()
 
-    for name in ("systemctl", "qemu-node"):
+    for name in ("systemctl", "qemu-node", "elemental"):
         fake = fakes / name
         fake.write_text(f'#!/bin/sh\necho "{name} $*"\n')
         fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
@@ -153,10 +153,23 @@ def test_a_live_system_has_an_identity_for_this_boot(node: Node) -> None:
     [
         ("install --wipe /dev/sda", "qemu-node os install --wipe /dev/sda\n"),
         ("upgrade --reboot", "qemu-node os upgrade --reboot\n"),
+        ("--debug install --wipe /dev/sda", "qemu-node os install --wipe /dev/sda --debug\n"),
+        (
+            "--config-dir state --quiet upgrade --system 'a b'",
+            "qemu-node os upgrade --system a b --config-dir state --quiet\n",
+        ),
+        ("state", "elemental state\n"),
+        (
+            "--debug --logfile install run-stage 'a b' x",
+            "elemental --debug --logfile install run-stage a b x\n",
+        ),
+        ("", "elemental \n"),
     ],
 )
 def test_elemental_as_people_type_it_has_our_checks(node: Node, words: str, expected: str) -> None:
-    assert node(f"$files/usr/local/sbin/elemental {words}") == expected
+    """Also with Elemental's own options before the command."""
+    wrapper = "sed s:/usr/bin/elemental:elemental: $files/usr/local/sbin/elemental >/run/wrapper"
+    assert node(f"{wrapper}\nsh /run/wrapper {words}") == expected
 
 
 def test_the_health_check_is_asked_by_elementals_word(node: Node) -> None:
