@@ -6,6 +6,7 @@ person is asked (`choice`).
 """
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from enum import StrEnum
 from pathlib import Path
 
 from qemu_node.errors import NodeError
+from qemu_node.host.files.beneath import is_plain_file, open_beneath
 from qemu_node.host.process.command import run_blocking
 from qemu_node.nodeos.setup.disks import DATA_LABEL, Disk, Volume
+from qemu_node.nodeos.setup.seed import SEED_MAX_BYTES
 
 _MOUNT_S = 60.0
 _PARTITION_NAMES = frozenset({"efi", "oem", "recovery", "state", "persistent", "data"})
 """The names of the partitions that Elemental makes (pkg/constants/constants.go), and of DATA."""
 _NOTHING = frozenset({"lost+found"})
+_SEED = "qemu-node/seed.toml"
 
 
 class Leftover(StrEnum):
@@ -80,8 +84,7 @@ def find_leftover(disk: Disk, seed: bytes) -> Leftover:
             if name == "state":
                 has_state = "state.yaml" in content
             elif name == "oem":
-                with contextlib.suppress(FileNotFoundError):
-                    found_seed = (root / "qemu-node/seed.toml").read_bytes()
+                found_seed = read_kept_seed(root)
                 has_data = has_data or (bool(content) and found_seed is None)
             else:
                 has_data = has_data or bool(content)
@@ -91,6 +94,26 @@ def find_leftover(disk: Disk, seed: bytes) -> Leftover:
         Content(partition_names=names, has_state=has_state, seed=found_seed, has_data=has_data),
         seed,
     )
+
+
+def read_kept_seed(root: Path) -> bytes | None:
+    """Return the seed that an installation left below `root`; None if there is none.
+
+    Somebody else may have written that disk: no link leads elsewhere, no FIFO is waited for, and a
+    file larger than a seed is not read to its end.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, directory)
+            fd = open_beneath(directory, _SEED, os.O_RDONLY | os.O_NONBLOCK)
+            opened.callback(os.close, fd)
+            if is_plain_file(fd):
+                with open(fd, "rb", closefd=False) as file:
+                    return file.read(SEED_MAX_BYTES + 1)
+        except OSError:
+            return None
+    return None
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ _DIGEST = "a" * 64
     [
         ("https://h/s.toml", SeedPlace(url="https://h/s.toml")),
         (f"http://h/s#sha256={_DIGEST}", SeedPlace(url="http://h/s", sha256=_DIGEST)),
+        (f"http://h/s#sha256={'A' * 64}", SeedPlace(url="http://h/s", sha256=_DIGEST)),
         ("LABEL=X:/a/seed.toml", SeedPlace(device="LABEL=X", path="a/seed.toml")),
         ("/dev/sdb1:/", SeedPlace(device="/dev/sdb1")),
         (
@@ -48,6 +49,13 @@ def test_another_form_is_refused_with_what_to_write(value: str) -> None:
         seed_place(f"qemu_node.seed={value}")
     assert caught.value.hint is not None
     assert "LABEL=SEED" in caught.value.hint
+
+
+@pytest.mark.parametrize("fragment", ["", "sha256=", f"sha256={_DIGEST[:-1]}", f"sha512={_DIGEST}"])
+def test_a_url_whose_digest_is_mistyped_is_not_taken_unchecked(fragment: str) -> None:
+    with pytest.raises(ConfigError, match="no SHA-256") as caught:
+        seed_place(f"qemu_node.seed=https://ci:secret@h/s#{fragment}")
+    assert "secret" not in caught.value.explain()
 
 
 def test_one_medium_has_seeds_for_many_machines(tmp_path: Path) -> None:
