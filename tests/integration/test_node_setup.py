@@ -240,6 +240,21 @@ def test_settings_are_applied_to_a_new_etc(tmp_path: Path) -> None:
     assert applied.with_suffix(".pub").read_text().split()[:2] == public
 
 
+@pytest.mark.needs_root
+@pytest.mark.parametrize("text", ["root:\n", "\n", "root:*\n", "hunter2\n"])
+def test_an_empty_password_is_not_applied(tmp_path: Path, text: str) -> None:
+    """Anybody at the console would be root."""
+    kept, root = tmp_path / "host", tmp_path / "root"
+    (root / "etc/ssh").mkdir(parents=True)
+    kept.mkdir()
+    shutil.copy("/etc/passwd", root / "etc/passwd")
+    shadow = "root:!:19000:0:99999:7:::\n"
+    (root / "etc/shadow").write_text(shadow)
+    (kept / "root-password").write_text(text)
+    _tool(_script("apply-settings"), kept, root)
+    assert (root / "etc/shadow").read_text() == shadow
+
+
 def test_without_settings_nothing_is_applied_and_a_wrong_key_is_not(tmp_path: Path) -> None:
     (tmp_path / "root/etc/ssh").mkdir(parents=True)
     (tmp_path / "root/etc/ssh/ssh_host_ed25519_key").write_text("of this boot")

@@ -42,10 +42,12 @@ Examples:
 def save(paths: NodePaths, /, file: Path) -> None:
     """Save the configuration."""
     from qemu_node.host.files.atomic import write_atomic
-    from qemu_node.nodeos.settings.archive import collect, pack
+    from qemu_node.nodeos.settings.archive import collect, pack, unpack
 
     _require_root("a node's settings are root's")
     data = pack(collect(paths, read_release(paths).tag))
+    # Better now than when the node is lost.
+    unpack(data, "what would be saved")
     if str(file) == "-":
         if sys.stdout.isatty():
             raise click.UsageError("an archive is nothing for a terminal: redirect it to a file")

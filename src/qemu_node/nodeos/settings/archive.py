@@ -10,7 +10,7 @@ import json
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,10 @@ _CONFIG = "config/"
 _OEM = "oem/"
 _UNPACKED_MAX_BYTES = 64 << 20
 _FILES_MAX = 2000
+_SAVED_MAX_BYTES = 32 << 20
+_SAVED_MAX = 900
+"""Of /oem and of /data/config each: what is saved must be taken back."""
+_PASSWORD = "qemu-node/host/root-password"
 
 # Files of /oem that an archive may have. YAML files are what the operator gave to
 # `elemental install --cloud-init`.
@@ -60,16 +64,13 @@ def collect(paths: NodePaths, tag: str) -> Saved:
 
     Raises:
         HostError: a file cannot be read.
+        ConfigError: it is more than an archive may hold.
     """
-    oem = {
-        name: data
-        for name, data in _read_files(paths.oem, skipped={"lost+found"})
-        if _OEM_NAME.fullmatch(name)
-    }
+    oem = dict(_read_files(paths.oem, is_wanted=_OEM_NAME.fullmatch))
     # Set by hand, they are in the memory of this boot, or on a partition that a reset clears.
     password = own_password(_text(paths.root / "etc/shadow"))
     if password:
-        oem["qemu-node/host/root-password"] = f"root:{password}\n".encode()
+        oem[_PASSWORD] = f"root:{password}\n".encode()
     keys = parse_keys(
         oem.get("ssh/authorized_keys", b"").decode(errors="replace")
         + "\n"
@@ -120,6 +121,11 @@ def unpack(data: bytes, origin: str) -> Saved:
         check_file_names(config)
     except ConfigError as exc:
         raise ConfigError(f"{origin}: {exc}") from exc
+    if _PASSWORD in oem and not own_password(oem[_PASSWORD].decode(errors="replace")):
+        raise ConfigError(
+            f"{origin}: {_PASSWORD} is no password of the node's own: it is empty, no hash, or "
+            "that of the live system, which everybody knows"
+        )
     return Saved(oem=oem, config=config, tag=tag)
 
 
@@ -139,7 +145,8 @@ def _members(plain: bytes, origin: str) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as tar:
             for count, member in enumerate(tar):
-                if not member.isreg() or count > _FILES_MAX:
+                # A sparse file of a few bytes is terabytes when it is read.
+                if not member.isreg() or member.issparse() or count > _FILES_MAX:
                     raise ConfigError(f"{origin} holds {member.name[:100]!r}, which is no file")
                 file = tar.extractfile(member)
                 yield member.name, file.read() if file else b""
@@ -163,19 +170,34 @@ def _check_manifest(data: bytes, origin: str) -> str:
 
 
 def _read_files(
-    directory: Path, skipped: frozenset[str] | set[str] = frozenset()
+    directory: Path, is_wanted: Callable[[str], object] = lambda _: True
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield the regular files below `directory`; links are left out."""
+    """Yield the regular files below `directory` by their names there; links are left out.
+
+    Raises:
+        HostError: one cannot be read.
+        ConfigError: they are too many or too large.
+    """
     if not directory.is_dir():
         return
+    size_bytes, count = 0, 0
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
-        if path.is_symlink() or not path.is_file() or name.split("/")[0] in skipped:
+        if not is_wanted(name) or path.is_symlink() or not path.is_file():
             continue
         try:
-            yield name, path.read_bytes()
+            with path.open("rb") as file:
+                data = file.read(_SAVED_MAX_BYTES + 1)
         except OSError as exc:
             raise host_error("read", path, exc) from exc
+        size_bytes, count = size_bytes + len(data), count + 1
+        if size_bytes > _SAVED_MAX_BYTES or count > _SAVED_MAX:
+            raise ConfigError(
+                f"{directory} has more than {_SAVED_MAX_BYTES >> 20} MiB or {_SAVED_MAX} files, "
+                f"seen at {path}",
+                hint="move what is no configuration out of it, such as /data/files",
+            )
+        yield name, data
 
 
 def _text(path: Path) -> str:

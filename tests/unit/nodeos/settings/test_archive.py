@@ -108,6 +108,43 @@ def test_links_are_refused() -> None:
         unpack(_archive({"config/a": b""}, tarfile.SYMTYPE), "x")
 
 
+def test_a_sparse_file_of_terabytes_is_refused() -> None:
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("config/a")
+        member.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 42)}
+        tar.addfile(member)
+    packer = zlib.compressobj(wbits=31)
+    with pytest.raises(ConfigError, match="which is no file"):
+        unpack(packer.compress(plain.getvalue()) + packer.flush(), "x")
+
+
+def _with_password(text: str) -> bytes:
+    return _archive(_MANIFEST | {"oem/qemu-node/host/root-password": text.encode()})
+
+
+def test_no_archive_gives_a_node_an_empty_or_known_password() -> None:
+    live = hash_password("elemental")
+    for text in ("root:\n", "", "root:hunter2\n", f"admin:{live}\n", f"root:{live}\n", "root:\xff"):
+        with pytest.raises(ConfigError, match="no password of the node's own"):
+            unpack(_with_password(text), "x")
+    own = f"root:{hash_password('correct horse')}\n"
+    assert unpack(_with_password(own), "x").oem
+
+
+def test_what_is_too_large_to_be_restored_is_not_saved(tmp_path: Path) -> None:
+    paths = _node(tmp_path)
+    with (paths.config / "debian.qcow2").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigError, match=r"seen at .*/debian\.qcow2"):
+        collect(paths, "v1")
+    (paths.config / "debian.qcow2").unlink()
+    for number in range(1000):
+        (paths.config / f"{number}.hcl").touch()
+    with pytest.raises(ConfigError, match="900 files"):
+        collect(paths, "v1")
+
+
 def test_an_archive_without_end_is_refused() -> None:
     packer = zlib.compressobj(wbits=31)
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(80)) + packer.flush()
