@@ -95,6 +95,21 @@ async def test_what_a_power_cut_left_out_is_made_from_the_same_ca(
     assert (certificate.chain_problem, certificate.key_problem) == (None, None)
 
 
+async def test_a_key_that_is_in_the_way_is_kept(config: AgentConfig, nomad: Path) -> None:
+    """A CA's key was copied here, and its certificate forgotten; then a certificate is missing."""
+    files = files_of(config)
+    files.ca.parent.mkdir(parents=True)
+    files.ca_key.write_text("the cluster's")
+    assert await make_certificates(config, str(nomad), "node1") is Making.CA_AND_CERTIFICATE
+    assert files.ca_key.with_name("ca-key.pem.replaced").read_text() == "the cluster's"
+    for name in ("node-key.pem.replaced", "node-key.pem.replaced2"):
+        key = files.key.read_text()
+        files.cert.unlink()
+        assert await make_certificates(config, str(nomad), "node1") is Making.CERTIFICATE
+        assert files.key.with_name(name).read_text() == key
+        assert files.key.with_name(name).stat().st_mode & 0o777 == 0o600
+
+
 async def test_a_program_that_fails_leaves_nothing(config: AgentConfig, nomad: Path) -> None:
     (nomad.parent / "broken").touch()
     with pytest.raises(NodeError, match="no entropy"):

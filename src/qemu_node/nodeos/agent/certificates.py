@@ -21,6 +21,9 @@ from qemu_node.nodeos.agent.config import AgentConfig
 DAYS = 3650
 """Nobody renews the certificates of a node that made them itself."""
 
+KEPT_SUFFIX = ".replaced"
+"""What an earlier file is renamed to."""
+
 _TIMEOUT_S = 60.0
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
 _IN_DIRECTORY = 'cd "$1" && shift && exec "$@"'
@@ -181,7 +184,11 @@ def _make_directories(files: TlsFiles) -> None:
 
 
 def _take(directory: Path, pattern: str, target: Path, mode: int) -> None:
-    """Put the new file that `pattern` means in its place, so that it survives a power cut."""
+    """Put the new file that `pattern` means in its place, so that it survives a power cut.
+
+    What a file of that name holds may be the operator's, such as the only copy of a CA's key: it is
+    kept beside.
+    """
     found = list(directory.glob(pattern))
     if len(found) != 1:
         raise HostError(f"nomad has not made one file {pattern}, but {len(found)}")
@@ -189,6 +196,16 @@ def _take(directory: Path, pattern: str, target: Path, mode: int) -> None:
         data = found[0].read_bytes()
     except OSError as exc:
         raise host_error("read", found[0], exc) from exc
+    if _has_content(target):
+        kept = target.with_name(f"{target.name}{KEPT_SUFFIX}")
+        number = 1
+        while kept.exists():
+            number += 1
+            kept = target.with_name(f"{target.name}{KEPT_SUFFIX}{number}")
+        try:
+            target.replace(kept)
+        except OSError as exc:
+            raise host_error("keep", target, exc) from exc
     write_atomic(target, data, mode=mode, is_durable=True)
 
 
