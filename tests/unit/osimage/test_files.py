@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from qemu_node.nodeos.agent.config import is_configured
+from qemu_node.nodeos.setup.choice import SYSTEM_MIN_BYTES
 from qemu_node.nodeos.setup.login import LIVE_PASSWORD
+from qemu_node.units import GIB, MIB
 
 _REPO = Path(__file__).parents[3]
 _FILES = _REPO / "osimage" / "files"
@@ -156,6 +158,14 @@ def test_the_firewall_opens_what_the_page_lists() -> None:
     rows = re.findall(r"^\| ([0-9, –]+) \|", page, re.MULTILINE)  # noqa: RUF001
     listed = {port.strip().replace("–", "-") for row in rows for port in row.split(",")}  # noqa: RUF001
     assert opened == listed
+
+
+def test_a_disk_that_is_accepted_has_room_for_the_partitions() -> None:
+    install = _yaml(_FILES / "etc/elemental/config.yaml")["install"]
+    assert isinstance(install, dict)
+    needed_bytes = sum(part["size"] for part in install["partitions"].values()) * MIB
+    # Elemental would fail in the middle, after the disk was erased. The partition table has some.
+    assert needed_bytes + 4 * MIB <= SYSTEM_MIN_BYTES <= needed_bytes + GIB
 
 
 def test_the_firewall_replaces_no_table_but_its_own() -> None:

@@ -20,7 +20,7 @@ from qemu_node.nodeos.setup.disks import (
 from qemu_node.nodeos.setup.seed import DataPattern, DiskPattern
 from qemu_node.units import GIB, format_size
 
-SYSTEM_MIN_BYTES = 16 * GIB
+SYSTEM_MIN_BYTES = 17 * GIB
 """The partitions of the system (osimage: etc/elemental/config.yaml), with some to spare."""
 
 
