@@ -27,6 +27,7 @@ def checks(root: Path, tools: Path) -> dict[str, Callable[[], list[str]]]:
         "every file that ours name is there": lambda: files.named_files_exist(root, FILES),
         "not everybody can write a file": lambda: files.modes(root),
         "bytecode is used without a check": lambda: files.bytecode(root),
+        "our pages and examples are there": lambda: files.pages_are_there(root),
         "the samples are valid": lambda: files.samples_parse(root),
         "every unit that is to start is there": lambda: files.units_are_there(root),
         "systemd accepts the units": lambda: system.units(root, units()),

@@ -26,6 +26,11 @@ _LEFT_OVERS = (
     "etc/apt/sources.list*/*", "var/lib/apt/lists/*", "var/cache/apt/*", "var/log/*.log",
     "boot/initrd.img*", "etc/.pwd.lock", "tmp/*", "run/*", "dev/*", "etc/resolv.conf",
 )  # fmt: skip
+_DOC = "usr/share/doc/qemu-node"
+_PAGES = (
+    f"{_DOC}/docs/os.md", f"{_DOC}/docs/cluster.md", f"{_DOC}/examples/debian-cloud.nomad.hcl",
+    f"{_DOC}/examples/seed.toml",
+)  # fmt: skip
 _LOCKED = re.compile(r"[!*]+")
 _PATH = re.compile(
     r"(?<![\w/.$}*-])/(?:usr/(?:bin|sbin|lib|libexec|share|local)|etc/elemental|system/oem)/[\w./@+-]+"
@@ -121,6 +126,11 @@ def _is_there(root: Path, path: str) -> bool:
     """Tell whether a path is there, links followed as in the image."""
     target = root / path.lstrip("/")
     return os.path.lexists(target) or any(target.parent.glob(f"{target.name}*"))
+
+
+def pages_are_there(root: Path) -> list[str]:
+    """The pages that errors name, and the examples that pages name, are in the image."""
+    return [f"there is no /{name}" for name in _PAGES if not (root / name).is_file()]
 
 
 def modes(root: Path) -> list[str]:

@@ -30,6 +30,8 @@ def install_package(package: Path, root: Path) -> None:
     """
     run_in(
         root,
-        ["dpkg", "--install", f"/run/package/{package.name}"],
+        # The base has no documentation; errors and pages of ours name our pages and examples.
+        ["dpkg", "--path-include=/usr/share/doc/qemu-node/*", "--install",
+         f"/run/package/{package.name}"],
         binds={package.parent: "/run/package"},
-    )
+    )  # fmt: skip

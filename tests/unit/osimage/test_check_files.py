@@ -76,6 +76,16 @@ def test_a_file_that_is_named_and_not_there_is_found(root: Path, tmp_path: Path)
     assert files.named_files_exist(root, ours) == ["/script:3: /usr/bin/gone. is not in the image"]
 
 
+def test_a_page_that_the_image_lacks_is_found(root: Path) -> None:
+    directory = root / "usr/share/doc/qemu-node"
+    for name in ("docs", "examples"):
+        (directory / name).mkdir(parents=True)
+    (directory / "docs/os.md").touch()
+    found = files.pages_are_there(root)
+    assert "there is no /usr/share/doc/qemu-node/docs/cluster.md" in found
+    assert not any("os.md" in line for line in found)
+
+
 def test_a_sample_that_is_no_hcl_is_found(root: Path) -> None:
     (root / "usr/share/nomad").mkdir(parents=True)
     (root / "usr/share/nomad/good.hcl").write_text('data_dir = "/data/nomad"\n')
