@@ -27,6 +27,8 @@ def image_lines(
 ) -> dict[str, str]:
     """Return the keys that an image adds to os-release."""
     lines = {
+        # What `hostnamectl`, the boot and `qemu-node os status` call the system.
+        "PRETTY_NAME": f"Nomad QEMU node {tag}",
         "IMAGE_ID": IMAGE_ID,
         "IMAGE_TAG": tag,
         "IMAGE_VERSION": version,

@@ -21,7 +21,9 @@ def test_the_node_reads_what_the_build_writes() -> None:
         tag="v1", version="0.1.0", source="r.example/os:stable",
         local_binaries=("nomad", "elemental"), epoch=7,
     )  # fmt: skip
-    release = parse_release(extend('ID=debian\nIMAGE_TAG="old"\n', lines))
+    text = extend('PRETTY_NAME="Debian GNU/Linux 13"\nID=debian\nIMAGE_TAG="old"\n', lines)
+    release = parse_release(text)
+    assert release.pretty_name == "Nomad QEMU node v1"
     assert release.tag == "v1"
     assert release.version == "0.1.0"
     assert release.source == "r.example/os:stable"
