@@ -132,6 +132,28 @@ def _node_directory() -> Path | None:
     return paths.config if read_release(paths).is_node_os and paths.config.is_dir() else None
 
 
+def check_data(data: str) -> None:
+    """Check that VMs and images are on a disk, on the node's own operating system.
+
+    Raises:
+        ConfigError: they would be in RAM.
+    """
+    from qemu_node.errors import ConfigError
+    from qemu_node.nodeos.boot import read_boot
+    from qemu_node.nodeos.mounts import is_in_memory
+    from qemu_node.nodeos.paths import NodePaths
+
+    paths = NodePaths()
+    if not read_boot(paths).is_installed:
+        return
+    if is_in_memory(Path(data), paths.mountinfo.read_text(errors="replace")):
+        raise ConfigError(
+            f"paths.data is {data}, which is in RAM here: VMs and images would be gone after a "
+            "reboot",
+            hint='data = "/data", or leave it out',
+        )
+
+
 def _check_nomad(directory: Path) -> "list[Finding]":
     """Return what is wrong with Nomad's configuration."""
     from qemu_node.errors import ConfigError
@@ -194,6 +216,7 @@ def check_all(config: "NodeConfig") -> None:
     check_settings(config.images)
     prefetched_keys(config.images.prefetch, CredentialStore(config.images.credentials))
     check_args((), config.qemu.allow_args)
+    check_data(config.paths.data)
 
 
 def effective(config: "NodeConfig", text: str) -> list[Setting]:

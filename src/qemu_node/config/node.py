@@ -25,6 +25,10 @@ from qemu_node.units import Share, parse_share, parse_size
 CONFIG_ENV = "QEMU_NODE_CONFIG"
 """Environment variable that names another node.toml than the default one."""
 
+DATA_ENV = "QEMU_NODE_DATA"
+"""Environment variable that is root's `paths.data` if node.toml does not say: the node's own
+operating system sets it, because `/var` is in RAM there."""
+
 _ROOT_CONFIG = Path("/etc/qemu-node/node.toml")
 _EARLIER_DATA = Path("/data")
 """Root's data directory, with node.toml in `config`, before it became `/var/lib/qemu-node`."""
@@ -155,7 +159,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def default_paths() -> Paths:
     """Return root's directories, or a user's own under the XDG ones."""
     if os.geteuid() == 0:
-        return Paths(run="/run/qemu-node", data="/var/lib/qemu-node")
+        return Paths(run="/run/qemu-node", data=os.environ.get(DATA_ENV) or "/var/lib/qemu-node")
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     # Not Path.home(), which raises for a user without one. `load` reports that later.
     data = os.environ.get("XDG_DATA_HOME") or f"{os.path.expanduser('~')}/.local/share"  # noqa: PTH111

@@ -1,7 +1,7 @@
-"""Making a read-only partition of the system writable for a moment.
+"""The mounts of the system: making a read-only one writable for a moment, and what a path is on.
 
-Owns `mount -o remount` and unmounting what an interrupted upgrade left. Does not own what is
-written. A directory of a test is no read-only mount, so nothing is run for it.
+Owns `mount -o remount`, unmounting what an interrupted upgrade left, and what a path is on. Does
+not own what is written. A directory of a test is no read-only mount: nothing is run for it.
 """
 
 import asyncio
@@ -15,6 +15,28 @@ from qemu_node.host.files.atomic import host_error
 from qemu_node.host.process.command import run
 
 _TIMEOUT_S = 60.0
+# Of this system's overlays the upper part is in RAM, too (osimage: system/oem/00_layout.yaml).
+_IN_MEMORY = frozenset({"tmpfs", "ramfs", "overlay"})
+
+
+def is_in_memory(path: Path, mountinfo: str) -> bool:
+    """Tell whether what is written to `path` is in RAM on the node's own system: pure.
+
+    Args:
+        path: An absolute path, which need not exist.
+        mountinfo: The mounts, as proc(5) has them.
+    """
+    found, kind = Path("/"), ""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split(" ")
+        if len(fields) < 5:
+            continue
+        point = Path(fields[4])
+        # Of several on one point the last one lies above the others.
+        if path.is_relative_to(point) and point.is_relative_to(found):
+            found, kind = point, after.partition(" ")[0]
+    return kind in _IN_MEMORY
 
 
 def is_read_only(path: Path) -> bool:

@@ -6,6 +6,7 @@ import pytest
 from qemu_node.cli.config import effective
 from qemu_node.cli.main import main
 from qemu_node.config.node import parse
+from qemu_node.nodeos.paths import NodePaths
 
 Output = pytest.CaptureFixture[str]
 
@@ -117,6 +118,30 @@ def test_a_setting_with_a_nul_is_refused(file: Path, capsys: Output) -> None:
     file.write_text("[images]\nimage_paths = ['a\\u0000']\nca_file = \"/a\\u0000\"\n")
     assert main(["config", "check"]) == 1
     assert capsys.readouterr().err.startswith(f"error: {file}:3: a setting holds a NUL")
+
+
+def test_vms_in_ram_are_wrong_on_the_nodes_own_system(
+    file: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    (root / "proc/self").mkdir(parents=True)
+    (root / "run/elemental").mkdir(parents=True)
+    mounts = "22 1 7:0 / / ro - ext2 /dev/loop0 ro\n24 22 0:33 / /var rw - overlay overlay rw\n"
+    (root / "proc/self/mountinfo").write_text(mounts)
+    monkeypatch.setattr("qemu_node.nodeos.paths.NodePaths", lambda: NodePaths(root))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setenv("QEMU_NODE_DATA", "/data")
+    file.write_text("[paths]\ndata = '/var/lib/qemu-node'\n")
+    # Elsewhere, and on the live system, nothing is wrong with it.
+    assert main(["config", "check"]) == 0
+    (root / "run/elemental/active_mode").touch()
+    capsys.readouterr()
+    assert main(["config", "check"]) == 1
+    said = capsys.readouterr().err
+    assert f"error: {file}:2: paths.data is /var/lib/qemu-node, which is in RAM here" in said
+    assert 'hint: data = "/data"' in said
+    file.write_text("[paths]\ndata = '/data'\n")
+    assert main(["config", "check"]) == 0
 
 
 SAMPLES = Path(__file__).parents[3] / "osimage/files/usr/share/nomad"

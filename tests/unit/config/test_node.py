@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.config import node as node_config
-from qemu_node.config.node import CONFIG_ENV, Paths, default_paths, find_earlier_data, load, parse
+from qemu_node.config.node import (
+    CONFIG_ENV,
+    DATA_ENV,
+    Paths,
+    default_paths,
+    find_earlier_data,
+    load,
+    parse,
+)
 from qemu_node.errors import ConfigError
 from qemu_node.units import GIB
 
@@ -76,8 +84,22 @@ def as_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_root_has_its_settings_in_etc_and_its_data_in_var(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.delenv(CONFIG_ENV, raising=False)
+    monkeypatch.delenv(DATA_ENV, raising=False)
     assert node_config.default_path() == Path("/etc/qemu-node/node.toml")
     assert default_paths() == Paths(run="/run/qemu-node", data="/var/lib/qemu-node")
+
+
+def test_a_system_may_name_roots_data_for_a_node_toml_that_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setenv(DATA_ENV, "/data")
+    assert parse("[qemu]\nmerge = true\n", "x").paths.data == "/data"
+    assert parse("[paths]\nrun = '/run/x'\n", "x").paths.data == "/data"
+    assert parse("[paths]\ndata = '/srv/vms'\n", "x").paths.data == "/srv/vms"
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_DATA_HOME", "/home/alice/data")
+    assert default_paths().data == "/home/alice/data/qemu-node"
 
 
 def test_a_user_has_all_below_the_directories_of_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
