@@ -47,6 +47,7 @@ def config() -> None:
 
 
 @config.command(
+    short_help="Check node.toml and Nomad's configuration.",
     help="""Check node.toml, and Nomad's configuration in DIRECTORY; say what is wrong.
 
     DIRECTORY is what Nomad's agent is given, with node.toml beside its files. Nomad's own

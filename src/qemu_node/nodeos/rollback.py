@@ -35,7 +35,11 @@ def choose(facts: Facts, number: int | None) -> Snapshot:
         others.sort(key=lambda s: (s.is_confirmed, s.number), reverse=True)
         found = next(iter((*wanted, *back, *others)), None)
         if found is None:
-            raise HostError("there is no other system to go back to")
+            raise HostError(
+                "there is no other system to go back to",
+                hint="`qemu-node os status` lists the snapshots; the recovery system is in GRUB's "
+                "menu",
+            )
         return found
     found = next((s for s in whole if s.number == number), None)
     if found is None:
@@ -44,7 +48,7 @@ def choose(facts: Facts, number: int | None) -> Snapshot:
             hint="`qemu-node os status` lists the snapshots",
         )
     if found.number == facts.active:
-        raise HostError(f"snapshot {number} boots next already")
+        raise HostError(f"snapshot {number} boots next already", hint="reboot")
     return found
 
 

@@ -22,7 +22,10 @@ def rollout(paths: NodePaths, app: App, clear: bool, as_json: bool) -> None:
 
     config = app.load_config()
     if not config.os.lock:
-        raise HostError("os.lock in node.toml is empty: the nodes do not wait for each other")
+        raise HostError(
+            "os.lock in node.toml is empty: the nodes do not wait for each other",
+            hint="`qemu-node os history` says what this node did",
+        )
 
     async def act() -> Rollout:
         lock = RolloutLock.of_node(paths, config.os)

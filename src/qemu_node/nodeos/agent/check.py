@@ -104,7 +104,7 @@ def _roles(config: AgentConfig, facts: Facts) -> Iterator[Finding]:
     elif config.is_client and not facts.has_plugin_file:
         yield Finding(
             text=f"there is no executable file vm in plugin_dir ({config.plugin_dir or 'not set'})",
-            hint='plugin_dir = "/usr/lib/nomad/plugins"',
+            hint='plugin_dir = "/usr/lib/nomad/plugins", where the package qemu-node has it',
         )
     if config.is_client and not facts.has_node_toml:
         yield Finding(

@@ -27,6 +27,7 @@ T = TypeVar("T")
 _TIMEOUT_S = 10.0
 _ANSWER_MAX_BYTES = 64 << 20
 _ID_MAX_BYTES = 200
+_NO_CLIENT = "`systemctl status nomad` says whether it runs; client.hcl makes a node a client"
 
 
 class AgentError(NodeError):
@@ -66,10 +67,12 @@ def read_identity(paths: NodePaths) -> Identity:
         secret = _first_line(paths.nomad_node_secret)
     except OSError as exc:
         raise NotAClientError(
-            f"this node is no client of Nomad: {exc.filename}: {exc.strerror}"
+            f"this node is no client of Nomad: {exc.filename}: {exc.strerror}", hint=_NO_CLIENT
         ) from exc
     if not (node_id and secret):
-        raise NotAClientError(f"this node is no client of Nomad: {paths.nomad_node_id} is empty")
+        raise NotAClientError(
+            f"this node is no client of Nomad: {paths.nomad_node_id} is empty", hint=_NO_CLIENT
+        )
     return Identity(node_id=node_id, secret=secret)
 
 

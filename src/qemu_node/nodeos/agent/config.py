@@ -81,7 +81,10 @@ def config_files(directory: Path) -> list[Path]:
     try:
         entries = sorted(directory.iterdir())
     except OSError as exc:
-        raise ConfigError(f"{directory}: {exc.strerror}") from exc
+        raise ConfigError(
+            f"{directory}: {exc.strerror}",
+            hint=f"mkdir -p {directory} && cp /usr/share/nomad/* {directory}/",
+        ) from exc
     # Nomad passes over what editors leave: hidden files, `x~` and `#x#` (isTemporaryFile).
     return [
         path

@@ -183,7 +183,7 @@ def _require_usable(disk: Disk) -> None:
             f"{disk.path} is the medium of the live system or of the seed", hint="name another disk"
         )
     if disk.is_read_only:
-        raise RefusedError(f"{disk.path} is read only")
+        raise RefusedError(f"{disk.path} is read only", hint="`lsblk` lists the disks")
     if disk.mounts:
         where = ", ".join(disk.mounts)
         hint = "`swapoff --all`" if disk.mounts == ("[SWAP]",) else f"`umount {disk.mounts[-1]}`"
@@ -193,7 +193,8 @@ def _require_usable(disk: Disk) -> None:
 def _require_room(disk: Disk) -> None:
     if disk.size_bytes < SYSTEM_MIN_BYTES:
         raise RefusedError(
-            f"{disk.describe()} is too small: a node needs {format_size(SYSTEM_MIN_BYTES)}"
+            f"{disk.describe()} is too small: a node needs {format_size(SYSTEM_MIN_BYTES)}",
+            hint="`lsblk` lists the disks",
         )
 
 
