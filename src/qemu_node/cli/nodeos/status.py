@@ -1,4 +1,4 @@
-"""`qemu-node os status`: which system runs, what is kept, what boots next, and what is wrong.
+"""`qemu-node os status` and `history`: which system runs, what is kept, and what happened to it.
 
 Owns the words (pure). Does not own the facts (`nodeos`).
 """
@@ -20,6 +20,7 @@ from qemu_node.cli.terminal import (
 )
 from qemu_node.errors import NodeError
 from qemu_node.nodeos.boot import BootMode
+from qemu_node.nodeos.ledger.history import read_history
 from qemu_node.nodeos.mounts import free_bytes
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import Release, read_release
@@ -36,6 +37,13 @@ _COLUMNS = (
     Column("Size", is_number=True),
     Column("Installed", droppable=1),
     Column("Digest", droppable=2),
+)
+_HISTORY = (
+    Column("Time"),
+    Column("Event"),
+    Column("Snapshot", is_number=True),
+    Column("Tag"),
+    Column("Note"),
 )
 _DIGEST_SHOWN_CHARS = 19
 
@@ -179,3 +187,31 @@ def _snapshot_json(snapshot: Snapshot, facts: Facts) -> dict[str, object]:
         "installed_at": snapshot.record.installed_at,
         "confirmed_at": snapshot.record.confirmed_at,
     }
+
+
+@click.command()
+@click.option("-n", "--lines", type=click.IntRange(min=1), default=30, show_default=True,
+              help="How many of the newest events.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with digests.")
+@pass_node
+def history(paths: NodePaths, lines: int, as_json: bool) -> None:
+    """List what happened to the system, the oldest first."""
+    events = read_history(paths)[-lines:]
+    if as_json:
+        print_json(events)
+    elif events:
+        print_table(
+            _HISTORY,
+            [
+                [
+                    Cell(event.at),
+                    Cell(event.event),
+                    Cell("" if event.snapshot is None else str(event.snapshot)),
+                    Cell(event.tag),
+                    Cell(event.note),
+                ]
+                for event in events
+            ],
+        )
+    else:
+        click.echo("nothing has happened to this system yet", err=True)

@@ -112,3 +112,13 @@ def automatic(paths: NodePaths, app: App) -> None:
 
     now = datetime.datetime.now().astimezone()
     asyncio.run(tick(paths, config, click.echo, now=now))
+
+
+@click.command()
+@pass_node
+def issue(paths: NodePaths) -> None:
+    """Write what the console shows above the login prompt."""
+    from qemu_node.host.files.atomic import write_atomic
+    from qemu_node.nodeos.issue import console_text, read_facts
+
+    write_atomic(paths.issue, console_text(read_facts(paths)).encode())

@@ -1,9 +1,11 @@
-"""`qemu-node os drain`: drain this node before it goes down, and end that once it is back.
+"""`qemu-node os drain` and `certificates`: what this node asks of its Nomad, and makes for it.
 
-Owns the options and the wording. Does not own what is done (`nodeos.shutdown`).
+Owns the options and the wording. Does not own what is done (`nodeos.shutdown`,
+`nodeos.agent.certificates`).
 """
 
 import asyncio
+import os
 
 import click
 
@@ -54,3 +56,31 @@ def drain(
     if as_json:
         print_json({"choice": drained.choice, "is_complete": drained.is_complete})
     ctx.exit(0 if drained.is_complete else 1)
+
+
+@click.command(
+    help="""Make the certificates that Nomad's configuration names, if they are missing.
+
+    Only for a node that is a cluster by itself, or that has the key of its cluster's CA
+    (ca-key.pem beside ca.pem). The unit of Nomad calls this before each start; what is there
+    stays as it is.""",
+    epilog="""\b
+Examples:
+  qemu-node os certificates
+""",
+)
+@pass_node
+def certificates(paths: NodePaths) -> None:
+    """Make missing certificates."""
+    from qemu_node.nodeos.agent.certificates import Making, make_certificates
+    from qemu_node.nodeos.agent.config import read_agent_config
+
+    config = read_agent_config(paths.config)
+    made = asyncio.run(make_certificates(config, "nomad", os.uname().nodename))
+    match made:
+        case Making.CERTIFICATE:
+            click.echo(f"made a certificate for this node: {config.tls.cert_file}")
+        case Making.CA_AND_CERTIFICATE:
+            click.echo(f"made a CA and a certificate for this node: {config.tls.cert_file}")
+        case Making.NOTHING | Making.IMPOSSIBLE:
+            click.echo("nothing to make")
