@@ -6,8 +6,8 @@ Owns these two facts. Does not own the snapshots (`snapshots`) nor what is boote
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.paths import NodePaths
 
 _SNAPSHOT = re.compile(r"\.snapshots/(?P<number>[0-9]{1,9})/snapshot\.img(?: \(deleted\))?$")
@@ -43,14 +43,7 @@ def read_boot(paths: NodePaths) -> Boot:
     # `live` first: an image that is booted as a live system has no other mode.
     named = (BootMode.LIVE, BootMode.RECOVERY, BootMode.PASSIVE, BootMode.ACTIVE)
     mode = next((mode for mode in named if paths.mode(mode).exists()), BootMode.OTHER)
-    return Boot(mode=mode, snapshot=_booted_snapshot(paths), boot_id=_line(paths.boot_id))
-
-
-def _line(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
+    return Boot(mode=mode, snapshot=_booted_snapshot(paths), boot_id=read_or_empty(paths.boot_id))
 
 
 def _booted_snapshot(paths: NodePaths) -> int | None:
@@ -59,13 +52,8 @@ def _booted_snapshot(paths: NodePaths) -> int | None:
     Not by the link `active`, which an upgrade has changed already, nor by the command line, which
     names no image in active mode.
     """
-    try:
-        device = root_device(paths.mountinfo.read_text(errors="replace"))
-        if device is None:
-            return None
-        return snapshot_of(paths.backing_file(device).read_text(errors="replace").strip())
-    except OSError:
-        return None
+    device = root_device(read_or_empty(paths.mountinfo))
+    return None if device is None else snapshot_of(read_or_empty(paths.backing_file(device)))
 
 
 def root_device(mountinfo: str) -> str | None:

@@ -10,6 +10,7 @@ when that address changes: a new lease needs no program of ours.
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.agent.config import is_configured
 from qemu_node.nodeos.boot import Boot, BootMode, read_boot
 from qemu_node.nodeos.paths import NodePaths
@@ -34,8 +35,8 @@ class ConsoleFacts:
 
     release: Release
     boot: Boot
-    bridge_mac: str | None
-    """The address that DHCP servers see; None before the bridge is there."""
+    bridge_mac: str
+    """The address that DHCP servers see; empty before the bridge is there."""
     nics: tuple[Nic, ...]
     has_data_label: bool
     """Whether this node's file system with label DATA exists."""
@@ -121,7 +122,7 @@ def _system(release: Release, boot: Boot) -> str:
 
 
 def _mac(facts: ConsoleFacts) -> str:
-    if facts.bridge_mac is None:
+    if not facts.bridge_mac:
         return f"none yet: {_BRIDGE} does not exist"
     return f"{_plain(facts.bridge_mac)}  (for a DHCP reservation)"
 
@@ -147,7 +148,7 @@ def read_facts(paths: NodePaths) -> ConsoleFacts:
     return ConsoleFacts(
         release=read_release(paths),
         boot=read_boot(paths),
-        bridge_mac=_line(paths.net / _BRIDGE / "address"),
+        bridge_mac=read_or_empty(paths.net / _BRIDGE / "address"),
         nics=read_nics(paths.net),
         has_data_label=paths.data_device.is_symlink(),
         has_other_data=paths.data_label.is_symlink() and not paths.data_device.is_symlink(),
@@ -167,21 +168,10 @@ def read_nics(net: Path) -> tuple[Nic, ...]:
 
 def _nic(link: Path) -> Nic:
     # A bond gives its address to its ports; their own one is kept beside.
-    mac = _line(link / "bonding_slave/perm_hwaddr") or _line(link / "address")
-    # Reading `carrier` of a card that is down is an error (EINVAL).
-    return Nic(name=link.name, mac=mac or "", has_link=_line(link / "carrier") == "1")
+    mac = read_or_empty(link / "bonding_slave/perm_hwaddr") or read_or_empty(link / "address")
+    return Nic(name=link.name, mac=mac, has_link=read_or_empty(link / "carrier") == "1")
 
 
 def _is_mounted(paths: NodePaths) -> bool:
-    try:
-        mounts = paths.mountinfo.read_text(errors="replace")
-    except OSError:
-        return False
+    mounts = read_or_empty(paths.mountinfo)
     return any(line.split(" ")[4:5] == ["/data"] for line in mounts.splitlines())
-
-
-def _line(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return None

@@ -7,6 +7,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.paths import NodePaths
 
 IMAGE_ID = "nomad-qemu-node"
@@ -62,7 +63,4 @@ def parse_release(text: str) -> Release:
 
 def read_release(paths: NodePaths) -> Release:
     """Return the facts of the running system; empty ones if there is no os-release."""
-    try:
-        return parse_release(paths.os_release.read_text(errors="replace"))
-    except OSError:
-        return Release()
+    return parse_release(read_or_empty(paths.os_release))

@@ -101,7 +101,7 @@ def test_a_fact_is_no_escape_of_agetty() -> None:
 
 
 def test_a_node_without_network_cards_says_so() -> None:
-    text = console_text(replace(_READY, nics=(), bridge_mac=None))
+    text = console_text(replace(_READY, nics=(), bridge_mac=""))
     assert "NICs       none found" in text
     assert "MAC        none yet" in text
 

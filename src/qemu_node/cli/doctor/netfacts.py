@@ -14,6 +14,7 @@ from pathlib import Path
 from qemu_node.cli.doctor.netchecks import BridgeState, NetworkFacts, TapUnit, UplinkState
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import NodeError
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.net.netlink.answers import PortVlans
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.portspec import tap_name
@@ -70,11 +71,11 @@ def read_bridge(name: str, net: Path = _NET) -> BridgeState | None:
         return BridgeState(is_bridge=False)
     return BridgeState(
         is_bridge=True,
-        is_up=bool(int(_word(device / "flags") or "0", 16) & 1),  # IFF_UP
-        filters_vlans=_word(device / "bridge" / "vlan_filtering") == "1",
-        snoops_multicast=_word(device / "bridge" / "multicast_snooping") == "1",
-        default_pvid=int(_word(device / "bridge" / "default_pvid") or "0"),
-        has_own_address=_word(device / "addr_assign_type") == str(_NET_ADDR_SET),
+        is_up=bool(int(read_or_empty(device / "flags") or "0", 16) & 1),  # IFF_UP
+        filters_vlans=read_or_empty(device / "bridge" / "vlan_filtering") == "1",
+        snoops_multicast=read_or_empty(device / "bridge" / "multicast_snooping") == "1",
+        default_pvid=int(read_or_empty(device / "bridge" / "default_pvid") or "0"),
+        has_own_address=read_or_empty(device / "addr_assign_type") == str(_NET_ADDR_SET),
     )
 
 
@@ -84,11 +85,11 @@ def read_uplink(name: str, net: Path = _NET) -> UplinkState | None:
     if not device.exists():
         return None
     master = device / "master"
-    miimon = _word(device / "bonding" / "miimon")
-    vlans = read_vlans(int(_word(device / "ifindex") or "0"))
+    miimon = read_or_empty(device / "bonding" / "miimon")
+    vlans = read_vlans(int(read_or_empty(device / "ifindex") or "0"))
     return UplinkState(
         master=master.resolve().name if master.exists() else "",
-        has_carrier=_word(device / "carrier") == "1",
+        has_carrier=read_or_empty(device / "carrier") == "1",
         miimon_ms=int(miimon) if miimon else None,
         vids=vlans.vids,
         untagged=vlans.untagged,
@@ -108,7 +109,7 @@ def read_vlans(ifindex: int) -> PortVlans:
 def read_bridge_netfilter(sysctls: Path = _BRIDGE_SYSCTLS) -> tuple[str, ...]:
     """Return which of br_netfilter's sysctls are on; none where the module is not loaded."""
     names = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables")
-    return tuple(name for name in names if _word(sysctls / name) == "1")
+    return tuple(name for name in names if read_or_empty(sysctls / name) == "1")
 
 
 def read_units(dirs: Sequence[Path] = _UNIT_DIRS) -> Iterator[Unit]:
@@ -182,7 +183,7 @@ def missing_modules(names: Sequence[str], root: Path = Path("/")) -> tuple[str, 
     Where a kernel has no list of modules, as in containers, nobody can tell: none.
     """
     release = root / "lib" / "modules" / os.uname().release
-    lists = [_word(release / name) for name in ("modules.dep", "modules.builtin")]
+    lists = [read_or_empty(release / name) for name in ("modules.dep", "modules.builtin")]
     if not any(lists):
         return ()
     known = {
@@ -201,11 +202,3 @@ def has_library(name: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _word(path: Path) -> str:
-    """Return what a file of the kernel says, empty where it says nothing."""
-    try:
-        return path.read_text().strip()
-    except OSError:  # also a device that is down has no carrier to read (EINVAL)
-        return ""

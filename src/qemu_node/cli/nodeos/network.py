@@ -12,6 +12,7 @@ from qemu_node.cli.errors import EXIT_ERROR
 from qemu_node.cli.nodeos.group import pass_node
 from qemu_node.cli.terminal import Cell, Column, print_fields, print_json, print_table
 from qemu_node.config.uplinkfile import format_uplink
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.uplink import boot
 from qemu_node.nodeos.uplink.settings import Found, find_settings, keep_copy, state_dir
@@ -41,10 +42,10 @@ def network(paths: NodePaths, as_json: bool) -> None:
     facts = {
         "settings": found.origin,
         "pending": is_pending,
-        "address": _word(paths.root / "sys/class/net/br0/address"),
-        "mode": _word(bond / "mode").split(" ")[0],
-        "primary": _word(bond / "primary"),
-        "active": _word(bond / "active_slave"),
+        "address": read_or_empty(paths.root / "sys/class/net/br0/address"),
+        "mode": read_or_empty(bond / "mode").split(" ")[0],
+        "primary": read_or_empty(bond / "primary"),
+        "active": read_or_empty(bond / "active_slave"),
         "problems": problems,
     }
     nics = [
@@ -53,7 +54,7 @@ def network(paths: NodePaths, as_json: bool) -> None:
             "mac": nic.mac,
             "pci": nic.pci,
             "speed_mbit": nic.speed_mbit or None,
-            "has_link": _word(paths.root / f"sys/class/net/{nic.name}/carrier") == "1",
+            "has_link": read_or_empty(paths.root / f"sys/class/net/{nic.name}/carrier") == "1",
             "is_in_bond": (paths.root / f"sys/class/net/{nic.name}/bonding_slave").exists(),
         }
         for nic in machine.nics
@@ -123,10 +124,3 @@ def _row(nic: Mapping[str, object]) -> list[str]:
         "up" if nic["has_link"] else "down",
         "yes" if nic["is_in_bond"] else "no",
     ]
-
-
-def _word(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

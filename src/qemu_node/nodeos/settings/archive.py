@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qemu_node.errors import ConfigError
 from qemu_node.host.files.atomic import host_error
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.setup.login import own_password, parse_keys
 from qemu_node.nodeos.setup.seed import check_file_names
@@ -68,13 +69,13 @@ def collect(paths: NodePaths, tag: str) -> Saved:
     """
     oem = dict(_read_files(paths.oem, is_wanted=_OEM_NAME.fullmatch))
     # Set by hand, they are in the memory of this boot, or on a partition that a reset clears.
-    password = own_password(_text(paths.root / "etc/shadow"))
+    password = own_password(read_or_empty(paths.root / "etc/shadow"))
     if password:
         oem[_PASSWORD] = f"root:{password}\n".encode()
     keys = parse_keys(
         oem.get("ssh/authorized_keys", b"").decode(errors="replace")
         + "\n"
-        + _text(paths.root / "root/.ssh/authorized_keys")
+        + read_or_empty(paths.root / "root/.ssh/authorized_keys")
     )
     if keys:
         oem["ssh/authorized_keys"] = "".join(f"{key}\n" for key in keys).encode()
@@ -198,10 +199,3 @@ def _read_files(
                 hint="move what is no configuration out of it, such as /data/files",
             )
         yield name, data
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -14,6 +14,7 @@ import msgspec
 
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host.files.atomic import host_error, write_atomic
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.host.process.command import run, run_blocking
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.setup.choice import disk_key
@@ -111,10 +112,7 @@ async def carry_out(paths: NodePaths, order: Order, disks: Sequence[Disk]) -> No
 
 
 def _erase_data(paths: NodePaths, disks: Sequence[Disk]) -> None:
-    key = ""
-    with contextlib.suppress(OSError):
-        key = paths.data_disk.read_text(errors="replace").strip()
-    found = data_volumes(disks, key)
+    found = data_volumes(disks, read_or_empty(paths.data_disk))
     if len(found) != 1:
         names = " and ".join(volume.path for volume in found) or "none"
         raise HostError(f"which file system DATA is to be erased is not clear: {names}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from qemu_node.errors import ConfigError, MissingPartError
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.setup.seed import check_key, check_password_hash
 
 LIVE_PASSWORD: Final = "elemental"
@@ -36,8 +37,8 @@ class Login:
 def read_login(root: Path) -> Login:
     """Return what was set on the running system: nothing that it was shipped with."""
     return Login(
-        keys=parse_keys(_read(root / "root/.ssh/authorized_keys")),
-        password_hash=own_password(_read(root / "etc/shadow")),
+        keys=parse_keys(read_or_empty(root / "root/.ssh/authorized_keys")),
+        password_hash=own_password(read_or_empty(root / "etc/shadow")),
     )
 
 
@@ -108,10 +109,3 @@ def _libcrypt() -> ctypes.CDLL:
         raise MissingPartError(
             "there is no libcrypt.so.1, which hashes passwords", hint="apt install libcrypt1"
         ) from exc
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import ConfigError, HostError, NodeError
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.setup.disks import SEED_LABEL
 from qemu_node.nodeos.setup.probe import mounted
 from qemu_node.nodeos.setup.seed import FILES_MAX_BYTES, SEED_MAX_BYTES
@@ -122,13 +123,15 @@ def read_machine(root: Path = Path("/")) -> Machine:
     macs = []
     for name in names:
         card = cards / name
-        if (card / "device").exists() and _line(card / "type") == "1":
+        if (card / "device").exists() and read_or_empty(card / "type") == "1":
             # A bond gives all its cards one address.
-            mac = _line(card / "bonding_slave/perm_hwaddr") or _line(card / "address")
+            mac = read_or_empty(card / "bonding_slave/perm_hwaddr") or read_or_empty(
+                card / "address"
+            )
             macs.append(mac.lower().replace(":", "-"))
     return Machine(
-        serial=_name(_line(root / "sys/class/dmi/id/product_serial")),
-        uuid=_name(_line(root / "sys/class/dmi/id/product_uuid")).lower(),
+        serial=_name(read_or_empty(root / "sys/class/dmi/id/product_serial")),
+        uuid=_name(read_or_empty(root / "sys/class/dmi/id/product_uuid")).lower(),
         macs=tuple(_name(mac) for mac in macs),
     )
 
@@ -136,13 +139,6 @@ def read_machine(root: Path = Path("/")) -> Machine:
 def _name(text: str) -> str:
     """Return `text` as a part of a file's name or of a URL."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
-
-
-def _line(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
 
 
 async def read_seed(place: SeedPlace | None, machine: Machine, *, dev: Path) -> FoundSeed | None:

@@ -15,6 +15,7 @@ import msgspec
 
 from qemu_node.errors import HostError, NodeError
 from qemu_node.host.files.atomic import host_error
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.host.process.command import run
 from qemu_node.nodeos.boot import read_boot
 from qemu_node.nodeos.ledger.lines import now
@@ -102,13 +103,8 @@ async def after_upgrade(paths: NodePaths) -> None:
 
 def _record(paths: NodePaths, tree: Path) -> SnapshotRecord:
     """Return what is known of the image whose files are in `tree`."""
-    release = parse_release("")
-    for place in ("etc/os-release", "usr/lib/os-release"):
-        try:
-            release = parse_release((tree / place).read_text(errors="replace"))
-        except OSError:
-            continue
-        break
+    places = (tree / "etc/os-release", tree / "usr/lib/os-release")
+    release = parse_release(next(filter(None, map(read_or_empty, places)), ""))
     intent = read_intent(paths)
     record = SnapshotRecord(tag=release.tag, installed_at=now())
     if intent is None:
@@ -143,10 +139,7 @@ def _remember_active(paths: NodePaths, active: int | None) -> None:
 
 
 def _active_before(paths: NodePaths) -> int | None:
-    try:
-        text = (paths.run / "active-before").read_text()
-    except OSError:
-        return None
+    text = read_or_empty(paths.run / "active-before")
     return int(text) if text.isdecimal() else None
 
 

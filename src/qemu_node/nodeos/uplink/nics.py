@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_node.host.files.reading import read_or_empty
+
 _ETHER = "1"  # ARPHRD_ETHER, include/uapi/linux/if_arp.h
 _CLASS_ETHERNET = "0x0200"  # PCI_CLASS_NETWORK_ETHERNET, include/linux/pci_ids.h
 _RANDOM = "1"  # NET_ADDR_RANDOM, include/uapi/linux/netdevice.h
@@ -114,20 +116,24 @@ def _read_nics(root: Path, permanent: dict[str, str]) -> Iterator[Nic]:
     for link in sorted((root / "sys/class/net").glob("*")):
         device = link / "device"
         # No device: a bridge, bond, VLAN or TAP. Wireless NICs cannot be ports of a bond.
-        if not device.exists() or (link / "phy80211").exists() or _word(link / "type") != _ETHER:
+        if (
+            not device.exists()
+            or (link / "phy80211").exists()
+            or read_or_empty(link / "type") != _ETHER
+        ):
             continue
         place = _place(root, device)
-        mac = permanent.get(link.name, _word(link / "address")).lower()
+        mac = permanent.get(link.name, read_or_empty(link / "address")).lower()
         if not mac.strip("0:"):
             continue
         yield Nic(
             name=link.name,
             mac=mac,
-            place=f"{place}/{_word(link / 'dev_port') or '0'}",
+            place=f"{place}/{read_or_empty(link / 'dev_port') or '0'}",
             is_usb=re.search(r"(^|/)usb[0-9]", place) is not None,
             is_virtual_function=(device / "physfn").exists(),
-            has_random_mac=_word(link / "addr_assign_type") == _RANDOM,
-            has_final_name=_has_final_name(root, _word(link / "ifindex")),
+            has_random_mac=read_or_empty(link / "addr_assign_type") == _RANDOM,
+            has_final_name=_has_final_name(root, read_or_empty(link / "ifindex")),
         )
 
 
@@ -139,7 +145,10 @@ def _has_final_name(root: Path, ifindex: str) -> bool:
 
 def _read_functions(root: Path, nics: tuple[Nic, ...]) -> Iterator[Function]:
     for device in sorted((root / "sys/bus/pci/devices").glob("*")):
-        if not _word(device / "class").startswith(_CLASS_ETHERNET) or (device / "physfn").exists():
+        if (
+            not read_or_empty(device / "class").startswith(_CLASS_ETHERNET)
+            or (device / "physfn").exists()
+        ):
             continue
         driver = device / "driver"
         if driver.exists() and driver.resolve().name in _NO_NIC_DRIVERS:
@@ -155,11 +164,3 @@ def _read_functions(root: Path, nics: tuple[Nic, ...]) -> Iterator[Function]:
 def _place(root: Path, device: Path) -> str:
     """Return the path of a device below /sys/devices, which a link leads to."""
     return str(device.resolve()).removeprefix(f"{(root / 'sys/devices').resolve()}/")
-
-
-def _word(path: Path) -> str:
-    """Return what a file of the kernel says; empty if it cannot be read."""
-    try:
-        return path.read_text().strip()
-    except OSError:  # the device may be gone, or have nothing to say (EINVAL)
-        return ""
