@@ -74,12 +74,12 @@ def write_atomic(
             temp.unlink(missing_ok=True)
             raise
         if is_durable:
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
     except OSError as exc:
         raise host_error("write", path, exc) from exc
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """Make a rename in `path` survive a power cut."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

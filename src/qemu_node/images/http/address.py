@@ -85,6 +85,10 @@ class AddressPolicy:
         return "an address of this node" if is_own(address) else None
 
 
+ANYWHERE = AddressPolicy(allow=(ip_network("0.0.0.0/0"), ip_network("::/0")))
+"""For an address that the operator has named, and no author of a job."""
+
+
 def parse_networks(texts: Iterable[str], setting: str) -> tuple[IPNetwork, ...]:
     """Return the networks that `texts` name: `"10.0.0.0/8"`, `"fd00::/8"`, or single addresses.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.atomic import host_error, write_atomic
+from qemu_node.host.files.directories import open_directory
 from qemu_node.host.process.command import run
 from qemu_node.nodeos.agent.config import AgentConfig
 
@@ -177,10 +178,7 @@ async def _run(nomad: str, directory: Path, *arguments: str) -> None:
 
 def _make_directories(files: TlsFiles) -> None:
     for directory in {files.ca.parent, files.cert.parent, files.key.parent}:
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as exc:
-            raise host_error("make", directory, exc) from exc
+        open_directory(directory, 0o700)
 
 
 def _take(directory: Path, pattern: str, target: Path, mode: int) -> None:

@@ -182,16 +182,9 @@ class DriverInfo(msgspec.Struct, rename="pascal"):
     health_description: str = ""
 
 
-class DrainStrategy(msgspec.Struct, rename="pascal"):
-    """A drain in progress."""
-
-    ignore_system_jobs: bool = False
-
-
 class LastDrain(msgspec.Struct, rename="pascal"):
     """The drain that a node had last."""
 
-    status: str = ""
     meta: dict[str, str] | None = None
 
 
@@ -199,13 +192,11 @@ class NodeInfo(msgspec.Struct, rename="pascal"):
     """GET /v1/node/:id, and an item of GET /v1/nodes (structs.Node, structs.NodeListStub)."""
 
     id: str = msgspec.field(name="ID", default="")
-    name: str = ""
     node_pool: str = ""
-    datacenter: str = ""
     status: str = ""
     scheduling_eligibility: str = ""
     drain: bool = False
-    drain_strategy: DrainStrategy | None = None
+    drain_strategy: dict[str, object] | None = None
     drivers: dict[str, DriverInfo] | None = None
     last_drain: LastDrain | None = None
 

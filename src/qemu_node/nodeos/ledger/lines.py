@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from qemu_node.host.files.atomic import host_error, write_atomic
+from qemu_node.host.files.directories import make_directory
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.text import DECODE_ERRORS
 
@@ -46,10 +47,7 @@ def write_lines(paths: NodePaths, path: Path, values: Sequence[object], *, most:
     Raises:
         HostError: it cannot be written; the file is as it was.
     """
-    try:
-        paths.own.mkdir(mode=0o700, exist_ok=True)
-    except OSError as exc:
-        raise host_error("make", paths.own, exc) from exc
+    make_directory(paths.own, 0o700)
     data = b"".join(msgspec.json.encode(value) + b"\n" for value in values[-most:])
     write_atomic(path, data, mode=0o600, is_durable=True)
 

@@ -18,6 +18,7 @@ from qemu_node.errors import ConfigError
 from qemu_node.host.files.atomic import host_error
 from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.paths import NodePaths
+from qemu_node.nodeos.release import IMAGE_ID
 from qemu_node.nodeos.setup.login import own_password, parse_keys
 from qemu_node.nodeos.setup.seed import check_file_names
 
@@ -87,7 +88,7 @@ def collect(paths: NodePaths, tag: str) -> Saved:
 
 def pack(saved: Saved) -> bytes:
     """Return the archive of `saved`: pure, the same bytes for the same content."""
-    manifest = {"version": VERSION, "image": "nomad-qemu-node", "tag": saved.tag}
+    manifest = {"version": VERSION, "image": IMAGE_ID, "tag": saved.tag}
     files = {_MANIFEST: json.dumps(manifest, indent=2).encode()}
     files |= {_OEM + name: data for name, data in saved.oem.items()}
     files |= {_CONFIG + name: data for name, data in saved.config.items()}

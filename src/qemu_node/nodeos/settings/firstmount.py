@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qemu_node.errors import HostError
 from qemu_node.host.files.atomic import host_error, write_atomic
-from qemu_node.host.files.directories import open_directory
+from qemu_node.host.files.directories import make_directory, open_directory
 from qemu_node.host.files.tree import remove_tree
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.setup.choice import disk_key
@@ -59,13 +59,13 @@ def remember_disk(paths: NodePaths, key: str) -> bool:
         raise host_error("read", paths.data_disk, exc) from exc
     if key == before:
         return False
-    try:
-        paths.own.mkdir(mode=0o700, exist_ok=True)
-        if not key:
+    if not key:
+        try:
             paths.data_disk.unlink()
-            return True
-    except OSError as exc:
-        raise host_error("write", paths.data_disk, exc) from exc
+        except OSError as exc:
+            raise host_error("remove", paths.data_disk, exc) from exc
+        return True
+    make_directory(paths.own, 0o700)
     write_atomic(paths.data_disk, f"{key}\n".encode(), mode=_PRIVATE_MODE, is_durable=True)
     return True
 

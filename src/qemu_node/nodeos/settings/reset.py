@@ -19,12 +19,12 @@ from qemu_node.host.process.command import run, run_blocking
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.setup.choice import disk_key
 from qemu_node.nodeos.setup.disks import DATA_LABEL, Disk, Volume
+from qemu_node.nodeos.setup.install import format_data
 from qemu_node.nodeos.snapshots import grubenv
 from qemu_node.nodeos.snapshots.verdict import NEXT_ENTRY
 from qemu_node.text import DECODE_ERRORS
 
 _TOOL_S = 60.0
-_MKFS_S = 900.0
 _RESET_S = 3600.0
 
 
@@ -118,4 +118,4 @@ def _erase_data(paths: NodePaths, disks: Sequence[Disk]) -> None:
         raise HostError(f"which file system DATA is to be erased is not clear: {names}")
     with contextlib.suppress(NodeError):  # not mounted
         run_blocking(["umount", found[0].path], timeout_s=_TOOL_S)
-    run_blocking(["mkfs.ext4", "-q", "-F", "-L", DATA_LABEL, found[0].path], timeout_s=_MKFS_S)
+    format_data(found[0].path)

@@ -15,7 +15,6 @@ from qemu_node.nodeos.setup.disks import (
     NODE_LABELS,
     SEED_LABEL,
     Disk,
-    Volume,
 )
 from qemu_node.nodeos.setup.seed import DataPattern, DiskPattern
 from qemu_node.units import GIB, format_size
@@ -38,13 +37,6 @@ class Choice:
     formats_data: bool = False
     data_on_system: bool = False
     """/data becomes a partition of the system's disk."""
-
-    @property
-    def data_volume(self) -> Volume | None:
-        """The file system DATA that is kept."""
-        if self.data is None or self.formats_data:
-            return None
-        return next(v for v in self.data.volumes if v.label == DATA_LABEL)
 
 
 def matches(pattern: DiskPattern, disk: Disk) -> bool:

@@ -96,7 +96,7 @@ async def run_installation(installation: Installation, paths: NodePaths) -> None
         await asyncio.to_thread(_prepare, choice, settings, paths, work)
         if choice.formats_data:
             assert choice.data is not None
-            await asyncio.to_thread(_format_data, choice.data.path)
+            await asyncio.to_thread(format_data, choice.data.path)
         await _run_elemental(elemental_argv(paths.elemental, work, installation))
     finally:
         # It holds secrets.
@@ -126,13 +126,14 @@ def _prepare(choice: Choice, settings: Settings, paths: NodePaths, work: Path) -
         write_atomic(own / "config.d/95-installation.yaml", json.dumps(added).encode())
 
 
-def _format_data(path: str) -> None:
-    """Make a file system DATA on a whole disk, as `mkfs.ext4 -L DATA` by hand does."""
+def format_data(path: str) -> None:
+    """Make a file system DATA on a disk or partition, as `mkfs.ext4 -L DATA` by hand does.
+
+    Raises:
+        NodeError: a tool failed.
+    """
     run_blocking(["wipefs", "--all", path], timeout_s=_MKFS_S)
-    run_blocking(
-        ["mkfs.ext4", "-q", "-F", "-L", DATA_LABEL, path],
-        timeout_s=_MKFS_S,
-    )
+    run_blocking(["mkfs.ext4", "-q", "-F", "-L", DATA_LABEL, path], timeout_s=_MKFS_S)
 
 
 async def _run_elemental(argv: Sequence[str]) -> None:

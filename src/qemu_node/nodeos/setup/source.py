@@ -7,7 +7,6 @@ Does not own what a seed says (`seed`).
 
 import asyncio
 import hashlib
-import ipaddress
 import os
 import re
 import stat
@@ -219,7 +218,7 @@ def _read_bounded(path: Path, max_bytes: int) -> bytes:
 async def _fetch(place: SeedPlace, machine: Machine) -> FoundSeed:
     """Fetch a seed; the network may come up only now, so it is tried for minutes."""
     # They take 0.2 s to import, which a boot without a seed saves.
-    from qemu_node.images.http.address import AddressPolicy
+    from qemu_node.images.http.address import ANYWHERE
     from qemu_node.images.http.request import HttpFile
     from qemu_node.images.http.settings import HttpSettings
     from qemu_node.images.http.small import fetch_small
@@ -228,8 +227,7 @@ async def _fetch(place: SeedPlace, machine: Machine) -> FoundSeed:
     url = fill_in(place.url, machine)
     shown = redact(url)
     # Whoever gives kernel arguments may name any address.
-    everywhere = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
-    http = HttpSettings(addresses=AddressPolicy(allow=everywhere))
+    http = HttpSettings(addresses=ANYWHERE)
     deadline = asyncio.get_running_loop().time() + _FETCH_S
     answer = None
     while answer is None:

@@ -34,8 +34,6 @@ class Settings:
     uplink: UplinkConfig | None = None
     config: Mapping[str, bytes] | None = field(default=None, repr=False)
     """Files of /data/config by their names there."""
-    data_disk: str = ""
-    """The link in /dev/disk that names the disk of /data."""
     seed: bytes = field(default=b"", repr=False)
     oem: Mapping[str, bytes] | None = field(default=None, repr=False)
     """Files of COS_OEM that another node has saved; they count more than the rest."""
@@ -99,8 +97,6 @@ def oem_files(settings: Settings) -> dict[str, bytes]:
         files["qemu-node/host/ssh_host_ed25519_key"] = _lines(settings.ssh_host_key.strip())
     if settings.uplink:
         files["qemu-node/uplink.toml"] = format_uplink(settings.uplink).encode()
-    if settings.data_disk:
-        files["qemu-node/data-disk"] = _lines(settings.data_disk)
     if settings.seed:
         files["qemu-node/seed.toml"] = settings.seed
     for name, data in (settings.config or {}).items():

@@ -7,6 +7,7 @@ known as ours; a marker without a drain is harmless.
 import secrets
 
 from qemu_node.host.files.atomic import host_error, write_atomic
+from qemu_node.host.files.directories import make_directory
 from qemu_node.nodeos.paths import NodePaths
 
 _MAX_CHARS = 100
@@ -34,10 +35,7 @@ def write_marker(paths: NodePaths) -> str:
         HostError: it cannot be written.
     """
     marker = secrets.token_hex(8)
-    try:
-        paths.own.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise host_error("make", paths.own, exc) from exc
+    make_directory(paths.own, 0o700)
     write_atomic(paths.drained, f"{marker}\n".encode(), mode=0o600, is_durable=True)
     return marker
 

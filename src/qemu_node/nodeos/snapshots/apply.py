@@ -10,12 +10,11 @@ is harmless.
 
 import asyncio
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
 from qemu_node.errors import HostError
-from qemu_node.host.files.atomic import host_error
+from qemu_node.host.files.atomic import host_error, sync_directory
 from qemu_node.nodeos.mounts import writable
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.snapshots import grubenv, statefile
@@ -134,12 +133,3 @@ def _remove(paths: NodePaths, facts: Facts, plan: Plan) -> None:
             continue
         except OSError as exc:
             raise host_error("remove", directory, exc) from exc
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames in `path` survive a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

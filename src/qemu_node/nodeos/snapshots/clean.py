@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from qemu_node.errors import HostError
-from qemu_node.host.files.atomic import host_error
+from qemu_node.host.files.directories import make_directory
 from qemu_node.host.files.lock import FileLock
 from qemu_node.nodeos.ledger.history import Event, note_event
 from qemu_node.nodeos.mounts import is_read_only, remount, unmount
@@ -27,10 +27,7 @@ async def system_lock(paths: NodePaths) -> AsyncGenerator[None]:
     Raises:
         HostError: another command changes it.
     """
-    try:
-        paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise host_error("make", paths.run, exc) from exc
+    make_directory(paths.run, 0o755)
     lock = FileLock(paths.run / "lock")
     if not lock.try_acquire():
         raise HostError(

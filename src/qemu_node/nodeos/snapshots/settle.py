@@ -10,7 +10,8 @@ import asyncio
 import msgspec
 
 from qemu_node.errors import HostError
-from qemu_node.host.files.atomic import host_error, write_atomic
+from qemu_node.host.files.atomic import write_atomic
+from qemu_node.host.files.directories import make_directory
 from qemu_node.nodeos.boot import read_boot
 from qemu_node.nodeos.ledger.history import Event, note_event
 from qemu_node.nodeos.ledger.lines import now
@@ -54,10 +55,7 @@ def read_note(paths: NodePaths) -> BootNote | None:
 
 
 def _write_note(paths: NodePaths, note: BootNote) -> None:
-    try:
-        paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise host_error("make", paths.run, exc) from exc
+    make_directory(paths.run, 0o755)
     write_atomic(paths.run / "boot.json", msgspec.json.encode(note))
 
 
@@ -138,7 +136,7 @@ async def _confirm(paths: NodePaths, facts: Facts) -> None:
     await apply_plan(paths, facts, make_plan(facts))
     # If another image was installed since, the flag is for that one.
     if facts.active == booted.number:
-        await asyncio.to_thread(_clear_flags, paths)
+        await asyncio.to_thread(clear_flags, paths)
 
 
 async def _promote(paths: NodePaths, facts: Facts, verdict: Verdict) -> None:
@@ -163,7 +161,7 @@ async def _promote(paths: NodePaths, facts: Facts, verdict: Verdict) -> None:
     facts = await asyncio.to_thread(read_facts, paths)
     plan = make_plan(facts, active=booted.number, failed=verdict.failed)
     await apply_plan(paths, facts, plan)
-    await asyncio.to_thread(_clear_flags, paths)
+    await asyncio.to_thread(clear_flags, paths)
 
 
 def _about(failed: Snapshot | None, verdict: Verdict) -> str:
@@ -179,7 +177,12 @@ def _booted(facts: Facts) -> Snapshot:
     return booted
 
 
-def _clear_flags(paths: NodePaths) -> None:
+def clear_flags(paths: NodePaths) -> None:
+    """Have no boot judged any more.
+
+    Raises:
+        HostError: GRUB's variables cannot be written.
+    """
     changes: grubenv.Changes = {CHECK: None, ATTEMPT: None}
     grubenv.update(paths.grubenv, changes)
 

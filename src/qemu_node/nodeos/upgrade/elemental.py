@@ -19,6 +19,7 @@ from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import HostError
 from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.host.files.atomic import host_error, write_atomic
+from qemu_node.host.files.directories import make_directory, open_directory
 from qemu_node.host.process.command import SAFE_ENV, spawn
 from qemu_node.host.process.exitstatus import describe_exit
 from qemu_node.host.process.pidfd import Hold
@@ -95,11 +96,7 @@ def docker_config(
         yield None
         return
     directory = paths.run / "registry"
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-    except OSError as exc:
-        raise host_error("make", directory, exc) from exc
+    make_directory(directory, 0o700)
     file = directory / "config.json"
     write_atomic(file, msgspec.json.encode(auths), mode=0o600)
     try:
@@ -119,8 +116,8 @@ async def run_elemental(
         MissingPartError: there is no such program.
         ElementalError: it failed.
     """
+    open_directory(log_path.parent, 0o755)
     try:
-        log_path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
     except OSError as exc:
         raise host_error("write", log_path, exc) from exc

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from qemu_node.host.files.atomic import host_error, write_atomic
+from qemu_node.host.files.atomic import write_atomic
+from qemu_node.host.files.directories import make_directory
 from qemu_node.host.process.identity import ProcessId, is_alive
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.text import DECODE_ERRORS
@@ -42,10 +43,7 @@ def announced(paths: NodePaths, intent: Intent) -> Generator[None]:
         HostError: it cannot be written down.
     """
     path = _path(paths)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise host_error("make", path.parent, exc) from exc
+    make_directory(paths.run, 0o755)
     write_atomic(path, msgspec.json.encode(intent), mode=0o600)
     try:
         yield

@@ -24,13 +24,11 @@ from qemu_node.nodeos.ledger.refusals import forgive, read_refused
 from qemu_node.nodeos.mounts import free_bytes, is_read_only, remount, unmount
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import Release, read_release
-from qemu_node.nodeos.snapshots import grubenv
 from qemu_node.nodeos.snapshots.apply import apply_plan
 from qemu_node.nodeos.snapshots.clean import clean, system_lock, tidy_mounts
 from qemu_node.nodeos.snapshots.facts import Facts, read_facts
 from qemu_node.nodeos.snapshots.plan import make_plan
-from qemu_node.nodeos.snapshots.settle import read_note
-from qemu_node.nodeos.snapshots.verdict import ATTEMPT, CHECK
+from qemu_node.nodeos.snapshots.settle import clear_flags, read_note
 from qemu_node.nodeos.upgrade import checks
 from qemu_node.nodeos.upgrade.checks import UpgradeFacts, Waiver
 from qemu_node.nodeos.upgrade.elemental import (
@@ -251,8 +249,7 @@ async def _undo(paths: NodePaths, before: Facts, error: BaseException, target: T
     # Elemental has set the flag for an image that is gone.
     booted = facts.find(facts.booted)
     if booted is not None and booted.is_confirmed and booted.number == wanted:
-        flags: grubenv.Changes = {CHECK: None, ATTEMPT: None}
-        await asyncio.to_thread(grubenv.update, paths.grubenv, flags)
+        await asyncio.to_thread(clear_flags, paths)
     words = str(error) or type(error).__name__
     await asyncio.to_thread(
         note_event, paths, Event.FAILED, tag=target.tag, digest=target.digest, note=words

@@ -7,12 +7,11 @@ installed (`checks`).
 import datetime
 import functools
 from dataclasses import dataclass
-from ipaddress import ip_network
 from pathlib import Path
 
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import ConfigError, JobError
-from qemu_node.images.http.address import AddressPolicy
+from qemu_node.images.http.address import ANYWHERE
 from qemu_node.images.http.settings import HttpSettings
 from qemu_node.images.http.small import fetch_small
 from qemu_node.images.registry.artifact import fetch_artifact
@@ -108,9 +107,8 @@ def http_settings(config: NodeConfig) -> HttpSettings:
 
     Here the operator names the registry, not the author of a job; it may well be on this node.
     """
-    anywhere = tuple(ip_network(text) for text in ("0.0.0.0/0", "::/0"))
     return HttpSettings(
-        addresses=AddressPolicy(allow=anywhere),
+        addresses=ANYWHERE,
         ca_file=config.images.ca_file,
         proxy=config.images.proxy,
         no_proxy=config.images.no_proxy,

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from qemu_node.host.files.atomic import host_error
+from qemu_node.host.files.directories import open_directory
 
 _CHUNK_BYTES = 1 << 20
 # What is no part of an image, or is mounted over by Elemental while it works.
@@ -111,8 +112,8 @@ def write_listing(path: Path, listing: Listing) -> None:
     Raises:
         HostError: it cannot be written.
     """
+    open_directory(path.parent, 0o755)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(msgspec.msgpack.encode(listing))
     except OSError as exc:
         raise host_error("write", path, exc) from exc

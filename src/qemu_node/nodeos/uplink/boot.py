@@ -5,7 +5,6 @@ networkd gets files by which the node has a network. Owns the order of these ste
 disk. Does not own the decisions (`choice`, `files`).
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from qemu_node.config.uplink import UplinkConfig
 from qemu_node.config.uplinkfile import format_uplink
 from qemu_node.errors import NodeError
 from qemu_node.host.files.atomic import host_error, write_atomic
+from qemu_node.host.files.directories import open_directory
 from qemu_node.host.process.command import run_blocking
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.uplink.choice import (
@@ -218,13 +218,6 @@ def write_files(directory: Path, files: Mapping[str, str]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        # networkd runs as a user of its own.
-        old = os.umask(0o022)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        finally:
-            os.umask(old)
-    except OSError as exc:
-        raise host_error("make", path.parent, exc) from exc
+    # networkd runs as a user of its own.
+    open_directory(path.parent, 0o755)
     write_atomic(path, text.encode())

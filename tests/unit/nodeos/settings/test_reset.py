@@ -7,6 +7,7 @@ from qemu_node.host.process.command import Completed, ProcessError
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.settings import reset
 from qemu_node.nodeos.settings.reset import Order, carry_out, data_volumes, order_reset, read_order
+from qemu_node.nodeos.setup import install
 from qemu_node.nodeos.setup.disks import Disk, Volume
 from qemu_node.nodeos.snapshots import grubenv
 
@@ -39,7 +40,8 @@ class _Tools:
 @pytest.fixture
 def tools(monkeypatch: pytest.MonkeyPatch) -> _Tools:
     tools = _Tools()
-    monkeypatch.setattr(reset, "run_blocking", tools.run)
+    for module in (reset, install):
+        monkeypatch.setattr(module, "run_blocking", tools.run)
     monkeypatch.setattr(reset, "run", tools.run_async)
     return tools
 
