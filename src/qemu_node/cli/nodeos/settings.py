@@ -119,8 +119,9 @@ def read_archive(file: Path) -> "Saved":
 @click.command(
     help="""Set this node back to the system of its recovery partition, with empty logs.
 
-    It reboots into the recovery system, which does it and reboots again. Settings stay: keys,
-    password, host name, uplink. /data stays, too, unless --data is given.""",
+    It reboots into the recovery system, which does it and reboots again. What is on /oem stays:
+    the installation's keys and password, host name, uplink. /root with its own keys goes, and a
+    host key that the node has made itself. /data stays unless --data is given.""",
     epilog="""\b
 Examples:
   qemu-node os reset
@@ -152,8 +153,9 @@ def reset(paths: NodePaths, /, erases_data: bool, continues: bool, yes: bool) ->
             raise HostError(
                 "this is no installed node", hint="in the recovery system: `elemental reset`"
             )
-        lost = "all logs" + (", and all of /data" if erases_data else "")
-        _confirm(f"The node reboots, and loses its systems and {lost}. Reset it?", yes=yes)
+        lost = "all logs, /root with its keys, a host key that it has made itself"
+        lost += " and all of /data" if erases_data else ""
+        _confirm(f"The node reboots, and loses its systems, {lost}. Reset it?", yes=yes)
         order_reset(paths, Order(erases_data=erases_data))
     run_blocking(["systemctl", "--no-block", "reboot"])
 

@@ -70,7 +70,7 @@ def find_disk(pattern: DiskPattern, disks: Sequence[Disk], *, purpose: str) -> D
     if not found:
         seen = "; ".join(disk.describe() for disk in usable) or "none"
         raise RefusedError(
-            f"no disk matches the pattern of {purpose}", hint=f"the disks here: {seen}"
+            f"no disk matches the pattern of {purpose}", hint=f"the disks to choose from: {seen}"
         )
     match pattern.choose:
         case "smallest":
