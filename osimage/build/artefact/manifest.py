@@ -1,39 +1,38 @@
 """The manifest of an image, which says by digest what a tag is, and its signature.
 
-Owns the document and how it is signed. Does not own how nodes verify it
-(`qemu_node.nodeos.upgrade`).
+Owns how it is made and signed. Does not own its form, nor how nodes verify it: both are the
+node's (`qemu_node.nodeos.upgrade.manifest`).
 
 Source: minisign(1).
 """
 
-import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from osimage.build.artefact.oci import manifest_of, size_of_layout
 from osimage.build.errors import BuildError
 from osimage.build.namespace import run_in
 from qemu_node.host.process.command import ProcessError
 from qemu_node.nodeos.release import IMAGE_ID
-
-VERSION = 1
+from qemu_node.nodeos.upgrade.manifest import VERSION, Manifest
 
 
 def render(layout: Path, *, tag: str, epoch: int, unpacked_bytes: int) -> str:
     """Return the manifest of the image in an OCI layout."""
     digest, _ = manifest_of(layout)
-    created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    document = {
-        "version": VERSION,
-        "image": IMAGE_ID,
-        "tag": tag,
-        "created": created,
-        "digest": digest,
-        "size_bytes": size_of_layout(layout),
-        "unpacked_bytes": unpacked_bytes,
-    }
-    return json.dumps(document) + "\n"
+    document = Manifest(
+        version=VERSION,
+        image=IMAGE_ID,
+        tag=tag,
+        created=datetime.fromtimestamp(epoch, UTC),
+        digest=digest,
+        size_bytes=size_of_layout(layout),
+        unpacked_bytes=unpacked_bytes,
+    )
+    return msgspec.json.encode(document).decode() + "\n"
 
 
 def sign(tools: Path, key: Path, document: Path, signature: Path) -> None:

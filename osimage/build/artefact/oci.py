@@ -14,7 +14,7 @@ from pathlib import Path
 from osimage.build.namespace import run_in
 from osimage.build.stages import Stages, digest_of
 
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
@@ -72,29 +72,34 @@ def write_layout(target: Path, layers: list[tuple[Path, str]], *, tag: str, epoc
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}" for _, diff_id in layers]},
         "history": [{"created": created, "created_by": "osimage.build"} for _ in layers],
     }
-    manifest = {
+    manifest: dict[str, object] = {
         "schemaVersion": 2,
-        "mediaType": _MANIFEST,
-        "config": _blob(blobs, config, _CONFIG),
+        "mediaType": OCI_MANIFEST,
+        "config": write_blob(blobs, as_json(config), _CONFIG),
         "layers": descriptors,
     }
-    entry = _blob(blobs, manifest, _MANIFEST)
+    write_index(target, manifest, tag)
+
+
+def write_index(target: Path, manifest: dict[str, object], name: str) -> None:
+    """Complete the layout `target`, whose blobs are there, by its one manifest, called `name`."""
+    entry = write_blob(target / "blobs" / "sha256", as_json(manifest), OCI_MANIFEST)
     index = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [entry | {"annotations": {"org.opencontainers.image.ref.name": tag}}],
+        "manifests": [entry | {"annotations": {"org.opencontainers.image.ref.name": name}}],
     }
-    (target / "index.json").write_bytes(_json(index))
-    (target / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
+    (target / "index.json").write_bytes(as_json(index))
+    (target / "oci-layout").write_bytes(as_json({"imageLayoutVersion": "1.0.0"}))
 
 
-def _json(document: object) -> bytes:
+def as_json(document: object) -> bytes:
+    """Return a document as the same bytes each time."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _blob(blobs: Path, document: object, media_type: str) -> dict[str, object]:
-    """Write a document as a blob, and return its descriptor."""
-    body = _json(document)
+def write_blob(blobs: Path, body: bytes, media_type: str) -> dict[str, object]:
+    """Write a blob, and return its descriptor."""
     digest = hashlib.sha256(body).hexdigest()
     (blobs / digest).write_bytes(body)
     return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(body)}

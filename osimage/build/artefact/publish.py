@@ -6,19 +6,15 @@ Owns the order: a node that reads a tag's manifest finds what that names. Does n
 Under each tag: the image as TAG, the manifest and its signature as the artefact TAG.manifest.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from osimage.build.artefact.oci import manifest_of
+from osimage.build.artefact.oci import OCI_MANIFEST, manifest_of, write_blob, write_index
 from osimage.build.errors import BuildError
 from osimage.build.tools import run_skopeo
 from qemu_node.host.process.command import ProcessError
-
-MANIFEST_TYPE = "application/vnd.qemu-node.manifest.v1+json"
-SIGNATURE_TYPE = "application/vnd.qemu-node.manifest.v1.minisig"
+from qemu_node.nodeos.upgrade.manifest import MEDIA_TYPE, SIGNATURE_TYPE
 
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
@@ -27,26 +23,17 @@ def artefact_layout(target: Path, manifest: Path, signature: Path) -> None:
     """Write an OCI layout of the two files (image-spec 1.1, "Guidelines for Artifact Usage")."""
     blobs = target / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-
-    def blob(body: bytes, media_type: str) -> dict[str, object]:
-        digest = hashlib.sha256(body).hexdigest()
-        (blobs / digest).write_bytes(body)
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(body)}
-
     document = {
         "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "artifactType": MANIFEST_TYPE,
-        "config": blob(b"{}", _EMPTY_TYPE),
+        "mediaType": OCI_MANIFEST,
+        "artifactType": MEDIA_TYPE,
+        "config": write_blob(blobs, b"{}", _EMPTY_TYPE),
         "layers": [
-            blob(manifest.read_bytes(), MANIFEST_TYPE),
-            blob(signature.read_bytes(), SIGNATURE_TYPE),
+            write_blob(blobs, manifest.read_bytes(), MEDIA_TYPE),
+            write_blob(blobs, signature.read_bytes(), SIGNATURE_TYPE),
         ],
     }
-    entry = blob(json.dumps(document, sort_keys=True).encode(), str(document["mediaType"]))
-    named = entry | {"annotations": {"org.opencontainers.image.ref.name": "manifest"}}
-    (target / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
-    (target / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    write_index(target, document, "manifest")
 
 
 def publish(

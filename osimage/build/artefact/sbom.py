@@ -14,6 +14,8 @@ from email.parser import HeaderParser
 from pathlib import Path
 from urllib.parse import quote
 
+from qemu_node.nodeos.release import IMAGE_ID
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -75,7 +77,7 @@ def render(parts: Sequence[Part], *, tag: str, digest: str, epoch: int) -> str:
     packages: list[dict[str, object]] = [
         {
             "SPDXID": "SPDXRef-image",
-            "name": "nomad-qemu-node",
+            "name": IMAGE_ID,
             "versionInfo": tag,
             "supplier": "NOASSERTION",
             "downloadLocation": "NOASSERTION",
@@ -92,8 +94,8 @@ def render(parts: Sequence[Part], *, tag: str, digest: str, epoch: int) -> str:
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
         "SPDXID": "SPDXRef-DOCUMENT",
-        "name": f"nomad-qemu-node-{tag}",
-        "documentNamespace": f"urn:nomad-qemu-node:{quote(tag)}:{digest}",
+        "name": f"{IMAGE_ID}-{tag}",
+        "documentNamespace": f"urn:{IMAGE_ID}:{quote(tag)}:{digest}",
         "creationInfo": {
             "created": datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "creators": ["Tool: osimage.build"],

@@ -15,11 +15,10 @@ from osimage.build.tree.lay import lay
 from osimage.build.tree.osrelease import extend, image_lines
 from osimage.build.tree.package import install_package, make_package
 from osimage.build.tree.tidy import tidy
+from qemu_node.nodeos.paths import NodePaths
 
 FILES = REPO / "osimage" / "files"
 PACKAGES = REPO / "osimage" / "packages"
-
-RELEASE_KEY = "usr/share/qemu-node/os/release.pub"
 
 # What Elemental looks for, and where Debian has it, signed.
 _BOOT_LOADERS = {
@@ -80,7 +79,7 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
         for files in (FILES, *request.overlays):
             lay(files, target)
         if request.release_key:
-            _write(target / RELEASE_KEY, request.release_key)
+            _write(NodePaths(target).release_key, request.release_key)
         _finish(target, lines)
         tidy(target, request.epoch)
 

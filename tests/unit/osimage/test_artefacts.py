@@ -7,8 +7,9 @@ import pytest
 
 from osimage.build.artefact import manifest, sbom
 from osimage.build.artefact.oci import manifest_of, size_of_layout, write_layout
-from osimage.build.artefact.publish import MANIFEST_TYPE, SIGNATURE_TYPE, artefact_layout
+from osimage.build.artefact.publish import artefact_layout
 from qemu_node.images.registry.manifest import parse_document
+from qemu_node.nodeos.upgrade.manifest import MEDIA_TYPE, SIGNATURE_TYPE, parse_manifest
 
 
 @pytest.fixture
@@ -57,13 +58,18 @@ def test_the_manifest_says_what_is_pulled(layout: Path) -> None:
     }
 
 
+def test_a_node_reads_the_manifest(layout: Path) -> None:
+    said = manifest.render(layout, tag="v1", epoch=1, unpacked_bytes=9)
+    assert parse_manifest(said.encode(), "test").digest == manifest_of(layout)[0]
+
+
 def test_the_artefact_has_manifest_and_signature(tmp_path: Path) -> None:
     (tmp_path / "manifest").write_text("{}")
     (tmp_path / "signature").write_text("signed")
     artefact_layout(tmp_path / "out", tmp_path / "manifest", tmp_path / "signature")
     document = json.loads(blob(tmp_path / "out", manifest_of(tmp_path / "out")[0]))
-    assert document["artifactType"] == MANIFEST_TYPE
-    assert [layer["mediaType"] for layer in document["layers"]] == [MANIFEST_TYPE, SIGNATURE_TYPE]
+    assert document["artifactType"] == MEDIA_TYPE
+    assert [layer["mediaType"] for layer in document["layers"]] == [MEDIA_TYPE, SIGNATURE_TYPE]
     assert blob(tmp_path / "out", document["layers"][1]["digest"]) == b"signed"
 
 

@@ -1,7 +1,8 @@
 """The manifest of a release: what whoever publishes images signs.
 
 Owns its content and the check of its signature by `minisign`. Does not own where it comes from
-(`source`). The image itself is named by its digest, so a signed manifest signs the image.
+(`source`) nor who makes it (`osimage`). It names the image by its digest, so its signature is the
+image's.
 """
 
 import datetime
@@ -21,7 +22,9 @@ from qemu_node.text import DECODE_ERRORS
 MEDIA_TYPE = "application/vnd.qemu-node.manifest.v1+json"
 SIGNATURE_TYPE = "application/vnd.qemu-node.manifest.v1.minisig"
 
-_VERSION = 1
+VERSION = 1
+"""What this system writes and understands."""
+
 _TIMEOUT_S = 30.0
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
@@ -56,9 +59,9 @@ def parse_manifest(data: bytes, shown: str) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except DECODE_ERRORS as exc:
         raise ManifestError(f"{shown} is no manifest of an image: {exc}") from None
-    if manifest.version != _VERSION:
+    if manifest.version != VERSION:
         raise ManifestError(
-            f"{shown} has version {manifest.version}, this system knows {_VERSION}",
+            f"{shown} has version {manifest.version}, this system knows {VERSION}",
             hint="upgrade to an image between this one and that one first",
         )
     if manifest.image != IMAGE_ID:
