@@ -14,7 +14,10 @@ from osimage.build.tools import run_skopeo
 from qemu_node.host.process.command import ProcessError
 
 _FILE = "usr/bin/elemental"
-_PIN_HINT = "run `python -m osimage.build pin` and write what it prints there; or ELEMENTAL=PATH"
+_PIN_HINT = (
+    "run `sudo .venv/bin/python -m osimage.build pin` and write what it prints there; or "
+    "ELEMENTAL=PATH"
+)
 
 
 def fetch_elemental(stages: Stages, tools: Path, lock: ElementalLock) -> Path:
