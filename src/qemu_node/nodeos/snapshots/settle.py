@@ -143,11 +143,32 @@ async def _promote(paths: NodePaths, facts: Facts, verdict: Verdict) -> None:
     """Make the booted snapshot the active one; the flag that has GRUB try another goes last."""
     booted, failed = _booted(facts), facts.find(verdict.failed)
     tag = read_release(paths).tag or booted.record.tag
+    problem: HostError | None = None
+    try:
+        await asyncio.to_thread(_write_down, paths, booted, failed, verdict, tag)
+    except HostError as exc:
+        # /oem is full, say. That the node stays back matters more than what is known of it later:
+        # no upgrade is made while /oem is full.
+        problem = exc
+    if not booted.is_confirmed:
+        await _change_record(paths, booted, confirmed_at=now(), tag=tag)
+    facts = await asyncio.to_thread(read_facts, paths)
+    plan = make_plan(facts, active=booted.number, failed=verdict.failed)
+    await apply_plan(paths, facts, plan)
+    await asyncio.to_thread(clear_flags, paths)
+    if problem is not None:
+        raise problem
+
+
+def _write_down(
+    paths: NodePaths, booted: Snapshot, failed: Snapshot | None, verdict: Verdict, tag: str
+) -> None:
+    """Refuse the image that did not come up, and tell people."""
     if verdict.outcome is Outcome.PROMOTE and failed is not None and failed.digest:
         entry = Refusal(
             digest=failed.digest, tag=failed.record.tag, reason=verdict.reason, at=now()
         )
-        await asyncio.to_thread(refuse, paths, entry)
+        refuse(paths, entry)
     note_event(
         paths,
         Event.FELL_BACK,
@@ -156,12 +177,6 @@ async def _promote(paths: NodePaths, facts: Facts, verdict: Verdict) -> None:
         digest=failed.digest if failed else "",
         note=_about(failed, verdict),
     )
-    if not booted.is_confirmed:
-        await _change_record(paths, booted, confirmed_at=now(), tag=tag)
-    facts = await asyncio.to_thread(read_facts, paths)
-    plan = make_plan(facts, active=booted.number, failed=verdict.failed)
-    await apply_plan(paths, facts, plan)
-    await asyncio.to_thread(clear_flags, paths)
 
 
 def _about(failed: Snapshot | None, verdict: Verdict) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from fakes.nodeos import Cutter, FakeNode, PowerCut, Quality
 
+from qemu_node.errors import HostError
+from qemu_node.nodeos.ledger import lines
 from qemu_node.nodeos.ledger.refusals import read_refused
 from qemu_node.nodeos.snapshots import grubenv
 from qemu_node.nodeos.snapshots.apply import write_boot_list
@@ -173,6 +175,29 @@ async def test_a_cut_while_cleaning_is_made_good_by_the_next(
     assert set(node.state_digests()) == {1, 2}
 
 
+async def test_a_node_that_fell_back_stays_back_though_oem_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be written down is said, and does not lead to the bad image at every reboot."""
+    node = _node(tmp_path, Quality.BAD)
+    await _upgrade(node)
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise HostError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(lines, "write_atomic", full)
+    for _ in range(_BOOTS_MAX):
+        try:
+            if await _boot(node):
+                pytest.fail("nobody was told")
+        except HostError as exc:
+            assert "No space left" in str(exc)  # noqa: PT017 - of some boot, not of the first
+            break
+    assert node.active == 1
+    assert node.boot() == ("active", 1)
+    assert "boot_assessment_check" not in node.grub
+
+
 async def test_ten_cuts_early_in_the_boots_of_a_confirmed_system_change_nothing(
     tmp_path: Path,
 ) -> None:
@@ -200,7 +225,6 @@ async def test_an_unfinished_upgrade_does_not_put_the_confirmed_system_at_risk(
 
 
 async def test_two_of_everything_at_once_is_refused(tmp_path: Path) -> None:
-    from qemu_node.errors import HostError
     from qemu_node.nodeos.snapshots.clean import system_lock
 
     node = _node(tmp_path, Quality.GOOD)
