@@ -6,6 +6,7 @@ Owns their exit statuses: a unit that fails here shows up in `systemctl --failed
 import asyncio
 import datetime
 import os
+import signal
 
 import click
 
@@ -111,7 +112,18 @@ def automatic(paths: NodePaths, app: App) -> None:
     from qemu_node.nodeos.rollout.automatic import tick
 
     now = datetime.datetime.now().astimezone()
-    asyncio.run(tick(paths, config, click.echo, now=now))
+
+    async def act() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        # A stop of the unit, or a shutdown: what was begun is undone.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await tick(paths, config, click.echo, now=now)
+
+    try:
+        asyncio.run(act())
+    except asyncio.CancelledError:
+        raise click.Abort from None
 
 
 @click.command()
