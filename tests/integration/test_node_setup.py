@@ -19,6 +19,7 @@ from qemu_node.nodeos.setup.login import Login, hash_password, is_password
 from qemu_node.nodeos.setup.probe import Leftover, find_leftover
 from qemu_node.nodeos.setup.source import Machine, SeedPlace, read_seed
 from qemu_node.nodeos.setup.staging import Settings
+from qemu_node.nodeos.snapshots.clean import system_lock
 
 _FILES = Path(__file__).parents[2] / "osimage/files"
 _SEED = b"# seed"
@@ -193,6 +194,22 @@ async def test_an_installer_that_fails_leaves_no_secrets(tmp_path: Path) -> None
     with pytest.raises(HostError, match="elemental install failed with exit code 54"):
         await run_installation(installation, paths)
     assert not (paths.run / "install").exists()
+
+
+async def test_a_person_and_a_seed_do_not_install_at_once(tmp_path: Path) -> None:
+    """The second would remove the settings of the first, and part its disk anew."""
+    paths = _live_system(tmp_path, 0)
+    installation = Installation(
+        choice=Choice(system=Disk(path="/dev/none", size_bytes=1)), settings=Settings(hostname="a")
+    )
+    of_the_seed = paths.run / "install/oem/qemu-node/host/hostname"
+    of_the_seed.parent.mkdir(parents=True)
+    of_the_seed.touch()
+    async with system_lock(paths):
+        with pytest.raises(HostError, match="another command"):
+            await run_installation(installation, paths)
+    assert of_the_seed.exists()
+    assert not (tmp_path / "argv").exists()
 
 
 @pytest.mark.needs_root

@@ -191,6 +191,27 @@ def test_the_command_can_be_stopped_at_any_time(node: Node, signal_: signal.Sign
     assert node.upgrade().returncode == 0
 
 
+def test_an_automatic_upgrade_can_be_stopped(node: Node) -> None:
+    """As by a stop of its unit, or a shutdown."""
+    node.fault("hang:image")
+    source = f"{_REPOSITORY.removeprefix('oci:')}@{NEW}"
+    node.config.write_text(
+        f'[os]\nautomatic = true\nlock = ""\nwindow = "Mon-Sun 00:00-24:00"\nsource = "{source}"\n'
+    )
+    command = subprocess.Popen(
+        node.argv("automatic"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert command.stdout is not None
+    for line in command.stdout:
+        if line.strip() == "image":
+            break
+    command.send_signal(signal.SIGTERM)
+    rest, _ = command.communicate(timeout=60)
+    assert command.returncode not in (0, -signal.SIGTERM), rest
+    assert node.fake.numbers == [1]
+    assert node.fake.active == 1
+
+
 def _end_elemental(node: Node) -> None:
     """End the program that a killed command has left: it hangs."""
     for entry in Path("/proc").iterdir():
@@ -303,3 +324,27 @@ def test_a_read_only_state_partition_is_writable_only_while_it_must_be(small_sta
     done = small_state.os("clean")
     assert done.returncode == 0, done.stderr
     assert os.statvfs(state).f_flag & os.ST_RDONLY
+
+
+def test_an_upgrade_waits_for_one_that_was_started_beside_us(node: Node) -> None:
+    """By /usr/bin/elemental, whose snapshot would be a left-over."""
+    half = node.paths.snapshots / "2/snapshot.workDir"
+    half.mkdir(parents=True)
+    program = str(node.paths.elemental)
+    other = subprocess.Popen(
+        [program, "-c", "import time; print(flush=True); time.sleep(60)", "upgrade"],
+        executable=sys.executable,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for done in (node.upgrade(), node.os("hook", "before-upgrade"), node.os("clean")):
+            assert done.returncode == 1
+            assert f"process {other.pid}" in done.stderr
+        assert half.exists()
+    finally:
+        other.kill()
+        other.communicate()
+    done = node.upgrade()
+    assert done.returncode == 0, done.stderr

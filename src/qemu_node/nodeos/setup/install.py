@@ -23,6 +23,7 @@ from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.setup.choice import Choice, disk_key
 from qemu_node.nodeos.setup.disks import DATA_LABEL
 from qemu_node.nodeos.setup.staging import Settings, oem_files, write_files
+from qemu_node.nodeos.snapshots.clean import system_lock
 
 _MKFS_S = 900.0
 # Elemental reads a proxy and the place of registry credentials from its environment.
@@ -87,20 +88,22 @@ async def run_installation(installation: Installation, paths: NodePaths) -> None
     """Install the node. Everything that can be checked was checked before.
 
     Raises:
-        NodeError: a step failed; the disks that it names hold no node.
+        NodeError: a step failed; the disks that it names hold no node. Or another installation
+            runs, such as that by a seed; then nothing was changed.
     """
     choice = installation.choice
     work = paths.run / "install"
     settings = installation.settings
-    try:
-        await asyncio.to_thread(_prepare, choice, settings, paths, work)
-        if choice.formats_data:
-            assert choice.data is not None
-            await asyncio.to_thread(format_data, choice.data.path)
-        await _run_elemental(elemental_argv(paths.elemental, work, installation))
-    finally:
-        # It holds secrets.
-        await asyncio.to_thread(remove_tree, work)
+    async with system_lock(paths):
+        try:
+            await asyncio.to_thread(_prepare, choice, settings, paths, work)
+            if choice.formats_data:
+                assert choice.data is not None
+                await asyncio.to_thread(format_data, choice.data.path)
+            await _run_elemental(elemental_argv(paths.elemental, work, installation))
+        finally:
+            # It holds secrets.
+            await asyncio.to_thread(remove_tree, work)
 
 
 def _prepare(choice: Choice, settings: Settings, paths: NodePaths, work: Path) -> None:

@@ -12,6 +12,7 @@ from qemu_node.host.files.directories import make_directory
 from qemu_node.host.files.lock import FileLock
 from qemu_node.nodeos.ledger.history import Event, note_event
 from qemu_node.nodeos.mounts import is_read_only, remount, unmount
+from qemu_node.nodeos.others import require_no_other
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.snapshots import grubenv
 from qemu_node.nodeos.snapshots.apply import apply_plan
@@ -25,7 +26,7 @@ async def system_lock(paths: NodePaths) -> AsyncGenerator[None]:
     """Hold the right to change the node's system inside the block.
 
     Raises:
-        HostError: another command changes it.
+        HostError: another command changes it, or an Elemental does that knows no such lock.
     """
     make_directory(paths.run, 0o755)
     lock = FileLock(paths.run / "lock")
@@ -35,6 +36,7 @@ async def system_lock(paths: NodePaths) -> AsyncGenerator[None]:
             hint="`qemu-node os status` shows what is installed; wait until it is done",
         )
     try:
+        await asyncio.to_thread(require_no_other, paths)
         yield
     finally:
         lock.release()

@@ -20,6 +20,7 @@ from qemu_node.host.process.command import run
 from qemu_node.nodeos.boot import read_boot
 from qemu_node.nodeos.ledger.lines import now
 from qemu_node.nodeos.mounts import free_bytes, is_read_only, remount, unmount
+from qemu_node.nodeos.others import require_no_other
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import parse_release
 from qemu_node.nodeos.snapshots.apply import set_link, write_boot_list
@@ -62,8 +63,10 @@ async def before_upgrade(paths: NodePaths) -> None:
     The state partition stays writable: Elemental mounts all others anew, but not this one.
 
     Raises:
-        HostError: there is not enough room, or a file system cannot be written.
+        HostError: there is not enough room, a file system cannot be written, or another Elemental
+            works.
     """
+    await asyncio.to_thread(require_no_other, paths)
     if is_read_only(paths.state):
         await remount(paths.state, "rw")
     await clean(paths)
