@@ -91,6 +91,7 @@ class FreshDebian:
             env=packages.environment() | {
                 "ALONE": "yes" if is_alone else "",
                 "HOME": "/root",
+                "TMPDIR": "/tmp",
                 "LANG": "C.UTF-8",
                 "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                 "DEBIAN_FRONTEND": "noninteractive",

@@ -40,9 +40,10 @@ before=$(vms)
 driver=$(plugin)
 rm qemu-node_*.deb
 mv /newer/*.deb .
-{commands}
+{install}
 until [ -e "$(plugin)" ] && [ "$(plugin)" != "$driver" ]; do sleep 1; done
 until [ "$(vms)" = "$before" ]; do sleep 1; done
+until {look}; do sleep 1; done
 """
 _SERVE_IMAGE = """
 cat >>/etc/qemu-node/node.toml <<'EOF'
@@ -65,7 +66,7 @@ def page_commands(title: str) -> list[str]:
     return blocks
 
 
-def trial_of(blocks: list[str], upgrade: str) -> str:
+def trial_of(blocks: list[str], upgrade: list[str]) -> str:
     """Return the page's commands with what a person does between them, and an upgrade."""
     script = _SERVE_IMAGE
     for block in blocks:
@@ -80,7 +81,7 @@ def trial_of(blocks: list[str], upgrade: str) -> str:
         if block.startswith(JOB_STOP):
             logs = "nomad alloc logs -job debian-cloud"
             script += _WAIT.format(command=logs, words="'small guest ready'")
-            script += _UPGRADE.format(commands=upgrade)
+            script += _UPGRADE.format(install=upgrade[0], look=upgrade[1].strip())
         script += block.replace(f"{JOB_RUN} ", f"{JOB_RUN} -var mirror=http://127.0.0.1:8000 ")
     return script
 
@@ -114,7 +115,7 @@ def test_the_page_leads_from_a_fresh_debian_to_a_vm(
     newer = debian.root / "newer"
     newer.mkdir()
     repack(package, newer / "qemu-node_9.0~deb13_amd64.deb", "9.0")
-    upgrade = "".join(page_commands("Upgrade"))
+    upgrade = page_commands("Upgrade")
     trial = trial_of(page_commands("Five minutes with `nomad agent -dev`"), upgrade)
     tried = debian.run(trial, is_alone=True, timeout_s=600)
     said = tried.stdout.decode(errors="replace")
