@@ -18,6 +18,8 @@ import msgspec
 from qemu_node.cli.doctor.agentchecks import AgentConfig, AgentFacts, DriverState, Program
 from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.host.process.command import SAFE_ENV, run
+from qemu_node.nodeos.paths import NodePaths
+from qemu_node.nodeos.release import read_release
 from qemu_node.nomad.plugin.handshake import NOT_BY_HAND
 from qemu_node.text import DECODE_ERRORS, without_login
 from qemu_node.units import GIB
@@ -25,7 +27,7 @@ from qemu_node.units import GIB
 _NOMAD_VERSION = re.compile(r"^Nomad v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
 _TIMEOUT_S = 20.0
 _DEFAULT_ADDRESS = "http://127.0.0.1:4646"
-_CONFIG_DIR = Path("/etc/nomad.d")
+_DEBIAN_CONFIG_DIR = Path("/etc/nomad.d")
 _DRIVER = "vm"
 _WORDS_MAX_CHARS = 200
 _T = TypeVar("_T")
@@ -90,7 +92,7 @@ async def read_agent(name: str, environ: Mapping[str, str] = os.environ) -> Agen
             )
     except NodeError as exc:
         problem = str(exc)
-        config = await asyncio.to_thread(read_config_files, _CONFIG_DIR)
+        config = await asyncio.to_thread(read_config_files, config_dir(NodePaths()))
     is_here = host_name == os.uname().nodename
     plugin_problem = None
     if is_here and config is not None and config.plugin_dir is not None and config.has_plugin:
@@ -106,6 +108,11 @@ async def read_agent(name: str, environ: Mapping[str, str] = os.environ) -> Agen
         kill_mode=await read_kill_mode(),
         room=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // GIB,
     )
+
+
+def config_dir(paths: NodePaths) -> Path:
+    """Return the directory of the agent's configuration."""
+    return paths.config if read_release(paths).is_node_os else _DEBIAN_CONFIG_DIR
 
 
 async def find_nomad(name: str) -> Program | NodeError | None:

@@ -9,6 +9,7 @@ from qemu_node.cli.doctor import agentfacts
 from qemu_node.cli.doctor.agentchecks import AgentConfig, DriverState, Program
 from qemu_node.errors import MissingPartError
 from qemu_node.host.process.command import Completed, ProcessError
+from qemu_node.nodeos.paths import NodePaths
 
 NODE_ID = "787ef573-999d-b53d-591d-72e35741ec5a"
 
@@ -42,7 +43,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Completed]:
         return said[argv[-1]]
 
     monkeypatch.setattr(agentfacts, "run", run)
-    monkeypatch.setattr(agentfacts, "_CONFIG_DIR", Path("/nonexistent"))
+    monkeypatch.setattr(agentfacts, "_DEBIAN_CONFIG_DIR", Path("/nonexistent"))
     return said
 
 
@@ -99,11 +100,19 @@ async def test_an_agent_that_does_not_answer_says_why_and_its_files_are_read(
 ) -> None:  # fmt: skip
     answers["/v1/agent/self"] = answer
     (tmp_path / "vm.hcl").write_text('data_dir = "/opt/nomad"\nplugin "vm" {}\n')
-    monkeypatch.setattr(agentfacts, "_CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(agentfacts, "_DEBIAN_CONFIG_DIR", tmp_path)
     facts = await agentfacts.read_agent(str(nomad), {})
     assert facts.problem == reason
     assert facts.config == AgentConfig(plugin_dir="/opt/nomad/plugins", has_plugin=True)
     assert facts.driver is None
+
+
+def test_the_nodes_own_system_has_its_configuration_in_data(tmp_path: Path) -> None:
+    paths = NodePaths(tmp_path)
+    assert agentfacts.config_dir(paths) == Path("/etc/nomad.d")
+    paths.os_release.parent.mkdir()
+    paths.os_release.write_text("IMAGE_TAG=v1\n")
+    assert agentfacts.config_dir(paths) == tmp_path / "data/config"
 
 
 async def test_nomad_is_optional_and_may_be_broken(
