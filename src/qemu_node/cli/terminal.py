@@ -79,6 +79,11 @@ def waiting(title: str) -> Generator[Callable[[str], None]]:
         yield lambda text: console.print(clean(text), markup=False, style="dim", soft_wrap=True)
 
 
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line that may hold words of others: of Nomad, a disk, a file's name."""
+    click.echo(clean(line), err=err)
+
+
 def print_json(value: object) -> None:
     """Print `value`, of types that msgspec knows, as indented JSON."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))

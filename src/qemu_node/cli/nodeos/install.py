@@ -16,6 +16,7 @@ import click
 
 from qemu_node.cli.nodeos.group import pass_node
 from qemu_node.cli.nodeos.settings import read_archive
+from qemu_node.cli.terminal import say
 from qemu_node.errors import AS_ROOT, ConfigError, HostError, MissingPartError, NodeError
 from qemu_node.nodeos.paths import NodePaths
 
@@ -139,7 +140,7 @@ def install(
             asks=not (no_login or archive or "--cloud-init" in options or dry_run),
         )  # fmt: skip
     for line in installation.describe():
-        click.echo(line)
+        say(line)
     if not dry_run:
         _install(installation, paths)
         _finish(after)
@@ -260,14 +261,14 @@ def _run_unattended(paths: NodePaths) -> None:
     if found is None:
         click.echo("there is no seed: the installation waits for a person")
         return
-    click.echo(f"installing by the seed {found.origin}")
+    say(f"installing by the seed {found.origin}")
     try:
         installation, seed = _by_seed(found, paths)
     except AlreadyInstalledError as exc:
-        click.echo(exc.explain())
+        say(exc.explain())
         return
     for line in installation.describe():
-        click.echo(line)
+        say(line)
     _install(installation, paths)
     _finish(seed.after)
 

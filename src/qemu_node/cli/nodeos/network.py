@@ -10,7 +10,7 @@ import click
 
 from qemu_node.cli.errors import EXIT_ERROR
 from qemu_node.cli.nodeos.group import pass_node
-from qemu_node.cli.terminal import Cell, Column, print_fields, print_json, print_table
+from qemu_node.cli.terminal import Cell, Column, print_fields, print_json, print_table, say
 from qemu_node.config.uplinkfile import format_uplink
 from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.paths import NodePaths
@@ -112,7 +112,7 @@ def _state_dir(paths: NodePaths) -> Path:
 
 def _say_problems(problems: Iterable[str]) -> None:
     for problem in problems:
-        click.echo(problem, err=True)
+        say(problem, err=True)
 
 
 def _row(nic: Mapping[str, object]) -> list[str]:

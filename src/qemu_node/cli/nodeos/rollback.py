@@ -8,7 +8,7 @@ import asyncio
 import click
 
 from qemu_node.cli.nodeos.group import pass_node
-from qemu_node.cli.terminal import Cell, Column, print_json, print_table
+from qemu_node.cli.terminal import Cell, Column, print_json, print_table, say
 from qemu_node.errors import HostError
 from qemu_node.nodeos.ledger.refusals import forgive, read_refused
 from qemu_node.nodeos.paths import NodePaths
@@ -39,9 +39,9 @@ def rollback(paths: NodePaths, number: int | None, reboot: bool, keep: bool) -> 
 
     target = asyncio.run(roll_back(paths, number, keep=keep))
     name = target.record.tag or f"snapshot {target.number}"
-    click.echo(f"the next boot takes {name}")
+    say(f"the next boot takes {name}")
     if reboot:
-        asyncio.run(restart(paths, reason=f"back to {name}", drain_timeout_s=None, tell=click.echo))
+        asyncio.run(restart(paths, reason=f"back to {name}", drain_timeout_s=None, tell=say))
     else:
         click.echo("restart the node: `systemctl reboot`")
 

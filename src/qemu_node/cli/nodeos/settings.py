@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qemu_node.cli.nodeos.group import pass_node
+from qemu_node.cli.terminal import say
 from qemu_node.errors import AS_ROOT, HostError, MissingPartError
 from qemu_node.nodeos.boot import BootMode, read_boot
 from qemu_node.nodeos.paths import NodePaths
@@ -92,7 +93,7 @@ def restore(paths: NodePaths, /, file: Path, as_new_node: bool, yes: bool) -> No
         click.echo("nothing differs")
         return
     for line in lines:
-        click.echo(line)
+        say(line)
     _confirm("Restore this?", yes=yes)
     kept = put_back(
         paths, wanted, tag=tag, is_data_mounted=os.path.ismount(paths.data), now=datetime.now(UTC)

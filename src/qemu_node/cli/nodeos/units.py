@@ -13,7 +13,7 @@ import click
 from qemu_node.cli.errors import EXIT_ERROR
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.nodeos.group import pass_node
-from qemu_node.cli.terminal import Duration
+from qemu_node.cli.terminal import Duration, say
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.snapshots.verdict import Outcome
 
@@ -35,9 +35,9 @@ def health(paths: NodePaths, ctx: click.Context, timeout_s: float) -> None:
     if needs_no_check(read_facts(paths)):
         click.echo("this system has passed the check before")
         return
-    faults = asyncio.run(wait_until_well(paths, timeout_s=timeout_s, tell=click.echo))
+    faults = asyncio.run(wait_until_well(paths, timeout_s=timeout_s, tell=say))
     for fault in faults:
-        click.echo(f"fault: {fault}", err=True)
+        say(f"fault: {fault}", err=True)
     if faults:
         ctx.exit(EXIT_ERROR)
     click.echo("the node is well")
@@ -118,7 +118,7 @@ def automatic(paths: NodePaths, app: App) -> None:
         assert task is not None
         # A stop of the unit, or a shutdown: what was begun is undone.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        await tick(paths, config, click.echo, now=now)
+        await tick(paths, config, say, now=now)
 
     try:
         asyncio.run(act())

@@ -11,7 +11,7 @@ import click
 
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.nodeos.group import pass_node
-from qemu_node.cli.terminal import Duration, print_fields, print_json
+from qemu_node.cli.terminal import Duration, print_fields, print_json, say
 from qemu_node.errors import HostError
 from qemu_node.nodeos.paths import NodePaths
 
@@ -122,7 +122,7 @@ def upgrade(
 
 def _tell(line: str) -> None:
     try:
-        click.echo(line, err=True)
+        say(line, err=True)
     except OSError:
         return  # nobody listens any more
 
