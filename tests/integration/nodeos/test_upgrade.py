@@ -115,6 +115,9 @@ def test_the_same_image_is_not_installed_twice(node: Node) -> None:
     assert again.returncode == 0
     assert "runs after a restart" in again.stdout
     assert node.fake.numbers == [1, 2]
+    # The recovery system is asked for by name.
+    recovery = node.upgrade(NEW, "--recovery", "--json")
+    assert json.loads(recovery.stdout)["installed"], recovery.stderr
     node.fake.boot()
     # It must pass the check first.
     assert node.os("note").returncode == 0

@@ -49,6 +49,8 @@ class UpgradeFacts:
     running_created: datetime.datetime | None
     pending_digest: str
     """Of an image that was installed and runs after the next boot; empty if there is none."""
+    pending_created: datetime.datetime | None
+    """When that image was made."""
     refused: str | None
     """Why the image is refused; None if it is not."""
     state_free_bytes: int
@@ -110,16 +112,21 @@ def find_reasons(facts: UpgradeFacts) -> list[Reason]:
                 waiver=Waiver.FORCE,
             )
         )
-    is_older = (
-        facts.created is not None
-        and facts.running_created is not None
-        and facts.created < facts.running_created
-    )
-    if is_older and facts.digest != facts.running_digest:
+    known = [
+        (created, which)
+        for created, which in (
+            (facts.running_created, "running"),
+            (facts.pending_created, "next"),
+        )
+        if created is not None
+    ]
+    newest, which = max(known, default=(None, ""))
+    is_older = facts.created is not None and newest is not None and facts.created < newest
+    if is_older and facts.digest not in (facts.running_digest, facts.pending_digest):
         reasons.append(
             Reason(
-                f"{facts.tag or facts.digest} is of {facts.created:%Y-%m-%d %H:%M}, the running "
-                f"system of {facts.running_created:%Y-%m-%d %H:%M}",
+                f"{facts.tag or facts.digest} is of {facts.created:%Y-%m-%d %H:%M}, the {which} "
+                f"system of {newest:%Y-%m-%d %H:%M}",
                 hint="an old image may have known faults",
                 waiver=Waiver.DOWNGRADE,
             )

@@ -88,11 +88,15 @@ async def upgrade(
         source = choose_source(options.system, config, release)
         tell(f"looking for {source.shown}")
         target = await find_target(source, config, paths)
+        if target.created and target.tag != source.reference:
+            tell(f"{source.reference} is {target.tag} of {target.created:%Y-%m-%d %H:%M}")
         snapshots = await asyncio.to_thread(read_facts, paths)
         facts = await asyncio.to_thread(gather, paths, target, release, snapshots)
-        if checks.is_up_to_date(facts) and not options.recovery and not options.bootloader:
+        # Boot loader and recovery system are asked for by name.
+        is_all = not options.recovery and not options.bootloader
+        if is_all and checks.is_up_to_date(facts):
             return UpgradeResult(target=target, is_installed=False, needs_reboot=False)
-        if checks.is_pending(facts):
+        if is_all and checks.is_pending(facts):
             return UpgradeResult(target=target, is_installed=False, needs_reboot=True)
         reasons = checks.not_waived(checks.find_reasons(facts), options.waivers)
         if reasons:
@@ -142,6 +146,7 @@ def gather(paths: NodePaths, target: Target, release: Release, snapshots: Facts)
         running_digest=booted.digest if booted else "",
         running_created=created,
         pending_digest=active.digest if is_pending and active else "",
+        pending_created=_time(active.record.created) if is_pending and active else None,
         refused=None if refused is None else f"{refused.reason or 'no reason'} ({refused.at})",
         state_free_bytes=free_bytes(paths.state) if boot.is_installed else 0,
         oem_free_bytes=free_bytes(paths.oem) if boot.is_installed else 0,

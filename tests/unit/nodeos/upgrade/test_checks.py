@@ -27,6 +27,7 @@ _FINE = UpgradeFacts(
     running_digest="sha256:old",
     running_created=_OLD,
     pending_digest="",
+    pending_created=None,
     refused=None,
     state_free_bytes=5 * GIB,
     oem_free_bytes=100 * MIB,
@@ -53,6 +54,15 @@ def test_also_from_a_passive_system() -> None:
         ({"is_judged": False}, "has not passed its health check", Waiver.FORCE),
         ({"refused": "it did not boot"}, "it did not boot", Waiver.FORCE),
         ({"created": _OLD - datetime.timedelta(days=1)}, "v2 is of 2026-10-31", Waiver.DOWNGRADE),
+        # An old manifest, signed at its time, in place of the one that this image was found by.
+        (
+            {
+                "pending_digest": "sha256:newer",
+                "pending_created": _NEW + datetime.timedelta(days=1),
+            },
+            "the next system of 2026-12-01",
+            Waiver.DOWNGRADE,
+        ),
         ({"state_free_bytes": 2 * GIB}, "the state partition has 2.0 GiB free", None),
         ({"oem_free_bytes": 0}, "/oem is full", None),
         ({"unpacked_bytes": 2000 * MIB}, "a snapshot takes 2.0 GiB", None),
