@@ -21,8 +21,7 @@ HEALTHY_TIMEOUT_S = 300.0
 POLL_S = 0.25
 _LOG_TAIL_CHARS = 8000
 
-_CONFIG = """
-data_dir = "{data}"
+LOOPBACK = """
 bind_addr = "127.0.0.1"
 advertise {{
   http = "127.0.0.1"
@@ -34,6 +33,13 @@ ports {{
   rpc = {rpc}
   serf = {serf}
 }}
+"""
+"""An agent of a test listens on ports of its own."""
+
+_CONFIG = (
+    LOOPBACK
+    + """
+data_dir = "{data}"
 name = "lab"
 disable_update_check = true
 disable_anonymous_signature = true
@@ -74,6 +80,7 @@ plugin "vm" {{
   }}
 }}
 """
+)
 
 
 def free_ports(count: int) -> list[int]:

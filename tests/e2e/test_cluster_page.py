@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.nomad_agent import HEALTHY_TIMEOUT_S, free_ports
+from e2e.nomad_agent import HEALTHY_TIMEOUT_S, LOOPBACK, free_ports
 from guests import cache
 
 from qemu_node.host.process import command, pidfd
@@ -32,18 +32,9 @@ SAMPLES = cache.REPO / "osimage/files/usr/share/nomad"
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<kind>\w*)\n(?P<body>.*?)^ *```$", re.DOTALL | re.MULTILINE
 )
-_TEST_HCL = """
-bind_addr = "127.0.0.1"
-advertise {{
-  http = "127.0.0.1"
-  rpc  = "127.0.0.1"
-  serf = "127.0.0.1"
-}}
-ports {{
-  http = {http}
-  rpc  = {rpc}
-  serf = {serf}
-}}
+_TEST_HCL = (
+    LOOPBACK
+    + """
 name = "{name}"
 client {{
   network_interface = "lo"
@@ -51,6 +42,7 @@ client {{
   memory_total_mb   = 16384
 }}
 """
+)
 _NODE_TOML = """
 [paths]
 run = "{root}/r"

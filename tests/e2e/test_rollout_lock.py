@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from e2e.nomad_agent import POLL_S, WAIT_S, free_ports
+from e2e.nomad_agent import LOOPBACK, POLL_S, WAIT_S, free_ports
 
 from qemu_node.errors import NodeError
 from qemu_node.host.process import command, pidfd
@@ -21,19 +21,10 @@ from qemu_node.nodeos.rollout.lock import Phase, Rollout, RolloutLock, ended, ta
 pytestmark = pytest.mark.needs_nomad
 
 _PAGE = Path(__file__).parents[2] / "docs/os-upgrade.md"
-_CONFIG = """
+_CONFIG = (
+    LOOPBACK
+    + """
 data_dir = "{data}"
-bind_addr = "127.0.0.1"
-advertise {{
-  http = "127.0.0.1"
-  rpc  = "127.0.0.1"
-  serf = "127.0.0.1"
-}}
-ports {{
-  http = {http}
-  rpc  = {rpc}
-  serf = {serf}
-}}
 disable_update_check = true
 server {{
   enabled          = true
@@ -43,6 +34,7 @@ acl {{
   enabled = true
 }}
 """
+)
 
 
 @pytest.fixture

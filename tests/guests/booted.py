@@ -52,9 +52,7 @@ ask address ip -json address show br0
 ask mounts findmnt --json --list
 ask nft nft list ruleset
 ask memory cat /proc/meminfo
-ask time systemd-analyze time
 ask errors journalctl --no-pager --boot --priority=err
-ask journal journalctl --no-pager --boot
 ask release cat /etc/os-release
 ask command qemu-node --version
 ask listening ss --listening --numeric --tcp --udp
@@ -69,7 +67,6 @@ class Booted:
     """What a booted system said about itself, by name."""
 
     answers: dict[str, str]
-    console: str
 
 
 def squash(tree: Path, target: Path) -> None:
@@ -108,7 +105,7 @@ def boot(tree: Path, root: Path, data: Path, work: Path, *, timeout_s: float) ->
     except (ProcessError, tarfile.TarError) as exc:
         console = serial.read_text(errors="replace") if serial.exists() else ""
         raise AssertionError(f"the system did not come up: {exc}\n{console[-6000:]}") from exc
-    return Booted(answers=found, console=serial.read_text(errors="replace"))
+    return Booted(answers=found)
 
 
 def _argv(

@@ -28,17 +28,6 @@ def image(small_guest_image: Path) -> Path:
     return small_guest_image
 
 
-async def without_driver(node: VMNode) -> VMNode:
-    """Let the driver's process end as SIGKILL would leave it, and return the next one."""
-    await node.tasks.aclose()
-    for vm in node.supervisor.vms:
-        await vm._qemu.disconnect()
-        if vm._lock is not None:
-            vm._lock.release()
-    node.supervisor._managed.clear()
-    return VMNode(node.root, node.image)
-
-
 async def end_all(node: VMNode, timeout_s: float) -> list[StopAction | None]:
     async with asyncio.timeout(WAIT_S):
         ended = await stop_all(node.paths, timeout_s, lambda _line: None)
@@ -49,7 +38,7 @@ async def end_all(node: VMNode, timeout_s: float) -> list[StopAction | None]:
 async def test_a_guest_shuts_down_cleanly_and_its_task_starts_anew(node: VMNode) -> None:
     vm = await node.start(node.request())
     await node.printed("small guest ready")
-    following = await without_driver(node)
+    following = await node.restarted()
     try:
         assert await end_all(node, 60) == [StopAction.GUEST_AGENT]
         assert not identity.is_alive(vm.process)
@@ -68,7 +57,7 @@ async def test_a_guest_shuts_down_cleanly_and_its_task_starts_anew(node: VMNode)
 
 async def test_a_power_cut_is_no_end_of_the_task(node: VMNode) -> None:
     vm = await node.start(node.request())
-    following = await without_driver(node)
+    following = await node.restarted()
     try:
         pidfd.send_signal(vm.process, signal.SIGKILL)
         await pidfd.wait_gone(vm.process)
@@ -84,7 +73,7 @@ async def test_a_guest_that_had_powered_off_by_itself_is_reported_so_after_the_b
     node: VMNode,
 ) -> None:
     vm = await node.start(node.request())
-    following = await without_driver(node)
+    following = await node.restarted()
     try:
         await power_off(vm)
         assert await end_all(node, 60) == [None]
@@ -112,7 +101,7 @@ async def test_the_end_that_a_driver_saw_while_its_node_went_down_is_the_nodes(
     await end_all(node, 0)
     assert isinstance(await node.ended(vm), VMExit)
     assert vm.directory.node_stop_file.exists()
-    following = await without_driver(node)
+    following = await node.restarted()
     try:
         with pytest.raises(NodeStopError):
             await following.supervisor.recover(vm.state)
@@ -122,7 +111,7 @@ async def test_the_end_that_a_driver_saw_while_its_node_went_down_is_the_nodes(
 
 async def test_a_vm_that_survived_the_stop_of_its_node_counts_again(node: VMNode) -> None:
     vm = await node.start(node.request())
-    following = await without_driver(node)
+    following = await node.restarted()
     try:
         vm.directory.mark_node_stop()
         recovered = await following.supervisor.recover(vm.state)
@@ -141,7 +130,7 @@ async def test_the_privileges_of_its_unit_are_enough(node: VMNode, tmp_path: Pat
     kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in given.split())
     vm = await node.start(node.request())
     await node.printed("small guest ready")
-    following = await without_driver(node)
+    following = await node.restarted()
     settings = tmp_path / "node.toml"
     settings.write_text(f'[paths]\nrun = "{node.paths.run}"\ndata = "{node.paths.data}"\n')
     try:

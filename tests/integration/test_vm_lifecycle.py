@@ -31,18 +31,6 @@ def image(small_guest_image: Path) -> Path:
     return small_guest_image
 
 
-async def restarted(node: VMNode) -> VMNode:
-    """Let the driver's process end as SIGKILL would leave it, and return a new driver."""
-    await node.tasks.aclose()
-    for vm in node.supervisor.vms:
-        # What the kernel does for a process that is gone.
-        await vm._qemu.disconnect()
-        if vm._lock is not None:
-            vm._lock.release()
-    node.supervisor._managed.clear()
-    return VMNode(node.root, node.image)
-
-
 async def stopped(vm: VM, timeout_s: float) -> None:
     async with asyncio.timeout(120):
         await vm.stop(timeout_s)
@@ -117,7 +105,7 @@ async def test_a_crash_of_qemu_is_a_failure_with_its_signal(node: VMNode) -> Non
 async def test_a_new_driver_adopts_a_running_vm_untouched(node: VMNode) -> None:
     vm = await node.start(node.request())
     await node.printed(READY)
-    second = await restarted(node)
+    second = await node.restarted()
     try:
         adopted = await second.supervisor.recover(vm.state)
         assert adopted.process == vm.process
@@ -137,7 +125,7 @@ async def test_a_vm_that_is_stopped_as_soon_as_it_is_recovered_is_asked_first(
         node.request(user_data="#!/bin/sh\nwhile :; do echo stuck; sleep 1; done\n")
     )
     await node.printed("stuck")
-    second = await restarted(node)
+    second = await node.restarted()
     try:
         # No agent answers, so the power button needs the control socket.
         adopted = await second.supervisor.recover(vm.state)
@@ -158,7 +146,7 @@ async def test_an_end_while_no_driver_was_there_is_reported_as_it_was(
     node: VMNode, user_data: str, exit_code: int, reason: str | None
 ) -> None:
     vm = await node.start(node.request(user_data=user_data))
-    second = await restarted(node)
+    second = await node.restarted()
     try:
         await until_guest_ended(vm)
         adopted = await second.supervisor.recover(vm.state)
@@ -183,7 +171,7 @@ async def until_guest_ended(vm: VM) -> None:
 
 async def test_a_crash_while_no_driver_was_there_is_a_failure(node: VMNode) -> None:
     vm = await node.start(node.request())
-    second = await restarted(node)
+    second = await node.restarted()
     try:
         pidfd.send_signal(vm.process, signal.SIGKILL)
         await pidfd.wait_gone(vm.process)
@@ -199,7 +187,7 @@ async def test_a_recovered_vm_that_is_killed_is_told_as_killed_and_not_as_missed
     node: VMNode,
 ) -> None:
     vm = await node.start(node.request())
-    second = await restarted(node)
+    second = await node.restarted()
     try:
         adopted = await second.supervisor.recover(vm.state)
         pidfd.send_signal(vm.process, signal.SIGKILL)
@@ -222,7 +210,7 @@ async def test_an_oom_kill_while_no_driver_was_there_is_told_as_one(
     vm = await node.start(node.request())
     assert vm.state.oom_kills == 0
     state = msgspec.structs.replace(vm.state, scope=str(scope), oom_kills=3)
-    second = await restarted(node)
+    second = await node.restarted()
     try:
         (scope / "memory.events").write_text(f"oom 9\noom_kill {kills}\n")
         pidfd.send_signal(vm.process, signal.SIGKILL)
@@ -248,7 +236,7 @@ async def test_two_drivers_cannot_manage_one_vm(node: VMNode) -> None:
 
 async def test_a_left_over_vm_of_the_same_task_is_replaced(node: VMNode) -> None:
     first = await node.start(node.request())
-    second = await restarted(node)
+    second = await node.restarted()
     try:
         vm = await second.start(second.request())
         assert not identity.is_alive(first.process)
@@ -260,7 +248,7 @@ async def test_a_left_over_vm_of_the_same_task_is_replaced(node: VMNode) -> None
 async def test_a_vm_outlives_a_wiped_run_directory(node: VMNode) -> None:
     vm = await node.start(node.request())
     await node.printed(READY)
-    second = await restarted(node)
+    second = await node.restarted()
     shutil.rmtree(node.paths.run_dir)
     try:
         adopted = await second.supervisor.recover(vm.state)

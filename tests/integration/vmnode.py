@@ -242,6 +242,12 @@ class VMNode:
         await self.tasks.aclose()
         await release(self.supervisor)
 
+    async def restarted(self) -> "VMNode":
+        """Let the driver's process end as SIGKILL would leave it, and return the next one."""
+        await self.tasks.aclose()
+        await release(self.supervisor)
+        return VMNode(self.root, self.image)
+
     async def close(self) -> None:
         """End every VM of this node, then what the driver has of its own."""
         await self.supervisor.destroy_all()
