@@ -17,6 +17,9 @@ from qemu_node.cli.terminal import Duration, say
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.snapshots.verdict import Outcome
 
+_SETTLE_WAIT_S = 60.0
+"""Within the time limit of elemental-boot-assessment.service."""
+
 
 @click.command()
 @click.option("--timeout", "timeout_s", type=Duration(), default="120s", show_default=True,
@@ -76,7 +79,8 @@ def settle(paths: NodePaths) -> None:
     from qemu_node.nodeos.snapshots.settle import settle as settle_boot
 
     async def act() -> None:
-        async with system_lock(paths):
+        # Undone, it would be done at the next boot: of the image that has just failed, maybe.
+        async with system_lock(paths, wait_s=_SETTLE_WAIT_S):
             verdict = await settle_boot(paths)
         match verdict.outcome:
             case Outcome.CONFIRM:

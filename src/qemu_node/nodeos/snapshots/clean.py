@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from qemu_node.errors import HostError
 from qemu_node.host.files.directories import make_directory
-from qemu_node.host.files.lock import FileLock
+from qemu_node.host.files.lock import FileLock, LockBusyError
 from qemu_node.nodeos.ledger.history import Event, note_event
 from qemu_node.nodeos.mounts import is_read_only, remount, unmount
 from qemu_node.nodeos.others import require_no_other
@@ -22,19 +22,21 @@ from qemu_node.nodeos.snapshots.verdict import ATTEMPT, CHECK
 
 
 @asynccontextmanager
-async def system_lock(paths: NodePaths) -> AsyncGenerator[None]:
-    """Hold the right to change the node's system inside the block.
+async def system_lock(paths: NodePaths, *, wait_s: float = 0.0) -> AsyncGenerator[None]:
+    """Hold the right to change the node's system inside the block; wait `wait_s` for it at most.
 
     Raises:
         HostError: another command changes it, or an Elemental does that knows no such lock.
     """
     make_directory(paths.run, 0o755)
     lock = FileLock(paths.run / "lock")
-    if not lock.try_acquire():
+    try:
+        await lock.acquire(wait_s)
+    except LockBusyError as exc:
         raise HostError(
             "another command is changing this node's system",
             hint="`qemu-node os status` shows what is installed; wait until it is done",
-        )
+        ) from exc
     try:
         await asyncio.to_thread(require_no_other, paths)
         yield

@@ -83,13 +83,14 @@ async def upgrade(
         UpgradeRefusedError: it may not be installed; the message has all reasons.
         NodeError: it could not be found or installed; the next boot takes what it would have taken.
     """
+    release = await asyncio.to_thread(read_release, paths)
+    source = choose_source(options.system, config, release)
+    tell(f"looking for {source.shown}")
+    target = await find_target(source, config, paths)
+    if target.created and target.tag != source.reference:
+        tell(f"{source.reference} is {target.tag} of {target.created:%Y-%m-%d %H:%M}")
+    # A registry that does not answer keeps nobody else from changing the system.
     async with system_lock(paths):
-        release = await asyncio.to_thread(read_release, paths)
-        source = choose_source(options.system, config, release)
-        tell(f"looking for {source.shown}")
-        target = await find_target(source, config, paths)
-        if target.created and target.tag != source.reference:
-            tell(f"{source.reference} is {target.tag} of {target.created:%Y-%m-%d %H:%M}")
         snapshots = await asyncio.to_thread(read_facts, paths)
         facts = await asyncio.to_thread(gather, paths, target, release, snapshots)
         # Boot loader and recovery system are asked for by name.

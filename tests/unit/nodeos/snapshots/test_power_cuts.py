@@ -232,3 +232,24 @@ async def test_two_of_everything_at_once_is_refused(tmp_path: Path) -> None:
         with pytest.raises(HostError, match="another command"):
             async with system_lock(node.paths):
                 await asyncio.sleep(0)
+
+
+async def test_who_must_not_be_refused_waits_for_the_other(tmp_path: Path) -> None:
+    from qemu_node.nodeos.snapshots.clean import system_lock
+
+    node = _node(tmp_path, Quality.GOOD)
+    order = []
+
+    async def first() -> None:
+        async with system_lock(node.paths):
+            order.append("first")
+            await asyncio.sleep(0.2)
+            order.append("first is done")
+
+    async def settling() -> None:
+        await asyncio.sleep(0.05)
+        async with system_lock(node.paths, wait_s=30):
+            order.append("settled")
+
+    await asyncio.gather(first(), settling())
+    assert order == ["first", "first is done", "settled"]

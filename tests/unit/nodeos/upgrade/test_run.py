@@ -1,16 +1,20 @@
 """What decides about an upgrade, found on a node's files."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from fakes.nodeos import FakeNode
 
+from qemu_node.config.node import NodeConfig
 from qemu_node.nodeos.ledger.refusals import Refusal, refuse
 from qemu_node.nodeos.release import Release
+from qemu_node.nodeos.snapshots.clean import system_lock
 from qemu_node.nodeos.snapshots.facts import read_facts
 from qemu_node.nodeos.snapshots.record import SnapshotRecord
+from qemu_node.nodeos.upgrade import run
 from qemu_node.nodeos.upgrade.checks import UpgradeFacts
-from qemu_node.nodeos.upgrade.run import gather
+from qemu_node.nodeos.upgrade.run import UpgradeOptions, gather, upgrade
 from qemu_node.nodeos.upgrade.source import Target, parse_system
 
 _DIGEST = "sha256:" + "a" * 64
@@ -62,3 +66,25 @@ def test_an_image_that_waits_for_the_restart_and_a_refusal_are_found(tmp_path: P
     facts = _gather(node)
     assert facts.pending_digest == _DIGEST
     assert facts.refused == "it did not boot (today)"
+
+
+async def test_a_registry_that_hangs_keeps_nobody_from_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the boot that makes good what it means."""
+    node = FakeNode.installed(tmp_path)
+    asked = asyncio.Event()
+
+    async def hang(*_: object) -> Target:
+        asked.set()
+        await asyncio.Event().wait()
+        return _TARGET
+
+    monkeypatch.setattr(run, "find_target", hang)
+    options = UpgradeOptions(system=f"r.example/node@{_DIGEST}", only_check=True)
+    looking = asyncio.ensure_future(upgrade(node.paths, NodeConfig(), options, lambda _line: None))
+    await asked.wait()
+    async with system_lock(node.paths):
+        looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
