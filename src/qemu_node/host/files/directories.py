@@ -59,6 +59,16 @@ def open_directory(path: Path, mode: int) -> None:
         raise host_error("make", path, exc) from exc
 
 
+def open_parents(top: Path, path: Path, mode: int) -> None:
+    """Make `top`, and every directory from there down to `path`, as `open_directory` does.
+
+    Raises:
+        HostError: the host refused.
+    """
+    for parent in reversed(path.relative_to(top).parents):
+        open_directory(top / parent, mode)
+
+
 def _make(path: Path) -> bool:
     """Make a directory that only we may use, with its parents; False if there is one."""
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qemu_node.errors import HostError
 from qemu_node.host.files.atomic import host_error, write_atomic
-from qemu_node.host.files.directories import make_directory, open_directory
+from qemu_node.host.files.directories import make_directory, open_parents
 from qemu_node.host.files.tree import remove_tree
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.setup.choice import disk_key
@@ -86,11 +86,7 @@ def apply_config(paths: NodePaths) -> list[str]:
             data = source.read_bytes()
         except OSError as exc:
             raise host_error("read", source, exc) from exc
-        for parent in (
-            paths.config,
-            *reversed((paths.config / name).relative_to(paths.config).parents[:-1]),
-        ):
-            open_directory(paths.config / parent, _DIRECTORY_MODE)
+        open_parents(paths.config, target, _DIRECTORY_MODE)
         _keep(target, data)
         write_atomic(target, data, mode=file_mode(name), is_durable=True)
     if paths.staged_config.exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qemu_node.errors import HostError
 from qemu_node.host.files.atomic import host_error, write_atomic
-from qemu_node.host.files.directories import open_directory
+from qemu_node.host.files.directories import open_directory, open_parents
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.settings.archive import Saved, collect, pack
 from qemu_node.nodeos.settings.firstmount import file_mode
@@ -77,6 +77,5 @@ def _write(directory: Path, name: str, data: bytes, mode: int, *, is_data_mounte
     path = directory / name
     if path.is_dir():
         raise HostError(f"{path} is a directory", hint="remove it, then restore again")
-    for parent in reversed((path.relative_to(directory)).parents):
-        open_directory(directory / parent, directory_mode)
+    open_parents(directory, path, directory_mode)
     write_atomic(path, data, mode=mode, is_durable=True)

@@ -15,7 +15,7 @@ from qemu_node.config.uplink import UplinkConfig
 from qemu_node.config.uplinkfile import format_uplink
 from qemu_node.errors import ConfigError
 from qemu_node.host.files.atomic import write_atomic
-from qemu_node.host.files.directories import make_directory
+from qemu_node.host.files.directories import make_directory, open_parents
 from qemu_node.host.files.tree import remove_tree
 from qemu_node.nodeos.setup.login import LIVE_PASSWORD, Login, is_password
 from qemu_node.nodeos.setup.seed import FILES_MAX_BYTES, Seed, check_file_names
@@ -114,8 +114,7 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
     make_directory(directory, _DIRECTORY_MODE)
     for name, data in files.items():
         path = directory / name
-        for parent in reversed(path.relative_to(directory).parents[:-1]):
-            make_directory(directory / parent, _DIRECTORY_MODE)
+        open_parents(directory, path, _DIRECTORY_MODE)
         write_atomic(path, data, mode=_PRIVATE_MODE)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import HostError
-from qemu_node.host.files.directories import make_directory, open_directory
+from qemu_node.host.files.directories import make_directory, open_directory, open_parents
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o027, 0o077], autouse=True)
@@ -66,3 +66,10 @@ def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
         for path in (tmp_path / "file", tmp_path / "file" / "below"):
             with pytest.raises(HostError, match="something else is there"):
                 make(path, 0o711)
+
+
+def test_all_directories_down_to_a_file_are_made(tmp_path: Path) -> None:
+    top = tmp_path / "oem"
+    open_parents(top, top / "a" / "b" / "key", 0o700)
+    assert [mode_of(path) for path in (top, top / "a", top / "a" / "b")] == [0o700] * 3
+    assert not (top / "a" / "b" / "key").exists()
