@@ -35,7 +35,7 @@ def rollback(paths: NodePaths, number: int | None, reboot: bool, keep: bool) -> 
     brings it back; `qemu-node os refused` clears that.
     """
     from qemu_node.nodeos.rollback import roll_back
-    from qemu_node.nodeos.upgrade.restart import restart
+    from qemu_node.nodeos.shutdown.restart import restart
 
     target = asyncio.run(roll_back(paths, number, keep=keep))
     name = target.record.tag or f"snapshot {target.number}"

@@ -199,7 +199,7 @@ def set_(paths: NodePaths, /, hostname: str | None, password: bool) -> None:
 @pass_node
 def data_mounted(paths: NodePaths, /) -> None:
     """Do what is to be done when /data was mounted."""
-    from qemu_node.nodeos.settings.firstmount import apply_config, data_disk, remember_disk
+    from qemu_node.nodeos.settings.datamount import apply_config, data_disk, remember_disk
     from qemu_node.nodeos.setup.disks import read_disks
 
     _require_root("/data is root's")

@@ -64,8 +64,8 @@ def upgrade(
     stands there. The present system is kept. The new one runs after a restart, and stays if it
     passes the health check; otherwise the node goes back by itself.
     """
+    from qemu_node.nodeos.shutdown.restart import restart
     from qemu_node.nodeos.upgrade.checks import Waiver
-    from qemu_node.nodeos.upgrade.restart import restart
     from qemu_node.nodeos.upgrade.run import UpgradeOptions, UpgradeResult
     from qemu_node.nodeos.upgrade.run import upgrade as run_upgrade
 

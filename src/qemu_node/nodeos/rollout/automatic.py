@@ -26,8 +26,8 @@ from qemu_node.nodeos.rollout.lock import (
     taken,
 )
 from qemu_node.nodeos.rollout.window import is_open
+from qemu_node.nodeos.shutdown.restart import restart
 from qemu_node.nodeos.snapshots.facts import Facts, read_facts
-from qemu_node.nodeos.upgrade.restart import restart
 from qemu_node.nodeos.upgrade.run import (
     UpgradeOptions,
     UpgradeRefusedError,

@@ -13,7 +13,7 @@ from qemu_node.host.files.atomic import host_error, write_atomic
 from qemu_node.host.files.directories import open_directory, open_parents
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.settings.archive import Saved, collect, pack
-from qemu_node.nodeos.settings.firstmount import file_mode
+from qemu_node.nodeos.settings.datamount import file_mode
 
 _PRIVATE_MODE = 0o600
 _OEM_DIRECTORY_MODE = 0o700

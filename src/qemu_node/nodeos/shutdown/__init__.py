@@ -1,1 +1,1 @@
-"""Ending a node's work before it goes down: the drain in Nomad, and its undoing after the boot."""
+"""Ending a node's work before it goes down: drain, restart, and the drain's end after the boot."""

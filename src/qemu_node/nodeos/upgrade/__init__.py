@@ -1,4 +1,4 @@
-"""Upgrading the node's system: which image, whether it may be installed, installing it, when.
+"""Upgrading the node's system: which image, whether it may be installed, and installing it.
 
 Elemental installs. What is here decides what it is given, watches what it leaves, and checks that
 the disk holds what the registry sent.

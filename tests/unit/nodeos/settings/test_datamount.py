@@ -5,8 +5,8 @@ import pytest
 from qemu_node.errors import HostError
 from qemu_node.host.files.atomic import write_atomic
 from qemu_node.nodeos.paths import NodePaths
-from qemu_node.nodeos.settings import firstmount
-from qemu_node.nodeos.settings.firstmount import apply_config, data_disk, remember_disk
+from qemu_node.nodeos.settings import datamount
+from qemu_node.nodeos.settings.datamount import apply_config, data_disk, remember_disk
 from qemu_node.nodeos.setup.disks import Disk, Volume
 
 
@@ -66,7 +66,7 @@ def test_killed_at_any_file_it_is_done_again(
 
     real = write_atomic
     with monkeypatch.context() as patch:
-        patch.setattr(firstmount, "write_atomic", write)
+        patch.setattr(datamount, "write_atomic", write)
         with pytest.raises(KilledError):
             apply_config(paths)
     assert apply_config(paths) == ["client.hcl", "node.toml", "tls/key.pem"]
