@@ -164,6 +164,7 @@ def test_a_live_system_has_an_identity_for_this_boot(node: Node) -> None:
             "elemental --debug --logfile install run-stage a b x\n",
         ),
         ("", "elemental \n"),
+        ("--debug upgrade-recovery --system x || echo no", "no\n"),
     ],
 )
 def test_elemental_as_people_type_it_has_our_checks(node: Node, words: str, expected: str) -> None:
