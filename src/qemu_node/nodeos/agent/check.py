@@ -72,6 +72,7 @@ def judge(config: AgentConfig, facts: Facts) -> list[Finding]:
         *_roles(config, facts),
         *_certificates(config, facts),
         *_security(config),
+        *_open_keys(facts),
     ]
     return sorted(found, key=lambda finding: not finding.is_error)
 
@@ -155,9 +156,12 @@ def _certificates(config: AgentConfig, facts: Facts) -> Iterator[Finding]:
                 hint="it does so before Nomad starts; at once: `qemu-node os certificates`",
                 is_error=False,
             )
+
+
+def _open_keys(facts: Facts) -> Iterator[Finding]:
     for path in facts.open_keys:
         yield Finding(
-            text=f"others than root can read the key {path}",
+            text=f"others than root can read the key in {path}",
             hint=f"chmod 600 {path}",
             is_error=False,
         )

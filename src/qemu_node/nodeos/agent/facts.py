@@ -16,13 +16,15 @@ from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.process.command import run
 from qemu_node.nodeos.agent.certificates import Present, TlsFiles
 from qemu_node.nodeos.agent.check import Certificate, Facts
-from qemu_node.nodeos.agent.config import AgentConfig
+from qemu_node.nodeos.agent.config import AgentConfig, config_files
 from qemu_node.text import printable
 
 _TIMEOUT_S = 30.0
 _DRIVER = "vm"
 _NOISE = re.compile(r"^(WARNING: .*|Configuration is invalid|\s*)$")
 _DNS = re.compile(r"DNS:([^,\s]+)")
+_GOSSIP_KEY = re.compile(r"""^\s*"?encrypt"?\s*[=:]\s*"[^"]""", re.MULTILINE)
+"""In HCL and JSON; a comment, and the empty key of the sample, are none."""
 _DATE = "%b %d %H:%M:%S %Y %Z"
 
 
@@ -50,7 +52,7 @@ async def read_facts(directory: Path, config: AgentConfig, nomad: str) -> Facts:
         present=present,
         certificate=certificate,
         certificate_problem=problem,
-        open_keys=() if files is None else tuple(_open_keys(files)),
+        open_keys=tuple(open_keys(directory, files)),
         has_plugin_file=os.access(plugin, os.X_OK),
         has_node_toml=(directory / "node.toml").exists(),
         validator_says=None if program is None else await _validate(program, directory),
@@ -117,9 +119,17 @@ def _key_problem(files: TlsFiles) -> str | None:
     return None
 
 
-def _open_keys(files: TlsFiles) -> list[str]:
+def open_keys(directory: Path, files: TlsFiles | None) -> list[str]:
+    """Return the files with keys that others than root can read: of TLS, and the gossip key."""
+    secret = [files.key, files.ca_key] if files is not None else []
+    for path in config_files(directory):
+        try:
+            if _GOSSIP_KEY.search(path.read_text(errors="replace")):
+                secret.append(path)
+        except OSError:
+            continue
     found = []
-    for path in (files.key, files.ca_key):
+    for path in secret:
         try:
             mode = path.stat().st_mode
         except OSError:
