@@ -14,7 +14,7 @@ PYTEST := $(PYTHON) -m pytest
 
 # One thing at a time: the targets share one environment and the machine.
 .NOTPARALLEL:
-.PHONY: help setup python demo deb iso oci check unit guests test test-debian13 bench clean
+.PHONY: help setup python demo deb iso oci check unit guests test test-debian13 test-os bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -51,6 +51,13 @@ test: setup check ## Every test this machine can run; the end says which it skip
 
 test-debian13: setup ## The same tests in a fresh Debian 13 with its Python and QEMU; needs root
 	@scripts/debian13.sh $(ARGS)
+
+test-os: setup ## A node's life in VMs, from the ISO to a factory reset; needs NOMAD= and ELEMENTAL= (an hour)
+	@[ -x "$(NOMAD)" ] && [ -x "$(ELEMENTAL)" ] || \
+		{ echo "test-os: give both programs: make test-os NOMAD=/path ELEMENTAL=/path" >&2; exit 2; }
+	@$(PYTHON) -m osimage.build iso --tag=test --out=out/test
+	@$(PYTHON) -m osimage.build oci --tag=test --out=out/test
+	@OS_IMAGE=out/test $(PYTEST) --durations=0 tests/scenario $(ARGS)
 
 bench: setup ## Measure the performance goals (ARGS=--json for programs)
 	@$(PYTHON) -m bench $(ARGS)

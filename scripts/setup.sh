@@ -15,7 +15,7 @@ venv_mib=300
 packages='python3 python3-venv ca-certificates procps
     qemu-system-x86 qemu-utils ovmf
     mmdebstrap debian-archive-keyring busybox-static mtools fdisk e2fsprogs squashfs-tools
-    xorriso genisoimage nftables iproute2 curl iperf3 minisign'
+    xorriso genisoimage nftables iproute2 curl iperf3 minisign openssh-client'
 
 say() { echo "setup: $*" >&2; }
 fail() { say "$*"; exit 1; }
