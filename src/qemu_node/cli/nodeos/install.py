@@ -178,21 +178,26 @@ def _by_person(
     archive: Path | None,
     asks: bool,
 ) -> "Installation":
-    from qemu_node.nodeos.setup.choice import choose_disks, named_disk
+    from qemu_node.nodeos.setup.choice import Choice, choose_disks, named_disk
     from qemu_node.nodeos.setup.disks import read_disks
     from qemu_node.nodeos.setup.install import Installation
     from qemu_node.nodeos.setup.login import read_login
     from qemu_node.nodeos.setup.seed import DataPattern
     from qemu_node.nodeos.setup.staging import merge
 
-    disks = read_disks()
-    system = named_disk(disk, os.path.realpath(disk), disks)
-    data = named_disk(data_disk, os.path.realpath(data_disk), disks) if data_disk else None
-    pattern = DataPattern(same_disk=True) if data_here else None
-    choice = choose_disks(system, disks, wipe=wipe, data=data, data_pattern=pattern, how=_HOW)
+    def choose() -> Choice:
+        disks = read_disks()
+        system = named_disk(disk, os.path.realpath(disk), disks)
+        data = named_disk(data_disk, os.path.realpath(data_disk), disks) if data_disk else None
+        pattern = DataPattern(same_disk=True) if data_here else None
+        return choose_disks(system, disks, wipe=wipe, data=data, data_pattern=pattern, how=_HOW)
+
+    choice = choose()
     login = read_login(paths.root)
     if asks and not login.is_possible:
         login = _ask_login()
+        # A person takes minutes to answer. Meanwhile a seed may have installed the node there.
+        choice = choose()
     settings = merge(None, login)
     if archive is not None:
         saved = read_archive(archive)

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from qemu_node.cli.main import main
 from qemu_node.cli.nodeos import install as command
 from qemu_node.nodeos.setup import disks as setup_disks
 from qemu_node.nodeos.setup.disks import Disk, Volume
+from qemu_node.nodeos.setup.login import Login
 from qemu_node.units import GIB
 
 _SDA = Disk(path="/dev/none-a", size_bytes=40 * GIB, serial="A")
@@ -60,6 +62,24 @@ def test_a_node_to_which_nobody_could_log_in_is_refused_where_nobody_can_be_aske
     (live / "root/.ssh/authorized_keys").unlink()
     assert _run(live, "/dev/none-a") == 1
     assert "nobody could log in" in capsys.readouterr().err
+
+
+def test_a_disk_that_was_filled_while_a_password_was_typed_is_refused(
+    live: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a seed, say, whose installation runs beside the person at the console."""
+    (live / "root/.ssh/authorized_keys").unlink()
+    disks = [_SDA, _SDB]
+    monkeypatch.setattr(setup_disks, "read_disks", lambda: tuple(disks))
+
+    def ask() -> Login:
+        disks[0] = replace(_SDA, volumes=(Volume(path="/dev/none-a1", label="COS_STATE"),))
+        return Login(password_hash="$y$x")
+
+    monkeypatch.setattr(command, "_ask_login", ask)
+    monkeypatch.setattr(command, "_install", lambda *_: pytest.fail("it was erased"))
+    assert _run(live, "/dev/none-a") == 1
+    assert "an installed node" in capsys.readouterr().err
 
 
 def test_an_installed_node_is_not_installed_from_itself(
