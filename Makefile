@@ -11,6 +11,8 @@ SHELL := /bin/sh
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
+# Two files of tests at a time: most tests wait for a guest, which has one CPU.
+PARALLEL := -n 2 --dist loadfile
 
 # One thing at a time: the targets share one environment and the machine.
 .NOTPARALLEL:
@@ -38,16 +40,16 @@ check: python ## Format, lint, types, layers, unit tests; needs no root, KVM or 
 	@.venv/bin/mypy src tests
 	@MYPYPATH=. .venv/bin/mypy -p bench -p osimage
 	@.venv/bin/lint-imports --no-logo
-	@$(PYTEST) -q tests/unit
+	@$(PYTEST) -q $(PARALLEL) tests/unit
 
 unit: python ## The unit tests
-	@$(PYTEST) -q tests/unit $(ARGS)
+	@$(PYTEST) -q $(PARALLEL) tests/unit $(ARGS)
 
 guests: setup ## The integration and end-to-end tests
-	@$(PYTEST) tests/integration tests/network tests/e2e tests/os $(ARGS)
+	@$(PYTEST) $(PARALLEL) tests/integration tests/network tests/e2e tests/os $(ARGS)
 
 test: setup check ## Every test this machine can run; the end says which it skipped and why
-	@$(PYTEST) tests/integration tests/network tests/e2e tests/os $(ARGS)
+	@$(PYTEST) $(PARALLEL) tests/integration tests/network tests/e2e tests/os $(ARGS)
 
 test-debian13: setup ## The same tests in a fresh Debian 13 with its Python and QEMU; needs root
 	@scripts/debian13.sh $(ARGS)
