@@ -17,6 +17,7 @@ def test_node_keeps_its_address_when_a_cable_is_pulled_and_after_a_boot_without_
         remote = Remote(machine, installation.key)
         remote.wait(timeout_s=BOOT_TIMEOUT_S)
         assert remote.until(f"hostname | grep {HOST_NAME}", timeout_s=120)
+        machine.console.expect(f"{HOST_NAME} login: ", timeout_s=600)
         look = "cat /sys/class/net/br0/address; ip -4 -o address show br0 | cut -d' ' -f7"
         before = remote.run(look)
         leader = remote.run("cat /sys/class/net/bond0/bonding/active_slave").strip()
