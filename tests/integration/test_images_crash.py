@@ -247,7 +247,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.needs_root
-@pytest.mark.parametrize("body", [IMAGE, PACKED, gzip.compress(IMAGE * 8)], ids=len)
+@pytest.mark.parametrize(
+    "body", [IMAGE, PACKED, gzip.compress(IMAGE * 8)], ids=["plain", "packed", "long"]
+)
 @pytest.mark.parametrize("has_length", [True, False])
 @pytest.mark.parametrize("size", ["4k", "64k", "1m", "5m"])
 async def test_disk_that_fills_up_is_worth_a_retry_and_leaves_room_again(
