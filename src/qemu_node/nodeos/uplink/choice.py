@@ -28,6 +28,8 @@ class KnownNic(msgspec.Struct, frozen=True, kw_only=True):
     mac: str
     place: str
     speed_mbit: int = 0
+    name: str = ""
+    """For settings that name it, while its driver is not ready."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,13 +104,15 @@ def choose(settings: UplinkConfig, machine: Machine, record: Record) -> Choice:
     members = find_members(settings, machine.nics)
     problems: list[str] = []
     takes_all = not settings.nics
-    if settings.nics and not members:
+    # Whose drivers are not ready: nothing waits for NICs that are known, networkd takes them later.
+    late = [known for known in record.nics if _is_late(known, machine)]
+    if settings.nics and not members and not late:
         # A wrong word must not cost the node: it goes on with what it would have taken without it.
         takes_all, members = True, find_members(UplinkConfig(), machine.nics)
         problems.append(
             f"no NIC of this machine is {' or '.join(settings.nics)}: all NICs are used"
         )
-    if not members:
+    if not members and not late:
         problems.append("this machine has no NIC that can be used")
     return Choice(
         mac=settings.mac.lower() or _choose_mac(members, machine, record),
@@ -125,7 +129,12 @@ def next_record(settings: UplinkConfig, choice: Choice, machine: Machine, record
     late = [known for known in record.nics if known.mac not in present]
     kept = [known for known in late if known.mac == record.mac or _is_late(known, machine)]
     nics = [
-        KnownNic(mac=nic.mac, place=nic.place, speed_mbit=nic.speed_mbit)
+        KnownNic(
+            mac=nic.mac,
+            place=nic.place,
+            speed_mbit=nic.speed_mbit,
+            name=nic.name if nic.has_final_name else "",
+        )
         for nic in sorted(machine.nics, key=_by_place)
         if not nic.has_random_mac
     ]
@@ -200,7 +209,7 @@ def _choose_primary(
         return settings.primary
     present = {nic.mac for nic in machine.nics}
     late = [
-        Nic(name="", mac=known.mac, place=known.place, speed_mbit=known.speed_mbit)
+        Nic(name=known.name, mac=known.mac, place=known.place, speed_mbit=known.speed_mbit)
         for known in record.nics
         if known.mac not in present and _is_late(known, machine)
     ]

@@ -152,6 +152,16 @@ def test_a_machine_without_nics_says_so() -> None:
     assert record == Record()
 
 
+@pytest.mark.parametrize("settings", [DEFAULT, UplinkConfig(nics=("enp1s0", "enp2s0"))])
+def test_a_later_boot_whose_nics_are_all_late_is_in_order(settings: UplinkConfig) -> None:
+    first, record = boot(machine(nic(1), nic(2)), Record(), settings)
+    choice, again = boot(machine(late=(1, 2)), record, settings)
+    assert choice.problems == ()
+    assert (choice.mac, choice.primary) == (first.mac, first.primary)
+    assert choice.takes_all == first.takes_all
+    assert again.nics == record.nics
+
+
 @pytest.mark.parametrize(
     ("there", "wait_s"),
     [
