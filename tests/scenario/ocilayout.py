@@ -115,7 +115,8 @@ class LayoutRegistry:
                 registry._serve(self, has_body=False)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
-                registry.requests.append(f"{self.command} {self.path}")
+                # It has neither before a request was understood: clients try TLS first.
+                registry.requests.append(f"{self.command} {getattr(self, 'path', '')}")
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
