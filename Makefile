@@ -11,8 +11,10 @@ SHELL := /bin/sh
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
-# Two files of tests at a time: most tests wait for a guest, which has one CPU.
-PARALLEL := -n 2 --dist loadfile
+# Two files of tests at a time: most tests wait for a guest, which has one CPU. In the order of
+# SYSTEM_TESTS, the longest first, for one that begins last would be waited for alone.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+SYSTEM_TESTS := tests/e2e tests/os tests/integration tests/network
 
 # One thing at a time: the targets share one environment and the machine.
 .NOTPARALLEL:
@@ -46,10 +48,10 @@ unit: python ## The unit tests
 	@$(PYTEST) -q $(PARALLEL) tests/unit $(ARGS)
 
 guests: setup ## The integration and end-to-end tests
-	@$(PYTEST) $(PARALLEL) tests/integration tests/network tests/e2e tests/os $(ARGS)
+	@$(PYTEST) $(PARALLEL) $(SYSTEM_TESTS) $(ARGS)
 
 test: setup check ## Every test this machine can run; the end says which it skipped and why
-	@$(PYTEST) $(PARALLEL) tests/integration tests/network tests/e2e tests/os $(ARGS)
+	@$(PYTEST) $(PARALLEL) $(SYSTEM_TESTS) $(ARGS)
 
 test-debian13: setup ## The same tests in a fresh Debian 13 with its Python and QEMU; needs root
 	@scripts/debian13.sh $(ARGS)
