@@ -77,7 +77,8 @@ def numbers(console: bytes) -> list[int]:
 async def console_of(node: VMNode, size: int) -> bytes:
     """Return what the guest printed, once it is more than `size` bytes."""
     async with asyncio.timeout(WAIT_S):
-        while len(node.console["vm"]) <= size:
+        # A recovered VM's log is opened when the first of it is written.
+        while len(node.console.get("vm", b"")) <= size:
             await node.supervisor.flush_logs()
             await asyncio.sleep(0.01)
     return bytes(node.console["vm"])
