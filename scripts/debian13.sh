@@ -66,4 +66,5 @@ fi
 unset XDG_CACHE_HOME XDG_RUNTIME_DIR XDG_DATA_HOME
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8
 exec chroot "$root" make --no-print-directory -C /src setup unit guests \
-    ARGS="--ignore=tests/e2e/test_in_debian_vm.py --ignore=tests/e2e/test_plain_debian_page.py --ignore=tests/e2e/test_deb_package.py --ignore=tests/os $*"
+    SYSTEM_TESTS='tests/e2e tests/integration tests/network' \
+    ARGS="--ignore=tests/e2e/test_in_debian_vm.py --ignore=tests/e2e/test_plain_debian_page.py --ignore=tests/e2e/test_deb_package.py $*"
