@@ -6,7 +6,9 @@ Owns these two facts. Does not own the snapshots (`snapshots`) nor what is boote
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
+from qemu_node.host.files.mountinfo import parse_mounts
 from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.paths import NodePaths
 
@@ -58,9 +60,7 @@ def _booted_snapshot(paths: NodePaths) -> int | None:
 
 def root_device(mountinfo: str) -> str | None:
     """Return `major:minor` of what is mounted on `/`, by the text of mountinfo (proc(5)): pure."""
-    lines = (line.split(" ") for line in mountinfo.splitlines())
-    # The last one lies above the others.
-    devices = [fields[2] for fields in lines if len(fields) > 5 and fields[4] == "/"]
+    devices = [mount.device for mount in parse_mounts(mountinfo) if mount.point == Path("/")]
     return devices[-1] if devices else None
 
 

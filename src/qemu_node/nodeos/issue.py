@@ -10,6 +10,7 @@ when that address changes: a new lease needs no program of ours.
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_node.host.files.mountinfo import parse_mounts
 from qemu_node.host.files.reading import read_or_empty
 from qemu_node.nodeos.agent.config import is_configured
 from qemu_node.nodeos.boot import Boot, BootMode, read_boot
@@ -173,5 +174,5 @@ def _nic(link: Path) -> Nic:
 
 
 def _is_mounted(paths: NodePaths) -> bool:
-    mounts = read_or_empty(paths.mountinfo)
-    return any(line.split(" ")[4:5] == ["/data"] for line in mounts.splitlines())
+    mounts = parse_mounts(read_or_empty(paths.mountinfo))
+    return any(mount.point == Path("/data") for mount in mounts)

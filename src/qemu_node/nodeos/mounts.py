@@ -10,8 +10,9 @@ import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from qemu_node.errors import HostError
+from qemu_node.errors import NodeError
 from qemu_node.host.files.atomic import host_error
+from qemu_node.host.files.mountinfo import parse_mounts
 from qemu_node.host.process.command import run
 
 _TIMEOUT_S = 60.0
@@ -27,15 +28,9 @@ def is_in_memory(path: Path, mountinfo: str) -> bool:
         mountinfo: The mounts, as proc(5) has them.
     """
     found, kind = Path("/"), ""
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        fields = before.split(" ")
-        if len(fields) < 5:
-            continue
-        point = Path(fields[4])
-        # Of several on one point the last one lies above the others.
-        if path.is_relative_to(point) and point.is_relative_to(found):
-            found, kind = point, after.partition(" ")[0]
+    for mount in parse_mounts(mountinfo):
+        if path.is_relative_to(mount.point) and mount.point.is_relative_to(found):
+            found, kind = mount.point, mount.kind
     return kind in _IN_MEMORY
 
 
@@ -61,9 +56,7 @@ async def writable(path: Path) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        # Busy with a file of somebody else: it stays writable, which harms nothing.
-        with contextlib.suppress(HostError):
-            await remount(path, "ro")
+        await read_only_again(path)
 
 
 async def remount(path: Path, mode: str) -> None:
@@ -73,6 +66,12 @@ async def remount(path: Path, mode: str) -> None:
         HostError: the kernel refused.
     """
     await run(["mount", "-o", f"remount,{mode}", str(path)], timeout_s=_TIMEOUT_S)
+
+
+async def read_only_again(path: Path) -> None:
+    """Mount `path` anew as read only, unless somebody writes there, which harms nothing."""
+    with contextlib.suppress(NodeError):
+        await remount(path, "ro")
 
 
 async def unmount(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from qemu_node.errors import NodeError
 from qemu_node.host.files.beneath import is_plain_file, open_beneath
 from qemu_node.host.process.command import run_blocking
-from qemu_node.nodeos.setup.disks import DATA_LABEL, Disk, Volume
+from qemu_node.nodeos.setup.disks import DATA_LABEL, Disk
 from qemu_node.nodeos.setup.seed import SEED_MAX_BYTES
 
 _MOUNT_S = 60.0
@@ -79,7 +79,9 @@ def find_leftover(disk: Disk, seed: bytes) -> Leftover:
         part = by_name.get(name)
         if part is None or not part.fstype:
             continue
-        with _mounted(part) as root:
+        # `noload`: a journal that is not clean would be replayed, which writes.
+        options = "ro,noload" if part.fstype.startswith("ext") else "ro"
+        with mounted(part.path, options=options) as root:
             content = {path.name for path in root.iterdir()} - _NOTHING
             if name == "state":
                 has_state = "state.yaml" in content
@@ -114,14 +116,6 @@ def read_kept_seed(root: Path) -> bytes | None:
         except OSError:
             return None
     return None
-
-
-@contextlib.contextmanager
-def _mounted(volume: Volume) -> Iterator[Path]:
-    with mounted(
-        volume.path, options="ro,noload" if volume.fstype.startswith("ext") else "ro"
-    ) as root:
-        yield root
 
 
 @contextlib.contextmanager

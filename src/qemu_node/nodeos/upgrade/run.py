@@ -12,7 +12,6 @@ import datetime
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import HostError, NodeError
@@ -21,7 +20,7 @@ from qemu_node.host.process.identity import read_stat
 from qemu_node.nodeos.boot import read_boot
 from qemu_node.nodeos.ledger.history import Event, note_event
 from qemu_node.nodeos.ledger.refusals import forgive, read_refused
-from qemu_node.nodeos.mounts import free_bytes, is_read_only, remount, unmount
+from qemu_node.nodeos.mounts import free_bytes, is_read_only, read_only_again, unmount
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import Release, read_release
 from qemu_node.nodeos.snapshots.apply import apply_plan
@@ -223,7 +222,7 @@ async def _install(
         raise
     finally:
         if was_read_only:
-            await finish(_read_only_again(paths.state))
+            await finish(read_only_again(paths.state))
     await clean(paths)
     after = await asyncio.to_thread(read_facts, paths)
     new = after.find(after.active)
@@ -260,10 +259,3 @@ async def _undo(paths: NodePaths, before: Facts, error: BaseException, target: T
     await asyncio.to_thread(
         note_event, paths, Event.FAILED, tag=target.tag, digest=target.digest, note=words
     )
-
-
-async def _read_only_again(path: Path) -> None:
-    try:
-        await remount(path, "ro")
-    except NodeError:
-        return  # somebody still writes there, which harms nothing

@@ -14,6 +14,7 @@ from qemu_node.config.uplink import UplinkConfig
 from qemu_node.config.uplinkfile import find_known_uplink, find_uplink, format_uplink
 from qemu_node.errors import ConfigError, NodeError
 from qemu_node.host.files.atomic import host_error, write_atomic
+from qemu_node.host.files.mountinfo import parse_mounts
 from qemu_node.nodeos.paths import NodePaths
 
 _COPY_HEADER = "# [uplink] of {origin}: copied, so that it applies before /data is mounted.\n"
@@ -32,8 +33,7 @@ class Found:
 
 def state_dir(paths: NodePaths, mountinfo: str) -> Path:
     """Return where this node keeps what outlives a boot: /oem if that is mounted."""
-    mounted = [line.split(" ")[4] for line in mountinfo.splitlines() if line.count(" ") > 4]
-    if "/oem" in mounted:
+    if any(mount.point == Path("/oem") for mount in parse_mounts(mountinfo)):
         return paths.own
     return paths.root / "var/lib/qemu-node"
 
