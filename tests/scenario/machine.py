@@ -49,8 +49,6 @@ class Hardware:
     """USB sticks, raw."""
     nics: Sequence[str] = ("52:54:00:0a:00:01", "52:54:00:0a:00:02")
     """Addresses, in the order of their places."""
-    unplugged: Sequence[int] = ()
-    """Indexes of the NICs without a cable."""
     memory_mib: int = 3072
 
 
@@ -129,10 +127,6 @@ class Machine:
     def set_cable(self, nic: int, *, is_plugged: bool) -> None:
         """Plug or pull the cable of a NIC."""
         self.qmp("set_link", name=f"nic{nic}", up=is_plugged)
-
-    def reset(self) -> None:
-        """Press the reset button."""
-        self.qmp("system_reset")
 
     def qmp(self, command: str, **arguments: Any) -> Any:
         """Return QEMU's answer to `command`."""

@@ -4,17 +4,22 @@ Owns the layout on disk (https://github.com/opencontainers/image-spec, image-lay
 read-only registry on loopback, which a machine reaches as 10.0.2.2.
 """
 
+import contextlib
 import gzip
-import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from fakes.registry import OCI_MANIFEST, descriptor, digest_of
+
+from osimage.build.artefact.oci import as_json, manifest_of, write_blob, write_index
 
 REPOSITORY = "nomad-qemu-node"
 
@@ -28,9 +33,7 @@ class Layout:
     @property
     def digest(self) -> str:
         """The manifest's."""
-        index = json.loads((self.directory / "index.json").read_bytes())
-        digest: str = index["manifests"][0]["digest"]
-        return digest
+        return manifest_of(self.directory)[0]
 
     def manifest(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.blob(self.digest).read_bytes())
@@ -49,21 +52,11 @@ class Layout:
         for layer in manifest["layers"]:
             os.link(self.blob(layer["digest"]), blobs / layer["digest"].partition(":")[2])
         raw = _tar(files)
-        packed = gzip.compress(raw, mtime=0)
-        config["rootfs"]["diff_ids"].append(_digest(raw))
-        manifest["layers"].append(
-            {
-                "mediaType": manifest["layers"][0]["mediaType"],
-                "digest": _store(blobs, packed),
-                "size": len(packed),
-            }
-        )
-        body = json.dumps(config).encode()
-        manifest["config"].update(digest=_store(blobs, body), size=len(body))
-        body = json.dumps(manifest).encode()
-        index = json.loads((self.directory / "index.json").read_bytes())
-        index["manifests"][0].update(digest=_store(blobs, body), size=len(body))
-        (directory / "index.json").write_text(json.dumps(index))
+        config["rootfs"]["diff_ids"].append(digest_of(raw))
+        layer = write_blob(blobs, gzip.compress(raw, mtime=0), manifest["layers"][0]["mediaType"])
+        manifest["layers"].append(layer)
+        manifest["config"] = write_blob(blobs, as_json(config), manifest["config"]["mediaType"])
+        write_index(directory, manifest, directory.name)
         return Layout(directory)
 
 
@@ -79,30 +72,13 @@ def _tar(files: Mapping[str, tuple[int, str]]) -> bytes:
     return buffer.getvalue()
 
 
-def _digest(body: bytes) -> str:
-    return f"sha256:{hashlib.sha256(body).hexdigest()}"
-
-
-def _store(blobs: Path, body: bytes) -> str:
-    digest = _digest(body)
-    (blobs / digest.partition(":")[2]).write_bytes(body)
-    return digest
-
-
 class LayoutRegistry:
-    """Serves layouts by tag and digest, until it is closed.
-
-    Attributes:
-        requests: `METHOD path` of every request.
-        limit_bytes: Of a blob: so many bytes are sent, then the connection is closed. None: all.
-    """
+    """Serves layouts by tag and digest, until it is closed."""
 
     def __init__(self) -> None:
         self._layouts: list[Layout] = []
         self._tags: dict[str, bytes] = {}
         self._blobs: dict[str, bytes] = {}
-        self.requests: list[str] = []
-        self.limit_bytes: int | None = None
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -115,8 +91,7 @@ class LayoutRegistry:
                 registry._serve(self, has_body=False)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
-                # It has neither before a request was understood: clients try TLS first.
-                registry.requests.append(f"{self.command} {getattr(self, 'path', '')}")
+                pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -142,26 +117,17 @@ class LayoutRegistry:
     def push_artifact(self, tag: str, layers: Mapping[str, bytes]) -> None:
         """Serve a manifest under `tag` whose layers are `layers`: media type → content."""
         empty = b"{}"
-        self._blobs[_digest(empty)] = empty
-        descriptors = []
-        for media_type, body in layers.items():
-            self._blobs[_digest(body)] = body
-            descriptors.append(
-                {"mediaType": media_type, "digest": _digest(body), "size": len(body)}
-            )
-        manifest = json.dumps(
+        self._blobs[digest_of(empty)] = empty
+        self._blobs |= {digest_of(body): body for body in layers.values()}
+        manifest = as_json(
             {
                 "schemaVersion": 2,
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "config": {
-                    "mediaType": "application/vnd.oci.empty.v1+json",
-                    "digest": _digest(empty),
-                    "size": len(empty),
-                },
-                "layers": descriptors,
+                "mediaType": OCI_MANIFEST,
+                "config": descriptor(empty, "application/vnd.oci.empty.v1+json"),
+                "layers": [descriptor(body, kind) for kind, body in layers.items()],
             }
-        ).encode()
-        self._tags[tag] = self._tags[_digest(manifest)] = manifest
+        )
+        self._tags[tag] = self._tags[digest_of(manifest)] = manifest
 
     def _serve(self, request: BaseHTTPRequestHandler, *, has_body: bool) -> None:
         parts = request.path.split("?")[0].strip("/").split("/")
@@ -169,10 +135,8 @@ class LayoutRegistry:
             self._send(request, b"{}", "application/json", has_body=has_body)
         elif parts[:2] == ["v2", REPOSITORY] and parts[2] == "manifests" and parts[3] in self._tags:
             body = self._tags[parts[3]]
-            media_type = json.loads(body).get(
-                "mediaType", "application/vnd.oci.image.manifest.v1+json"
-            )
-            self._send(request, body, media_type, has_body=has_body, digest=_digest(body))
+            media_type = json.loads(body).get("mediaType", OCI_MANIFEST)
+            self._send(request, body, media_type, has_body=has_body, digest=digest_of(body))
         elif parts[:2] == ["v2", REPOSITORY] and parts[2] == "blobs":
             self._send_blob(request, parts[3], has_body=has_body)
         else:
@@ -194,15 +158,9 @@ class LayoutRegistry:
         request.end_headers()
         if not has_body:
             return
-        left = size if self.limit_bytes is None else min(size, self.limit_bytes)
-        with path.open("rb") as file:
-            while left and (chunk := file.read(min(left, 1 << 20))):
-                try:
-                    request.wfile.write(chunk)
-                except OSError:
-                    return
-                left -= len(chunk)
-        request.close_connection = request.close_connection or self.limit_bytes is not None
+        # A machine whose power was cut reads no further.
+        with path.open("rb") as file, contextlib.suppress(OSError):
+            shutil.copyfileobj(file, request.wfile, 1 << 20)
 
     @staticmethod
     def _send(
