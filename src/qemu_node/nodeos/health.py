@@ -29,7 +29,6 @@ TIMEOUT_S = 120.0
 
 _PAUSE_S = 3.0
 _TOOL_TIMEOUT_S = 10.0
-_DRIVER = "vm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +123,7 @@ async def _ask_agent(paths: NodePaths) -> tuple[str | None, DriverHealth | None]
         node = await read_node(LocalAgent.of_node(paths, identity), identity.node_id)
     except AgentError as exc:
         return str(exc), None
-    found = (node.drivers or {}).get(_DRIVER)
+    found = node.vm_driver
     if found is None:
         return None, DriverHealth(is_healthy=False, description="Nomad does not have it")
     return None, DriverHealth(is_healthy=found.healthy, description=found.health_description)

@@ -27,6 +27,7 @@ T = TypeVar("T")
 _TIMEOUT_S = 10.0
 _ANSWER_MAX_BYTES = 64 << 20
 _ID_MAX_BYTES = 200
+DRIVER_NAME = "vm"
 _NO_CLIENT = "`systemctl status nomad` says whether it runs; client.hcl makes a node a client"
 
 
@@ -211,10 +212,14 @@ class NodeInfo(msgspec.Struct, rename="pascal"):
         return self.drain or self.drain_strategy is not None
 
     @property
+    def vm_driver(self) -> DriverInfo | None:
+        """Its driver for VMs; None if Nomad has not seen one there."""
+        return (self.drivers or {}).get(DRIVER_NAME)
+
+    @property
     def runs_vms(self) -> bool:
         """Whether its driver for VMs is healthy."""
-        driver = (self.drivers or {}).get("vm")
-        return driver is not None and driver.healthy
+        return self.vm_driver is not None and self.vm_driver.healthy
 
 
 async def read_node(agent: LocalAgent, node_id: str) -> NodeInfo:

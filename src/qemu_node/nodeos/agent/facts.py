@@ -16,11 +16,11 @@ from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.process.command import run
 from qemu_node.nodeos.agent.certificates import Present, TlsFiles
 from qemu_node.nodeos.agent.check import Certificate, Facts
+from qemu_node.nodeos.agent.client import DRIVER_NAME
 from qemu_node.nodeos.agent.config import AgentConfig, config_files
 from qemu_node.text import printable
 
 _TIMEOUT_S = 30.0
-_DRIVER = "vm"
 _NOISE = re.compile(r"^(WARNING: .*|Configuration is invalid|\s*)$")
 _DNS = re.compile(r"DNS:([^,\s]+)")
 _GOSSIP_KEY = re.compile(r"""^\s*"?encrypt"?\s*[=:]\s*"[^"]""", re.MULTILINE)
@@ -45,7 +45,7 @@ async def read_facts(directory: Path, config: AgentConfig, nomad: str) -> Facts:
         except NodeError as exc:
             problem = str(exc)
     program = shutil.which(nomad)
-    plugin = Path(config.plugin_dir or f"{config.data_dir}/plugins") / _DRIVER
+    plugin = Path(config.plugin_dir or f"{config.data_dir}/plugins") / DRIVER_NAME
     return Facts(
         now=datetime.now(UTC),
         host_name=os.uname().nodename,
