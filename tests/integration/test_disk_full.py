@@ -28,14 +28,15 @@ pytestmark = pytest.mark.timeout(600)
 PAUSED = "VM paused: the node's disk is full; it goes on when there is room again"
 GOES_ON = "VM goes on: the node's disk has room again"
 RESERVE = "8M"
-SMALL_MIB, LARGE_MIB = 96, 512
+SMALL_MIB, LARGE_MIB = 48, 256
+WROTE_TIMEOUT_S = 400
 # Beyond the partition that it booted from, and more than the small disk can take.
 WRITES = """\
 #!/bin/sh
 (
-tr '\\0' x </dev/zero | head -c 157286400 | dd of=/dev/sda bs=65536 seek=1600 2>/dev/null && sync
+tr '\\0' x </dev/zero | head -c 67108864 | dd of=/dev/sda bs=65536 seek=1600 2>/dev/null && sync
 echo "wrote: $?"
-dd if=/dev/sda bs=65536 skip=1600 count=2400 2>/dev/null | tr -d x | wc -c | sed 's/^/lost: /'
+dd if=/dev/sda bs=65536 skip=1600 count=1024 2>/dev/null | tr -d x | wc -c | sed 's/^/lost: /'
 ) &
 """
 
@@ -91,7 +92,7 @@ async def run_state(vm: VM) -> RunState:
 
 
 async def wrote_everything(node: VMNode) -> None:
-    log = await node.printed("lost: ")
+    log = await node.printed("lost: ", timeout_s=WROTE_TIMEOUT_S)
     assert "wrote: 0" in log
     assert "lost: 0" in log
     assert "I/O error" not in log
