@@ -18,7 +18,7 @@ from bench.node import CannotRunError
 from bench.setting import Setting, find_nomad
 from bench.table import Figure, NotMeasured, Report, render_table, report_json
 from qemu_node.errors import MissingPartError, NodeError
-from qemu_node.qemu.accel.probe import find_qemu
+from qemu_node.qemu.accel.qemubinary import find_qemu
 
 # In order: the benches after `original` compare themselves with its figures.
 _BENCHES: dict[str, Callable[[Setting], Awaitable[list[Figure]]]] = {

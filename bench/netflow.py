@@ -21,9 +21,9 @@ from bench.netfacts import Rates
 from bench.netports import BRIDGE, build_bridge, port_spec
 from qemu_node.host.process import command
 from qemu_node.net.filter.elements import elements
+from qemu_node.net.filter.filtertable import FilterTable
 from qemu_node.net.filter.nft import Nft
 from qemu_node.net.filter.ruleset import FAMILY, TABLE
-from qemu_node.net.filter.table import FilterTable
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.port.bridge import check_bridge
 from qemu_node.net.port.bridgeport import join_bridge, open_port

@@ -16,8 +16,8 @@ from network.namespaces import inside, ip
 from bench.netbare import BarePort
 from bench.netfacts import PortTimes
 from qemu_node.config.network import NetworkConfig
+from qemu_node.net.filter.filtertable import FilterTable
 from qemu_node.net.filter.nft import Nft
-from qemu_node.net.filter.table import FilterTable
 from qemu_node.net.manager import PortManager
 from qemu_node.net.portspec import PortSpec, tap_name
 

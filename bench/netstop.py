@@ -30,7 +30,7 @@ from qemu_node.net.port.bridgeport import join_bridge, open_port
 from qemu_node.net.port.tap import open_tap
 from qemu_node.net.portspec import TAP_PREFIX, PortSpec, UserPort
 from qemu_node.units import MIB
-from qemu_node.vm.network import Network
+from qemu_node.vm.vmnetwork import Network
 
 _PAIRS = 8
 _NICS = 4

@@ -22,8 +22,8 @@ from pathlib import Path
 import msgspec
 
 from qemu_node.host.process import command, identity, pidfd
-from qemu_node.nomad.agent.client import PluginClient
 from qemu_node.nomad.agent.encoding import encode_config
+from qemu_node.nomad.agent.pluginclient import PluginClient
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.run.driverlink import DriverInfo, DriverLink, driver_environment

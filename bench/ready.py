@@ -9,7 +9,7 @@ import time
 from bench.node import DRIVER_ARGV
 from bench.setting import Setting
 from bench.table import Figure, Goal
-from qemu_node.nomad.agent.client import PluginClient
+from qemu_node.nomad.agent.pluginclient import PluginClient
 from qemu_node.run.driverlink import driver_environment
 
 NAME = "ready"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from qemu_node.cli.errors import PROGRAM
+from qemu_node.cli.errortext import PROGRAM
 from qemu_node.cli.main import cli
 from qemu_node.version import VERSION
 

@@ -18,16 +18,16 @@ def _run_driver() -> int:
     from qemu_node.errors import NodeError
 
     try:
-        from qemu_node.nomad.driver.plugin import run_driver
+        from qemu_node.nomad.driver.vmplugin import run_driver
 
         run_driver(config_path=None, stop_with_parent=False)
     except NodeError as exc:
-        from qemu_node.cli.errors import EXIT_ERROR, show_error
+        from qemu_node.cli.errortext import EXIT_ERROR, show_error
 
         show_error(exc, ["driver"])
         return EXIT_ERROR
     except KeyboardInterrupt:
-        from qemu_node.cli.errors import EXIT_INTERRUPTED
+        from qemu_node.cli.errortext import EXIT_INTERRUPTED
 
         return EXIT_INTERRUPTED
     return 0

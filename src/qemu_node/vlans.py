@@ -1,7 +1,7 @@
 """Sets of VLANs as people write them: `"100-199"`, `"300"`. Pure.
 
 Owns which VLANs a VM can have, and the two forms of a set: text and numbers. Does not own which
-job may use which (`net.policy`) nor what a port carries (`net.port.plan`).
+job may use which (`net.policy`) nor what a port carries (`net.port.portplan`).
 """
 
 import re

@@ -16,8 +16,8 @@ from fakes.image_server import ImageServer, Resource
 from bench.jobtext import job_text, user_data
 from qemu_node.cli.doctor.agentfacts import read_agent
 from qemu_node.host.process import command, identity, pidfd
+from qemu_node.run.allocation.placement import node_attributes
 from qemu_node.run.jobfile.job import job_from_api
-from qemu_node.run.placement import node_attributes
 
 pytestmark = [
     pytest.mark.needs_nomad,

@@ -7,7 +7,7 @@ from qemu_node.config.images import ImagesConfig
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.store.blob import link_base
 from qemu_node.images.store.keptimage import KeptImage
-from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.sourcerecord import SourceRecord
 from qemu_node.images.store.store import ImageStore
 
 URL = "https://a.example/debian.raw"

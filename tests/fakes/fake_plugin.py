@@ -17,8 +17,8 @@ from pathlib import Path
 from qemu_node.errors import HostError, JobError, NodeError
 from qemu_node.nomad.plugin import handshake, server
 from qemu_node.nomad.plugin import log as plugin_log
+from qemu_node.nomad.plugin.grpcstatus import TaskNotFoundError
 from qemu_node.nomad.plugin.service import DriverService, PluginBase
-from qemu_node.nomad.plugin.status import TaskNotFoundError
 from qemu_node.nomad.proto import base_pb2, driver_pb2
 from qemu_node.nomad.proto.structs_pb2 import Attribute
 from qemu_node.nomad.task.options import plugin_schema, task_schema

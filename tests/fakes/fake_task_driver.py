@@ -12,8 +12,8 @@ from qemu_node.errors import NodeError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task.options import task_schema
 from qemu_node.qemu.spec import Accelerator, PortForward
+from qemu_node.run.allocation.taskconfig import DriverFacts
 from qemu_node.run.driverlink import DriverInfo, TaskEnd, TaskEvent
-from qemu_node.run.taskconfig import DriverFacts
 from qemu_node.vm.names import TaskIdentity, vm_id
 from qemu_node.vm.record.record import NicRecord, SocketPaths, VMRecord
 

@@ -15,11 +15,11 @@ from qemu_node.host.process.pidfd import send_signal
 from qemu_node.host.sockets import listen_unix
 from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.format.overlay import write_overlay
-from qemu_node.qemu.accel.probe import find_qemu
+from qemu_node.qemu.accel.qemubinary import find_qemu
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.firmware import Firmware, ensure_varstore
-from qemu_node.qemu.process import start_qemu
 from qemu_node.qemu.spec import BaseImage, PflashFirmware, SocketFds, UserNic, VMSpec
+from qemu_node.qemu.startqemu import start_qemu
 from qemu_node.units import GIB, MIB
 
 UNPRIVILEGED_UID = 65_532 if os.geteuid() == 0 else None

@@ -5,7 +5,7 @@ import time
 from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.source.checksum import Algorithm
 from qemu_node.images.store.partialfile import PartialFile
-from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.sourcerecord import SourceRecord
 from qemu_node.images.store.store import ImageStore
 
 KEY = "0123456789abcdef"

@@ -15,14 +15,14 @@ from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.openimage import CachedImage
 from qemu_node.net.port.tap import Tap
 from qemu_node.net.portspec import PortSpec
-from qemu_node.qemu.accel.probe import QemuBinary
+from qemu_node.qemu.accel.qemubinary import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.units import GIB, MIB
 from qemu_node.vm.admission import Admission
 from qemu_node.vm.hypervisor import Hypervisor
-from qemu_node.vm.node import Node, Rights
-from qemu_node.vm.start import files, process
+from qemu_node.vm.services import Node, Rights
+from qemu_node.vm.start import qemuprocess, vmfiles
 from qemu_node.vm.start.launch import launch
 from qemu_node.vm.start.request import VMRequest
 
@@ -41,9 +41,9 @@ class ToldStart:
         os.truncate(self._image, 1 * MIB)
         firmware = FirmwareHost(root)
         firmware.describe_debian()
-        monkeypatch.setattr(process, "start_qemu", self._start_qemu)
-        monkeypatch.setattr(process, "greet", self._greet)
-        monkeypatch.setattr(files, "write_overlay", self._write_overlay)
+        monkeypatch.setattr(qemuprocess, "start_qemu", self._start_qemu)
+        monkeypatch.setattr(qemuprocess, "greet", self._greet)
+        monkeypatch.setattr(vmfiles, "write_overlay", self._write_overlay)
         self.node = cast(
             "Node",
             _Fake(

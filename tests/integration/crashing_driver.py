@@ -23,8 +23,8 @@ from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.config.node import Paths
 from qemu_node.host.process import pidfd
 from qemu_node.net.manager import PortManager
-from qemu_node.vm.life.stop import StopAction
-from qemu_node.vm.network import Network
+from qemu_node.vm.life.stopladder import StopAction
+from qemu_node.vm.vmnetwork import Network
 
 STOP_TIMEOUT_S = 2.0
 STARTED = "started"

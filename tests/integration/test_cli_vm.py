@@ -17,7 +17,7 @@ from qemu_node.host.process import command, pidfd
 from qemu_node.host.process.command import Completed
 from qemu_node.nomad.task.tasklog import TaskLog
 from qemu_node.vm.life.machine import VM
-from qemu_node.vm.output.logs import TaskLogs
+from qemu_node.vm.output.vmlogs import TaskLogs
 from qemu_node.vm.record.outcome import POWERED_OFF
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(600)]

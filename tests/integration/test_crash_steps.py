@@ -15,7 +15,7 @@ from integration.vmnode import VMNode
 import qemu_node
 from qemu_node.host.process import command, identity
 from qemu_node.vm.life.machine import VM
-from qemu_node.vm.life.stop import StopAction
+from qemu_node.vm.life.stopladder import StopAction
 from qemu_node.vm.names import vm_id
 from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.leases import lease_uid

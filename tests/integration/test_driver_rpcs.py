@@ -32,22 +32,22 @@ from qemu_node.nomad.driver.driver import (
     TaskStoppedError,
     VMDriver,
 )
-from qemu_node.nomad.driver.plugin import VMPlugin
 from qemu_node.nomad.driver.runtime import DriverRuntime
+from qemu_node.nomad.driver.vmplugin import VMPlugin
+from qemu_node.nomad.plugin.grpcstatus import PluginError, TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, unix_target
 from qemu_node.nomad.plugin.server import PluginServer
-from qemu_node.nomad.plugin.status import PluginError, TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task.exec import ExecError
 from qemu_node.nomad.task.task import NotRunningError, StartLostError, Task
 from qemu_node.qemu.accel.accelerator import AcceleratorChoice
-from qemu_node.qemu.accel.probe import find_qemu
+from qemu_node.qemu.accel.qemubinary import find_qemu
 from qemu_node.qemu.spec import Accelerator
 from qemu_node.vm.admission import BASE_RESERVE, OpenFilesError
 from qemu_node.vm.record.directory import VMBusyError
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import StateError, VMState
-from qemu_node.vm.start.process import QemuStartError
+from qemu_node.vm.start.qemuprocess import QemuStartError
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -29,7 +29,7 @@ from qemu_node.images.errors import (
     UnsafeImageError,
 )
 from qemu_node.images.format.imagefile import ImageFormat
-from qemu_node.images.http.settings import FetchLimits
+from qemu_node.images.http.httpsettings import FetchLimits
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.openimage import CachedImage
 

@@ -16,7 +16,7 @@ from qemu_node.config.images import CredentialConfig, ImagesConfig
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.images.cache import ImageCache
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
-from qemu_node.images.http.settings import FetchLimits
+from qemu_node.images.http.httpsettings import FetchLimits
 
 V1 = Qcow2().build()
 V2 = Qcow2(virtual_size_bytes=1 << 29).build()

@@ -11,8 +11,8 @@ from fakes.image_server import ImageServer, Resource
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http.address import AddressPolicy, parse_networks
 from qemu_node.images.http.answer import Validators
-from qemu_node.images.http.request import HttpFile
-from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.httpfile import HttpFile
+from qemu_node.images.http.httpsettings import FetchLimits, HttpSettings
 from qemu_node.images.http.small import fetch_small, fetch_text
 from qemu_node.images.http.transfer import Resume, transfer
 from qemu_node.images.source.name import url_source

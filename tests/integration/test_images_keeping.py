@@ -31,8 +31,8 @@ from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.store.eviction import Reason
 from qemu_node.images.store.store import ImageStore, RemovalStep, SwapStep
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
-from qemu_node.vm.start.files import take_image
 from qemu_node.vm.start.steps import ClaimedDirectory, Start
+from qemu_node.vm.start.vmfiles import take_image
 
 pytestmark = pytest.mark.timeout(300)
 

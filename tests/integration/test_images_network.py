@@ -14,8 +14,8 @@ from fakes.image_server import ImageServer
 from qemu_node.host.process import command
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
 from qemu_node.images.http.address import AddressPolicy, parse_networks
-from qemu_node.images.http.request import HttpFile
-from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.httpfile import HttpFile
+from qemu_node.images.http.httpsettings import FetchLimits, HttpSettings
 from qemu_node.images.http.small import fetch_text
 
 ONCE = FetchLimits(retries=0)

@@ -17,7 +17,7 @@ from fakes.registry import OCI_INDEX, OCI_MANIFEST, BlobHost, Registry, TokenSer
 from qemu_node.config.images import CredentialConfig
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
 from qemu_node.images.http.address import AddressPolicy
-from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.httpsettings import FetchLimits, HttpSettings
 from qemu_node.images.http.small import fetch_small
 from qemu_node.images.http.transfer import transfer
 from qemu_node.images.registry.oci import resolve_oci

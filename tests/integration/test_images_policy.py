@@ -28,7 +28,7 @@ from qemu_node.images.errors import (
     ImageStorageError,
     UnsafeImageError,
 )
-from qemu_node.images.http.settings import FetchLimits
+from qemu_node.images.http.httpsettings import FetchLimits
 from qemu_node.images.openimage import CachedImage
 from qemu_node.units import Share
 

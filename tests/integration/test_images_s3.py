@@ -12,7 +12,7 @@ from fakes.s3_server import S3Server
 from qemu_node.config.images import CredentialConfig
 from qemu_node.images.errors import ImageRefusedError
 from qemu_node.images.http.address import AddressPolicy
-from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.httpsettings import FetchLimits, HttpSettings
 from qemu_node.images.http.transfer import transfer
 from qemu_node.images.source.credentials import Credential, CredentialStore
 from qemu_node.images.source.name import S3Source, parse_source

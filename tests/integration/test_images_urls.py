@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 
 from qemu_node.errors import ImageError, JobError
 from qemu_node.images.http.address import AddressPolicy, parse_networks
-from qemu_node.images.http.request import HttpFile
-from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.httpfile import HttpFile
+from qemu_node.images.http.httpsettings import FetchLimits, HttpSettings
 from qemu_node.images.http.small import fetch_small, fetch_text
 from qemu_node.images.registry.oci import resolve_oci
 from qemu_node.images.source.checksum import parse_checksum

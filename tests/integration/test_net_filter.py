@@ -13,9 +13,9 @@ from network.namespaces import ip, private_network
 from qemu_node.host.sysctl import write_sysctl
 from qemu_node.net.errors import NftError
 from qemu_node.net.filter.elements import Element, elements
+from qemu_node.net.filter.filtertable import FilterTable
 from qemu_node.net.filter.nft import Nft
 from qemu_node.net.filter.ruleset import MAP_FRAMES, Reason
-from qemu_node.net.filter.table import FilterTable
 from qemu_node.net.portspec import PortSpec
 
 pytestmark = [pytest.mark.needs_root]

@@ -22,7 +22,7 @@ from qemu_node.net.manager import PortManager
 from qemu_node.net.netlink import watch
 from qemu_node.net.netlink.notices import Watched
 from qemu_node.net.netlink.watch import Watch
-from qemu_node.vm.network import Network
+from qemu_node.vm.vmnetwork import Network
 
 pytestmark = [pytest.mark.needs_root]
 

@@ -16,7 +16,7 @@ from qemu_node.inventory.stopall import stop_all
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.life.machine import VM
-from qemu_node.vm.life.stop import StopAction
+from qemu_node.vm.life.stopladder import StopAction
 from qemu_node.vm.record.outcome import POWERED_OFF, VMExit
 from qemu_node.vm.supervisor import NodeStopError
 

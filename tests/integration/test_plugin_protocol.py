@@ -16,11 +16,11 @@ import qemu_node
 from qemu_node.errors import MissingPartError
 from qemu_node.host.process import command, identity, pidfd
 from qemu_node.nomad.agent.calls import DriverCalls, GoPluginCalls
-from qemu_node.nomad.agent.client import LogEntry, PluginClient, PluginStartError
+from qemu_node.nomad.agent.pluginclient import LogEntry, PluginClient, PluginStartError
 from qemu_node.nomad.plugin import running
+from qemu_node.nomad.plugin.grpcstatus import PluginError
 from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, methods_of, unix_target
 from qemu_node.nomad.plugin.server import PluginServer
-from qemu_node.nomad.plugin.status import PluginError
 from qemu_node.nomad.proto import base_pb2, driver_pb2, goplugin_pb2
 
 _DEADLINE_S = 60.0

@@ -12,7 +12,7 @@ from fakes.specs import CASES, EVERY_SWITCH, case_name, make_spec
 from msgspec import structs
 
 from qemu_node.config.node import QemuConfig
-from qemu_node.qemu.accel.probe import choose_aio
+from qemu_node.qemu.accel.qemubinary import choose_aio
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.overhead import overhead_bytes
 from qemu_node.qemu.spec import (

@@ -18,8 +18,8 @@ from qemu_node.config.node import QemuConfig
 from qemu_node.host.process import command, identity, pidfd
 from qemu_node.qemu.accel import proof
 from qemu_node.qemu.accel.accelerator import ProofMemory, choose_accelerator
-from qemu_node.qemu.accel.probe import QemuBinary, find_qemu
 from qemu_node.qemu.accel.proof import ProofGuest, prove
+from qemu_node.qemu.accel.qemubinary import QemuBinary, find_qemu
 from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
 
@@ -85,7 +85,7 @@ async def test_kvm_that_is_there_and_runs_no_guest_is_reported_in_qemus_words(
 _PROVER = """
 import asyncio, sys
 from pathlib import Path
-from qemu_node.qemu.accel.probe import find_qemu
+from qemu_node.qemu.accel.qemubinary import find_qemu
 from qemu_node.qemu.accel.proof import ProofGuest, prove
 from qemu_node.qemu.spec import Accelerator
 

@@ -18,13 +18,13 @@ from qemu_node.cli.main import main
 from qemu_node.config.node import Paths
 from qemu_node.errors import HostError
 from qemu_node.host.files.lock import FileLock
-from qemu_node.inventory.registry import find_vm, list_vms
 from qemu_node.inventory.state import list_summaries
+from qemu_node.inventory.vms import find_vm, list_vms
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.life.usage import Usage, UsageMeter, read_usage
 from qemu_node.vm.record.directory import VMDirectory, known_vm_ids
 from qemu_node.vm.record.record import SocketPaths
-from qemu_node.vm.start.process import Listeners
+from qemu_node.vm.start.qemuprocess import Listeners
 
 pytestmark = pytest.mark.needs_root
 

@@ -16,7 +16,7 @@ from qemu_node.host.limits import NoFileSizeLimitError
 from qemu_node.host.process import identity, pidfd
 from qemu_node.host.process.command import Child, spawn
 from qemu_node.host.process.privileges import launcher_argv
-from qemu_node.vm.output import logs
+from qemu_node.vm.output import vmlogs
 from qemu_node.vm.output.serialbound import LOG_BEGIN_BYTES
 
 MIB = 1 << 20
@@ -88,7 +88,7 @@ async def console_of(node: VMNode, size: int) -> bytes:
 async def test_a_flood_without_a_driver_is_bounded_and_read_in_order_afterwards(
     node: VMNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "UNREAD_MAX_BYTES", UNREAD)
+    monkeypatch.setattr(vmlogs, "UNREAD_MAX_BYTES", UNREAD)
     vm = await node.start(node.request(memory_mib=256))
     seen = await console_of(node, 100)
     limit = limits.read_file_size_limit(vm.process)

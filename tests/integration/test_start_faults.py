@@ -23,12 +23,12 @@ from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.openimage import CachedImage
-from qemu_node.inventory.registry import find_vm
+from qemu_node.inventory.vms import find_vm
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.vm.names import VM_ID
 from qemu_node.vm.record.outcome import FORCED_OFF
-from qemu_node.vm.start import files, process, steps
-from qemu_node.vm.start.process import QemuStartError
+from qemu_node.vm.start import qemuprocess, steps, vmfiles
+from qemu_node.vm.start.qemuprocess import QemuStartError
 from qemu_node.vm.start.steps import StartStep
 
 pytestmark = pytest.mark.timeout(120)
@@ -123,7 +123,7 @@ async def test_a_qemu_that_does_not_talk_sense_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The fake takes its time to come up on a busy machine, and must have done so to misbehave.
-    monkeypatch.setattr(process, "_QMP_TIMEOUT_S", 4.0 if words == "did not greet" else 15.0)
+    monkeypatch.setattr(qemuprocess, "_QMP_TIMEOUT_S", 4.0 if words == "did not greet" else 15.0)
     broken = node_with(node, fake_qemu_with_qmp(short_tmp_path, **behaviour))
     async with nothing_left(broken):
         with pytest.raises(QemuStartError, match=words) as caught:
@@ -372,7 +372,7 @@ async def test_an_image_that_the_cache_removes_is_asked_for_again_and_the_first_
             blob.unlink()
         return given[-1]
 
-    monkeypatch.setattr(files, "fetch_image", fetch_image)
+    monkeypatch.setattr(vmfiles, "fetch_image", fetch_image)
     fake = node_with(node, fake_qemu_with_qmp(short_tmp_path))
     async with nothing_left(fake):
         vm = await fake.start(fake.request())
@@ -388,7 +388,7 @@ async def test_a_start_whose_image_goes_again_and_again_ends_and_keeps_none_open
         raise ImageGoneError("removed")
 
     fetched: list[CachedImage] = []
-    real_fetch = files.fetch_image
+    real_fetch = vmfiles.fetch_image
 
     async def fetch_image(*args: Any) -> CachedImage:
         fetched.append(await real_fetch(*args))
@@ -396,8 +396,8 @@ async def test_a_start_whose_image_goes_again_and_again_ends_and_keeps_none_open
         fetched[-1].digest = "sha256:0"
         return fetched[-1]
 
-    monkeypatch.setattr(files, "fetch_image", fetch_image)
-    monkeypatch.setattr(files, "link_base", gone)
+    monkeypatch.setattr(vmfiles, "fetch_image", fetch_image)
+    monkeypatch.setattr(vmfiles, "link_base", gone)
     fake = node_with(node, fake_qemu_with_qmp(short_tmp_path))
     async with nothing_left(fake):
         with pytest.raises(ImageGoneError):

@@ -16,7 +16,7 @@ from qemu_node.host.files.lock import FileLock
 from qemu_node.host.process import identity, pidfd
 from qemu_node.qga.agent import GuestAgent
 from qemu_node.vm.life import machine
-from qemu_node.vm.life import stop as ladder
+from qemu_node.vm.life import stopladder as ladder
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.record.outcome import FORCED_OFF, POWERED_OFF, VMExit
 

@@ -11,7 +11,7 @@ from qemu_node.config.node import QemuConfig
 from qemu_node.host.process.identity import is_alive
 from qemu_node.nomad.plugin.handshake import plugin_socket
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.run.allocdir import SessionDir, make_alloc_dir
+from qemu_node.run.allocation.allocdir import SessionDir, make_alloc_dir
 from qemu_node.vm.hypervisor import HypervisorFinder
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(600)]

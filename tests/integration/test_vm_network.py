@@ -33,9 +33,9 @@ from qemu_node.qemu.accel.accelerator import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
 from qemu_node.vm.life.transitions import VMPhase
 from qemu_node.vm.life.usage import Usage
-from qemu_node.vm.network import Network
 from qemu_node.vm.record.directory import VMDirectory
-from qemu_node.vm.start.process import QemuStartError
+from qemu_node.vm.start.qemuprocess import QemuStartError
+from qemu_node.vm.vmnetwork import Network
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root, pytest.mark.timeout(600)]
 

@@ -16,19 +16,19 @@ from qemu_node.images.keeper import ImageKeeper
 from qemu_node.images.prefetch import Prefetcher
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.portspec import PortSpec, UserPort, tap_name
-from qemu_node.qemu.accel.probe import QemuBinary, find_qemu
+from qemu_node.qemu.accel.qemubinary import QemuBinary, find_qemu
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, Hardware, OsFamily, QemuVersion
 from qemu_node.units import MIB
 from qemu_node.vm.hypervisor import Hypervisor
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.names import TaskIdentity, vm_id
-from qemu_node.vm.network import Network
-from qemu_node.vm.node import Node, Rights
-from qemu_node.vm.output.logs import TaskLogs
+from qemu_node.vm.output.vmlogs import TaskLogs
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.processes import _own_processes, running_vm_ids
+from qemu_node.vm.services import Node, Rights
 from qemu_node.vm.start.request import VMRequest
 from qemu_node.vm.supervisor import Supervisor
+from qemu_node.vm.vmnetwork import Network
 
 WAIT_S = 120.0
 ALLOC_ID = "11111111-2222-3333-4444-555555555555"

@@ -15,7 +15,7 @@ from network.wire import Arrival, Guest, Wire
 
 from qemu_node.config.node import Paths
 from qemu_node.net.portspec import PortSpec
-from qemu_node.vm.network import Network
+from qemu_node.vm.vmnetwork import Network
 
 pytestmark = [pytest.mark.needs_vlans, pytest.mark.timeout(300)]
 

@@ -119,7 +119,8 @@ def test_a_tap_that_is_still_there_gets_no_rights_of_the_next_one(
 
 
 @pytest.mark.parametrize(
-    "step", ["qemu_node.net.filter.table.FilterTable.add", "qemu_node.net.manager.join_bridge"]
+    "step",
+    ["qemu_node.net.filter.filtertable.FilterTable.add", "qemu_node.net.manager.join_bridge"],
 )
 def test_what_an_attach_that_fails_half_way_has_done_is_undone(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str

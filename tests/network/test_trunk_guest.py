@@ -18,7 +18,7 @@ from network.wire import Wire
 
 from qemu_node.config.node import Paths
 from qemu_node.net.manager import PortManager
-from qemu_node.vm.network import Network
+from qemu_node.vm.vmnetwork import Network
 
 BOOT = Path("boot")
 """Put there by tests/e2e/test_in_debian_vm.py."""

@@ -6,7 +6,7 @@ from network.lab import CONFIG, Lab, port_spec
 
 from qemu_node.host.process.command import run_blocking
 from qemu_node.net.errors import NetworkOwnedError
-from qemu_node.net.filter import table
+from qemu_node.net.filter import filtertable
 from qemu_node.net.manager import PortManager
 
 pytestmark = [pytest.mark.needs_vlans]
@@ -16,7 +16,7 @@ def test_what_another_driver_has_made_is_no_left_over(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As before nft 1.1 and Linux 6.10: nobody owns a table.
-    monkeypatch.setattr(table, "_FLAGS", "")
+    monkeypatch.setattr(filtertable, "_FLAGS", "")
     lab.run(lab.manager.aclose())
     run_blocking(["nft", "delete", "table", "bridge", "qn"])
     lab.run(lab.manager.begin())

@@ -15,9 +15,9 @@ from network.namespaces import bridge, ip
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.host.process.command import run_blocking
-from qemu_node.net.filter import table
+from qemu_node.net.filter import filtertable
 from qemu_node.net.manager import AttachedPort, PortManager
-from qemu_node.vm.network import Network
+from qemu_node.vm.vmnetwork import Network
 
 pytestmark = [
     pytest.mark.needs_vlans,
@@ -145,7 +145,7 @@ async def test_the_filter_comes_back_where_nobody_can_own_it(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     # As before nft 1.1 and Linux 6.10.
-    monkeypatch.setattr(table, "_FLAGS", "")
+    monkeypatch.setattr(filtertable, "_FLAGS", "")
     await watched.manager.aclose()
     run_blocking(["nft", "delete", "table", "bridge", "qn"])
     await watched.network.reconcile()

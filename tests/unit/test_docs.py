@@ -14,7 +14,7 @@ import hcl2
 import msgspec
 import pytest
 
-from qemu_node.cli import errors as cli_errors
+from qemu_node.cli import errortext as cli_errors
 from qemu_node.cli.main import cli
 from qemu_node.cli.vm import exec as cli_exec
 from qemu_node.config import images as images_config
@@ -39,7 +39,7 @@ from qemu_node.qemu.overhead import guest_memory_bytes
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.run.jobfile.reader import JobSource, Parser, load_job
 from qemu_node.units import GIB, MIB
-from qemu_node.vm.life.stop import plan_stop
+from qemu_node.vm.life.stopladder import plan_stop
 from qemu_node.vm.record import outcome
 
 _ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import pytest
 
 from qemu_node.__main__ import main
 from qemu_node.errors import HostError
-from qemu_node.nomad.driver import plugin
+from qemu_node.nomad.driver import vmplugin
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def start_as_nomad_does(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseExcept
             if error is not None:
                 raise error
 
-        monkeypatch.setattr(plugin, "run_driver", run_driver)
+        monkeypatch.setattr(vmplugin, "run_driver", run_driver)
         monkeypatch.setattr(sys, "argv", ["qemu-node", "driver"])
         return main()
 
@@ -26,7 +26,7 @@ def start_as_nomad_does(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseExcept
 def test_the_driver_that_nomad_starts_imports_nothing_of_the_command(
     start_as_nomad_does: Callable[[BaseException | None], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("click", "rich", "qemu_node.cli.main", "qemu_node.cli.errors"):
+    for name in ("click", "rich", "qemu_node.cli.main", "qemu_node.cli.errortext"):
         monkeypatch.setitem(sys.modules, name, None)
     assert start_as_nomad_does(None) == 0
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from qemu_node.cli.errors import EXIT_ERROR, show_error, show_finding
+from qemu_node.cli.errortext import EXIT_ERROR, show_error, show_finding
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Cell, Column, print_json, print_table
 from qemu_node.images.http.url import redact
@@ -107,7 +107,7 @@ def check(ctx: click.Context, app: App, directory: Path | None, as_json: bool) -
 def _check_node_toml(path: Path | None) -> "tuple[ConfigFile | None, ConfigError | None]":
     """Return node.toml and what is wrong with it."""
     from qemu_node.config import node as node_config
-    from qemu_node.config.lines import with_line
+    from qemu_node.config.wrongline import with_line
     from qemu_node.errors import ConfigError
 
     found = None

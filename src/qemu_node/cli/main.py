@@ -1,7 +1,7 @@
 """`qemu-node`: the group of all commands.
 
 Owns the table of commands, the global options, and which exit status an error has. Each command
-lives in a module of its own; what an error looks like is `errors`.
+lives in a module of its own; what an error looks like is `errortext`.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qemu_node.cli.errors import (
+from qemu_node.cli.errortext import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     PROGRAM,
@@ -97,7 +97,7 @@ class App:
         try:
             return load_file(self.config_path)
         except SettingError as exc:
-            from qemu_node.config.lines import with_line
+            from qemu_node.config.wrongline import with_line
 
             raise with_line(exc) from exc
 
@@ -149,7 +149,7 @@ def driver(app: App, restart: bool, stop_with_parent: bool) -> None:
     if restart:
         _restart_plugins(app)
         return
-    from qemu_node.nomad.driver.plugin import run_driver
+    from qemu_node.nomad.driver.vmplugin import run_driver
 
     run_driver(config_path=app.config_path, stop_with_parent=stop_with_parent)
 
@@ -163,7 +163,7 @@ def _restart_plugins(app: App) -> None:
     import asyncio
 
     from qemu_node.errors import AS_ROOT, HostError
-    from qemu_node.nomad.driver.plugin import run_dirs
+    from qemu_node.nomad.driver.vmplugin import run_dirs
     from qemu_node.nomad.plugin.running import end_plugins, find_plugins
 
     if os.geteuid() != 0:

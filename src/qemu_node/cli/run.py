@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qemu_node.cli.errors import EXIT_ERROR, EXIT_INTERRUPTED
+from qemu_node.cli.errortext import EXIT_ERROR, EXIT_INTERRUPTED
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Duration
 from qemu_node.errors import JobError
@@ -74,7 +74,7 @@ def run(
     scheduled, registered or restarted.
     """
     # Imported here: `qemu-node run --help` needs none of it.
-    from qemu_node.cli.output import open_view
+    from qemu_node.cli.runview import open_view
     from qemu_node.run.jobfile.reader import STDIN, JobSource, Parser, load_job
     from qemu_node.run.runner import RunSettings, run_job
     from qemu_node.run.session import SessionOptions

@@ -1,7 +1,7 @@
 """Tables, JSON and durations, the same in every command.
 
 Owns how a list looks: styled and cut to the width on a terminal, whole and aligned elsewhere, where
-other programs read it. Does not own what is listed, nor the live view of a session (`output`).
+other programs read it. Does not own what is listed, nor the live view of a session (`runview`).
 """
 
 import re

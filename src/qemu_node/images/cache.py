@@ -19,7 +19,7 @@ from qemu_node.images.download.pull import Pulled, Puller
 from qemu_node.images.download.writer import Progress
 from qemu_node.images.errors import ImageDownloadError
 from qemu_node.images.http.address import AddressPolicy, parse_networks
-from qemu_node.images.http.settings import FetchLimits, HttpSettings
+from qemu_node.images.http.httpsettings import FetchLimits, HttpSettings
 from qemu_node.images.openimage import CachedImage, ImageOpener
 from qemu_node.images.source.allowlist import AllowedSource, check_allowed, parse_allowed
 from qemu_node.images.source.checksum import Checksum, find_in_sums, parse_checksum

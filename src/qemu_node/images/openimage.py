@@ -21,7 +21,7 @@ from qemu_node.images.source.checksum import Algorithm, Checksum, require_equal
 from qemu_node.images.source.localfile import copy_private, is_shared, open_local
 from qemu_node.images.source.name import PathSource, RemoteSource
 from qemu_node.images.store.blob import mark_used
-from qemu_node.images.store.record import Version
+from qemu_node.images.store.sourcerecord import Version
 from qemu_node.images.store.store import ImageStore
 from qemu_node.units import Share
 

@@ -1,7 +1,7 @@
 """Stopping a VM beside the driver that manages it: the stop ladder, by way of the monitor.
 
 Owns when such a stop is over, and telling how far it is. The driver sees the end and reports it to
-Nomad; nothing is written here. Does not own the ladder (`vm.life.stop`).
+Nomad; nothing is written here. Does not own the ladder (`vm.life.stopladder`).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from qemu_node.host.process.pidfd import send_signal, wait_gone
 from qemu_node.inventory.access import agent_of, connect_monitor
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
-from qemu_node.vm.life.stop import StopAction, StopStep, descend, take_step
+from qemu_node.vm.life.stopladder import StopAction, StopStep, descend, take_step
 from qemu_node.vm.record.outcome import guest_end_of_status
 from qemu_node.vm.record.record import VMRecord
 

@@ -3,7 +3,7 @@
 Owns which VMs these are, one pass over all of them within one time limit, and what is written down
 so that such an end does not count as the task's own. Needs no driver and no agent, and leaves no
 QEMU behind: a guest that is off is not kept for a driver, as `stop` does. Does not own the ladder
-(`vm.life.stop`) nor what a driver makes of it later (`vm.supervisor`).
+(`vm.life.stopladder`) nor what a driver makes of it later (`vm.supervisor`).
 """
 
 import asyncio
@@ -25,7 +25,14 @@ from qemu_node.qga.agent import GuestAgent
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import QmpEvent
-from qemu_node.vm.life.stop import StopAction, StopStep, descend, plan_quit, plan_stop, take_step
+from qemu_node.vm.life.stopladder import (
+    StopAction,
+    StopStep,
+    descend,
+    plan_quit,
+    plan_stop,
+    take_step,
+)
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory, visible_vm_ids
 from qemu_node.vm.record.outcome import VMExit, guest_end_of_event, guest_end_of_status
 from qemu_node.vm.record.processes import find_vm_processes

@@ -21,20 +21,20 @@ from qemu_node.host.concurrency.threads import Worker, to_the_end
 from qemu_node.net.announce import announce
 from qemu_node.net.errors import BridgeUnfitError, NetworkOwnedError, NftMissingError, TapBusyError
 from qemu_node.net.filter.elements import elements
+from qemu_node.net.filter.filtertable import FilterTable
 from qemu_node.net.filter.guard import UserGuard
 from qemu_node.net.filter.nft import Nft
 from qemu_node.net.filter.ruleset import FAMILY, TABLE
-from qemu_node.net.filter.table import FilterTable
 from qemu_node.net.netlink.notices import Watched
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.owner import NetworkOwner
 from qemu_node.net.port.bridge import bridge_problems, check_bridge, has_taps
 from qemu_node.net.port.bridgeport import join_bridge, open_port, repair_ports
 from qemu_node.net.port.checksums import ensure_device
-from qemu_node.net.port.plan import plan_elements
+from qemu_node.net.port.portplan import plan_elements
 from qemu_node.net.port.rate import limit_rate
 from qemu_node.net.port.tap import Tap, check_free, open_tap
-from qemu_node.net.port.uplink import Uplink
+from qemu_node.net.port.uplinkport import Uplink
 from qemu_node.net.portspec import PortSpec
 
 log = logging.getLogger(__name__)

@@ -44,7 +44,7 @@ DEVICES = frozenset({
     "virtio-mouse-pci", "virtio-multitouch-pci", "virtio-tablet-pci",
     # Screens
     "VGA", "bochs-display", "cirrus-vga", "ramfb", "secondary-vga", "virtio-gpu-pci", "virtio-vga",
-    # Sound: without an -audiodev, which no job can have, it goes nowhere (`process`)
+    # Sound: without an -audiodev, which no job can have, it goes nowhere (`startqemu`)
     "AC97", "ES1370", "hda-duplex", "hda-micro", "hda-output", "ich9-intel-hda", "intel-hda",
     "sb16", "usb-audio",
     # Others

@@ -1,7 +1,7 @@
 """QEMU's command line, built from a `VMSpec` without I/O.
 
 Owns the order and spelling of every option. Does not own the PCI devices and their backends
-(`devices`), raw options of a job (`args` checks them), nor how the process is started (`process`).
+(`devices`), the check of a job's raw options (`args`), nor the start of the process (`startqemu`).
 
 Whatever carries a path or a name from outside is written as JSON where QEMU takes JSON (`-object`,
 `-blockdev`, `-netdev`, `-device`; QEMU 6.1 and later), so that no character in it can start another

@@ -18,8 +18,8 @@ from typing import Literal, TypeVar
 
 from qemu_node.errors import GuestAgentError
 from qemu_node.qga import replies
+from qemu_node.qga.agentsession import AgentSession, AgentTimeoutError
 from qemu_node.qga.replies import AgentInfo, ExecResult, GuestInterface, OsInfo
-from qemu_node.qga.session import AgentSession, AgentTimeoutError
 from qemu_node.qga.wire import AgentRefusedError
 from qemu_node.text import printable
 

@@ -1,7 +1,7 @@
 """The guest agent's messages as bytes: requests, lines, replies. Pure.
 
 Owns framing, resynchronisation, and the limits that make a hostile guest's bytes safe to read.
-Does not own the socket or the deadline (`session`).
+Does not own the socket or the deadline (`agentsession`).
 
 The protocol is JSON, one object in a line, without ids. So a reply may belong to a client that is
 gone. `guest-sync-delimited` solves this (qga/qapi-schema.json). The byte 0xFF, which JSON never

@@ -1,7 +1,7 @@
 """The driver as a session uses it: plain values in and out, gRPC messages inside.
 
 Owns the order in which an agent first talks to a plugin, and the translation of messages. Does not
-own the process and the connection (`nomad.agent.client`).
+own the process and the connection (`nomad.agent.pluginclient`).
 """
 
 import os
@@ -18,7 +18,7 @@ from qemu_node.host.process.exitstatus import signal_name
 from qemu_node.nomad.agent.encoding import encode_config
 from qemu_node.nomad.plugin.service import DriverService, PluginBase
 from qemu_node.nomad.proto import base_pb2, driver_pb2, structs_pb2
-from qemu_node.run.taskconfig import DriverFacts
+from qemu_node.run.allocation.taskconfig import DriverFacts
 from qemu_node.text import DECODE_ERRORS
 
 _API_VERSION = "v0.1.0"

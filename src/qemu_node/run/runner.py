@@ -18,14 +18,14 @@ from pathlib import Path
 
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import HostError
-from qemu_node.nomad.agent.client import LogEntry, PluginClient
+from qemu_node.nomad.agent.pluginclient import LogEntry, PluginClient
 from qemu_node.nomad.plugin.running import STOP_WITH_PARENT
-from qemu_node.run.allocdir import SessionDir, sweep
+from qemu_node.run.allocation.allocdir import SessionDir, sweep
+from qemu_node.run.allocation.placement import own_cpus, pick_free_ports, place
 from qemu_node.run.driverlink import DriverLink, driver_environment
-from qemu_node.run.events import EventKind, RunEvent
 from qemu_node.run.guestwatch import AgentWatch
 from qemu_node.run.jobfile.job import Job
-from qemu_node.run.placement import own_cpus, pick_free_ports, place
+from qemu_node.run.runevents import EventKind, RunEvent
 from qemu_node.run.session import Session, SessionOptions, SessionResult
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """One run of a job's VMs: start all, watch, wait, stop, clean up.
 
 Owns the order of the steps and what counts as a failure. Does not own the driver's process
-(`runner`), nor how events are shown (`cli.output`). A VM that has ended is not restarted.
+(`runner`), nor how events are shown (`cli.runview`). A VM that has ended is not restarted.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from typing import TypeVar
 from qemu_node.errors import NodeError
 from qemu_node.inventory.address import reachable_address
 from qemu_node.inventory.consolelog import ConsoleLog
+from qemu_node.run.allocation.placement import Placement
+from qemu_node.run.allocation.taskconfig import prepare_task
 from qemu_node.run.driverlink import DriverInfo, TaskDriver, TaskEnd
-from qemu_node.run.events import EventKind, RunEvent
 from qemu_node.run.guestwatch import GuestFacts, GuestWatch
 from qemu_node.run.logtail import LogTail
-from qemu_node.run.placement import Placement
-from qemu_node.run.taskconfig import prepare_task
+from qemu_node.run.runevents import EventKind, RunEvent
 from qemu_node.vm.record.record import StateError, VMRecord, read_record
 
 T = TypeVar("T")

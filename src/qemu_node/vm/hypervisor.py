@@ -14,8 +14,8 @@ from qemu_node.host.files.directories import make_directory, open_directory
 from qemu_node.host.files.passage import require_passage
 from qemu_node.host.process.users import UserClaim, drop_claim
 from qemu_node.qemu.accel.accelerator import AcceleratorChoice, ProofMemory, choose_accelerator
-from qemu_node.qemu.accel.probe import QemuBinary, choose_aio, find_qemu
 from qemu_node.qemu.accel.proof import ProofGuest
+from qemu_node.qemu.accel.qemubinary import QemuBinary, choose_aio, find_qemu
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode
 

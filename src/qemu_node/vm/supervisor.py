@@ -20,16 +20,16 @@ from qemu_node.host.concurrency.threads import Worker, to_the_end
 from qemu_node.vm.admission import Admission
 from qemu_node.vm.life.diskguard import DiskGuard
 from qemu_node.vm.life.endings import Endings
-from qemu_node.vm.life.health import HealthServer
+from qemu_node.vm.life.healthserver import HealthServer
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.life.usage import DiskState, UsageMeter, drops_of, read_usage
-from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.output.console_log import PumpTurns
-from qemu_node.vm.output.logs import NO_LOGS, TaskLogs, VMLogs, opened_at_first_use
+from qemu_node.vm.output.vmlogs import NO_LOGS, TaskLogs, VMLogs, opened_at_first_use
 from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record.directory import DirectoryLock, VMBusyError, VMDirectory
 from qemu_node.vm.record.record import VMState
 from qemu_node.vm.record.removal import VMName, remove_files, remove_named
+from qemu_node.vm.services import Node, Tell
 from qemu_node.vm.start.launch import launch
 from qemu_node.vm.start.request import VMRequest
 

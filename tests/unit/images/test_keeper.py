@@ -19,7 +19,7 @@ from qemu_node.images.source.name import UrlSource, parse_source
 from qemu_node.images.store.blob import Blob, link_base
 from qemu_node.images.store.eviction import RECENT_S, Reason
 from qemu_node.images.store.partialfile import PartialFile, info_path, write_info
-from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.sourcerecord import SourceRecord
 from qemu_node.images.store.store import ImageStore
 from qemu_node.units import Share
 

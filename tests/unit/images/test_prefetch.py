@@ -13,7 +13,7 @@ from qemu_node.images.prefetch import Prefetcher, prefetched_keys
 from qemu_node.images.source.credentials import CredentialStore
 from qemu_node.images.source.name import PathSource, parse_source
 from qemu_node.images.source.remote import find_remote
-from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.sourcerecord import SourceRecord
 from qemu_node.images.store.store import ImageStore
 
 A, B = "http://h/a", "http://h/b"

@@ -12,8 +12,8 @@ from qemu_node.errors import HostError
 from qemu_node.host.process.identity import ProcessId
 from qemu_node.inventory import stop as vmstop
 from qemu_node.inventory.stop import Stopper
-from qemu_node.vm.life import stop as ladder
-from qemu_node.vm.life.stop import StopAction, StopStep
+from qemu_node.vm.life import stopladder as ladder
+from qemu_node.vm.life.stopladder import StopAction, StopStep
 from qemu_node.vm.record.record import VMRecord
 
 TIMEOUT_S = 60.0

@@ -14,8 +14,8 @@ from qemu_node.errors import HostError
 from qemu_node.host.process.identity import ProcessId
 from qemu_node.inventory import stopall
 from qemu_node.inventory.stopall import Ended, stop_all
-from qemu_node.vm.life import stop as ladder
-from qemu_node.vm.life.stop import StopAction
+from qemu_node.vm.life import stopladder as ladder
+from qemu_node.vm.life.stopladder import StopAction
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
 from qemu_node.vm.record.outcome import POWERED_OFF
 from qemu_node.vm.record.record import VMRecord

@@ -7,8 +7,8 @@ from fakes.fake_qga import FakeProgram, FakeQga
 from qemu_node.errors import GuestAgentError
 from qemu_node.qga import agent as commands
 from qemu_node.qga.agent import INPUT_MAX_BYTES, GuestAgent
+from qemu_node.qga.agentsession import AgentTimeoutError
 from qemu_node.qga.replies import GuestInterface
-from qemu_node.qga.session import AgentTimeoutError
 from qemu_node.qga.wire import AgentRefusedError
 
 LONG_S = 20.0

@@ -7,11 +7,11 @@ import pytest
 from fakes.fake_task_driver import FakeTaskDriver
 
 from qemu_node.errors import JobError, MissingPartError
+from qemu_node.run.allocation.placement import Placement, place
 from qemu_node.run.driverlink import TaskEnd, TaskEvent
-from qemu_node.run.events import EventKind, RunEvent
 from qemu_node.run.guestwatch import GuestFacts
 from qemu_node.run.jobfile.job import job_from_api
-from qemu_node.run.placement import Placement, place
+from qemu_node.run.runevents import EventKind, RunEvent
 from qemu_node.run.session import Session, SessionOptions, SessionResult
 from qemu_node.vm.record.record import VMRecord
 

@@ -16,7 +16,7 @@ from qemu_node.errors import NodeError
 from qemu_node.host.files.passage import ClosedDirectory
 from qemu_node.host.files.space import DiskSpace
 from qemu_node.host.sockets import SUN_PATH_MAX_BYTES
-from qemu_node.qemu.accel.probe import QemuBinary
+from qemu_node.qemu.accel.qemubinary import QemuBinary
 from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.spec import Accelerator, FirmwareMode
 from qemu_node.units import GIB, Share, format_size

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qemu_node.cli.errors import EXIT_ERROR
+from qemu_node.cli.errortext import EXIT_ERROR
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import print_json
 from qemu_node.text import clean

@@ -31,8 +31,8 @@ from qemu_node.images.cache import check_settings
 from qemu_node.images.source.credentials import secret_problems
 from qemu_node.inventory.state import held_locks, is_locked
 from qemu_node.nomad.plugin.handshake import lock_path, plugins_dir
-from qemu_node.qemu.accel.probe import QemuBinary, find_qemu
 from qemu_node.qemu.accel.proof import KVM_DEVICE
+from qemu_node.qemu.accel.qemubinary import QemuBinary, find_qemu
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.vm.hypervisor import Hypervisor, HypervisorFinder

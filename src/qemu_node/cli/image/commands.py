@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qemu_node.cli.errors import EXIT_ERROR
+from qemu_node.cli.errortext import EXIT_ERROR
 from qemu_node.cli.image.pull import pull
 from qemu_node.cli.image.table import (
     COLUMNS,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from qemu_node.cli.errors import EXIT_ERROR
+from qemu_node.cli.errortext import EXIT_ERROR
 from qemu_node.cli.nodeos.group import pass_node
 from qemu_node.cli.terminal import Cell, Column, print_fields, print_json, print_table, say
 from qemu_node.config.uplinkfile import format_uplink

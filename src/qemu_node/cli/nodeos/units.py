@@ -10,7 +10,7 @@ import signal
 
 import click
 
-from qemu_node.cli.errors import EXIT_ERROR
+from qemu_node.cli.errortext import EXIT_ERROR
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.nodeos.group import pass_node
 from qemu_node.cli.terminal import Duration, say

@@ -1,7 +1,7 @@
 """The VM that a command line names: its help, its completion, and finding it.
 
 Owns what a VM must be for a command to use it. Does not own what a name can be
-(`inventory.registry`).
+(`inventory.vms`).
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import click
 
 from qemu_node.cli.main import App
 from qemu_node.errors import AS_ROOT_OR_GROUP, MissingPartError, NodeError, VMNotFoundError
-from qemu_node.inventory.registry import find_vm, list_vms
+from qemu_node.inventory.vms import find_vm, list_vms
 from qemu_node.text import clean
 from qemu_node.vm.record.record import VMRecord
 

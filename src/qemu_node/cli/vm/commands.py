@@ -12,14 +12,14 @@ from pathlib import Path
 
 import click
 
-from qemu_node.cli.errors import with_sudo
+from qemu_node.cli.errortext import with_sudo
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Duration, print_fields, print_json, print_table, waiting
 from qemu_node.cli.vm.argument import complete_vm, running_vm, vm_argument, with_vm_help
 from qemu_node.cli.vm.exec import exec_
 from qemu_node.cli.vm.logs import logs
 from qemu_node.errors import AS_ROOT
-from qemu_node.inventory.registry import find_vm
+from qemu_node.inventory.vms import find_vm
 from qemu_node.text import clean
 from qemu_node.vm.record.record import VMRecord
 
@@ -192,7 +192,7 @@ def stop(
 
         ctx.exit(stop_every_vm(app, 0.0 if now else timeout_s, as_json=as_json))
     from qemu_node.inventory.stop import Stopper
-    from qemu_node.vm.life.stop import plan_quit, plan_stop
+    from qemu_node.vm.life.stopladder import plan_quit, plan_stop
 
     record = running_vm(app, name)
     with waiting(f"stopping {record.vm_id}") as tell:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from qemu_node.cli.errors import show_error
+from qemu_node.cli.errortext import show_error
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Duration, print_json
 from qemu_node.cli.vm.argument import running_vm, vm_argument, with_vm_help
@@ -171,7 +171,7 @@ async def _run(
 ) -> "ExecResult":
     from qemu_node.inventory.access import agent_of
     from qemu_node.qga.agent import CommandTimeoutError
-    from qemu_node.qga.session import AgentTimeoutError
+    from qemu_node.qga.agentsession import AgentTimeoutError
 
     try:
         return await agent_of(record).run(command, input=stdin, timeout_s=timeout_s)

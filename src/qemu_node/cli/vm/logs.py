@@ -13,7 +13,7 @@ import click
 
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.vm.argument import vm_argument, with_vm_help
-from qemu_node.inventory.registry import find_vm
+from qemu_node.inventory.vms import find_vm
 
 if TYPE_CHECKING:
     from qemu_node.inventory.consolelog import ConsoleLog

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qemu_node.cli.errors import EXIT_ERROR, show_error
+from qemu_node.cli.errortext import EXIT_ERROR, show_error
 from qemu_node.cli.main import App
 from qemu_node.cli.terminal import print_json, waiting
 from qemu_node.errors import ConfigError
-from qemu_node.vm.life.stop import StopAction
+from qemu_node.vm.life.stopladder import StopAction
 
 if TYPE_CHECKING:
     from qemu_node.config.node import Paths

@@ -20,14 +20,14 @@ from qemu_node.images.errors import ChecksumMismatchError, ImageDownloadError, U
 from qemu_node.images.format import imagefile
 from qemu_node.images.format.qemuimg import check_image
 from qemu_node.images.http.answer import Validators
-from qemu_node.images.http.settings import HttpSettings
+from qemu_node.images.http.httpsettings import HttpSettings
 from qemu_node.images.http.small import fetch_small
 from qemu_node.images.http.transfer import Resume, transfer
 from qemu_node.images.source.checksum import Algorithm, Checksum, require_equal
 from qemu_node.images.source.name import OciSource, S3Source, UrlSource
 from qemu_node.images.source.remote import Located, Remote, url_file
 from qemu_node.images.store.partialfile import DiskLimits, PartialFile
-from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.sourcerecord import SourceRecord
 from qemu_node.images.store.store import ImageStore
 from qemu_node.units import Share
 

@@ -25,7 +25,7 @@ from qemu_node.images.source.checksum import Algorithm, Checksum, find_in_sums
 from qemu_node.images.source.name import UrlSource
 from qemu_node.images.source.remote import Remote, url_file
 from qemu_node.images.store.partialfile import progress_at
-from qemu_node.images.store.record import SourceRecord, Version
+from qemu_node.images.store.sourcerecord import SourceRecord, Version
 from qemu_node.images.store.store import ImageStore
 
 log = logging.getLogger(__name__)

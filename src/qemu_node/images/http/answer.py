@@ -2,7 +2,7 @@
 
 Owns the grammars of Content-Range, Content-Encoding, ETag and Retry-After as far as a download
 needs them (RFC 9110), the region in an answer of S3, and reading a body in chunks. Does not own the
-request (`request`) nor what is done with the bytes (`small`, `transfer`).
+request (`httpfile`) nor what is done with the bytes (`small`, `transfer`).
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qemu_node.images.errors import ImageRefusedError
-from qemu_node.images.http.settings import FetchLimits
+from qemu_node.images.http.httpsettings import FetchLimits
 from qemu_node.images.http.url import HttpUrl
 
 if TYPE_CHECKING:

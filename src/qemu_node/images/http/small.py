@@ -1,6 +1,6 @@
 """Small files over HTTP, read whole: SUMS files, manifests, tokens.
 
-Owns their limits of size and time and the encoding of text. Does not own the request (`request`)
+Owns their limits of size and time and the encoding of text. Does not own the request (`httpfile`)
 nor images (`transfer`).
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
-from qemu_node.images.http.request import HttpFile, request
-from qemu_node.images.http.settings import HttpSettings
+from qemu_node.images.http.httpfile import HttpFile, request
+from qemu_node.images.http.httpsettings import HttpSettings
 from qemu_node.units import MIB, format_size
 
 # UTF-32's first: UTF-16's little-endian mark is the beginning of it.

@@ -1,7 +1,7 @@
 """One file over HTTP from a source that may be slow, broken or hostile, however large it is.
 
 Owns the limits of size and time, resuming after a connection broke, and starting over when the file
-has changed. Does not own a single request (`request`), where the bytes go (`Sink`) nor what they
+has changed. Does not own a single request (`httpfile`), where the bytes go (`Sink`) nor what they
 must be (`source.checksum`).
 """
 
@@ -21,8 +21,8 @@ from qemu_node.images.http.answer import (
     parse_content_range,
     validators_of,
 )
-from qemu_node.images.http.request import HttpFile, request
-from qemu_node.images.http.settings import HttpSettings
+from qemu_node.images.http.httpfile import HttpFile, request
+from qemu_node.images.http.httpsettings import HttpSettings
 from qemu_node.units import format_size
 
 log = logging.getLogger(__name__)

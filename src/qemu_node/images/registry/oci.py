@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
-from qemu_node.images.http.request import HttpFile, Sign
+from qemu_node.images.http.httpfile import HttpFile, Sign
 from qemu_node.images.http.small import SmallAnswer
 from qemu_node.images.http.url import HttpUrl, UrlError, is_loopback, parse_host_port, parse_url
 from qemu_node.images.registry.challenge import Challenge, parse_challenges

@@ -18,7 +18,7 @@ import msgspec
 
 from qemu_node.config.images import CredentialConfig, canonical_host
 from qemu_node.images.errors import ImageDownloadError, ImageRefusedError
-from qemu_node.images.http.request import Sign
+from qemu_node.images.http.httpfile import Sign
 from qemu_node.images.http.url import is_loopback, parse_url
 
 log = logging.getLogger(__name__)

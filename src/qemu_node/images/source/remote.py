@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from qemu_node.images.http.request import HttpFile, Sign
+from qemu_node.images.http.httpfile import HttpFile, Sign
 from qemu_node.images.http.url import parse_url
 from qemu_node.images.source.checksum import Checksum
 from qemu_node.images.source.credentials import Credential, CredentialStore

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
-from qemu_node.images.http.request import HttpFile
+from qemu_node.images.http.httpfile import HttpFile
 from qemu_node.images.http.url import DEFAULT_PORTS
 from qemu_node.images.source.credentials import Credential, S3Access, S3Keys
 from qemu_node.images.source.name import S3Source

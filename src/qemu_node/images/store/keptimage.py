@@ -10,7 +10,7 @@ from qemu_node.errors import ImageError
 from qemu_node.images.source.checksum import Algorithm
 from qemu_node.images.store.blob import Blob, FileId
 from qemu_node.images.store.eviction import Reason
-from qemu_node.images.store.record import SourceRecord, Version
+from qemu_node.images.store.sourcerecord import SourceRecord, Version
 from qemu_node.text import nearest
 
 _DIGEST_MIN_CHARS = 4

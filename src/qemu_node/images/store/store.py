@@ -39,7 +39,7 @@ from qemu_node.host.files.lock import FileLock
 from qemu_node.images.errors import ImageStorageError, storage_errors
 from qemu_node.images.store.blob import Blob, list_blobs
 from qemu_node.images.store.partialfile import PartialFile
-from qemu_node.images.store.record import RECORD_VERSION, SourceRecord, Version
+from qemu_node.images.store.sourcerecord import RECORD_VERSION, SourceRecord, Version
 from qemu_node.text import DECODE_ERRORS
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The nftables table that keeps guests in user mode from reaching this node.
 
 Owns loading, checking and removing it. Does not own its text (`usermode`) nor whether a VM needs
-it (`vm.network`). Calls block: use a thread.
+it (`vm.vmnetwork`). Calls block: use a thread.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """The text of the nftables table that stops spoofed frames of guests. Pure.
 
 Owns the rules, the sets and the reasons for a drop. Does not own what is in the sets (`elements`)
-nor loading the table (`table`).
+nor loading the table (`filtertable`).
 
 The table fails closed: no frame of a TAP (`qn*`) without elements passes. There is no rule per VM:
 what differs between VMs is in sets keyed by the TAP. So adding a port is one small transaction, and

@@ -1,8 +1,8 @@
 """TAPs as ports of the bridge: joined and opened step by step, repaired, removed.
 
 Owns the order of the steps, which lets no frame pass too early. Does not own the TAP (`tap`), the
-filter (`net.filter`), the bridge (`bridge`), the uplink (`uplink`) nor what has to be repaired
-(`plan`). Calls block: use a thread.
+filter (`net.filter`), the bridge (`bridge`), the uplink (`uplinkport`) nor what has to be repaired
+(`portplan`). Calls block: use a thread.
 """
 
 import logging
@@ -23,7 +23,7 @@ from qemu_node.net.netlink.messages import (
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.netlink.traffic import forget_redirect, redirect
 from qemu_node.net.port.checksums import ensure_device, is_redirected
-from qemu_node.net.port.plan import plan_ports
+from qemu_node.net.port.portplan import plan_ports
 from qemu_node.net.portspec import PortSpec
 from qemu_node.vlans import to_ranges
 

@@ -219,8 +219,8 @@ async def _fetch(place: SeedPlace, machine: Machine) -> FoundSeed:
     """Fetch a seed; the network may come up only now, so it is tried for minutes."""
     # They take 0.2 s to import, which a boot without a seed saves.
     from qemu_node.images.http.address import ANYWHERE
-    from qemu_node.images.http.request import HttpFile
-    from qemu_node.images.http.settings import HttpSettings
+    from qemu_node.images.http.httpfile import HttpFile
+    from qemu_node.images.http.httpsettings import HttpSettings
     from qemu_node.images.http.small import fetch_small
     from qemu_node.images.http.url import redact
 

@@ -38,7 +38,7 @@ _TAIL_BYTES = 4096
 _COLOURED = re.compile(r"\x1b\[\d+m(?P<level>[A-Z]{4})\x1b\[0m\[[^\]]*\] (?P<words>.*)")
 _PLAIN = re.compile(r'level=(?P<level>\w+) msg="(?P<words>(?:[^"\\]|\\.)*)"')
 _LEVELS = {"DEBU": "debug", "INFO": "info", "WARN": "warning", "ERRO": "error", "FATA": "error"}
-# What our own commands in its hooks say (`cli.errors`).
+# What our own commands in its hooks say (`cli.errortext`).
 _HOOK_ERROR = "error: "
 # How hashicorp/go-multierror begins; what it lists was said before, by whoever met it.
 _LIST_FOLLOWS = "occurred:"

@@ -12,7 +12,7 @@ from pathlib import Path
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import ConfigError, JobError
 from qemu_node.images.http.address import ANYWHERE
-from qemu_node.images.http.settings import HttpSettings
+from qemu_node.images.http.httpsettings import HttpSettings
 from qemu_node.images.http.small import fetch_small
 from qemu_node.images.registry.artifact import fetch_artifact
 from qemu_node.images.registry.oci import FetchSmall

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from qemu_node.nomad.plugin import status
+from qemu_node.nomad.plugin import grpcstatus
+from qemu_node.nomad.plugin.grpcstatus import PluginError
 from qemu_node.nomad.plugin.rpc import Method, grpc, methods_of
 from qemu_node.nomad.plugin.service import DriverService, PluginBase
-from qemu_node.nomad.plugin.status import PluginError
 from qemu_node.nomad.proto import base_pb2, driver_pb2, goplugin_pb2, health_pb2
 
 _Reply = TypeVar("_Reply", bound=Message)
@@ -72,8 +72,8 @@ def _error(exc: grpc.aio.AioRpcError | grpc.aio.UsageError) -> PluginError:
     if isinstance(exc, grpc.aio.UsageError):
         return PluginError(grpc.StatusCode.UNAVAILABLE, "the connection to the plugin is closed")
     trailers = dict(exc.trailing_metadata() or ())
-    details = trailers.get(status.DETAILS_KEY)
-    return status.from_status(
+    details = trailers.get(grpcstatus.DETAILS_KEY)
+    return grpcstatus.from_status(
         exc.code(), exc.details() or "", details if isinstance(details, bytes) else None
     )
 

@@ -1,7 +1,7 @@
 """The task driver `vm`: Nomad's RPCs, answered by the VMs of this process.
 
 Owns the translation between Nomad's tasks and VMs: task ids, handles, exits, timeouts. Does not
-own what a VM is (`vm`), what the options mean (`task.request`), or the wire (`plugin`).
+own what a VM is (`vm`), what the options mean (`task.vmrequest`), or the wire (`plugin`).
 
 Nomad's client (2.0.6-dev, as observed) reacts to the answers like this. A WaitTask that fails ends
 the task, so it never raises for a live VM. A RecoverTask that fails starts a second VM, so a VM
@@ -16,19 +16,19 @@ from collections.abc import AsyncIterator, Callable
 from qemu_node.errors import NodeError
 from qemu_node.host.concurrency.cancellation import Undo
 from qemu_node.nomad.driver.runtime import DriverRuntime
+from qemu_node.nomad.plugin.grpcstatus import TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.plugin.service import DriverService
-from qemu_node.nomad.plugin.status import TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task import exec as task_exec
 from qemu_node.nomad.task.advertise import tell_of_address, wait_to_advertise
 from qemu_node.nomad.task.broker import EventBroker, TaskName
 from qemu_node.nomad.task.options import parse_options, task_schema
-from qemu_node.nomad.task.request import build_request
 from qemu_node.nomad.task.stats import build_stats
 from qemu_node.nomad.task.task import PendingState, Task, decode_state, named_vm
+from qemu_node.nomad.task.vmrequest import build_request
 from qemu_node.vm.life.machine import VM
-from qemu_node.vm.node import Tell
 from qemu_node.vm.record.outcome import VMExit
+from qemu_node.vm.services import Tell
 from qemu_node.vm.start.request import Advertise, VMRequest
 
 log = logging.getLogger(__name__)

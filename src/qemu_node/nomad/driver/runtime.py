@@ -28,10 +28,10 @@ from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task.options import PluginConfig
 from qemu_node.nomad.task.tasklog import TaskLog
 from qemu_node.vm.hypervisor import HypervisorFinder
-from qemu_node.vm.network import Network
-from qemu_node.vm.node import Node, Rights
-from qemu_node.vm.output.logs import TaskLogs
+from qemu_node.vm.output.vmlogs import TaskLogs
+from qemu_node.vm.services import Node, Rights
 from qemu_node.vm.supervisor import Supervisor
+from qemu_node.vm.vmnetwork import Network
 
 log = logging.getLogger(__name__)
 

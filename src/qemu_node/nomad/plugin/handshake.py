@@ -2,7 +2,7 @@
 
 Owns the plugin's socket directory, its stdout, and the format of the handshake line for both
 sides. Does not own what is served on the socket (`server`) nor how a plugin is started
-(`agent.client`).
+(`agent.pluginclient`).
 
 Facts: go-plugin 1.8.0 client.go and server.go; HandshakeConfig of Nomad's plugins/base.
 """

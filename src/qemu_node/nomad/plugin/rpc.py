@@ -1,7 +1,7 @@
 """gRPC for both sides of the plugin protocol: the library's settings, and methods as values.
 
 Owns the import of grpc, the options of servers and channels, and reading service descriptors. Does
-not own what a method does (`server`, `agent.client`) nor how errors are sent (`status`).
+not own what a method does (`server`, `agent.pluginclient`) nor how errors are sent (`grpcstatus`).
 """
 
 import os

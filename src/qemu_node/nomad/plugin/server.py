@@ -17,7 +17,7 @@ from typing import Any, cast
 from google.protobuf.message import Message
 
 from qemu_node.errors import HostError, NodeError
-from qemu_node.nomad.plugin import handshake, status
+from qemu_node.nomad.plugin import grpcstatus, handshake
 from qemu_node.nomad.plugin.rpc import SERVER_OPTIONS, Method, grpc, methods_of, unix_target
 from qemu_node.nomad.plugin.service import DriverService, PluginBase
 from qemu_node.nomad.proto import base_pb2, driver_pb2, goplugin_pb2, health_pb2
@@ -231,12 +231,14 @@ async def _fail(context: Context, method: Method, error: Exception) -> None:
         raise error
     if isinstance(error, NodeError):
         # It is normal to be asked for a task that is gone: the agent does so after a restart.
-        level = logging.DEBUG if isinstance(error, status.TaskNotFoundError) else logging.WARNING
+        level = (
+            logging.DEBUG if isinstance(error, grpcstatus.TaskNotFoundError) else logging.WARNING
+        )
         log.log(level, "call failed", extra={"rpc": method.path, "reason": error.explain()})
     else:
         log.error("call failed by a bug", extra={"rpc": method.path}, exc_info=error)
-    answer = status.to_status(error)
-    trailers = ((status.DETAILS_KEY, answer.details),) if answer.details is not None else ()
+    answer = grpcstatus.to_status(error)
+    trailers = ((grpcstatus.DETAILS_KEY, answer.details),) if answer.details is not None else ()
     await context.abort(answer.code, answer.text, trailers)
 
 

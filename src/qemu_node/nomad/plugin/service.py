@@ -3,15 +3,15 @@
 Implemented twice: by the driver, which `server` serves, and by `agent.calls`, which calls a plugin
 process. So the user of a `DriverService` need not know on which side of the wire it is.
 
-A method fails by raising a `NodeError`, which `status` turns into a gRPC status. It is cancelled
-when the caller goes away or the plugin ends. Methods run at the same time, so none may block the
-event loop.
+A method fails by raising a `NodeError`, which `grpcstatus` turns into a gRPC status. It is
+cancelled when the caller goes away or the plugin ends. Methods run at the same time, so none may
+block the event loop.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 
-from qemu_node.nomad.plugin.status import UnsupportedError
+from qemu_node.nomad.plugin.grpcstatus import UnsupportedError
 from qemu_node.nomad.proto import base_pb2, driver_pb2
 
 

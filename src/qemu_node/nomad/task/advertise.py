@@ -16,8 +16,8 @@ from qemu_node.host.concurrency.cancellation import race
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.vm.life.guestnet import GuestNetwork, until_addressed
 from qemu_node.vm.life.machine import VM
-from qemu_node.vm.node import Tell
 from qemu_node.vm.record.record import NicRecord
+from qemu_node.vm.services import Tell
 from qemu_node.vm.start.request import Advertise
 
 _NEWS_LIMIT_S = 900.0

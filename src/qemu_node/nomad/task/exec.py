@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from qemu_node.errors import GuestAgentError, JobError, NodeError
 from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.tasks import TaskOwner
-from qemu_node.nomad.plugin.status import TaskNotFoundError
+from qemu_node.nomad.plugin.grpcstatus import TaskNotFoundError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.qga.agent import CommandStartError
+from qemu_node.qga.agentsession import AgentTimeoutError
 from qemu_node.qga.replies import ExecResult
-from qemu_node.qga.session import AgentTimeoutError
 from qemu_node.vm.life.machine import VM
 
 INPUT_MAX_BYTES = 4 << 20

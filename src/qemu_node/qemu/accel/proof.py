@@ -27,10 +27,9 @@ from qemu_node.host.process.command import Child
 from qemu_node.host.process.exitstatus import describe_exit, with_last_words
 from qemu_node.host.process.pidfd import send_signal
 from qemu_node.host.sockets import listen_unix
-from qemu_node.qemu.accel.probe import QemuBinary
+from qemu_node.qemu.accel.qemubinary import QemuBinary
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.qemu.firmware import Firmware, ensure_varstore
-from qemu_node.qemu.process import start_qemu
 from qemu_node.qemu.spec import (
     Accelerator,
     DiskAio,
@@ -41,6 +40,7 @@ from qemu_node.qemu.spec import (
     SocketFds,
     VMSpec,
 )
+from qemu_node.qemu.startqemu import start_qemu
 from qemu_node.units import MIB
 
 log = logging.getLogger(__name__)

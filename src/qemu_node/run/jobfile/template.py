@@ -1,7 +1,7 @@
 """HCL's strings and heredocs: escapes, indentation, and the `${…}` in them. Pure.
 
 Owns where an expression begins and ends. Does not own what it means: `evaluation` computes those of
-a job file, `run.taskconfig` fills in those that Nomad leaves for the node.
+a job file, `run.allocation.taskconfig` fills in those that Nomad leaves for the node.
 
 Source: HCL's spec.md, "Template Expressions": `${…}` and `%{…}`, escaped as `$${` and `%%{`.
 """

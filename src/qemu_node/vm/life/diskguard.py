@@ -23,8 +23,8 @@ from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import BlockIoError, QmpEvent, RunState, StatusInfo, Stop, typed
 from qemu_node.units import MIB, Share
 from qemu_node.vm.life.usage import DiskState, UsageMeter
-from qemu_node.vm.node import Tell
 from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.services import Tell
 
 log = logging.getLogger(__name__)
 

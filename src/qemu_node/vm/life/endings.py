@@ -1,6 +1,6 @@
 """Turns for QEMUs that are ended: a few at a time, however many stops there are.
 
-Owns how many and for how long. Does not own how a QEMU is ended (`stop`).
+Owns how many and for how long. Does not own how a QEMU is ended (`stopladder`).
 
 Its end costs a QEMU 20 ms of CPU and more, most of it in the kernel, to give back its memory. Where
 hundreds have that to do at once, the driver waits for a CPU among them, and so does every guest

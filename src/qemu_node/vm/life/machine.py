@@ -29,7 +29,7 @@ from qemu_node.qmp.events import QmpEvent, StatusInfo
 from qemu_node.vm.life.control import QemuControl
 from qemu_node.vm.life.diskguard import DiskGuard, calls_for_a_look
 from qemu_node.vm.life.endings import Endings
-from qemu_node.vm.life.stop import (
+from qemu_node.vm.life.stopladder import (
     StopAction,
     StopStep,
     descend,
@@ -52,7 +52,7 @@ from qemu_node.vm.life.transitions import (
     WriteEnd,
     advance,
 )
-from qemu_node.vm.output.logs import VMLogs
+from qemu_node.vm.output.vmlogs import VMLogs
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
 from qemu_node.vm.record.outcome import (
     ProcessEnd,

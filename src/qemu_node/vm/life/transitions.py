@@ -4,14 +4,14 @@
        └─────────────────────QEMU gone────────────────────▲
 
 Owns the state of a VM and the order of acts: an end is told once, and it is on disk before the act
-that destroys the evidence. Does not own carrying acts out (`machine`) nor when a step of a stop is
-due (`stop`). A stop is no phase: the VM may end by itself meanwhile, and a stop may be given up.
+that destroys the evidence. Does not own carrying acts out (`machine`) nor the times of a stop
+(`stopladder`). A stop is no phase: the VM may end by itself meanwhile, and a stop may be given up.
 """
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from qemu_node.vm.life.stop import StopAction
+from qemu_node.vm.life.stopladder import StopAction
 from qemu_node.vm.record.outcome import FORCED_OFF, VMExit
 
 

@@ -1,8 +1,9 @@
 """A VM's start: the order of its steps.
 
-Owns what happens between a request and a guest that runs. Does not own the steps (`steps`, `files`,
-`process`). A start that fails or is cancelled leaves no process, file, socket or user id. A driver
-killed in the middle leaves what `reconcile` and the next start of the task remove.
+Owns what happens between a request and a guest that runs. Does not own the steps (`steps`,
+`vmfiles`, `qemuprocess`). A start that fails or is cancelled leaves no process, file, socket or
+user id. A driver killed in the middle leaves what `reconcile` and the next start of the task
+remove.
 """
 
 from collections.abc import Callable
@@ -18,13 +19,13 @@ from qemu_node.qemu.firmware import find_firmware
 from qemu_node.qemu.overhead import guest_memory_bytes
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.admission import Admission
-from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
 from qemu_node.vm.record.record import VMState
-from qemu_node.vm.start.files import copy_varstore, make_disk, take_image, write_config_drive
-from qemu_node.vm.start.process import Inherited, attach, connect, limit, listen, publish, spawn
+from qemu_node.vm.services import Node, Tell
+from qemu_node.vm.start.qemuprocess import Inherited, attach, connect, limit, listen, publish, spawn
 from qemu_node.vm.start.request import VMRequest
 from qemu_node.vm.start.steps import Start, claim_directory, lease_user
+from qemu_node.vm.start.vmfiles import copy_varstore, make_disk, take_image, write_config_drive
 from qemu_node.vm.start.vmspec import Checked, vm_spec, vm_state
 
 

@@ -1,10 +1,9 @@
 """The first steps of a VM's start, its directory and its user, and what all steps share.
 
-Owns the names of all steps of a start, and what they have in common. Does not own their
-order (`launch`), nor the steps that make the guest's files (`files`) and QEMU's process
-(`process`). Each step is announced in the log with its name (`start step`), so that a test can end
-the driver at any of them, and registers its undo before the next one begins. What a step needs of
-an earlier one is its argument.
+Owns the names of all steps. Does not own their order (`launch`), nor the steps that make the VM's
+files (`vmfiles`) and QEMU's process (`qemuprocess`). Each step is announced in the log with its
+name (`start step`), so that a test can end the driver at any of them, and registers its undo before
+the next one begins. What a step needs of an earlier one is its argument.
 """
 
 import logging
@@ -14,11 +13,11 @@ from enum import StrEnum
 from qemu_node.host.concurrency.cancellation import Undo
 from qemu_node.host.concurrency.threads import acquire_in_thread, to_the_end
 from qemu_node.host.process.users import UserClaim
-from qemu_node.vm.node import Node, Tell
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
 from qemu_node.vm.record.leases import lease_uid
 from qemu_node.vm.record.record import StateError, StateHeader
 from qemu_node.vm.record.removal import claim, remove_files
+from qemu_node.vm.services import Node, Tell
 from qemu_node.vm.start.request import VMRequest
 
 log = logging.getLogger(__name__)

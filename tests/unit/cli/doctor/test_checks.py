@@ -9,7 +9,7 @@ from qemu_node.cli.doctor.checks import Check, DirectoryFacts, KsmFacts, Leftove
 from qemu_node.errors import ConfigError, MissingPartError
 from qemu_node.host.files.passage import ClosedDirectory
 from qemu_node.host.files.space import DiskSpace
-from qemu_node.qemu.accel.probe import QemuBinary
+from qemu_node.qemu.accel.qemubinary import QemuBinary
 from qemu_node.qemu.firmware import Firmware
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, QemuVersion
 from qemu_node.units import GIB, Share

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fakes.cached_images import URL, fill, images
 
-from qemu_node.cli.errors import EXIT_INTERRUPTED
+from qemu_node.cli.errortext import EXIT_INTERRUPTED
 from qemu_node.cli.image import pull as imagepull
 from qemu_node.cli.image.pull import mark_of, progress_line
 from qemu_node.cli.main import main

@@ -10,7 +10,7 @@ from qemu_node.errors import ConfigError
 from qemu_node.host.process.identity import ProcessId
 from qemu_node.inventory import stopall
 from qemu_node.inventory.stopall import Ended, LiveVM, Tell
-from qemu_node.vm.life.stop import StopAction
+from qemu_node.vm.life.stopladder import StopAction
 from qemu_node.vm.record.directory import VMDirectory
 
 

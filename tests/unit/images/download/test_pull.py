@@ -4,7 +4,7 @@ import pytest
 from qemu_node.images.download.pull import Step, plan_pull
 from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.source.checksum import Algorithm, Checksum
-from qemu_node.images.store.record import SourceRecord
+from qemu_node.images.store.sourcerecord import SourceRecord
 
 NOW_S = 1_800_000_000.0
 TTL_S = 300.0

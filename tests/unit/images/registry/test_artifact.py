@@ -3,7 +3,7 @@ import json
 import pytest
 
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
-from qemu_node.images.http.request import HttpFile
+from qemu_node.images.http.httpfile import HttpFile
 from qemu_node.images.http.small import SmallAnswer
 from qemu_node.images.registry.artifact import fetch_artifact
 from qemu_node.images.registry.manifest import MANIFEST_TYPES, digest_of

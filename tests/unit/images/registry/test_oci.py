@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qemu_node.config.images import CredentialConfig
 from qemu_node.images.errors import ChecksumMismatchError, ImageRefusedError
-from qemu_node.images.http.request import HttpFile
+from qemu_node.images.http.httpfile import HttpFile
 from qemu_node.images.http.small import SmallAnswer
 from qemu_node.images.registry.manifest import INDEX_TYPES, MANIFEST_TYPES, digest_of
 from qemu_node.images.registry.oci import parse_token, resolve_oci

@@ -5,7 +5,7 @@ from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.config.node import parse
 from qemu_node.errors import ConfigError, MissingPartError
 from qemu_node.nomad.driver.fingerprint import HostFacts, build_fingerprint, read_host_facts
-from qemu_node.qemu.accel.probe import QemuBinary
+from qemu_node.qemu.accel.qemubinary import QemuBinary
 from qemu_node.qemu.spec import Accelerator, DiskAio, FirmwareMode, QemuVersion
 from qemu_node.vm.hypervisor import Hypervisor
 

@@ -12,7 +12,7 @@ import pytest
 from fakes.fake_qga import FakeProgram, FakeQga
 
 from qemu_node.host.concurrency.tasks import TaskOwner
-from qemu_node.nomad.plugin.status import TaskNotFoundError
+from qemu_node.nomad.plugin.grpcstatus import TaskNotFoundError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task import exec as task_exec
 from qemu_node.qga.agent import GuestAgent

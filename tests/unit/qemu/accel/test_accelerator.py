@@ -12,8 +12,8 @@ from qemu_node.qemu.accel.accelerator import (
     ProofMemory,
     choose_accelerator,
 )
-from qemu_node.qemu.accel.probe import QemuBinary
 from qemu_node.qemu.accel.proof import AcceleratorProof, ProofGuest
+from qemu_node.qemu.accel.qemubinary import QemuBinary
 from qemu_node.qemu.spec import Accelerator, QemuVersion
 
 KVM, TCG = Accelerator.KVM, Accelerator.TCG

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from qemu_node.qemu.accel import proof
-from qemu_node.qemu.accel.probe import QemuBinary
 from qemu_node.qemu.accel.proof import ProofGuest, permission_problem, proof_key, prove
+from qemu_node.qemu.accel.qemubinary import QemuBinary
 from qemu_node.qemu.spec import Accelerator, QemuVersion
 
 _KVM_WORDS = "QEMU was killed by SIGABRT: error: failed to set MSR 0x10a"

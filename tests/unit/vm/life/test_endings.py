@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from qemu_node.vm.life.endings import Endings
-from qemu_node.vm.life.stop import StopAction, descend, plan_quit, plan_stop
+from qemu_node.vm.life.stopladder import StopAction, descend, plan_quit, plan_stop
 
 
 class Ending:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qemu_node.vm.life.stop import StopAction
+from qemu_node.vm.life.stopladder import StopAction
 from qemu_node.vm.life.transitions import (
     Act,
     Acts,

@@ -9,7 +9,7 @@ from qemu_node.host.cgroup import ScopeLimits
 from qemu_node.host.process.identity import identify
 from qemu_node.net.port.tap import Tap
 from qemu_node.net.portspec import PortSpec, UserPort
-from qemu_node.qemu.accel.probe import QemuBinary
+from qemu_node.qemu.accel.qemubinary import QemuBinary
 from qemu_node.qemu.spec import (
     Accelerator,
     BaseImage,
