@@ -1,0 +1,12 @@
+"""The console: web page, API and metrics on one port. Below `cli` and `run`; no VM needs it.
+
+- `serve`: builds the parts and starts them
+- `api`: the routes of /api/v1
+- `screen`, `serial`, `keys`, `metrics`: parts with routes of their own
+- `page`: what a browser is given
+- `frame`: from a table of routes to an application and its OpenAPI document
+- `access`: who may do what, by Nomad's ACLs
+- `fleet`: which VMs there are, and how they are
+- `listener`: the port
+- `problems`: an error, as a client of the API sees it
+"""

@@ -1,0 +1,1 @@
+"""Who may do what: rights, sessions, and the answers of Nomad's ACLs."""

@@ -1,0 +1,1 @@
+"""Which VMs there are, and how they are."""

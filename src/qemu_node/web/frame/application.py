@@ -1,0 +1,102 @@
+"""The aiohttp application of a table of routes.
+
+Owns the order in which a request is judged: who sends it, whether there is such a VM, whether it is
+well formed; then the handler. So nobody learns from an error what he may not know.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from qemu_node.text import DECODE_ERRORS, printable
+from qemu_node.web.fleet.model import VMView
+from qemu_node.web.frame.route import Call, Guard, Route
+from qemu_node.web.problems import Problem, bad_request, no_such_vm, problem_of
+
+BODY_MAX_BYTES = 64 << 10
+"""More than any request of ours needs."""
+
+FindVM = Callable[[str], VMView | None]
+
+
+def add_routes(
+    app: web.Application, routes: Iterable[Route], *, guard: Guard, find_vm: FindVM
+) -> None:
+    """Serve `routes`.
+
+    Args:
+        app: Of `make_application`.
+        routes: Whose paths are not served yet.
+        guard: Judges those that are not open.
+        find_vm: vm_id → VM of this node.
+    """
+    for route in routes:
+        app.router.add_route(route.method, route.path, _serve(route, guard, find_vm))
+
+
+def make_application() -> web.Application:
+    """Return an application that answers every error with a `ProblemBody`."""
+    return web.Application(middlewares=[_answer_problems], client_max_size=BODY_MAX_BYTES)
+
+
+def json_response(value: object, *, status: int = 200) -> web.Response:
+    """Return `value` as JSON that no cache keeps."""
+    return web.Response(
+        body=msgspec.json.encode(value),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def _serve(
+    route: Route, guard: Guard, find_vm: FindVM
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        vm_id = request.match_info.get("vm_id", "")
+        vm = find_vm(vm_id) if route.is_of_vm else None
+        grant = None
+        if route.right is not None:
+            grant = await guard.grant(request, route.right, vm, is_change=route.method != "GET")
+        if route.is_of_vm and vm is None:
+            raise no_such_vm(printable(vm_id))
+        body = None if route.body is None else await _read_body(request, route.body)
+        answer = await route.handler(Call(request=request, grant=grant, vm=vm, body=body))
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        return web.Response(status=204) if answer is None else json_response(answer)
+
+    return handle
+
+
+async def _read_body(request: web.Request, kind: type) -> Any:
+    if request.content_type != "application/json":
+        raise Problem(415, "not-json", "the body must be JSON: Content-Type: application/json")
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except DECODE_ERRORS as exc:
+        raise bad_request(
+            f"the body is not what this path takes: {printable(str(exc))}",
+            hint="/api/v1/openapi.json says what it takes",
+        ) from exc
+
+
+@web.middleware
+async def _answer_problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as exc:
+        if exc.status < 400:
+            raise
+        error = exc.reason.lower().replace(" ", "-")
+        return _answer(Problem(exc.status, error, exc.reason))
+    except Exception as exc:
+        return _answer(problem_of(exc))
+
+
+def _answer(problem: Problem) -> web.Response:
+    return json_response(problem.body(), status=problem.status)

@@ -1,0 +1,92 @@
+"""One route of the console, and what its handler is given.
+
+Owns the rule that every route says who may use it: there is no way to serve one that does not.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from aiohttp import web
+
+from qemu_node.web.access.rights import Right
+from qemu_node.web.fleet.model import VMView
+
+VM_PATH = "/api/v1/vms/{vm_id}"
+"""What the paths of all routes that concern one VM begin with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Somebody may do something now."""
+
+    user: str
+    """For audit lines: the token's name and accessor."""
+    right: Right
+    session: Any
+    """Of `access`, for its own routes."""
+
+
+class Guard(Protocol):
+    """Who may do what."""
+
+    async def grant(
+        self, request: web.Request, right: Right, vm: VMView | None, *, is_change: bool
+    ) -> Grant:
+        """Return the right of whoever sent `request`.
+
+        Args:
+            request: With a session's cookie or a token in its header.
+            right: What it takes.
+            vm: Which VM; None: the node, or what is listed is chosen by `visible`.
+            is_change: Whether a page of somebody else must not be able to make the browser send it.
+
+        Raises:
+            Problem: 401, 403, or 404 for a VM that this user may not see.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request, after everything about it was checked."""
+
+    request: web.Request
+    grant: Grant | None
+    """None: the route is open."""
+    vm: VMView | None
+    """Of the path."""
+    body: Any
+    """Of the route's type; None: it takes none."""
+
+    @property
+    def the_vm(self) -> VMView:
+        """The VM of a route below `VM_PATH`."""
+        assert self.vm is not None
+        return self.vm
+
+
+Handler = Callable[[Call], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A method and a path, who may use it, and what it does."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    right: Right | None
+    """None: open to everybody, also before a login; the words of an open route are few."""
+    handler: Handler
+    summary: str
+    """One sentence for the document."""
+    body: type | None = None
+    """The type of its JSON body."""
+    answer: type | None = None
+    """The type of its JSON; None: no content, or what the handler makes itself."""
+    content_type: str = "application/json"
+
+    @property
+    def is_of_vm(self) -> bool:
+        """Whether it concerns one VM."""
+        return self.path.startswith(VM_PATH)

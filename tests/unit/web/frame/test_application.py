@@ -1,0 +1,139 @@
+"""What the frame does with requests before and after a route's handler."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from unit.web.fleet.test_model import vm
+
+from qemu_node.errors import HostError
+from qemu_node.web.access.rights import Right
+from qemu_node.web.fleet.model import VMView
+from qemu_node.web.frame.application import BODY_MAX_BYTES, add_routes, make_application
+from qemu_node.web.frame.route import VM_PATH, Call, Grant, Route
+from qemu_node.web.problems import not_logged_in
+
+VM = vm()
+
+
+class Text(msgspec.Struct, frozen=True):
+    text: str
+
+
+class FakeGuard:
+    """Lets in whoever has the header X-Me; notes what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Right, VMView | None, bool]] = []
+
+    async def grant(
+        self, request: web.Request, right: Right, vm: VMView | None, *, is_change: bool
+    ) -> Grant:
+        self.asked.append((right, vm, is_change))
+        if "X-Me" not in request.headers:
+            raise not_logged_in()
+        return Grant(user="me", right=right, session=None)
+
+
+async def echo(call: Call) -> Text:
+    return Text(f"{call.the_vm.job} {call.body.text}")
+
+
+async def fail(call: Call) -> None:
+    raise HostError("the disk is full", hint="remove images") if call.grant else KeyError("bug")
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path=f"{VM_PATH}/echo",
+        right=Right.CONTROL,
+        handler=echo,
+        summary="Echo.",
+        body=Text,
+        answer=Text,
+    ),
+    Route(method="GET", path="/fail", right=Right.NODE, handler=fail, summary="Fail."),
+    Route(method="GET", path="/bug", right=None, handler=fail, summary="Fail."),
+)
+
+
+@pytest.fixture
+def guard() -> FakeGuard:
+    return FakeGuard()
+
+
+@pytest.fixture
+async def client(guard: FakeGuard) -> AsyncIterator[TestClient[Any, Any]]:
+    app = make_application()
+    add_routes(app, ROUTES, guard=guard, find_vm={VM.vm_id: VM}.get)
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+ME = {"X-Me": "1"}
+
+
+async def test_a_handler_gets_the_vm_and_the_body(
+    client: TestClient[Any, Any], guard: FakeGuard
+) -> None:
+    async with client.post(f"/api/v1/vms/{VM.vm_id}/echo", json={"text": "a"}, headers=ME) as reply:
+        assert await reply.json() == {"text": "web a"}
+        assert reply.headers["Cache-Control"] == "no-store"
+    assert guard.asked == [(Right.CONTROL, VM, True)]
+
+
+async def test_nobody_learns_without_a_login_which_vms_there_are(
+    client: TestClient[Any, Any],
+) -> None:
+    for vm_id in (VM.vm_id, "other-0123456789ab"):
+        async with client.post(f"/api/v1/vms/{vm_id}/echo", data=b"no JSON") as reply:
+            assert reply.status == 401
+
+
+async def test_a_vm_that_is_not_there_is_a_problem(client: TestClient[Any, Any]) -> None:
+    async with client.post("/api/v1/vms/%1b%0a/echo", json={"text": ""}, headers=ME) as reply:
+        assert reply.status == 404
+        assert "\x1b" not in (await reply.json())["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b'{"text": 1}', 400),
+        (b"[" * 50_000, 400),
+        (b'{"text": "\\ud800"}', 400),
+        (b'"' + b"x" * BODY_MAX_BYTES + b'"', 413),
+    ],
+    ids=["no-json", "another-type", "deep", "surrogate", "large"],
+)
+async def test_a_bad_body_is_a_problem(
+    client: TestClient[Any, Any], body: bytes, status: int
+) -> None:
+    headers = {**ME, "Content-Type": "application/json"}
+    url = f"/api/v1/vms/{VM.vm_id}/echo"
+    async with client.post(url, headers=headers, data=body) as reply:
+        assert reply.status == status
+        assert (await reply.json())["error"]
+
+
+async def test_a_body_of_a_form_is_not_taken_for_json(client: TestClient[Any, Any]) -> None:
+    url = f"/api/v1/vms/{VM.vm_id}/echo"
+    async with client.post(url, headers=ME, data={"text": "a"}) as reply:
+        assert reply.status == 415
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "error"),
+    [("/fail", 503, "node"), ("/bug", 500, "bug"), ("/nowhere", 404, "not-found")],
+)
+async def test_every_error_is_json(
+    client: TestClient[Any, Any], path: str, status: int, error: str
+) -> None:
+    async with client.get(path, headers=ME) as reply:
+        assert reply.status == status
+        assert (await reply.json())["error"] == error
