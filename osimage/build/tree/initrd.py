@@ -53,6 +53,15 @@ if [ "$variant" = elemental ]; then
     }
     sed -i '/^Requires=basic.target$/d' "$unit"
     sed -i '/Wants=basic.target/d' "$generator"
+    # The partitions' labels are variables in a file on the ESP, which a power cut can damage. With
+    # these lines GRUB finds the partitions all the same.
+    menu=/etc/elemental/grub.cfg
+    grep -q '^set oem_env_file=' "$menu" || {
+        echo "this Elemental CLI has another boot menu than v2.3: check oem_env_file in $menu" >&2
+        exit 1
+    }
+    labels='set state_label=COS_STATE\nset recovery_label=COS_RECOVERY\nset oem_label=COS_OEM\n'
+    sed -i "/^set oem_env_file=/i $labels" "$menu"
     initrd=elemental.initrd-$kernel
 else
     initrd=initrd-$kernel

@@ -100,10 +100,6 @@ def _finish(root: Path, lines: dict[str, str]) -> None:
         target = root / "usr/lib/elemental/bootloader" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / source, target)
-    # Elemental's boot assessment calls it by the name that other distributions give it.
-    link = root / "usr/bin/grub2-editenv"
-    link.unlink(missing_ok=True)
-    link.symlink_to("grub-editenv")
     for name, mode in _DIRECTORIES.items():
         directory = root / name
         directory.mkdir(exist_ok=True)
