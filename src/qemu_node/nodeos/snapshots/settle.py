@@ -12,7 +12,7 @@ import msgspec
 from qemu_node.errors import HostError
 from qemu_node.host.files.atomic import write_atomic
 from qemu_node.host.files.directories import make_directory
-from qemu_node.nodeos.boot import read_boot
+from qemu_node.nodeos.boot import BootMode, read_boot
 from qemu_node.nodeos.ledger.history import Event, note_event
 from qemu_node.nodeos.ledger.lines import now
 from qemu_node.nodeos.ledger.refusals import Refusal, refuse
@@ -20,7 +20,7 @@ from qemu_node.nodeos.mounts import writable
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import read_release
 from qemu_node.nodeos.snapshots import grubenv
-from qemu_node.nodeos.snapshots.apply import apply_plan
+from qemu_node.nodeos.snapshots.apply import apply_plan, write_boot_list
 from qemu_node.nodeos.snapshots.facts import Facts, Snapshot, read_facts
 from qemu_node.nodeos.snapshots.plan import make_plan
 from qemu_node.nodeos.snapshots.record import write_record
@@ -62,6 +62,9 @@ def _write_note(paths: NodePaths, note: BootNote) -> None:
 async def note(paths: NodePaths) -> BootNote:
     """Note how this boot began; once for each boot, further calls change nothing.
 
+    Last, GRUB's list of snapshots is put right: a power cut can have damaged it, and a new image
+    that does not come up needs it.
+
     Raises:
         HostError: a file cannot be read or written.
     """
@@ -86,6 +89,9 @@ async def note(paths: NodePaths) -> BootNote:
         is_judged=CHECK not in facts.grub or CHECK in plan.unset,
     )
     await asyncio.to_thread(_write_note, paths, found)
+    # In a passive system GRUB still goes by the list as it is.
+    if facts.mode is BootMode.ACTIVE and booted is not None and booted.number == facts.active:
+        await write_boot_list(paths, make_plan(facts))
     return found
 
 

@@ -253,3 +253,26 @@ async def test_who_must_not_be_refused_waits_for_the_other(tmp_path: Path) -> No
 
     await asyncio.gather(first(), settling())
     assert order == ["first", "first is done", "settled"]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage"])
+async def test_a_boot_restores_grubs_list_that_a_power_cut_has_damaged(
+    tmp_path: Path, content: bytes
+) -> None:
+    node = _node(tmp_path, Quality.GOOD)
+    await _upgrade(node)
+    await _boot_until_up(node)
+    node.paths.grub_oem_env.write_bytes(content)
+    assert await _boot(node)
+    assert node.passives == [1]
+
+
+@pytest.mark.parametrize("quality", [Quality.GOOD, Quality.BAD])
+async def test_a_bad_image_falls_back_though_grubs_list_was_lost_with_the_switch(
+    tmp_path: Path, quality: Quality
+) -> None:
+    node = _node(tmp_path, quality)
+    await _upgrade(node, cut_after="boot list")
+    node.paths.grub_oem_env.write_bytes(b"")
+    await _boot_until_up(node)
+    assert node.active == (2 if quality is Quality.GOOD else 1)
