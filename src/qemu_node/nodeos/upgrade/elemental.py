@@ -50,13 +50,14 @@ class ElementalError(HostError):
     """Elemental failed. Whether it has switched to the new image is for the snapshots to say."""
 
 
-def upgrade_argv(paths: NodePaths, system: str, *, recovery: bool, bootloader: bool) -> list[str]:
-    """Return the command line: pure. It never restarts the node: that is done by systemd."""
+def upgrade_argv(paths: NodePaths, system: str, *, recovery: bool) -> list[str]:
+    """Return the command line: pure. It never restarts the node: that is done by systemd.
+
+    Nor does it replace the boot loader: a hook of ours does (`bootloader`).
+    """
     argv = [str(paths.elemental), "upgrade", "--strict", "--system", system]
     if recovery:
         argv.append("--recovery")
-    if bootloader:
-        argv.append("--bootloader")
     return argv
 
 

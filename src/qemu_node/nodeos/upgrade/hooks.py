@@ -18,8 +18,9 @@ from qemu_node.host.files.atomic import host_error
 from qemu_node.host.files.reading import read_or_empty
 from qemu_node.host.process.command import run
 from qemu_node.nodeos.boot import read_boot
+from qemu_node.nodeos.bootloader import replace_boot_loader
 from qemu_node.nodeos.ledger.lines import now
-from qemu_node.nodeos.mounts import free_bytes, is_read_only, remount, unmount
+from qemu_node.nodeos.mounts import free_bytes, is_read_only, remount, unmount, writable
 from qemu_node.nodeos.others import require_no_other
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import parse_release
@@ -60,7 +61,9 @@ async def run_hook(paths: NodePaths, name: str) -> None:
 async def before_upgrade(paths: NodePaths) -> None:
     """Make room and order before there is a new snapshot.
 
-    The state partition stays writable: Elemental mounts all others anew, but not this one.
+    The state partition stays writable: Elemental mounts all others anew, but not this one. The ESP
+    gets each change at once, in the order in which they are made: it has no journal, and before the
+    switch GRUB must have what it needs to go back.
 
     Raises:
         HostError: there is not enough room, a file system cannot be written, or another Elemental
@@ -69,6 +72,8 @@ async def before_upgrade(paths: NodePaths) -> None:
     await asyncio.to_thread(require_no_other, paths)
     if is_read_only(paths.state):
         await remount(paths.state, "rw")
+    if await asyncio.to_thread(paths.efi.is_mount):
+        await remount(paths.efi, "rw,sync")
     await clean(paths)
     _listing_path(paths).unlink(missing_ok=True)
     intent = read_intent(paths)
@@ -149,6 +154,8 @@ def _active_before(paths: NodePaths) -> int | None:
 async def post_upgrade(paths: NodePaths) -> None:
     """Read the new image back from the disk, and give GRUB its list; or go back to what was.
 
+    With `--bootloader` the ESP gets the image's boot loader, too.
+
     Raises:
         NodeError: the image is not what was downloaded, or something else failed; the next boot
             takes the system that it would have taken before.
@@ -157,7 +164,7 @@ async def post_upgrade(paths: NodePaths) -> None:
     try:
         if facts.active is None:
             raise HostError("Elemental has made no new snapshot the active one")
-        await _check_image(paths, facts.active)
+        await _take_image(paths, facts.active)
         # Elemental lists every directory, the newest first, whatever is known of it.
         await write_boot_list(paths, make_plan(facts))
     except NodeError:
@@ -169,7 +176,8 @@ async def post_upgrade(paths: NodePaths) -> None:
         _listing_path(paths).unlink(missing_ok=True)
 
 
-async def _check_image(paths: NodePaths, number: int) -> None:
+async def _take_image(paths: NodePaths, number: int) -> None:
+    """Check a snapshot's image; then give the ESP its boot loader, if that is wanted."""
     listing = await asyncio.to_thread(verify.read_listing, _listing_path(paths))
     if listing is None:
         raise HostError("nobody has noted what the new image holds")
@@ -183,10 +191,14 @@ async def _check_image(paths: NodePaths, number: int) -> None:
     )
     try:
         wrong = await asyncio.to_thread(verify.differences, listing, place)
+        if wrong:
+            raise HostError(
+                f"the new image is damaged on the disk: {verify.describe(wrong)}",
+                hint="the disk may fail: `smartctl -a`, `dmesg`; the running system is as it was",
+            )
+        intent = read_intent(paths)
+        if intent is not None and intent.bootloader:
+            async with writable(paths.efi):
+                await asyncio.to_thread(replace_boot_loader, place, paths.efi)
     finally:
         await unmount(place)
-    if wrong:
-        raise HostError(
-            f"the new image is damaged on the disk: {verify.describe(wrong)}",
-            hint="the disk may fail: `smartctl -a`, `dmesg`; the running system is as it was",
-        )

@@ -29,6 +29,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     created: str = ""
     unpacked_bytes: int | None = None
+    bootloader: bool = False
+    """Whether the boot loader is replaced, too."""
 
 
 def _path(paths: NodePaths) -> Path:

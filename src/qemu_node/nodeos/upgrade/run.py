@@ -195,6 +195,7 @@ async def _install(
         source=target.system,
         created=target.created.isoformat() if target.created else "",
         unpacked_bytes=target.unpacked_bytes,
+        bootloader=options.bootloader,
     )
     credential = find_credential(config, target.source)
     was_read_only = is_read_only(paths.state)
@@ -207,12 +208,7 @@ async def _install(
             docker_config(paths, target.source.host, credential) as docker,
         ):
             await run_elemental(
-                upgrade_argv(
-                    paths,
-                    target.system,
-                    recovery=options.recovery,
-                    bootloader=options.bootloader,
-                ),
+                upgrade_argv(paths, target.system, recovery=options.recovery),
                 env=environment(config.images, docker),
                 log_path=paths.upgrade_log,
                 tell=tell,

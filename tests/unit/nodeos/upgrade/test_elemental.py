@@ -9,10 +9,9 @@ from qemu_node.nodeos.upgrade.elemental import Follower, environment, parse_line
 
 def test_elemental_never_restarts_the_node() -> None:
     """Its own restart is `reboot -f`: no VM would end cleanly."""
-    argv = upgrade_argv(NodePaths(), "oci:r/n@sha256:a", recovery=True, bootloader=True)
+    argv = upgrade_argv(NodePaths(), "oci:r/n@sha256:a", recovery=True)
     assert argv == [
-        "/usr/bin/elemental", "upgrade", "--strict", "--system", "oci:r/n@sha256:a",
-        "--recovery", "--bootloader",
+        "/usr/bin/elemental", "upgrade", "--strict", "--system", "oci:r/n@sha256:a", "--recovery",
     ]  # fmt: skip
 
 
