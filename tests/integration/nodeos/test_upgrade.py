@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from fakes.nodeos import FakeNode
 
+from qemu_node.nodeos.bootloader import boot_files
 from qemu_node.nodeos.ledger.history import read_history
 from qemu_node.nodeos.ledger.refusals import Refusal, refuse
 from qemu_node.nodeos.snapshots.record import read_record
@@ -351,3 +352,56 @@ def test_an_upgrade_waits_for_one_that_was_started_beside_us(node: Node) -> None
         other.communicate()
     done = node.upgrade()
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def boot_partition(node: Node, tmp_path: Path) -> Iterator[Path]:
+    """The node's ESP as a real file system, with the boot loader of its installation."""
+    disk = tmp_path / "esp.img"
+    with disk.open("wb") as file:
+        file.truncate(8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(disk)], check=True)
+    esp = node.paths.efi
+    variables = node.paths.grub_oem_env.read_bytes()
+    subprocess.run(["mount", "-o", "loop", str(disk), str(esp)], check=True)
+    try:
+        node.paths.grub_oem_env.write_bytes(variables)
+        for boot_file in boot_files():
+            source = node.root.parent / "image" / boot_file.source
+            source.parent.mkdir(parents=True, exist_ok=True)
+            source.write_text(f"new {source.name}")
+            (esp / boot_file.target).parent.mkdir(parents=True, exist_ok=True)
+            (esp / boot_file.target).write_text("old")
+        subprocess.run(["mount", "-o", "remount,ro", str(esp)], check=True)
+        yield esp
+    finally:
+        subprocess.run(["umount", "-l", str(esp)], check=True)
+
+
+def _boot_loader(esp: Path) -> set[str]:
+    return {(esp / file.target).read_text().partition(" ")[0] for file in boot_files()}
+
+
+def test_the_boot_loader_is_replaced_if_that_is_asked_for(node: Node, boot_partition: Path) -> None:
+    assert node.upgrade().returncode == 0
+    assert _boot_loader(boot_partition) == {"old"}
+    done = node.upgrade(NEW, "--bootloader")
+    assert done.returncode == 0, done.stderr
+    assert _boot_loader(boot_partition) == {"new"}
+    assert [path.name for path in boot_partition.rglob(".tmp-*")] == []
+
+
+def test_a_damaged_image_gives_the_node_no_boot_loader(node: Node, boot_partition: Path) -> None:
+    node.fault("damage")
+    assert node.upgrade(NEW, "--bootloader").returncode == 1
+    assert _boot_loader(boot_partition) == {"old"}
+
+
+def test_the_boot_partition_takes_each_change_at_once(node: Node, boot_partition: Path) -> None:
+    """It has no journal: what was not written out when the power fails is lost, or half of it."""
+    assert node.os("hook", "before-upgrade").returncode == 0
+    options = subprocess.run(
+        ["findmnt", "-n", "-o", "OPTIONS", str(boot_partition)],
+        check=True, capture_output=True, text=True,
+    ).stdout.strip().split(",")  # fmt: skip
+    assert {"rw", "sync"} <= set(options)
