@@ -67,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tag", help="the image's tag; by default version and commit")
-    parser.add_argument("--out", type=Path, default=REPO / "out", help="where results go (out/)")
+    parser.add_argument("--out", type=Path, default=REPO / "out", metavar="DIRECTORY",
+                        help="where results go (out/)")  # fmt: skip
 
 
 def _add_build_options(parser: argparse.ArgumentParser) -> None:

@@ -12,11 +12,11 @@ from osimage.build.artefact.oci import make_oci
 from osimage.build.artefact.publish import publish
 from osimage.build.binaries import lock
 from osimage.build.binaries.download import sha256_of
-from osimage.build.binaries.elemental import fetch_elemental, pin
+from osimage.build.binaries.elemental import fetch_elemental, pin, require_pinned
 from osimage.build.binaries.nomad import fetch_nomad
 from osimage.build.errors import BuildError
 from osimage.build.namespace import REPO
-from osimage.build.request import BuildRequest, PublishRequest
+from osimage.build.request import BuildRequest, PublishRequest, check_files
 from osimage.build.stages import Stages
 from osimage.build.tree import debian, packages
 from osimage.build.tree.osrelease import check_tag
@@ -50,7 +50,6 @@ def build(request: BuildRequest) -> list[Path]:
         BuildError: something that the build needs is missing or wrong; the message says what to do.
         ProcessError: a tool failed.
     """
-    check_tag(request.tag)
     with Stages(cache_dir()) as stages:
         built = build_tree(stages, request)
         if request.what == "rootfs":
@@ -74,9 +73,19 @@ def _output(request: BuildRequest, kind: str) -> Path:
 
 
 def build_tree(stages: Stages, request: BuildRequest) -> Built:
-    """Get the programs, and make the root file system with them."""
-    tools = debian.make_tools(stages)
+    """Get the programs, and make the root file system with them.
+
+    Raises:
+        BuildError: something that the build needs is missing or wrong; the message says what to do.
+        ProcessError: a tool failed.
+    """
+    check_tag(request.tag)
+    check_files(request)
     pinned = lock.read()
+    if request.elemental is None and not request.is_plain:
+        # Now, not after minutes of downloads.
+        require_pinned(pinned.elemental)
+    tools = debian.make_tools(stages)
     nomad = request.nomad or fetch_nomad(stages, tools, pinned.nomad)
     elemental = request.elemental
     if elemental is None and not request.is_plain:
@@ -154,7 +163,6 @@ def check(request: BuildRequest) -> list[str]:
     """
     from osimage.check.all import checks
 
-    check_tag(request.tag)
     with Stages(cache_dir()) as stages:
         built = build_tree(stages, request)
         return [
@@ -182,7 +190,7 @@ def publish_image(request: PublishRequest) -> list[str]:
         if not path.exists():
             raise BuildError(
                 f"there is no {path}",
-                hint=f"build it: python -m osimage.build oci --tag {request.tag} --key FILE",
+                hint=f'build it: sudo make oci ARGS="--tag={request.tag} --key=FILE"',
             )
     with Stages(cache_dir()) as stages, tempfile.TemporaryDirectory() as scratch:
         return publish(

@@ -48,6 +48,30 @@ class PublishRequest:
     is_plain_http: bool
 
 
+def check_files(request: BuildRequest) -> None:
+    """Raise unless the files that options name are there, before anything is downloaded.
+
+    Raises:
+        BuildError: one is missing; the message names its option.
+    """
+    if request.key is not None and not request.key.is_file():
+        raise BuildError(
+            f"--key={request.key}: there is no such file",
+            hint="make a key once: minisign -G -W -p release.pub -s release.key",
+        )
+    if request.record is not None and not request.record.is_file():
+        raise BuildError(
+            f"--record={request.record}: there is no such file",
+            hint="it is the .packages file that an earlier build has written beside its image",
+        )
+    overlays = [("--overlay", path) for path in request.overlays]
+    if request.iso_overlay is not None:
+        overlays.append(("--iso-overlay", request.iso_overlay))
+    for option, path in overlays:
+        if not path.is_dir():
+            raise BuildError(f"{option}={path} is no directory", hint="give one that has files")
+
+
 def _git(*words: str) -> str:
     """Return what Git says; nothing without Git or a repository."""
     try:

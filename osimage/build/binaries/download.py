@@ -12,6 +12,7 @@ from osimage.build.errors import BuildError
 _TIMEOUT_S = 60.0
 _MAX_BYTES = 1 << 30
 _CHUNK_BYTES = 1 << 20
+_HINT = "check the network, https_proxy and SSL_CERT_FILE, or give the program: NOMAD=PATH"
 
 
 def download(url: str, target: Path, *, max_bytes: int = _MAX_BYTES) -> str:
@@ -39,9 +40,6 @@ def download(url: str, target: Path, *, max_bytes: int = _MAX_BYTES) -> str:
     if said is not None and int(said) != size:
         raise BuildError(f"cannot fetch {url}: it ended after {size} of {said} bytes", hint=_HINT)
     return total.hexdigest()
-
-
-_HINT = "check the network, https_proxy and SSL_CERT_FILE, or give the program: NOMAD=PATH"
 
 
 def sha256_of(path: Path) -> str:

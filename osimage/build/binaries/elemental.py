@@ -20,16 +20,25 @@ _PIN_HINT = (
 )
 
 
+def require_pinned(lock: ElementalLock) -> None:
+    """Raise unless the lock file says which program it must be.
+
+    Raises:
+        BuildError: it does not.
+    """
+    if not lock.digest or not lock.sha256:
+        raise BuildError(
+            f"osimage/binaries.toml has no digest for Elemental {lock.version}", hint=_PIN_HINT
+        )
+
+
 def fetch_elemental(stages: Stages, tools: Path, lock: ElementalLock) -> Path:
     """Return the program of the pinned release, downloaded once.
 
     Raises:
         BuildError: it is not pinned, cannot be fetched, or is not what the lock file says.
     """
-    if not lock.digest or not lock.sha256:
-        raise BuildError(
-            f"osimage/binaries.toml has no digest for Elemental {lock.version}", hint=_PIN_HINT
-        )
+    require_pinned(lock)
 
     def make(target: Path, scratch: Path) -> None:
         pull(tools, f"{lock.repository}@{lock.digest}", target, scratch)
