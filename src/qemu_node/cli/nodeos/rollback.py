@@ -30,9 +30,10 @@ Examples:
 def rollback(paths: NodePaths, number: int | None, reboot: bool, keep: bool) -> None:
     """Make an earlier snapshot the one that boots, from the next restart on.
 
-    NUMBER is a snapshot of `qemu-node os status`; without it the newest that has passed the health
-    check, other than the running one. The image that is left is refused, so that no upgrade
-    brings it back; `qemu-node os refused` clears that.
+    NUMBER is a snapshot of `qemu-node os status`. Without it: the running one if the next boot
+    would take another; otherwise the newest other one, preferably one that has passed the health
+    check. The image that is left is refused, so that no upgrade brings it back; `qemu-node os
+    refused` clears that.
     """
     from qemu_node.nodeos.rollback import roll_back
     from qemu_node.nodeos.shutdown.restart import restart
@@ -97,7 +98,7 @@ def refused(paths: NodePaths, names: tuple[str, ...], clear_all: bool, as_json: 
 def clean(paths: NodePaths) -> None:
     """Remove half images and refused ones, and have GRUB's list name only what can be booted.
 
-    Every upgrade does this first. Do not call it while /usr/bin/elemental installs an image.
+    Every upgrade does this first. It refuses while an image is being installed.
     """
     from qemu_node.nodeos.snapshots.clean import clean as clean_snapshots
     from qemu_node.nodeos.snapshots.clean import system_lock, tidy_mounts
