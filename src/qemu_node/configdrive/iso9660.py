@@ -1,14 +1,13 @@
 """An ISO 9660 image of some small files, as bytes: pure.
 
 Owns the format: ECMA-119 (ISO 9660) with Rock Ridge and Joliet, which carry the real names to Linux
-and BSD, and to Windows. Does not own which names both can hold (`iso`).
+and BSD, and to Windows. Does not own which names both can hold (`iso`), nor what Rock Ridge adds to
+a record (`rockridge`).
 
 It replaces pycdlib, which keeps 2.5 MiB in the driver's memory once a VM has started. The format of
 a small, complete tree that is never changed needs little of what that library does.
 
-The sources: ECMA-119, 4th edition; SUSP (IEEE P1281) and RRIP (IEEE P1282) 1.09; Microsoft's
-"Joliet Specification" of 1995. Numbers are written in both byte orders one after the other, little
-endian first, where ECMA-119 7.2.3 and 7.3.3 say so.
+The sources: ECMA-119, 4th edition; Microsoft's "Joliet Specification" of 1995.
 
     block 0     unused: a boot loader's
           16    the volume, twice: plain and Joliet; the end of these
@@ -18,11 +17,20 @@ endian first, where ECMA-119 7.2.3 and 7.3.3 say so.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
-BLOCK_BYTES = 2048
+from qemu_node.configdrive.isofields import (
+    BLOCK_BYTES,
+    blocks_of,
+    both16,
+    both32,
+    long_date,
+    padded,
+    short_date,
+)
+from qemu_node.configdrive.isotree import PARENT, SELF, Entry, files_below, tree_of
+from qemu_node.configdrive.rockridge import RockRidge
 
 # busybox's findfs looks for many kinds of file systems in the first 68 KiB of a device, and takes a
 # shorter device for none (1.37, volume_id_get_buffer).
@@ -30,38 +38,8 @@ _MIN_BLOCKS = 64
 
 _FIRST_BLOCK = 16
 _IS_DIRECTORY = 0x02
-_MODE_FILE = 0o100444
-_MODE_DIRECTORY = 0o040555
-_SELF, _PARENT = b"\0", b"\1"  # ECMA-119 6.8.2.2
 _JOLIET_LEVEL_3 = b"%/E"
 _NO_DATE = b"0" * 16 + b"\0"
-
-# RRIP 1.09 4.3: every reader looks for the first, which is the extension's name.
-_EXTENSION = (
-    b"RRIP_1991A",
-    b"THE ROCK RIDGE INTERCHANGE PROTOCOL PROVIDES SUPPORT FOR POSIX FILE SYSTEM SEMANTICS",
-    b"PLEASE CONTACT DISC PUBLISHER FOR SPECIFICATION SOURCE.  SEE PUBLISHER IDENTIFIER IN "
-    b"PRIMARY VOLUME DESCRIPTOR FOR CONTACT INFORMATION.",
-)
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A file or a directory of the image."""
-
-    name: str
-    plain_name: bytes
-    """Its name without extensions. A number: short, and it never collides."""
-    content: bytes | None
-    """None: a directory."""
-    parent: "_Entry | None" = None
-    children: "list[_Entry]" = field(default_factory=list)
-    block: int = 0
-    """Where a file's content is."""
-
-    @property
-    def is_directory(self) -> bool:
-        return self.content is None
 
 
 def build_image(label: str, files: Mapping[str, bytes], made_at: datetime) -> bytes:
@@ -70,8 +48,8 @@ def build_image(label: str, files: Mapping[str, bytes], made_at: datetime) -> by
     Each name must be one that Joliet allows, and have 64 bytes in UTF-8 at most; directories are
     at most eight levels deep, the root included.
     """
-    root = _tree_of(files)
-    rock_ridge = _RockRidge(made_at)
+    root = tree_of(files)
+    rock_ridge = RockRidge(made_at)
     plain = _Hierarchy(root, _plain_identifier, rock_ridge.of_entry, made_at)
     joliet = _Hierarchy(root, _joliet_identifier, lambda _entry, _name: b"", made_at)
     block = _FIRST_BLOCK + 3
@@ -82,11 +60,11 @@ def build_image(label: str, files: Mapping[str, bytes], made_at: datetime) -> by
     rock_ridge.block = block
     block += 1
     contents = []
-    for entry in _files_below(root):
+    for entry in files_below(root):
         assert entry.content is not None
         entry.block = block
         # One that is empty has a block, too: some readers do not like the address 0.
-        contents.append(_padded(entry.content or b"\0"))
+        contents.append(padded(entry.content or b"\0"))
         block += len(contents[-1]) // BLOCK_BYTES
     rest = max(_MIN_BLOCKS - block, 0)
     contents.append(bytes(rest * BLOCK_BYTES))
@@ -96,48 +74,22 @@ def build_image(label: str, files: Mapping[str, bytes], made_at: datetime) -> by
             bytes(_FIRST_BLOCK * BLOCK_BYTES),
             _volume(plain, label, block, made_at, joliet_escape=None),
             _volume(joliet, label, block, made_at, joliet_escape=_JOLIET_LEVEL_3),
-            _padded(b"\xffCD001\1"),
+            padded(b"\xffCD001\1"),
             *plain.path_tables(),
             *joliet.path_tables(),
             *plain.directory_contents(),
             *joliet.directory_contents(),
-            _padded(rock_ridge.continuation),
+            padded(rock_ridge.continuation),
             *contents,
         )
     )
 
 
-def _tree_of(files: Mapping[str, bytes]) -> _Entry:
-    """Return the root of a tree with `files` and the directories that they need."""
-    root = _Entry("", _SELF, None)
-    directories = {"": root}
-    for number, (path, content) in enumerate(sorted(files.items())):
-        parts = path.split("/")
-        for depth in range(1, len(parts)):
-            directory, parent = "/".join(parts[:depth]), directories["/".join(parts[: depth - 1])]
-            if directory not in directories:
-                plain_name = b"D%07d" % len(directories)
-                made = _Entry(parts[depth - 1], plain_name, None, parent)
-                directories[directory] = made
-                parent.children.append(made)
-        parent = directories["/".join(parts[:-1])]
-        parent.children.append(_Entry(parts[-1], b"F%07d.;1" % number, content, parent))
-    return root
-
-
-def _files_below(directory: _Entry) -> Iterator[_Entry]:
-    for entry in directory.children:
-        if entry.is_directory:
-            yield from _files_below(entry)
-        else:
-            yield entry
-
-
-def _plain_identifier(entry: _Entry) -> bytes:
+def _plain_identifier(entry: Entry) -> bytes:
     return entry.plain_name
 
 
-def _joliet_identifier(entry: _Entry) -> bytes:
+def _joliet_identifier(entry: Entry) -> bytes:
     return entry.name.encode("utf-16-be")
 
 
@@ -150,9 +102,9 @@ class _Hierarchy:
 
     def __init__(
         self,
-        root: _Entry,
-        identify: Callable[[_Entry], bytes],
-        describe: Callable[[_Entry, bytes], bytes],
+        root: Entry,
+        identify: Callable[[Entry], bytes],
+        describe: Callable[[Entry, bytes], bytes],
         made_at: datetime,
     ) -> None:
         """Sort the directories below `root`.
@@ -165,14 +117,14 @@ class _Hierarchy:
         """
         self._identify = identify
         self._describe = describe
-        self._date = _short_date(made_at)
+        self._date = short_date(made_at)
         self._directories = self._sorted(root)
-        self._blocks: dict[_Entry, int] = {}
-        self._sizes: dict[_Entry, int] = {}
+        self._blocks: dict[Entry, int] = {}
+        self._sizes: dict[Entry, int] = {}
         self._table_block = 0
         self.table_bytes = len(self._path_table("<"))
 
-    def _sorted(self, root: _Entry) -> list[_Entry]:
+    def _sorted(self, root: Entry) -> list[Entry]:
         """Return all directories as path tables have them: by level, parent, name (6.9.1)."""
         found, level = [root], [root]
         while level:
@@ -185,12 +137,12 @@ class _Hierarchy:
             found += level
         return found
 
-    def _children(self, directory: _Entry) -> list[_Entry]:
+    def _children(self, directory: Entry) -> list[Entry]:
         return sorted(directory.children, key=self._identify)
 
     @property
     def _table_blocks(self) -> int:
-        return _blocks_of(self.table_bytes)
+        return blocks_of(self.table_bytes)
 
     def place_path_tables(self, block: int) -> int:
         """Have the path tables from `block` on; return the block after them."""
@@ -216,7 +168,7 @@ class _Hierarchy:
 
     def path_tables(self) -> tuple[bytes, bytes]:
         """Return both path tables."""
-        return _padded(self._path_table("<")), _padded(self._path_table(">"))
+        return padded(self._path_table("<")), padded(self._path_table(">"))
 
     def directory_contents(self) -> list[bytes]:
         """Return the directories in their order."""
@@ -225,36 +177,36 @@ class _Hierarchy:
     @property
     def root_record(self) -> bytes:
         """The root directory's record for the volume descriptor."""
-        return self._record(self._directories[0], _SELF, b"")
+        return self._record(self._directories[0], SELF, b"")
 
     def _path_table(self, order: str) -> bytes:
         """Return a path table (9.4); `order` is `struct`'s sign for its byte order."""
         numbers = {entry: number for number, entry in enumerate(self._directories, start=1)}
         table = bytearray()
         for entry in self._directories:
-            name = self._identify(entry) if entry.parent is not None else _SELF
+            name = self._identify(entry) if entry.parent is not None else SELF
             parent = numbers[entry.parent or entry]
             place = self._blocks.get(entry, 0)
             table += struct.pack(f"{order}BBIH", len(name), 0, place, parent)
             table += name + bytes(len(name) % 2)
         return bytes(table)
 
-    def _content(self, directory: _Entry) -> bytes:
+    def _content(self, directory: Entry) -> bytes:
         """Return the records of a directory (6.8.1); none of them crosses the end of a block."""
         parent = directory.parent or directory
         content = bytearray()
         for entry, name in (
-            (directory, _SELF),
-            (parent, _PARENT),
+            (directory, SELF),
+            (parent, PARENT),
             *((child, self._identify(child)) for child in self._children(directory)),
         ):
             record = self._record(entry, name, self._describe(entry, name))
             if len(content) % BLOCK_BYTES + len(record) > BLOCK_BYTES:
                 content += bytes(-len(content) % BLOCK_BYTES)
             content += record
-        return _padded(bytes(content))
+        return padded(bytes(content))
 
-    def _record(self, entry: _Entry, name: bytes, system_use: bytes) -> bytes:
+    def _record(self, entry: Entry, name: bytes, system_use: bytes) -> bytes:
         """Return a directory record (9.1)."""
         if entry.content is None:
             place, size, flags = self._blocks[entry], self._sizes[entry], _IS_DIRECTORY
@@ -262,47 +214,8 @@ class _Hierarchy:
             place, size, flags = entry.block, len(entry.content), 0
         tail = name + bytes((len(name) + 1) % 2) + system_use
         tail += bytes((len(tail) + 1) % 2)
-        head = struct.pack("BB", 33 + len(tail), 0) + _both32(place) + _both32(size) + self._date
-        return head + struct.pack("BBB", flags, 0, 0) + _both16(1) + bytes([len(name)]) + tail
-
-
-class _RockRidge:
-    """The system use areas of directory records: names, modes and dates for POSIX (RRIP 1.09)."""
-
-    _HAS_MODE, _HAS_NAME, _HAS_DATES = 0x01, 0x08, 0x80
-
-    def __init__(self, made_at: datetime) -> None:
-        self.block = 0
-        """Where `continuation` is."""
-        name, description, source = _EXTENSION
-        sizes = bytes([len(name), len(description), len(source), 1])
-        self.continuation = _use(b"ER", sizes + name + description + source)
-        # Modified, read, changed (4.1.6).
-        self._dates = _use(b"TF", b"\x0e" + 3 * _short_date(made_at))
-
-    def of_entry(self, entry: _Entry, name: bytes) -> bytes:
-        """Return the area of the record that `entry` has under `name`."""
-        is_named = name not in (_SELF, _PARENT)
-        has = self._HAS_MODE | self._HAS_DATES | (self._HAS_NAME if is_named else 0)
-        area = _use(b"RR", bytes([has]))
-        if is_named:
-            area += _use(b"NM", b"\0" + entry.name.encode())
-        area += self._mode(entry) + self._dates
-        if name == _SELF and entry.parent is None:
-            # SUSP 5.3: the first record of the root shows that there are such areas at all.
-            first = _use(b"SP", b"\xbe\xef\0")
-            rest = _both32(self.block) + _both32(0) + _both32(len(self.continuation))
-            area = first + area + _use(b"CE", rest)
-        return area
-
-    @staticmethod
-    def _mode(entry: _Entry) -> bytes:
-        mode, links = _MODE_FILE, 1
-        if entry.is_directory:
-            mode = _MODE_DIRECTORY
-            links = 2 + sum(child.is_directory for child in entry.children)
-        # User and group are root.
-        return _use(b"PX", _both32(mode) + _both32(links) + _both32(0) + _both32(0))
+        head = struct.pack("BB", 33 + len(tail), 0) + both32(place) + both32(size) + self._date
+        return head + struct.pack("BBB", flags, 0, 0) + both16(1) + bytes([len(name)]) + tail
 
 
 def _volume(
@@ -322,51 +235,17 @@ def _volume(
         text("", 32),  # the system
         text(label, 32),
         bytes(8),
-        _both32(blocks),
+        both32(blocks),
         (joliet_escape or b"").ljust(32, b"\0"),
-        _both16(1) + _both16(1),  # volume 1 of a set of 1
-        _both16(BLOCK_BYTES),
-        _both32(hierarchy.table_bytes),
+        both16(1) + both16(1),  # volume 1 of a set of 1
+        both16(BLOCK_BYTES),
+        both32(hierarchy.table_bytes),
         # Each path table once, in its byte order; none has a copy.
         struct.pack("<II", little, 0) + struct.pack(">II", big, 0),
         hierarchy.root_record,
         *(text("", 128) for _ in range(4)),  # set, publisher, preparer, application
         *(text("", 37) for _ in range(3)),  # files: copyright, abstract, bibliography
-        _long_date(made_at) + _long_date(made_at) + _NO_DATE + _long_date(made_at),
+        long_date(made_at) + long_date(made_at) + _NO_DATE + long_date(made_at),
         b"\1",  # the version of this structure
     )
-    return _padded(b"".join(fields))
-
-
-def _use(signature: bytes, data: bytes) -> bytes:
-    """Return an entry of a system use area (SUSP 4.1), of version 1."""
-    return signature + bytes([4 + len(data), 1]) + data
-
-
-def _both16(value: int) -> bytes:
-    return struct.pack("<H", value) + struct.pack(">H", value)
-
-
-def _both32(value: int) -> bytes:
-    return struct.pack("<I", value) + struct.pack(">I", value)
-
-
-def _short_date(moment: datetime) -> bytes:
-    """Return the date of a directory record (9.1.5), in UTC."""
-    utc = moment.astimezone(UTC)
-    parts = (utc.year - 1900, utc.month, utc.day, utc.hour, utc.minute, utc.second, 0)
-    return bytes(parts)
-
-
-def _long_date(moment: datetime) -> bytes:
-    """Return the date of a volume descriptor (8.4.26.1), in UTC."""
-    return moment.astimezone(UTC).strftime("%Y%m%d%H%M%S00").encode() + b"\0"
-
-
-def _blocks_of(size_bytes: int) -> int:
-    return -(-size_bytes // BLOCK_BYTES)
-
-
-def _padded(data: bytes) -> bytes:
-    """Return `data` with zeros up to the end of its last block."""
-    return data + bytes(-len(data) % BLOCK_BYTES)
+    return padded(b"".join(fields))

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from fakes.isoreader import read_image
 
-from qemu_node.configdrive.iso9660 import BLOCK_BYTES, build_image
+from qemu_node.configdrive.iso9660 import build_image
+from qemu_node.configdrive.isofields import BLOCK_BYTES
 
 MADE_AT = datetime(2026, 3, 29, 1, 2, 3, tzinfo=UTC)
 FILES = {
