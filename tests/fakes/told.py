@@ -21,7 +21,7 @@ from qemu_node.qmp.connection import QmpConnection
 from qemu_node.units import GIB, MIB
 from qemu_node.vm.admission import Admission
 from qemu_node.vm.hypervisor import Hypervisor
-from qemu_node.vm.services import Node, Rights
+from qemu_node.vm.services import NodeServices, Rights
 from qemu_node.vm.start import qemuprocess, vmfiles
 from qemu_node.vm.start.launch import launch
 from qemu_node.vm.start.request import VMRequest
@@ -45,7 +45,7 @@ class ToldStart:
         monkeypatch.setattr(qemuprocess, "greet", self._greet)
         monkeypatch.setattr(vmfiles, "write_overlay", self._write_overlay)
         self.node = cast(
-            "Node",
+            "NodeServices",
             _Fake(
                 config=NodeConfig(
                     paths=Paths(run=str(root / "r"), data=str(root / "d")),

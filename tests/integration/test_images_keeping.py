@@ -96,8 +96,10 @@ async def take_base(node: VMNode, url: str, task: str = "vm", checksum: str | No
     lock = DirectoryLock.try_acquire(directory.data)
     assert lock is not None
     async with Undo() as undo:
-        start = Start(request=request, node=node.node, tell=lambda *_: None, undo=undo)
-        taken = await take_image(start, ClaimedDirectory(files=directory, lock=lock))
+        start = Start(request=request, tell=lambda *_: None, undo=undo)
+        taken = await take_image(
+            start, ClaimedDirectory(files=directory, lock=lock), node.node.images, WAIT_S
+        )
         taken.image.close()
     lock.release()
     assert taken.base.path == directory.base

@@ -25,7 +25,7 @@ from qemu_node.vm.names import TaskIdentity, vm_id
 from qemu_node.vm.output.vmlogs import TaskLogs
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.processes import _own_processes, running_vm_ids
-from qemu_node.vm.services import Node, Rights
+from qemu_node.vm.services import NodeServices, Rights
 from qemu_node.vm.start.request import VMRequest
 from qemu_node.vm.supervisor import Supervisor
 from qemu_node.vm.vmnetwork import Network
@@ -72,7 +72,7 @@ class VMNode:
         self.tasks = TaskOwner("test")
         images = images or ImagesConfig(image_paths=(str(image.parent),))
         cache = ImageCache(self.paths.images_dir, images, self.tasks)
-        self.node = Node(
+        self.node = NodeServices(
             config=NodeConfig(
                 paths=self.paths,
                 qemu=qemu or QemuConfig(),

@@ -28,7 +28,7 @@ class Rights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class NodeServices:
     """The services that VMs use, made of node.toml by the driver (`DriverRuntime`)."""
 
     config: NodeConfig

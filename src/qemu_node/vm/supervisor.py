@@ -29,7 +29,7 @@ from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record.directory import DirectoryLock, VMBusyError, VMDirectory
 from qemu_node.vm.record.record import VMState
 from qemu_node.vm.record.removal import VMName, remove_files, remove_named
-from qemu_node.vm.services import Node, Tell
+from qemu_node.vm.services import NodeServices, Tell
 from qemu_node.vm.start.launch import launch
 from qemu_node.vm.start.request import VMRequest
 
@@ -87,7 +87,7 @@ class _Managed:
 class Supervisor:
     """The VMs that this process manages; each is held by its lock."""
 
-    def __init__(self, node: Node, open_logs: OpenLogs) -> None:
+    def __init__(self, node: NodeServices, open_logs: OpenLogs) -> None:
         self._node = node
         self._open_logs = open_logs
         self._managed: dict[str, _Managed] = {}
@@ -121,7 +121,7 @@ class Supervisor:
             # What an earlier driver measured is still in usage.json.
             self._repeat(self._measure, "measuring VMs", _USAGE_INTERVAL_S, _USAGE_INTERVAL_S)
 
-    def use(self, node: Node) -> None:
+    def use(self, node: NodeServices) -> None:
         """Have `node` from now on: its settings could be read at last."""
         self._node = node
         self._reconciler = Reconciler(node.config.paths)

@@ -29,7 +29,7 @@ from qemu_node.nomad.task.options import PluginConfig
 from qemu_node.nomad.task.tasklog import TaskLog
 from qemu_node.vm.hypervisor import HypervisorFinder
 from qemu_node.vm.output.vmlogs import TaskLogs
-from qemu_node.vm.services import Node, Rights
+from qemu_node.vm.services import NodeServices, Rights
 from qemu_node.vm.supervisor import Supervisor
 from qemu_node.vm.vmnetwork import Network
 
@@ -42,7 +42,7 @@ _MHZ_UNKNOWN = 1000.0
 
 
 class DriverRuntime:
-    """Makes a `Node` of node.toml on first use, and judges the host for Nomad's fingerprint."""
+    """Makes the `NodeServices` on first use, and judges the host for Nomad's fingerprint."""
 
     def __init__(self, config_path: Path | None = None) -> None:
         self.tasks = TaskOwner("driver")
@@ -194,7 +194,7 @@ class DriverRuntime:
             uids=range(first, first + config.qemu.uid_count),
         )
 
-    def _build_node(self, config: NodeConfig, manager: PortManager | None) -> Node:
+    def _build_node(self, config: NodeConfig, manager: PortManager | None) -> NodeServices:
         rights = _own_rights()
         self._finder = HypervisorFinder(
             config.qemu, config.paths, is_root=rights.is_root, kvm_gid=rights.kvm_gid
@@ -213,7 +213,7 @@ class DriverRuntime:
             reserve=config.disk.reserved,
             make_room=keeper.make_room,
         )
-        return Node(
+        return NodeServices(
             config=config,
             rights=rights,
             images=images,

@@ -21,7 +21,7 @@ from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.admission import Admission
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
 from qemu_node.vm.record.record import VMState
-from qemu_node.vm.services import Node, Tell
+from qemu_node.vm.services import NodeServices, Tell
 from qemu_node.vm.start.qemuprocess import Inherited, attach, connect, limit, listen, publish, spawn
 from qemu_node.vm.start.request import VMRequest
 from qemu_node.vm.start.steps import Start, claim_directory, lease_user
@@ -42,7 +42,7 @@ class Launched:
 
 async def launch(
     request: VMRequest,
-    node: Node,
+    node: NodeServices,
     *,
     tell: Tell,
     admission: Admission,
@@ -55,19 +55,22 @@ async def launch(
     Raises:
         NodeError: a step failed; everything that was made has been removed again.
     """
+    config, shared_gid = node.config, node.rights.shared_gid
     checked = await _check(request, node, admission)
     async with Undo() as undo, AsyncExitStack() as turn:
-        start = Start(request=request, node=node, tell=tell, undo=undo)
-        directory = await claim_directory(start)
-        taken = await take_image(start, directory, on_long_wait)
+        start = Start(request=request, tell=tell, undo=undo)
+        directory = await claim_directory(start, config.paths, node.network)
+        taken = await take_image(
+            start, directory, node.images, config.images.pull_timeout_s, on_long_wait
+        )
         # After the image: nobody waits for another VM's download.
         await turn.enter_async_context(admission.turn(request.nics))
-        user = await lease_user(start, directory)
+        user = await lease_user(start, directory, config, node.rights)
         disk = await make_disk(start, directory, taken, user)
         pflash = await copy_varstore(start, directory, user, checked.firmware)
         drive = await write_config_drive(start, directory, user)
-        listeners = listen(start, directory, user)
-        ports = await attach(start, directory)
+        listeners = listen(start, directory, user, shared_gid)
+        ports = await attach(start, directory, node.network)
         spec = vm_spec(
             request,
             checked,
@@ -83,7 +86,7 @@ async def launch(
         child = await spawn(start, directory, spec, checked.hypervisor, inherited)
         # A QEMU that takes long to greet holds up no other start.
         await turn.aclose()
-        qmp = await connect(start, directory, child)
+        qmp = await connect(start, directory, child, shared_gid)
         state = vm_state(
             request,
             spec,
@@ -103,7 +106,7 @@ async def launch(
     )
 
 
-async def _check(request: VMRequest, node: Node, admission: Admission) -> Checked:
+async def _check(request: VMRequest, node: NodeServices, admission: Admission) -> Checked:
     """Return what the node has for the VM. Needs no undo: most mistakes of a job are found here.
 
     Raises:

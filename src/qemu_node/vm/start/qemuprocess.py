@@ -31,10 +31,9 @@ from qemu_node.vm.output.vmlogs import last_words_of
 from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.record import VMState
 from qemu_node.vm.record.removal import kill
-from qemu_node.vm.services import Rights
 from qemu_node.vm.start.steps import ClaimedDirectory, Start, StartStep, VMUser
 from qemu_node.vm.start.vmfiles import Disk
-from qemu_node.vm.vmnetwork import VMPorts
+from qemu_node.vm.vmnetwork import Network, VMPorts
 
 log = logging.getLogger(__name__)
 
@@ -121,19 +120,21 @@ class Inherited:
         )
 
 
-def listen(start: Start, directory: ClaimedDirectory, user: VMUser) -> Listeners:
-    """Return the VM's sockets, listening."""
+def listen(
+    start: Start, directory: ClaimedDirectory, user: VMUser, shared_gid: int | None
+) -> Listeners:
+    """Return the VM's sockets, listening; group `shared_gid` may use them, too."""
     start.announce(StartStep.SOCKETS)
-    directory.files.create_run(user.uid, start.node.rights.shared_gid)
-    listeners = Listeners(directory.files, start.node.rights.shared_gid)
+    directory.files.create_run(user.uid, shared_gid)
+    listeners = Listeners(directory.files, shared_gid)
     start.undo.callback(listeners.close)
     return listeners
 
 
-async def attach(start: Start, directory: ClaimedDirectory) -> VMPorts:
+async def attach(start: Start, directory: ClaimedDirectory, network: Network) -> VMPorts:
     """Return the VM's ports of the bridge; user mode is guarded."""
     start.announce(StartStep.NETWORK)
-    request, network = start.request, start.node.network
+    request = start.request
     if len(request.ports) < len(request.nics):
         start.undo.push_async_callback(network.unguard_host, directory.files.vm_id)
         await network.guard_host(directory.files.vm_id)
@@ -162,14 +163,14 @@ async def spawn(
 ) -> Child:
     """Return QEMU's process, which has inherited sockets, ports and the claim on its user."""
     start.announce(StartStep.SPAWN)
-    user, scope, kvm_gid = inherited.user, inherited.cgroup.scope, start.node.rights.kvm_gid
+    user, scope = inherited.user, inherited.cgroup.scope
     serial_log, size_bytes = directory.files.serial_log, inherited.disk.size_bytes
     create_log(serial_log, user.owner, disk_bytes=size_bytes)
     child = await start_qemu(
         build_argv(spec, hypervisor.binary.path, hypervisor.binary.version),
         uid=user.uid,
         gid=user.uid,
-        groups=() if kvm_gid is None else (kvm_gid,),
+        groups=user.groups,
         cgroup_procs=None if scope is None else scope.procs_path,
         stderr_path=directory.files.qemu_log,
         pass_fds=inherited.fds,
@@ -185,12 +186,15 @@ async def spawn(
     return child
 
 
-async def connect(start: Start, directory: ClaimedDirectory, child: Child) -> QmpConnection:
-    """Return a connection to QEMU once it answers."""
+async def connect(
+    start: Start, directory: ClaimedDirectory, child: Child, shared_gid: int | None
+) -> QmpConnection:
+    """Return a connection to QEMU once it answers; group `shared_gid` may use its VNC socket."""
     start.announce(StartStep.QMP)
     qmp = await greet(directory.files, child)
     start.undo.push_async_callback(qmp.close)
-    _open_vnc_to_group(directory.files.socket("vnc"), start.node.rights)
+    if shared_gid is not None:
+        _open_to_group(directory.files.socket("vnc"), shared_gid)
     return qmp
 
 
@@ -233,13 +237,12 @@ async def _until_gone(directory: VMDirectory, child: Child) -> QmpConnection:
     raise QemuStartError(with_last_words(problem, last_words_of(directory)))
 
 
-def _open_vnc_to_group(path: Path, rights: Rights) -> None:
+def _open_to_group(vnc: Path, gid: int) -> None:
     """Let the daemon's group use the VNC socket, which QEMU itself has made."""
-    if rights.is_root and rights.shared_gid is not None:
-        try:
-            os.chown(path, -1, rights.shared_gid, follow_symlinks=False)
-        except OSError as exc:
-            log.warning("VNC socket stays closed to the daemon", extra={"error": str(exc)})
+    try:
+        os.chown(vnc, -1, gid, follow_symlinks=False)
+    except OSError as exc:
+        log.warning("VNC socket stays closed to the daemon", extra={"error": str(exc)})
 
 
 async def publish(start: Start, directory: ClaimedDirectory, state: VMState) -> None:

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from enum import StrEnum
 
+from qemu_node.config.node import NodeConfig, Paths
 from qemu_node.host.concurrency.cancellation import Undo
 from qemu_node.host.concurrency.threads import acquire_in_thread, to_the_end
 from qemu_node.host.process.users import UserClaim
@@ -17,8 +18,9 @@ from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
 from qemu_node.vm.record.leases import lease_uid
 from qemu_node.vm.record.record import StateError, StateHeader
 from qemu_node.vm.record.removal import claim, remove_files
-from qemu_node.vm.services import Node, Tell
+from qemu_node.vm.services import Rights, Tell
 from qemu_node.vm.start.request import VMRequest
+from qemu_node.vm.vmnetwork import Network
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +45,9 @@ class StartStep(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """One start: what is asked for, where, and what takes its steps back."""
+    """One start: what is asked for, and what takes its steps back."""
 
     request: VMRequest
-    node: Node
     tell: Tell
     undo: Undo
 
@@ -70,6 +71,8 @@ class VMUser:
 
     claim: UserClaim | None
     """None: ours, without root."""
+    groups: tuple[int, ...] = ()
+    """Its supplementary groups."""
 
     @property
     def uid(self) -> int | None:
@@ -82,10 +85,10 @@ class VMUser:
         return None if self.claim is None else (self.claim.uid, self.claim.uid)
 
 
-async def claim_directory(start: Start) -> ClaimedDirectory:
+async def claim_directory(start: Start, paths: Paths, network: Network) -> ClaimedDirectory:
     """Return the VM's directory, without what an earlier start of the task has left there."""
     start.announce(StartStep.CLAIM)
-    directory = VMDirectory.of(start.node.config.paths, start.request.identity.vm_id)
+    directory = VMDirectory.of(paths, start.request.identity.vm_id)
     left_over: StateHeader | None
     try:
         left_over = await to_the_end(directory.read_state)
@@ -96,23 +99,25 @@ async def claim_directory(start: Start) -> ClaimedDirectory:
     start.undo.push_async_callback(remove_files, directory)
     if left_over is not None:
         # Nobody has detached its ports, which may be others than those of the new start.
-        await start.node.network.detach(left_over.record.ports)
+        await network.detach(left_over.record.ports)
     return ClaimedDirectory(files=directory, lock=lock)
 
 
-async def lease_user(start: Start, directory: ClaimedDirectory) -> VMUser:
+async def lease_user(
+    start: Start, directory: ClaimedDirectory, config: NodeConfig, rights: Rights
+) -> VMUser:
     """Return the user that QEMU will run as."""
     start.announce(StartStep.USER)
-    if not start.node.rights.is_root:
+    if not rights.is_root:
         return VMUser(None)
     # The lease is removed with the directory, by whoever removes that.
     user = await acquire_in_thread(
         lease_uid,
         UserClaim.close,
-        start.node.config.paths.vm_data_dir,
+        config.paths.vm_data_dir,
         directory.files.vm_id,
-        start.node.config.qemu.first_uid,
-        start.node.config.qemu.uid_count,
+        config.qemu.first_uid,
+        config.qemu.uid_count,
     )
     start.undo.callback(user.close)
-    return VMUser(user)
+    return VMUser(user, groups=() if rights.kvm_gid is None else (rights.kvm_gid,))

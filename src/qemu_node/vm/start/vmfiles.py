@@ -14,6 +14,7 @@ from qemu_node.configdrive.iso import write_iso
 from qemu_node.configdrive.tasktree import read_config_drive
 from qemu_node.errors import HostError
 from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.images.cache import ImageCache
 from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.format.overlay import write_overlay
@@ -51,6 +52,8 @@ class Disk:
 async def take_image(
     start: Start,
     directory: ClaimedDirectory,
+    images: ImageCache,
+    timeout_s: float,
     on_long_wait: Callable[[], None] = lambda: None,
 ) -> TakenImage:
     """Return the image; `on_long_wait` is called once it has taken `LONG_WAIT_S`.
@@ -60,15 +63,19 @@ async def take_image(
     """
     for _ in range(_IMAGE_TRIES - 1):
         with contextlib.suppress(ImageGoneError):
-            return await _take_image(start, directory, on_long_wait)
-    return await _take_image(start, directory, on_long_wait)
+            return await _take_image(start, directory, images, timeout_s, on_long_wait)
+    return await _take_image(start, directory, images, timeout_s, on_long_wait)
 
 
 async def _take_image(
-    start: Start, directory: ClaimedDirectory, on_long_wait: Callable[[], None]
+    start: Start,
+    directory: ClaimedDirectory,
+    images: ImageCache,
+    timeout_s: float,
+    on_long_wait: Callable[[], None],
 ) -> TakenImage:
     start.announce(StartStep.IMAGE)
-    image = await fetch_image(start, on_long_wait)
+    image = await fetch_image(start, images, timeout_s, on_long_wait)
     try:
         start.announce(StartStep.BASE)
         base = await _base_of(image, directory)
@@ -89,18 +96,20 @@ async def _base_of(image: CachedImage, directory: ClaimedDirectory) -> BaseImage
     return BaseImage(path=directory.files.base, is_qcow2=is_qcow2)
 
 
-async def fetch_image(start: Start, on_long_wait: Callable[[], None]) -> CachedImage:
-    """Return the image, waiting at most the node's pull timeout for a download.
+async def fetch_image(
+    start: Start, images: ImageCache, timeout_s: float, on_long_wait: Callable[[], None]
+) -> CachedImage:
+    """Return the image, waiting at most `timeout_s` for a download.
 
     Raises:
         HostError: the download goes on in the background; a later start will find it.
         ImageError: the image cannot be had, or is refused.
     """
-    request, timeout_s = start.request, start.node.config.images.pull_timeout_s
+    request = start.request
     notice = asyncio.get_running_loop().call_later(LONG_WAIT_S, on_long_wait)
     try:
         async with asyncio.timeout(timeout_s):
-            image = await start.node.images.get(
+            image = await images.get(
                 request.image,
                 checksum=request.checksum,
                 task_dir=request.task_dir,
