@@ -1,10 +1,12 @@
-"""How a published VM is reached by others than its driver: its QEMU's monitor, its guest's agent.
+"""How a published VM is reached from outside: its QEMU's monitor, its guest's agent, its address.
 
 Owns which of the VM's sockets that is, and whether this user may use them. The driver has sockets
-and a connection of its own (`vm.life`).
+and a connection of its own (`vm.life`). Does not own which of the addresses that a guest reports
+are believed (`vm.life.guestnet`).
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from qemu_node.qga.agent import GuestAgent
@@ -35,6 +37,16 @@ def may_reach(record: VMRecord) -> bool:
     """Tell whether this user may use a VM's sockets; True if they are gone."""
     monitor = _monitor_of(record)
     return not monitor.exists() or os.access(monitor, os.R_OK | os.W_OK)
+
+
+def reachable_address(record: VMRecord, guest_addresses: Sequence[str] = ()) -> str:
+    """Return the VM's forwarded ports, else the first of its guest's own addresses, else ""."""
+    forwards = [
+        f"{forward.host_ip}:{forward.host_port} → {forward.guest_port}"
+        for nic in record.nics
+        for forward in nic.forwards
+    ]
+    return ", ".join(forwards) or next(iter(guest_addresses), "")
 
 
 def _monitor_of(record: VMRecord) -> Path:

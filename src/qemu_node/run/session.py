@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qemu_node.errors import NodeError
-from qemu_node.inventory.address import reachable_address
+from qemu_node.inventory.access import reachable_address
 from qemu_node.inventory.consolelog import ConsoleLog
 from qemu_node.run.allocation.placement import Placement
 from qemu_node.run.allocation.taskconfig import prepare_task

@@ -10,8 +10,7 @@ from pathlib import Path
 from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.errors import HostError, MissingPartError
 from qemu_node.host.concurrency.threads import acquire_in_thread, to_the_end
-from qemu_node.host.files.directories import make_directory, open_directory
-from qemu_node.host.files.passage import require_passage
+from qemu_node.host.files.directories import make_directory, open_directory, require_passage
 from qemu_node.host.process.users import UserClaim, drop_claim
 from qemu_node.qemu.accel.accelerator import AcceleratorChoice, ProofMemory, choose_accelerator
 from qemu_node.qemu.accel.proof import ProofGuest

@@ -7,7 +7,7 @@ from fakes.fake_qmp import FakeQmp
 from fakes.published import make_record, publish
 
 from qemu_node.config.node import Paths
-from qemu_node.inventory.access import agent_of, connect_monitor, may_reach
+from qemu_node.inventory.access import agent_of, connect_monitor, may_reach, reachable_address
 from qemu_node.qmp import commands
 from qemu_node.vm.record.record import VMRecord
 
@@ -39,3 +39,12 @@ def test_a_vm_whose_sockets_are_another_users_may_not_be_reached(
 
 def test_nobody_is_kept_from_a_vm_whose_sockets_are_gone(record: VMRecord) -> None:
     assert may_reach(record)
+
+
+def test_forwarded_ports_come_before_the_guests_own_address(tmp_path: Path) -> None:
+    paths = Paths(run=str(tmp_path / "r"), data=str(tmp_path / "d"))
+    record = make_record(paths)
+    assert reachable_address(record, ["10.0.2.15"]) == "127.0.0.1:20080 → 80"
+    bridged = make_record(paths, nics=())
+    assert reachable_address(bridged, ["10.1.2.3", "10.4.5.6"]) == "10.1.2.3"
+    assert reachable_address(bridged) == ""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from qemu_node.errors import NodeError
-from qemu_node.host.files.passage import ClosedDirectory
+from qemu_node.host.files.directories import ClosedDirectory
 from qemu_node.host.files.space import DiskSpace
 from qemu_node.host.sockets import SUN_PATH_MAX_BYTES
 from qemu_node.qemu.accel.qemubinary import QemuBinary

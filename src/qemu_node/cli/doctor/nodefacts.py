@@ -22,7 +22,7 @@ from qemu_node.cli.doctor.netfacts import read_network
 from qemu_node.config import node as node_config
 from qemu_node.config.node import NodeConfig, Paths, QemuConfig
 from qemu_node.errors import ConfigError, HostError, NodeError
-from qemu_node.host.files.passage import closed_directory
+from qemu_node.host.files.directories import closed_directory
 from qemu_node.host.files.space import DiskSpace, read_space
 from qemu_node.host.limits import read_open_files_limit
 from qemu_node.host.process.command import SAFE_ENV

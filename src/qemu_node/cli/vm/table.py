@@ -10,7 +10,7 @@ from dataclasses import asdict
 import msgspec
 
 from qemu_node.cli.terminal import Cell, Column, Row, short_size, short_time
-from qemu_node.inventory.address import reachable_address
+from qemu_node.inventory.access import reachable_address
 from qemu_node.inventory.report import VMReport
 from qemu_node.inventory.state import VMStatus, VMSummary
 from qemu_node.units import format_size

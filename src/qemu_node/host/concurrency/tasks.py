@@ -7,7 +7,6 @@ download that outlives the start that asked for it. Does not own what they do.
 import asyncio
 import logging
 from collections.abc import Coroutine
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 log = logging.getLogger(__name__)
@@ -68,10 +67,5 @@ class TaskOwner:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         await self.aclose()

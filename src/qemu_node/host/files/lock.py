@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from qemu_node.errors import HostError
@@ -127,10 +126,5 @@ class FileLock:
             raise LockBusyError(f"{self.path} is locked by another process")
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.release()

@@ -10,7 +10,6 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 
 from qemu_node.net.errors import NetworkError
@@ -66,12 +65,7 @@ class RouteSocket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Self
 
 from qemu_node.net.errors import NetworkError
@@ -75,12 +74,7 @@ class Watch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ Owns the pipe. Does not own the child nor what its lines mean.
 import asyncio
 import os
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 _READ_BYTES = 1 << 16
@@ -82,10 +81,5 @@ class LinePipe:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.close()

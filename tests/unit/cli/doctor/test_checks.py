@@ -7,7 +7,7 @@ import pytest
 from qemu_node.cli.doctor import checks
 from qemu_node.cli.doctor.checks import Check, DirectoryFacts, KsmFacts, Leftovers, Level, UidRange
 from qemu_node.errors import ConfigError, MissingPartError
-from qemu_node.host.files.passage import ClosedDirectory
+from qemu_node.host.files.directories import ClosedDirectory
 from qemu_node.host.files.space import DiskSpace
 from qemu_node.qemu.accel.qemubinary import QemuBinary
 from qemu_node.qemu.firmware import Firmware
