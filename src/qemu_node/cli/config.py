@@ -50,13 +50,12 @@ def config() -> None:
     short_help="Check node.toml and Nomad's configuration.",
     help="""Check node.toml, and Nomad's configuration in DIRECTORY; say what is wrong.
 
-    DIRECTORY is what Nomad's agent is given, with node.toml beside its files. Nomad's own
-    validator is asked, too, and certificates, roles and names of servers are checked. Without
-    DIRECTORY it is /data/config on the node's own operating system; elsewhere only node.toml is
-    checked.
+    DIRECTORY is the agent's -config, with node.toml in it. Nomad's own validator runs, and
+    certificates, roles and server names are checked. The default is /data/config on the node's own
+    operating system; elsewhere only node.toml is checked.
 
     Exits with status 1 if something is wrong. A missing default file is fine: the defaults apply.
-    Whether the host suits the settings is for `qemu-node doctor`.""",
+    `qemu-node doctor` checks whether the host suits the settings.""",
     epilog="""\b
 Examples:
   qemu-node config check
@@ -179,7 +178,7 @@ def _check_nomad(directory: Path) -> "list[Finding]":
 @config.command(
     help="""Show all settings as they take effect.
 
-    Each with where it comes from: the file or the default.""",
+    Each line says whether the value comes from the file or is the default.""",
     epilog="""\b
 Examples:
   qemu-node config show

@@ -121,7 +121,7 @@ _RESTART_MAX_S = 10.0
     metavar="PATH",
     help="The node's settings; default: $QEMU_NODE_CONFIG, else /etc/qemu-node/node.toml.",
 )
-@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
+@click.option("-v", "--verbose", count=True, help="Print more on stderr; -vv prints all.")
 @click.version_option(VERSION, prog_name=PROGRAM)
 @click.pass_context
 def cli(ctx: click.Context, config_path: Path | None, verbose: int) -> None:
@@ -134,14 +134,14 @@ def cli(ctx: click.Context, config_path: Path | None, verbose: int) -> None:
     help="""Serve the task driver plugin; Nomad starts this.
 
     With --restart: end the plugins that the agents of this machine have started. An agent starts
-    its plugin again at once, and running VMs go on. The new one reads node.toml anew, and is of the
-    version that is installed now."""
+    its plugin again at once, and running VMs go on. The new plugin reads node.toml again, and
+    has the version that is installed now."""
 )
-@click.option("--restart", is_flag=True, help="Let Nomad start its plugin anew.")
+@click.option("--restart", is_flag=True, help="Make Nomad start its plugin again.")
 @click.option(
     "--stop-with-parent",
     is_flag=True,
-    help="Stop all VMs and leave when stdin ends; `qemu-node run` starts the plugin so.",
+    help="Stop all VMs and exit when stdin ends; for `qemu-node run`.",
 )
 @pass_app
 def driver(app: App, restart: bool, stop_with_parent: bool) -> None:

@@ -44,11 +44,11 @@ _JOB_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=P
 @click.option("--exit-when-ready", is_flag=True,
               help="Stop all VMs when every guest agent has answered.")  # fmt: skip
 @click.option("--ready-timeout", type=Duration(), metavar="DURATION",
-              help='Fail when a guest agent has not answered in this time, e.g. "5m".')  # fmt: skip
+              help='Fail if a guest agent does not answer in time, e.g. "5m".')  # fmt: skip
 @click.option("--parser", type=click.Choice(["auto", "nomad", "agent", "hcl2"]),
               default="auto", show_default=True,
-              help="Who reads HCL: the nomad program, the agent at $NOMAD_ADDR, or the built-in "
-              "reader; auto: the first of these that there is.")  # fmt: skip
+              help="What parses HCL: the nomad program, the agent at $NOMAD_ADDR, or the built-in "
+              "parser; auto: the first of these that is available.")  # fmt: skip
 @click.option("--nomad", envvar="NOMAD", type=click.Path(path_type=str), metavar="PATH",
               help="The nomad program; default: $NOMAD, else the one in PATH, if any.")  # fmt: skip
 @pass_app

@@ -30,7 +30,7 @@ _DETAIL_MAX_CHARS = 300
 
     \b
     ok    as it should be
-    warn  VMs run, and would run better or safer otherwise
+    warn  VMs run, but not as fast or as safely as they could
     fail  VMs cannot run until this is fixed""",
     epilog="""\b
 Examples:
@@ -38,8 +38,8 @@ Examples:
   sudo qemu-node doctor            # as the node's driver sees it
   qemu-node doctor --json | jq -r '.checks[] | select(.level == "fail") | .advice'
 
-Exits with status 1 if something fails without which VMs cannot run. A short guest is started to see
-whether KVM works; a success is remembered until QEMU, firmware or kernel change.
+Exits with status 1 if a check fails. To see whether KVM works, a guest is started for a moment; a
+success is remembered until QEMU, firmware or kernel change.
 """,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

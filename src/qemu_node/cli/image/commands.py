@@ -70,7 +70,7 @@ image.add_command(pull)
     help="""List the images in the cache.
 
     Size is the file's, Disk the size that a guest sees, Used the time since a VM last ran on it. An
-    outdated image is one whose source gives another by now: it is removed with its last VM.""",
+    image is outdated if its source has a newer one: it is removed once no VM uses it.""",
     epilog="""\b
 Examples:
   qemu-node image list
@@ -116,7 +116,7 @@ def show(app: App, name: str, as_json: bool) -> None:
 @image.command(
     help="""Pin images: keep them in the cache.
 
-    A pinned image stays however long it is unused and however short the space is. The pin belongs
+    A pinned image stays, even if it is unused for long or space is short. The pin belongs
     to the source: a new version is pinned when it is downloaded, and the old one is removed.""",
     epilog="""\b
 Examples:
@@ -152,7 +152,7 @@ def unpin(app: App, names: tuple[str, ...], as_json: bool) -> None:
     help="""Remove images from the cache.
 
     Refused for an image that VMs run on, or that is pinned or prefetched, except with --force. VMs
-    that run keep their image in any case; its space is free when the last of them has ended.""",
+    that run keep their image in any case; the space is freed when the last of them ends.""",
     epilog="""\b
 Examples:
   qemu-node image rm debian-12.qcow2

@@ -35,8 +35,8 @@ _LINE_BYTES = 100 * MIB
 @click.command(
     help="""Download the image at URL, or bring it up to date.
 
-    Ctrl-C keeps what has arrived, and the same command goes on from there where the source allows
-    it. If the driver downloads the same image, the command waits for that.""",
+    Ctrl-C keeps what was downloaded; the same command then continues, if the source allows that.
+    If the driver downloads the same image, the command waits for that.""",
     epilog="""\b
 Examples:
   qemu-node image pull https://cloud.example/debian-13.qcow2

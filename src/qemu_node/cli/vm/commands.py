@@ -49,8 +49,8 @@ vm.add_command(logs)
       unreadable  its state is damaged, or a newer driver wrote it
       orphan      left by a driver that was killed; the next driver removes it
 
-    CPU is in percent of one core over the last half minute. Memory is what the VM uses of the host,
-    and what its guest has.""",
+    CPU is in percent of one core over the last half minute. Memory is what the VM
+    uses on the host, and the size that its guest has.""",
     epilog="""\b
 Examples:
   qemu-node vm list
@@ -117,19 +117,19 @@ def show(app: App, name: str, as_json: bool) -> None:
     epilog="""\b
 Examples:
   qemu-node vm console web
-  qemu-node vm console --no-input web     # look on; Ctrl-C leaves
+  qemu-node vm console --no-input web     # only watch; Ctrl-C ends it
 
-One client at a time has the console. What the guest prints is in the task's log in any case.
+One client at a time has the console. The task's log has all that the guest prints.
 """,
 )
 @vm_argument
-@click.option("--no-input", is_flag=True, help="Only look on; stdin need not be a terminal.")
+@click.option("--no-input", is_flag=True, help="Only watch; stdin need not be a terminal.")
 @pass_app
 def console(app: App, name: str, no_input: bool) -> None:
     """Open a serial console."""
     if not (no_input or (sys.stdin.isatty() and sys.stdout.isatty())):
         raise click.UsageError(
-            "the console needs a terminal; --no-input only looks on", click.get_current_context()
+            "the console needs a terminal; --no-input only watches", click.get_current_context()
         )
     from qemu_node.cli.vm.console import ConsoleError, attach, is_taken
 
@@ -150,15 +150,15 @@ def console(app: App, name: str, no_input: bool) -> None:
 
 
 @vm.command(
-    help=with_vm_help("""Stop a VM, or all, gently at first.
+    help=with_vm_help("""Stop a VM, or all: first by asking the guest.
 
-    The guest agent is asked, then the power button pressed, then QEMU told to quit, then killed.
-    The driver sees the end and reports it to Nomad, which may start the task again as the job's
-    restart block says; `nomad job stop` ends it for good.
+    The guest agent is asked first. Then the power button is pressed, QEMU is told to quit, and at
+    last it is killed. The driver reports the end to Nomad, which may start the task again, as the
+    job's restart block says; `nomad job stop` ends it for good.
 
-    --all is for the shutdown of the machine (qemu-node-vms.service): all VMs at once, in the time
-    of one, without Nomad and driver. Such an end does not count as one of the task, which starts
-    again when the machine is back."""),
+    --all stops all VMs at the same time, when the machine shuts down (qemu-node-vms.service). It
+    needs neither Nomad nor the driver. After the boot Nomad starts the tasks again, whatever their
+    restart block says."""),
     epilog="""\b
 Examples:
   qemu-node vm stop web
@@ -170,7 +170,7 @@ Examples:
 @click.argument("name", metavar="VM", required=False, shell_complete=complete_vm)
 @click.option("--all", "is_all", is_flag=True, help="Stop every VM of this machine.")
 @click.option("--timeout", "timeout_s", type=Duration(), default="30s", show_default=True,
-              metavar="DURATION", help="What a guest gets before force is used.")  # fmt: skip
+              metavar="DURATION", help="How long a guest may take to end.")  # fmt: skip
 @click.option("--now", is_flag=True, help="Do not ask the guest: quit QEMU.")
 @_json
 @pass_app

@@ -84,7 +84,7 @@ Examples:
 """,
 )
 @click.option("--timeout", "timeout_s", type=Duration(), default=None, metavar="DURATION",
-              help='Give up after this time, e.g. "30s"; by default a day.')  # fmt: skip
+              help='Give up after this time, e.g. "30s"; default: one day.')  # fmt: skip
 @click.option("-n", "--no-stdin", is_flag=True, help="Give the command no input.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @vm_argument

@@ -31,11 +31,11 @@ _LAST_S = 2.0
     epilog="""\b
 Examples:
   qemu-node vm logs web
-  qemu-node vm logs -f -n 20 web     # the last 20 lines, and what comes; Ctrl-C leaves
+  qemu-node vm logs -f -n 20 web     # the last 20 lines, then new ones; Ctrl-C ends it
   qemu-node vm logs web | grep -i error
 """,
 )
-@click.option("-f", "--follow", is_flag=True, help="Print what comes, too, until the VM ends.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new output, until the VM ends.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), metavar="N",
               help="Print the last N lines; by default all.")  # fmt: skip
 @click.option("--raw", is_flag=True, help="Print the bytes of the log files as they are.")

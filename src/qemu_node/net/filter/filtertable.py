@@ -32,8 +32,6 @@ class FilterTable:
 
     def __init__(self, nft: Nft) -> None:
         self._nft = nft
-        self.is_owned = False
-        """Whether the kernel keeps other processes from changing it."""
         self._rules: Rules = ()
 
     def load(self) -> None:
@@ -60,7 +58,6 @@ class FilterTable:
             except NftError as exc:
                 log.debug("table not loaded", extra={"flags": flags, "reason": str(exc)})
             else:
-                self.is_owned = bool(flags)
                 return
         self._replace()
 
@@ -86,7 +83,6 @@ class FilterTable:
             except NftError as exc:
                 problem = exc
             else:
-                self.is_owned = bool(flags)
                 log.warning("network filter of another version was replaced")
                 return
         assert problem is not None
