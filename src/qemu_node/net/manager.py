@@ -256,7 +256,7 @@ class PortManager:
     def _filter(self) -> FilterTable:
         if not self._config.bridge:
             raise BridgeUnfitError(
-                "this node has no bridge for VMs", hint="network.bridge in node.toml names one"
+                "this node has no bridge for VMs", hint="set network.bridge in node.toml"
             )
         return self._begin()
 

@@ -191,7 +191,7 @@ class QmpProtocol(asyncio.BufferedProtocol):
             self._answer(self.ready, message)
         elif message.id is None:
             # QEMU could not parse what we sent, or the peer is not QEMU.
-            self._give_up("an answer does not say to what")
+            self._give_up("an answer does not say to which command")
         elif (answer := self._calls.get(message.id)) is not None:
             self._answer(answer, message)
 

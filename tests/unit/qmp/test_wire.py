@@ -135,7 +135,7 @@ async def test_nothing_is_kept_of_a_call_that_is_over(opened: Peer, end: str) ->
         (b'["QMP"]\n', "malformed"),
         (b'{"QMP": 5}\n', "malformed"),
         (GREETING + b'{"id": "x"}\n', "neither a value nor an error"),
-        (GREETING + NEGOTIATED + b'{"return": {}}\n', "does not say to what"),
+        (GREETING + NEGOTIATED + b'{"return": {}}\n', "does not say to which"),
         (b"x" * (LINE_MAX_BYTES + 1), "too long"),
     ],
 )

@@ -4,7 +4,7 @@ Owns the requests that lead from a reference to a blob: manifest, token, manifes
 Does not own making requests (`http`) nor what manifests mean (`manifest`).
 
 A secret is sent to the registry that the operator named, and to a token service that the registry
-names over https or that is on the registry's own host. Never to the target of a redirect.
+names over https or that is on the registry's own host. It is not sent to where these redirect.
 
 Sources: github.com/opencontainers/distribution-spec, spec.md; distribution.github.io/distribution,
 "Token Authentication Specification".

@@ -49,7 +49,7 @@ class Located:
 
     file: HttpFile
     version: str | None = None
-    """What tells it from another version; None if only its validators do.
+    """What tells it from another version; None if only its validators tell.
 
     A registry's is the digest of the manifest, which changes like an ETag."""
     checksum: Checksum | None = None

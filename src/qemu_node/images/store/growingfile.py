@@ -13,8 +13,8 @@ from qemu_node.units import MIB
 _HOLE_BYTES = 64 << 10
 _WRITEBACK_BYTES = 16 * MIB
 _WRITE_BYTES = 256 << 10
-"""How much one system call writes: with large folios in the page cache, finding those for a MiB
-takes three times as long as filling small ones (ext4, Linux 6.18)."""
+"""How much one system call writes. For more the page cache takes large folios, and to find these
+takes three times as long as to fill small ones (ext4, Linux 6.18)."""
 
 
 class GrowingFile:
@@ -52,12 +52,12 @@ class GrowingFile:
     def _grow(self, more_bytes: int) -> None:
         self.size_bytes += more_bytes
         if self.size_bytes - self._sent_bytes >= _WRITEBACK_BYTES:
-            # The disk works while the rest arrives, not only when all of it must be there.
+            # The disk writes this while the rest arrives, so the last fsync(2) is short.
             holes.start_writeback(self.fd, self._sent_bytes, self.size_bytes - self._sent_bytes)
             self._sent_bytes = self.size_bytes
 
     def finish(self) -> None:
-        """Set the file's length, which a hole at its end does not.
+        """Set the file's length: a hole at its end has not extended it.
 
         Raises:
             ImageStorageError: the host refused.

@@ -87,8 +87,8 @@ class PartialFile:
         self._unpacked: GrowingFile | None = None
         self._unpacker: Unpacker | None = None
         self._algorithms = frozenset(algorithms) | {Algorithm.SHA256}
-        # Until the first bytes tell that it is not compressed: of a compressed file all digests
-        # are kept, as the file as served cannot be read again once it is unpacked.
+        # All of them, until the first bytes show that the file is not compressed. A compressed file
+        # keeps all: once it is unpacked, the bytes that were served cannot be read again.
         self._hashes = {algorithm: hashlib.new(algorithm) for algorithm in Algorithm}
         self._content_sha256 = self._hashes[Algorithm.SHA256]
         self._digester = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest")
@@ -368,7 +368,7 @@ def progress_at(partial: Path) -> tuple[int, int | None]:
 
 def remove(path: Path) -> None:
     """Remove the partial file `path` with all that belongs to it, as far as the host allows."""
-    # The description first: without it nobody resumes bytes that it would describe wrongly.
+    # The description first: nobody resumes bytes without one, and it may no longer fit them.
     for each in (info_path(path), path, _unpacked_path(path)):
         with contextlib.suppress(OSError):
             each.unlink(missing_ok=True)

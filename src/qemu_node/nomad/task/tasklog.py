@@ -3,8 +3,8 @@
 Owns their rotation and removal. Does not own where they are (`vm.output.logfiles`), what is
 written, nor how fast.
 
-The tasks of the allocation can write to the directory, so a name that something other than a plain
-file has is skipped. No other file is made there: if a file has the same prefix but no number, Nomad
+The tasks of the allocation can write to the directory, so a name that is there and is not a plain
+file is skipped. No other file is made there: if a file has the same prefix but no number, Nomad
 refuses to show any.
 
 Nothing stays open between two writes, because a node has two logs for each VM, and most are
@@ -107,7 +107,7 @@ class TaskLog:
                 self._begin(dir_fd, index)
                 return fd
             os.close(fd)
-        raise OSError(errno.EEXIST, f"{self._prefix}{first} and the next are no plain files")
+        raise OSError(errno.EEXIST, f"{self._prefix}{first} and the next are not plain files")
 
     def _begin(self, dir_fd: int, index: int) -> None:
         """Remember that `index` is the newest file; remove the oldest beyond `max_files`."""
