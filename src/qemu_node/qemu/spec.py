@@ -162,6 +162,6 @@ class VMSpec:
     serial_log: Path
     """QEMU appends everything that the guest prints on its serial port."""
     aio: DiskAio
-    """`io_uring` only where the host is known to allow it (`probe.choose_aio`)."""
+    """`io_uring` only where the host is known to allow it (`qemubinary.choose_aio`)."""
     args: tuple[str, ...]
     """Raw options, already checked against the operator's list."""
