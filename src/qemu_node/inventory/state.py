@@ -4,22 +4,20 @@ Owns telling a managed VM from one whose driver is gone and from left-overs, and
 CPU and memory. Asks neither QEMU nor the guest, so a VM that hangs delays no list. Changes nothing.
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 
 from qemu_node.config.node import Paths
+from qemu_node.host.files.lock import held_locks, is_locked
 from qemu_node.host.process.identity import ProcessId, cpu_times, is_alive
 from qemu_node.vm.life.usage import DiskState, Usage, read_usage
 from qemu_node.vm.record.directory import VMDirectory, visible_vm_ids
 from qemu_node.vm.record.processes import find_vm_processes
 from qemu_node.vm.record.record import StateError, VMRecord, read_record
 
-_LOCKS = Path("/proc/locks")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -96,46 +94,6 @@ def list_summaries(paths: Paths) -> list[VMSummary]:
 def summarize(paths: Paths, vm_id: str) -> VMSummary:
     """Return what is known of one VM."""
     return _summarize(VMDirectory.of(paths, vm_id), None, held_locks())
-
-
-def parse_locks(text: str) -> frozenset[tuple[int, int, int]]:
-    """Return major, minor and inode of every file in /proc/locks that is held by a flock(2).
-
-    Lines of waiters carry an arrow before the kind (man 5 proc).
-    """
-    held = set()
-    for line in text.splitlines():
-        fields = line.split()
-        if len(fields) < 6 or fields[1] != "FLOCK":
-            continue
-        with contextlib.suppress(ValueError):
-            major, minor, inode = fields[5].split(":")
-            held.add((int(major, 16), int(minor, 16), int(inode)))
-    return frozenset(held)
-
-
-def held_locks() -> frozenset[tuple[int, int, int]]:
-    """Return the locks that are held now. Reading disturbs no driver; trying a lock could."""
-    try:
-        return parse_locks(_LOCKS.read_text())
-    except OSError:
-        return frozenset()
-
-
-def is_locked(path: Path, locks: Iterable[tuple[int, int, int]]) -> bool | None:
-    """Tell whether someone holds the lock on `path`; None where we may not look."""
-    try:
-        info = path.stat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    device = (os.major(info.st_dev), os.minor(info.st_dev))
-    # Major 0: a virtual device, and btrfs shows another one in stat(2) than in /proc/locks.
-    return any(
-        inode == info.st_ino and (device[0] == 0 or (major, minor) == device)
-        for major, minor, inode in locks
-    )
 
 
 def _order(vm: VMSummary) -> tuple[bool, str, str]:

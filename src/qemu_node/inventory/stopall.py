@@ -17,10 +17,10 @@ from qemu_node.config.node import Paths
 from qemu_node.errors import AS_ROOT, HostError, NodeError, QmpError
 from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.host.files.lock import held_locks, is_locked
 from qemu_node.host.limits import raise_open_files_limit
 from qemu_node.host.process.identity import ProcessId, is_alive
 from qemu_node.host.process.pidfd import Hold
-from qemu_node.inventory.state import held_locks, is_locked
 from qemu_node.qga.agent import GuestAgent
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection

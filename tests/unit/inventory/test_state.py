@@ -1,4 +1,3 @@
-import fcntl
 import os
 import time
 from pathlib import Path
@@ -8,49 +7,19 @@ import pytest
 from fakes.published import VM_ID, make_record, publish
 
 from qemu_node.config.node import Paths
-from qemu_node.inventory import state as vmstate
 from qemu_node.inventory.state import (
     VMStatus,
-    is_locked,
     list_summaries,
-    parse_locks,
     status_of,
     summarize,
 )
 from qemu_node.vm.life.usage import DiskState, Usage
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
 
-LOCKS = """\
-1: FLOCK  ADVISORY  WRITE 4242 fe:0a:131074 0 EOF
-1: -> FLOCK  ADVISORY  WRITE 4243 fe:0a:131075 0 EOF
-2: POSIX  ADVISORY  WRITE 4244 fe:0a:131076 0 EOF
-3: FLOCK  ADVISORY  WRITE 4245 garbage 0 EOF
-4: FLOCK
-"""
-
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     return Paths(run=str(tmp_path / "r"), data=str(tmp_path / "d"))
-
-
-def test_only_held_flocks_are_read_from_the_kernels_list() -> None:
-    assert parse_locks(LOCKS) == {(0xFE, 0x0A, 131074)}
-
-
-def test_a_lock_held_by_anyone_is_seen_without_taking_it(tmp_path: Path) -> None:
-    held, free = tmp_path / "held", tmp_path / "free"
-    held.mkdir()
-    free.mkdir()
-    fd = os.open(held, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    try:
-        locks = vmstate.held_locks()
-        assert is_locked(held, locks) is True
-        assert is_locked(free, locks) is False
-        assert is_locked(tmp_path / "absent", locks) is False
-    finally:
-        os.close(fd)
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ from qemu_node.config import node as node_config
 from qemu_node.config.node import NodeConfig, Paths, QemuConfig
 from qemu_node.errors import ConfigError, HostError, NodeError
 from qemu_node.host.files.directories import closed_directory
+from qemu_node.host.files.lock import held_locks, is_locked
 from qemu_node.host.files.space import DiskSpace, read_space
 from qemu_node.host.limits import read_open_files_limit
 from qemu_node.host.process.command import SAFE_ENV
 from qemu_node.host.process.users import claimed_users, group_id
 from qemu_node.images.cache import check_settings
 from qemu_node.images.source.credentials import secret_problems
-from qemu_node.inventory.state import held_locks, is_locked
 from qemu_node.nomad.plugin.handshake import lock_path, plugins_dir
 from qemu_node.qemu.accel.proof import KVM_DEVICE
 from qemu_node.qemu.accel.qemubinary import QemuBinary, find_qemu

@@ -1,6 +1,7 @@
 """Locks between processes, on files and directories.
 
-Owns flock(2) and waiting for it. Does not own what a lock guards.
+Owns flock(2), waiting for it, and seeing whether others hold a lock. Does not own what a lock
+guards.
 """
 
 import asyncio
@@ -8,12 +9,14 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
 from qemu_node.errors import HostError
 from qemu_node.host.files.atomic import host_error
+
+_LOCKS = Path("/proc/locks")
 
 _LOCK_POLL_S = 0.02
 
@@ -128,3 +131,43 @@ class FileLock:
 
     def __exit__(self, *_exc: object) -> None:
         self.release()
+
+
+def parse_locks(text: str) -> frozenset[tuple[int, int, int]]:
+    """Return major, minor and inode of every file in /proc/locks that is held by a flock(2).
+
+    Lines of waiters carry an arrow before the kind (man 5 proc).
+    """
+    held = set()
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) < 6 or fields[1] != "FLOCK":
+            continue
+        with contextlib.suppress(ValueError):
+            major, minor, inode = fields[5].split(":")
+            held.add((int(major, 16), int(minor, 16), int(inode)))
+    return frozenset(held)
+
+
+def held_locks() -> frozenset[tuple[int, int, int]]:
+    """Return the locks that are held now. Reading disturbs no driver; trying a lock could."""
+    try:
+        return parse_locks(_LOCKS.read_text())
+    except OSError:
+        return frozenset()
+
+
+def is_locked(path: Path, locks: Iterable[tuple[int, int, int]]) -> bool | None:
+    """Tell whether someone holds the lock on `path`; None where we may not look."""
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    device = (os.major(info.st_dev), os.minor(info.st_dev))
+    # Major 0: a virtual device, and btrfs shows another one in stat(2) than in /proc/locks.
+    return any(
+        inode == info.st_ino and (device[0] == 0 or (major, minor) == device)
+        for major, minor, inode in locks
+    )

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from qemu_node.host.files.lock import held_locks, is_locked
 from qemu_node.host.process import identity, pidfd
 from qemu_node.host.process.identity import ProcessId
-from qemu_node.inventory.state import held_locks, is_locked
 from qemu_node.nomad.plugin.handshake import lock_path, plugins_dir
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,5 @@
 import asyncio
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -6,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import HostError
-from qemu_node.host.files.lock import FileLock, LockBusyError
+from qemu_node.host.files.lock import FileLock, LockBusyError, held_locks, is_locked, parse_locks
+
+LOCKS = """\
+1: FLOCK  ADVISORY  WRITE 4242 fe:0a:131074 0 EOF
+1: -> FLOCK  ADVISORY  WRITE 4243 fe:0a:131075 0 EOF
+2: POSIX  ADVISORY  WRITE 4244 fe:0a:131076 0 EOF
+3: FLOCK  ADVISORY  WRITE 4245 garbage 0 EOF
+4: FLOCK
+"""
 
 
 def test_a_held_lock_is_refused_to_everybody_else_and_to_its_holder(tmp_path: Path) -> None:
@@ -96,3 +105,22 @@ def test_a_thread_waits_for_a_lock_as_long_as_it_may(tmp_path: Path) -> None:
         pass
     assert lock.try_acquire()
     lock.release()
+
+
+def test_only_held_flocks_are_read_from_the_kernels_list() -> None:
+    assert parse_locks(LOCKS) == {(0xFE, 0x0A, 131074)}
+
+
+def test_a_lock_held_by_anyone_is_seen_without_taking_it(tmp_path: Path) -> None:
+    held, free = tmp_path / "held", tmp_path / "free"
+    held.mkdir()
+    free.mkdir()
+    fd = os.open(held, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        locks = held_locks()
+        assert is_locked(held, locks) is True
+        assert is_locked(free, locks) is False
+        assert is_locked(tmp_path / "absent", locks) is False
+    finally:
+        os.close(fd)
