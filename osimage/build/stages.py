@@ -14,9 +14,12 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+
+from osimage.build.errors import BuildError
 
 _KEPT = 4
 
@@ -30,7 +33,7 @@ def say(text: str) -> None:
 def digest_of(words: Iterable[str] = (), *, files: Iterable[Path] = ()) -> str:
     """Return a short digest of `words`, and of path, mode and content of `files`.
 
-    A directory counts with all that is in it.
+    A directory counts with all that is in it, empty directories included.
     """
     total = hashlib.sha256()
     for word in words:
@@ -38,23 +41,33 @@ def digest_of(words: Iterable[str] = (), *, files: Iterable[Path] = ()) -> str:
     for top in files:
         for path in _files_below(top):
             mode = path.lstat().st_mode
-            is_link = stat.S_ISLNK(mode)
-            content = os.fsencode(path.readlink()) if is_link else path.read_bytes()
-            name = path.relative_to(top.parent)
-            kind = "l" if is_link else "x" if mode & 0o100 else "f"
-            total.update(f"{kind}{name}:".encode() + hashlib.sha256(content).digest())
+            if stat.S_ISLNK(mode):
+                kind, content = b"l", os.fsencode(path.readlink())
+            elif stat.S_ISDIR(mode):
+                kind, content = b"d", b""
+            else:
+                kind, content = b"x" if mode & 0o100 else b"f", path.read_bytes()
+            name = os.fsencode(path.relative_to(top.parent))
+            total.update(kind + name + b":" + hashlib.sha256(content).digest())
     return total.hexdigest()[:16]
 
 
 def _files_below(top: Path) -> list[Path]:
-    """Return the files and links below a directory, or `top` itself, without Python's caches."""
+    """Return what is below a directory, or `top` itself, without Python's caches."""
     if not top.is_dir() or top.is_symlink():
         return [top]
-    return sorted(
-        path
-        for path in top.rglob("*")
-        if "__pycache__" not in path.parts and (path.is_symlink() or not path.is_dir())
-    )
+    return sorted(path for path in top.rglob("*") if "__pycache__" not in path.parts)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of a directory, for who adds to it or removes from it."""
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 class Stages:
@@ -74,12 +87,27 @@ class Stages:
         self._in_use.clear()
 
     def get(
-        self, name: str, digest: str, make: Callable[[Path, Path], None], *, about: str
+        self,
+        name: str,
+        digest: str,
+        make: Callable[[Path, Path], None],
+        *,
+        about: str,
+        look_again: Callable[[], str] | None = None,
     ) -> Path:
         """Return the entry of `name` and `digest`, made unless it is there.
 
-        By `make(target, scratch)`: `scratch` is an empty directory that ends with the call. `about`
-        says what takes so long.
+        Args:
+            name: Of the step.
+            digest: Of what goes into it.
+            make: Is called with `target`, which it makes, and `scratch`, an empty directory that
+                ends with the call.
+            about: Says what takes so long.
+            look_again: Returns the digest once more. Files of a person may change while the step
+                reads them, and what came out would be kept as what it is not.
+
+        Raises:
+            BuildError: what goes into it has changed meanwhile; nothing is kept.
         """
         entry = self._directory / f"{name}-{digest}"
         # Its lock and its time stand for the entry: the time of a root directory is the image's.
@@ -87,28 +115,47 @@ class Stages:
         with mark.open("a") as lock:
             fd = os.dup(lock.fileno())
         self._in_use.append(fd)
-        if not _try_lock(fd, fcntl.LOCK_EX):
-            if not _exists(entry):
+        while True:
+            if _try_lock(fd, fcntl.LOCK_EX):
+                if not _exists(entry):
+                    self._remove_litter()
+                    say(about)
+                    self._make(entry, name, make, look_again)
+            elif not _exists(entry):
                 say(f"waits for another build, which makes {name}")
-            fcntl.flock(fd, fcntl.LOCK_SH if _exists(entry) else fcntl.LOCK_EX)
-        if not _exists(entry):
-            self._remove_litter(name)
-            say(about)
-            self._make(entry, name, make)
-        fcntl.flock(fd, fcntl.LOCK_SH)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            # One lock is given up before the other is had (flock(2)): somebody may have removed it.
+            if _exists(entry):
+                break
         os.utime(mark)
         self._remove_old(name, mark)
         return entry
 
-    def _make(self, entry: Path, name: str, make: Callable[[Path, Path], None]) -> None:
-        scratch = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=self._directory))
-        scratch.chmod(0o755)
-        fd = os.open(scratch, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+    def _make(
+        self,
+        entry: Path,
+        name: str,
+        make: Callable[[Path, Path], None],
+        look_again: Callable[[], str] | None,
+    ) -> None:
+        with self._scratch(name) as scratch:
             target = scratch / "made"
             make(target, scratch)
+            if look_again is not None and entry.name != f"{name}-{look_again()}":
+                raise BuildError(f"files changed while {name} was made of them", hint="try again")
             target.rename(entry)
+
+    @contextmanager
+    def _scratch(self, name: str) -> Iterator[Path]:
+        """Give a directory that nobody removes as litter; it ends with the block."""
+        # Nobody looks for litter between the two steps.
+        with locked(self._directory):
+            scratch = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=self._directory))
+            fd = os.open(scratch, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            scratch.chmod(0o755)
+            yield scratch
         finally:
             _remove(scratch)
             os.close(fd)
@@ -118,24 +165,32 @@ class Stages:
 
         Their marks stay: another process may be waiting for the lock of one.
         """
-        marks = [mark for mark in self._directory.glob(f"{name}-*.used") if mark != newest]
+        entries = {mark: _entry_of(mark) for mark in self._directory.glob(f"{name}-*.used")}
+        marks = [mark for mark, entry in entries.items() if mark != newest and _exists(entry)]
         by_age = sorted(marks, key=lambda mark: mark.stat().st_mtime, reverse=True)
         for mark in by_age[_KEPT - 1 :]:
             with mark.open() as file:
-                if _try_lock(file.fileno(), fcntl.LOCK_EX):
-                    _remove(mark.with_name(mark.name.removesuffix(".used")))
+                if _try_lock(file.fileno(), fcntl.LOCK_EX) and _exists(entries[mark]):
+                    # At once: a half that is left would be taken for the whole.
+                    with self._scratch(name) as scratch:
+                        entries[mark].rename(scratch / "old")
 
-    def _remove_litter(self, name: str) -> None:
-        """Remove what a killed build left: nobody locks it."""
-        for path in self._directory.glob(f"{name}.*"):
-            if not path.is_dir():
-                continue
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if _try_lock(fd, fcntl.LOCK_EX):
-                    _remove(path)
-            finally:
-                os.close(fd)
+    def _remove_litter(self) -> None:
+        """Remove what killed builds left: nobody locks it."""
+        with locked(self._directory):
+            for path in self._directory.glob("*.*"):
+                if not path.is_dir():
+                    continue
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    if _try_lock(fd, fcntl.LOCK_EX):
+                        _remove(path)
+                finally:
+                    os.close(fd)
+
+
+def _entry_of(mark: Path) -> Path:
+    return mark.with_name(mark.name.removesuffix(".used"))
 
 
 def _try_lock(fd: int, kind: int) -> bool:

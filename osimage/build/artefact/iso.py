@@ -22,10 +22,12 @@ def make_iso(
         elemental: The CLI.
         overlay: Files of the ISO itself, seen at /run/initramfs/live in the live system.
     """
-    digest = digest_of(
-        ["iso 1", tools.name, tree.name, _COMMAND_LINE, _COMPRESSION],
-        files=[elemental, *([overlay] if overlay else [])],
-    )
+
+    def digest() -> str:
+        return digest_of(
+            ["iso 1", tools.name, tree.name, _COMMAND_LINE, _COMPRESSION],
+            files=[elemental, *([overlay] if overlay else [])],
+        )
 
     def make(target: Path, scratch: Path) -> None:
         work = scratch / "work"
@@ -50,4 +52,4 @@ def make_iso(
         )  # fmt: skip
         (out / "image.iso").rename(target)
 
-    return stages.get("iso", digest, make, about="makes the ISO (a minute)")
+    return stages.get("iso", digest(), make, about="makes the ISO (a minute)", look_again=digest)

@@ -116,7 +116,10 @@ def make_with_initrd(
     if elemental is None:
         words.append("plain")
     inputs = [*ours, *([elemental] if elemental else [])]
-    digest = digest_of([*words, *(str(path.relative_to(files)) for path in ours)], files=inputs)
+    names = [str(path.relative_to(files)) for path in ours]
+
+    def digest() -> str:
+        return digest_of([*words, *names], files=inputs)
 
     def make(target: Path, scratch: Path) -> None:
         del scratch
@@ -133,7 +136,9 @@ def make_with_initrd(
         )  # fmt: skip
 
     kind = "initrd" if elemental is not None else "plain-initrd"
-    return stages.get(kind, digest, make, about="makes the initrd (half a minute)")
+    return stages.get(
+        kind, digest(), make, about="makes the initrd (half a minute)", look_again=digest
+    )
 
 
 def _drop_second_copies(directory: Path) -> None:

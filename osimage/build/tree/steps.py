@@ -65,10 +65,12 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
         local_binaries=request.local_binaries, epoch=request.epoch,
     )  # fmt: skip
     here = Path(__file__).parent
-    digest = digest_of(
-        ["tree", with_initrd.name, repr(sorted(lines.items())), request.release_key.decode()],
-        files=[package, FILES, *request.overlays, request.nomad, *sorted(here.glob("*.py"))],
-    )
+
+    def digest() -> str:
+        return digest_of(
+            ["tree", with_initrd.name, repr(sorted(lines.items())), request.release_key.decode()],
+            files=[package, FILES, *request.overlays, request.nomad, *sorted(here.glob("*.py"))],
+        )
 
     def make(target: Path, scratch: Path) -> None:
         del scratch
@@ -83,7 +85,10 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
         _finish(target, lines)
         tidy(target, request.epoch)
 
-    tree = stages.get("tree", digest, make, about="finishes the root file system (half a minute)")
+    tree = stages.get(
+        "tree", digest(), make, look_again=digest,
+        about="finishes the root file system (half a minute)",
+    )  # fmt: skip
     say(f"root file system: {tree}")
     return tree
 

@@ -1,8 +1,12 @@
 import os
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+from osimage.build import stages as module
+from osimage.build.errors import BuildError
 from osimage.build.stages import Stages, digest_of
 
 
@@ -34,11 +38,111 @@ def test_a_step_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["tree-1.used"]
 
 
-def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "tree.abc" / "made").mkdir(parents=True)
+@pytest.mark.parametrize("name", ["tree", "iso"])
+def test_what_a_killed_build_left_of_any_step_is_removed(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.abc" / "made").mkdir(parents=True)
     with Stages(tmp_path) as stages:
         stages.get("tree", "1", lambda target, _: target.touch(), about="")
-    assert not (tmp_path / "tree.abc").exists()
+    assert not (tmp_path / f"{name}.abc").exists()
+
+
+def test_what_is_half_removed_when_the_build_is_killed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(target: Path, _: Path) -> None:
+        target.mkdir()
+        (target / "a").touch()
+        (target / "b").touch()
+
+    for number in range(4):
+        with Stages(tmp_path) as stages:
+            stages.get("tree", str(number), make, about="")
+        os.utime(tmp_path / f"tree-{number}.used", (number, number))
+
+    def die(path: Path, **_: object) -> None:
+        for half in path.rglob("a"):
+            half.unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, Stages(tmp_path) as stages:
+        patched.setattr(shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            stages.get("tree", "9", lambda target, _: target.touch(), about="")
+    with Stages(tmp_path) as stages:
+        again = stages.get("tree", "0", make, about="")
+        assert sorted(path.name for path in again.iterdir()) == ["a", "b"]
+
+
+def test_steps_that_failed_do_not_drive_out_what_is_kept(tmp_path: Path) -> None:
+    def fail(_target: Path, _scratch: Path) -> None:
+        raise ValueError
+
+    def make(target: Path, _scratch: Path) -> None:
+        target.touch()
+
+    with Stages(tmp_path) as stages:
+        good = stages.get("tree", "good", make, about="")
+    os.utime(tmp_path / "tree-good.used", (0, 0))
+    for number in range(8):
+        with Stages(tmp_path) as stages, pytest.raises(ValueError):  # noqa: PT011
+            stages.get("tree", str(number), fail, about="")
+    with Stages(tmp_path) as stages:
+        stages.get("tree", "next", make, about="")
+    assert good.exists()
+
+
+def test_two_builds_share_a_step_while_both_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits for the step, and not for all that the first makes of it."""
+    waits = threading.Event()
+    made: list[str] = []
+
+    def say(text: str) -> None:
+        if "waits" in text:
+            waits.set()
+
+    monkeypatch.setattr(module, "say", say)
+
+    def second() -> None:
+        with Stages(tmp_path) as stages:
+            stages.get("tree", "1", lambda _target, _scratch: made.append("second"), about="")
+
+    thread = threading.Thread(target=second)
+
+    def first(target: Path, _: Path) -> None:
+        thread.start()
+        assert waits.wait(60)
+        target.touch()
+        made.append("first")
+
+    with Stages(tmp_path) as stages:
+        stages.get("tree", "1", first, about="")
+        thread.join(60)
+        is_done = not thread.is_alive()
+    thread.join()
+    assert is_done
+    assert made == ["first"]
+
+
+def test_a_step_whose_files_change_meanwhile_is_not_kept(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_text("old")
+
+    def digest() -> str:
+        return digest_of(files=[source])
+
+    def make(target: Path, _: Path) -> None:
+        source.write_text("new")
+        shutil.copyfile(source, target)
+
+    with Stages(tmp_path / "cache") as stages:
+        before = digest()
+        with pytest.raises(BuildError, match="changed while tree was made"):
+            stages.get("tree", before, make, about="", look_again=digest)
+        assert not (tmp_path / "cache" / f"tree-{before}").exists()
+        kept = stages.get("tree", digest(), make, about="", look_again=digest)
+    assert kept.read_text() == "new"
 
 
 def test_old_entries_go_but_for_those_in_use(tmp_path: Path) -> None:
@@ -72,7 +176,11 @@ def test_a_digest_tells_content_mode_name_and_link(tmp_path: Path) -> None:
     (top / "c").unlink()
     (top / "c").symlink_to("d")
     seen.add(digest_of(files=[top]))
-    assert len(seen) == 6
+    (top / "empty").mkdir()
+    seen.add(digest_of(files=[top]))
+    (top / os.fsdecode(b"no-utf8-\xff")).touch()
+    seen.add(digest_of(files=[top]))
+    assert len(seen) == 8
 
 
 def test_a_digest_ignores_where_files_are_and_pythons_caches(tmp_path: Path) -> None:
