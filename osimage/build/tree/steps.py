@@ -5,13 +5,13 @@ Owns what follows what and what makes a step old. Each step is elsewhere in this
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from osimage.build.namespace import REPO, run_in
 from osimage.build.stages import Stages, digest_of, say
 from osimage.build.tree import debian, packages, units
 from osimage.build.tree.initrd import copy_root, make_with_initrd
-from osimage.build.tree.lay import lay
+from osimage.build.tree.lay import lay, resolve
 from osimage.build.tree.osrelease import extend, image_lines
 from osimage.build.tree.package import install_package, make_package
 from osimage.build.tree.tidy import tidy
@@ -81,7 +81,7 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
         for files in (FILES, *request.overlays):
             lay(files, target)
         if request.release_key:
-            _write(NodePaths(target).release_key, request.release_key)
+            _write(target, NodePaths(Path("/")).release_key, request.release_key)
         _finish(target, lines)
         tidy(target, request.epoch)
 
@@ -93,7 +93,8 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
     return tree
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(root: Path, name: PurePosixPath | Path, content: bytes) -> None:
+    path = resolve(root, PurePosixPath(name))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     path.chmod(0o644)
@@ -101,15 +102,18 @@ def _write(path: Path, content: bytes) -> None:
 
 def _finish(root: Path, lines: dict[str, str]) -> None:
     """Do what is neither a package nor a file of ours."""
+
+    def in_root(name: str) -> Path:
+        return resolve(root, PurePosixPath(name))
+
     for name, source in _BOOT_LOADERS.items():
-        target = root / "usr/lib/elemental/bootloader" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / source, target)
+        loader = PurePosixPath("usr/lib/elemental/bootloader") / name
+        _write(root, loader, in_root(source).read_bytes())
     for name, mode in _DIRECTORIES.items():
-        directory = root / name
+        directory = in_root(name)
         directory.mkdir(exist_ok=True)
         directory.chmod(mode)
-    release = root / "usr/lib/os-release"
+    release = in_root("usr/lib/os-release")
     release.write_text(extend(release.read_text(), lines))
     presets = units.read_presets(root)
     # systemctl says nothing of a unit that is missing, and does nothing of the rest.

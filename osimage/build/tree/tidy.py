@@ -1,14 +1,15 @@
 """The last steps in a root: what an image may not have, and the time of its files.
 
 Owns identities (no host key, machine-id, host name, password), left-overs of the build, bytecode,
-and one time for everything that the build made.
+and one time for everything that the build made. Links in the root lead into the root (`resolve`).
 """
 
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from osimage.build.namespace import run_in
+from osimage.build.tree.lay import resolve
 
 _REMOVED = (
     "etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/resolv.conf", "etc/.pwd.lock",
@@ -41,15 +42,16 @@ done
 def tidy(root: Path, epoch: int) -> None:
     """Remove what may not be in an image, compile Python, and let no time be later than `epoch`."""
     for pattern in _REMOVED:
-        for path in root.glob(pattern):
+        place = PurePosixPath(pattern)
+        for path in resolve(root, place.parent).glob(place.name):
             path.unlink()
     for name in _EMPTIED:
-        directory = root / name
+        directory = resolve(root, PurePosixPath(name))
         if directory.is_dir():
             _empty(directory)
     run_in(root, ["sh", "-c", _COMPILE, "compile", *_WITH_BYTECODE], env={"PYTHONHASHSEED": "0"})
     for name in ("etc", "var"):
-        (root / name / ".updated").touch()
+        resolve(root, PurePosixPath(name) / ".updated").touch()
     clamp_times(root, epoch)
 
 

@@ -3,10 +3,12 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from osimage.build.errors import BuildError
+from osimage.build.tree import tidy as tidy_module
 from osimage.build.tree.initrd import goes_into_initrd, initrd_files
-from osimage.build.tree.lay import lay
+from osimage.build.tree.lay import lay, resolve
 from osimage.build.tree.steps import FILES
-from osimage.build.tree.tidy import clamp_times, size_of
+from osimage.build.tree.tidy import clamp_times, size_of, tidy
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +62,56 @@ def test_only_what_is_wanted_is_laid(files: Path, tmp_path: Path) -> None:
     root.mkdir()
     lay(files, root, only=lambda path: path.name == "run")
     assert [path.name for path in (root / "usr/lib/x").iterdir()] == ["run"]
+
+
+def test_nothing_outside_the_root_is_changed_by_links_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As seen from this machine, /var/run and /tmp are not the image's."""
+    root, outside, overlay = tmp_path / "root", tmp_path / "outside", tmp_path / "overlay"
+    for directory in (root / "var", root / "etc/ssh", outside, overlay / "var/run/x"):
+        directory.mkdir(parents=True)
+    (outside / "kept").write_text("old")
+    (outside / "ssh_host_key").write_text("old")
+    (overlay / "var/run/kept").write_text("new")
+    for name in ("var/run", "var/tmp", "root", "run"):
+        (root / name).symlink_to(outside)
+    (root / "etc/ssh").rmdir()
+    (root / "etc/ssh").symlink_to(outside)
+    monkeypatch.setattr(tidy_module, "run_in", lambda *_args, **_more: None)
+    lay(overlay, root)
+    in_root = root / outside.relative_to("/")
+    assert (in_root / "kept").read_text() == "new"
+    assert (in_root / "x").is_dir()
+    tidy(root, 10)
+    assert sorted(path.name for path in outside.iterdir()) == ["kept", "ssh_host_key"]
+    assert (outside / "kept").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("links", "name", "expected"),
+    [
+        ({}, "a/b", "a/b"),
+        ({"a": "/"}, "a/b", "b"),
+        ({"a": "c/d"}, "a/b", "c/d/b"),
+        ({"a": "../../x"}, "a/b", "x/b"),
+        ({"a": "/e", "e": "f"}, "a/b", "f/b"),
+        ({"a": "."}, "/a/../b", "b"),
+    ],
+)
+def test_where_a_path_leads_in_a_root(
+    links: dict[str, str], name: str, expected: str, tmp_path: Path
+) -> None:
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(target)
+    assert resolve(tmp_path, PurePosixPath(name)) == tmp_path / expected
+
+
+def test_links_in_a_circle_end_the_build(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("/a")
+    with pytest.raises(BuildError, match="circle at /a/c"):
+        resolve(tmp_path, PurePosixPath("a/c"))
 
 
 @pytest.mark.parametrize(
