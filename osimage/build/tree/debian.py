@@ -6,6 +6,7 @@ The build's own tools (mksquashfs, xorriso, skopeo and others) run in a Debian 1
 same artefacts come out on every machine.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def make_base(
             pinned.write_text(preferences)
             options += [
                 '--setup-hook=mkdir -p "$1/etc/apt/preferences.d"',
-                f"--setup-hook=copy-in {pinned} /etc/apt/preferences.d",
+                # mmdebstrap splits it as a shell does (mmdebstrap(1), "SPECIAL HOOKS").
+                f"--setup-hook=copy-in {shlex.quote(str(pinned))} /etc/apt/preferences.d",
                 '--customize-hook=rm "$1/etc/apt/preferences.d/preferences"',
             ]
         try:

@@ -8,6 +8,9 @@ from pathlib import Path
 from osimage.build.namespace import REPO, environment, run_in
 from qemu_node.host.process.command import run_blocking
 
+PACKAGE = "qemu-node"
+"""Its name."""
+
 _SCRIPT = REPO / "scripts" / "deb.sh"
 _TIMEOUT_S = 1800.0
 

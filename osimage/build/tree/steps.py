@@ -13,7 +13,7 @@ from osimage.build.tree import debian, packages, units
 from osimage.build.tree.initrd import copy_root, make_with_initrd
 from osimage.build.tree.lay import lay, resolve
 from osimage.build.tree.osrelease import extend, image_lines
-from osimage.build.tree.package import install_package, make_package
+from osimage.build.tree.package import PACKAGE, install_package, make_package
 from osimage.build.tree.tidy import tidy
 from qemu_node.nodeos.paths import NodePaths
 
@@ -56,6 +56,9 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
     """Return the root file system for `request`."""
     names = packages.parse_list(PACKAGES.read_text())
     record = packages.parse_record(request.record.read_text()) if request.record else None
+    if record is not None:
+        # Ours comes later, from this checkout: no mirror has it.
+        record.pop(PACKAGE, None)
     base = debian.make_base(stages, names, record=record, snapshot=request.snapshot)
     package = make_package()
     # The initrd does not change with each commit.
