@@ -20,6 +20,7 @@ from osimage.build.request import BuildRequest, PublishRequest, check_files
 from osimage.build.stages import Stages
 from osimage.build.tree import debian, packages
 from osimage.build.tree.osrelease import check_tag
+from osimage.build.tree.package import PACKAGE
 from osimage.build.tree.steps import TreeRequest, make_tree
 from osimage.build.tree.tidy import size_of
 from qemu_node.nodeos.release import IMAGE_ID
@@ -127,8 +128,10 @@ def _write_lists(built: Built, request: BuildRequest) -> list[Path]:
     installed = debian.installed(built.tree)
     record = _output(request, "packages")
     record.write_text(packages.format_record(installed))
+    ours = sbom.Part(name=PACKAGE, version=installed.pop(PACKAGE), supplier="NOASSERTION")
     parts = [
         *sbom.debian_parts(installed),
+        ours,
         *sbom.python_parts(sbom.python_packages(built.tree)),
         *built.parts,
     ]

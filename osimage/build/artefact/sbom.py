@@ -30,7 +30,7 @@ class Part:
 
 
 def debian_parts(installed: Mapping[str, str]) -> list[Part]:
-    """Return the Debian packages, ours included."""
+    """Return the packages of Debian."""
     return [
         Part(
             name=name,
