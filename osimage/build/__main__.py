@@ -1,9 +1,11 @@
 """`python -m osimage.build`: build the node's operating system.
 
-Exit status 0: done, and what was made is printed; 1: it failed; 2: wrong usage.
+Exit status 0: done, and what was made is printed; 1: it failed; 2: wrong usage; 130: it was ended.
 """
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ from qemu_node.errors import NodeError
 def main(arguments: Sequence[str]) -> int:
     """Do what `arguments` ask for, and return the exit status."""
     options = _parser().parse_args(arguments)
+    # Modes of an image must not depend on who builds it.
+    os.umask(0o022)
     try:
         become_root(arguments)
         if options.what == "pin":
@@ -38,6 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     except NodeError as exc:
         sys.stderr.write(f"osimage: {exc.explain()}\n")
         return 1
+    except OSError as exc:
+        # A file of the request, the cache or the results: it names its path.
+        sys.stderr.write(f"osimage: {exc}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("osimage: ended before it was done\n")
+        return 130
     return 0
 
 
@@ -108,4 +119,9 @@ def _publish_request(options: argparse.Namespace) -> PublishRequest:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C: what a step has started ends, and what it has made goes. Unless the signal is to be
+    # ignored, as under nohup.
+    for _number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(_number) is signal.SIG_DFL:
+            signal.signal(_number, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

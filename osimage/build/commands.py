@@ -17,7 +17,7 @@ from osimage.build.binaries.nomad import fetch_nomad
 from osimage.build.errors import BuildError
 from osimage.build.namespace import REPO
 from osimage.build.request import BuildRequest, PublishRequest, check_files
-from osimage.build.stages import Stages
+from osimage.build.stages import Stages, locked
 from osimage.build.tree import debian, packages
 from osimage.build.tree.osrelease import check_tag
 from osimage.build.tree.package import PACKAGE
@@ -63,9 +63,9 @@ def build(request: BuildRequest) -> list[Path]:
             iso = make_iso(
                 stages, built.tools, built.tree, built.elemental, overlay=request.iso_overlay
             )
-            return [_give(iso, _output(request, "iso")), *lists]
+            return [give(iso, _output(request, "iso")), *lists]
         layout = make_oci(stages, built.tools, built.tree, tag=request.tag, epoch=request.epoch)
-        given = _give(layout, _output(request, "oci"))
+        given = give(layout, _output(request, "oci"))
         return [given, *_write_manifest(built, request, layout), *lists]
 
 
@@ -214,23 +214,21 @@ def pin_elemental() -> str:
     return f'digest = "{digest}"\nsha256 = "{sha256}"'
 
 
-def _give(made: Path, target: Path) -> Path:
-    """Put what the cache has where the user looks for it: as links, else as copies."""
-    fresh = target.with_name(f".{target.name}.new")
-    for old in (fresh, target):
-        if old.is_dir():
-            shutil.rmtree(old)
-    if made.is_dir():
-        shutil.copytree(made, fresh, copy_function=_link)
-    else:
-        fresh.unlink(missing_ok=True)
-        _link(str(made), str(fresh))
-    return fresh.rename(target)
+def give(made: Path, target: Path) -> Path:
+    """Put a copy of what the cache has where the user looks for it, whole or not at all.
 
-
-def _link(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-    return target
+    No links: who boots an ISO as a disk that can be written, or signs it, would change the cache.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix=".new.", dir=target.parent) as name,
+        locked(target.parent),
+    ):
+        scratch = Path(name)
+        fresh = scratch / "made"
+        if made.is_dir():
+            shutil.copytree(made, fresh, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(made, fresh)
+        if target.is_dir():
+            target.rename(scratch / "old")
+        return fresh.rename(target)

@@ -14,7 +14,7 @@ from osimage.build.artefact.oci import OCI_MANIFEST, manifest_of, write_blob, wr
 from osimage.build.errors import BuildError
 from osimage.build.tools import run_skopeo
 from qemu_node.host.process.command import ProcessError
-from qemu_node.nodeos.upgrade.manifest import MEDIA_TYPE, SIGNATURE_TYPE
+from qemu_node.nodeos.upgrade.manifest import MEDIA_TYPE, SIGNATURE_TYPE, parse_manifest
 
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
@@ -62,13 +62,19 @@ def publish(
         is_plain_http: The registry has no TLS.
 
     Raises:
-        BuildError: the registry does not take it, or has changed it.
+        BuildError: the manifest is not the image's, or the registry does not take it or changes it.
     """
+    digest, _ = manifest_of(layout)
+    said = parse_manifest(manifest.read_bytes(), str(manifest))
+    if (said.digest, said.tag) != (digest, tag):
+        raise BuildError(
+            f"{manifest} is of {said.tag}@{said.digest}, and the image is {tag}@{digest}",
+            hint="a build was ended before it was done: build it again",
+        )
     artefact = scratch / "artefact"
     if artefact.exists():
         shutil.rmtree(artefact)
     artefact_layout(artefact, manifest, signature)
-    digest, _ = manifest_of(layout)
     tls = [f"--dest-tls-verify={'false' if is_plain_http else 'true'}"]
     names = []
     try:
