@@ -144,6 +144,27 @@ def test_what_a_power_cut_has_left_is_made_anew(node: Node, damage: str) -> None
     assert mode == "600"
 
 
+@pytest.mark.parametrize(
+    "store",
+    [
+        pytest.param("mount -t tmpfs -o ro tmpfs /run/store", id="read-only"),
+        pytest.param(
+            "mount -t tmpfs -o size=4k tmpfs /run/store; echo x >/run/store/full", id="full"
+        ),
+        pytest.param("rmdir /run/store; echo x >/run/store", id="no-directory"),
+    ],
+)
+def test_a_node_whose_store_takes_nothing_has_an_identity_for_this_boot(
+    node: Node, store: str
+) -> None:
+    """Without a host key nobody could log in by ssh."""
+    machine_id, key = node(
+        f"mkdir /run/store\n{store}\n{_IDENTITY} /run/store\n{_SHOW}"
+    ).splitlines()
+    assert len(machine_id) == 32
+    assert "(ED25519)" in key
+
+
 def test_a_live_system_has_an_identity_for_this_boot(node: Node) -> None:
     assert "(ED25519)" in node(f"{_IDENTITY}\n{_SHOW}")
 
