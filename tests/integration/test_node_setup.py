@@ -287,18 +287,21 @@ def test_without_settings_nothing_is_applied_and_a_wrong_key_is_not(tmp_path: Pa
     ("remembered", "links", "is_ours"),
     [
         ("", "disk/by-label/DATA", True),
+        ("/dev/disk/by-id/wwn-0x5\n", "disk/by-label/DATA disk/by-id/wwn-0x5", True),
+        # As a person may write it.
         ("/dev/disk/by-id/wwn-0x5", "disk/by-label/DATA disk/by-id/wwn-0x5", True),
-        ("/dev/disk/by-id/wwn-0x5", "disk/by-id/wwn-0x5-part6 disk/by-label/DATA", True),
-        ("/dev/disk/by-id/wwn-0x5", "disk/by-id/wwn-0x55-part6", False),
-        ("/dev/disk/by-id/wwn-0x5", "disk/by-id/wwn-0x6 disk/by-label/DATA", False),
-        ("/dev/disk/by-id/wwn-0x5", "", False),
+        ("/dev/disk/by-id/wwn-0x5\n", "disk/by-id/wwn-0x5-part6 disk/by-label/DATA", True),
+        ("/dev/disk/by-id/wwn-0x5\n", "disk/by-id/wwn-0x55-part6", False),
+        ("/dev/disk/by-id/wwn-0x5\n", "disk/by-id/wwn-0x6 disk/by-label/DATA", False),
+        ("/dev/disk/by-id/wwn-0x5\n", "", False),
+        ("/dev/disk/by-id/wwn-0x5", "disk/by-id/wwn-0x6", False),
     ],
 )
 def test_a_file_system_is_data_if_its_disk_is_the_remembered_one(
     tmp_path: Path, remembered: str, links: str, *, is_ours: bool
 ) -> None:
     record, log = tmp_path / "data-disk", tmp_path / "kmsg"
-    record.write_text(remembered and f"{remembered}\n")
+    record.write_text(remembered)
     done = subprocess.run(
         [_script("is-data-disk"), *links.split()],
         env={
