@@ -176,6 +176,14 @@ def test_the_firewall_replaces_no_table_but_its_own() -> None:
     )
 
 
+def test_a_reload_of_the_firewall_keeps_the_rules_of_this_node() -> None:
+    """They are in the table that Debian's unit loads anew."""
+    unit = (_UNITS / "qemu-node-firewall.service").read_text()
+    drop_in = (_UNITS / "nftables.service.d/50-qemu-node.conf").read_text()
+    loads = re.findall("^ExecStart=(.*)", unit, re.MULTILINE)
+    assert loads == re.findall("^ExecReload=-(.*)", drop_in, re.MULTILINE)
+
+
 def test_the_sizes_in_the_picture_are_those_of_the_installation() -> None:
     install = _yaml(_FILES / "etc/elemental/config.yaml")["install"]
     assert isinstance(install, dict)
