@@ -28,6 +28,10 @@ def run_skopeo(
         if name.endswith("_proxy") or name.startswith("SSL_CERT_")
     }
     seen = dict(binds or {})
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if name in env:
+            seen[Path(env[name]).resolve()] = f"/run/{name}"
+            env[name] = f"/run/{name}"
     login = next((path for path in _LOGINS if path.is_file()), None)
     if login is not None:
         seen[login.parent] = "/run/login"
