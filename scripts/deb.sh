@@ -42,8 +42,12 @@ sources() {
         -name __pycache__ -prune -o -type f -print | LC_ALL=C sort
 }
 
-mkdir -p "$cache/deb" || fail "cannot write to $cache; set XDG_CACHE_HOME to a directory of yours"
-key=$(sources | tr '\n' '\0' | xargs -0 sha256sum | sha256sum | cut -c1-16)
+# Prints the hash of the sources in the current directory.
+key_of_sources() { sources | tr '\n' '\0' | xargs -0 sha256sum | sha256sum | cut -c1-16; }
+
+mkdir -p "$cache/deb" && [ -w "$cache/deb" ] ||
+    fail "cannot write to $cache/deb; set XDG_CACHE_HOME to a directory of yours"
+key=$(key_of_sources)
 kept=$cache/deb/$suite-$key
 
 # Prints the path of the built package, if there is one.
@@ -58,8 +62,10 @@ deliver() {
     package=$(built)
     if [ -n "$output" ]; then
         mkdir -p "$output"
-        cp "$package" "$output/.new.deb"
-        mv "$output/.new.deb" "$output/${package##*/}"
+        # Another process may do the same at the same time.
+        fresh=$(mktemp "$output/.new.XXXXXX")
+        cp "$package" "$fresh" && chmod 0644 "$fresh" && mv "$fresh" "$output/${package##*/}" ||
+            { rm -f "$fresh"; fail "cannot write the package to $output"; }
         package=$output/${package##*/}
     fi
     echo "$package"
@@ -145,6 +151,9 @@ build() {
     source=$root/build/qemu-node
     mkdir "$source"
     sources | tar -cT - | tar -x --no-same-owner -C "$source"
+    # It would be kept, and given to everybody who asks for the sources as they were.
+    [ "$(cd "$source" && key_of_sources)" = "$key" ] ||
+        fail "files have changed since this build began; run it again"
     cp -r "$wheels" "$source/debian/wheels"
     cp "$requirements" "$source/debian/requirements.txt"
     # One version for each Debian: an upgrade of the node's Debian brings the newer one's package.
@@ -157,7 +166,7 @@ build() {
             { cat ../log; exit 1; }' || fail "the package could not be built, see above"
     mkdir "$work/kept"
     mv "$root"/build/*.deb "$work/kept/"
-    rm -rf "$kept"
+    [ ! -e "$kept" ] || mv "$kept" "$work/old"
     mv "$work/kept" "$kept"
     # The five newest are enough.
     ls -dt "$cache/deb/$suite-"* | tail -n +6 | while read -r old; do rm -rf "$old"; done
