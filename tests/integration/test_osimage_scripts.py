@@ -196,7 +196,7 @@ def test_elemental_as_people_type_it_has_our_checks(node: Node, words: str, expe
 
 def test_the_health_check_is_asked_by_elementals_word(node: Node) -> None:
     checker = "$files/usr/libexec/elemental-checker/50-qemu-node"
-    assert node(f"{checker} check") == "qemu-node os health\n"
+    assert node(f"{checker} check") == "qemu-node os health --once\n"
     assert node(f"{checker} else") == ""
 
 

@@ -24,18 +24,16 @@ _SETTLE_WAIT_S = 60.0
 @click.command()
 @click.option("--timeout", "timeout_s", type=Duration(), default="120s", show_default=True,
               metavar="DURATION", help="How long to wait for the node to be well.")  # fmt: skip
+@click.option("--once", is_flag=True, help="Do not look if this system has passed before.")
 @click.pass_context
 @pass_node
-def health(paths: NodePaths, ctx: click.Context, timeout_s: float) -> None:
-    """Say whether the node is well; exit with status 1 if not.
-
-    An image that has passed before is not judged again.
-    """
+def health(paths: NodePaths, ctx: click.Context, timeout_s: float, once: bool) -> None:
+    """Say whether the node is well; exit with status 1 if not."""
     from qemu_node.nodeos.health import wait_until_well
     from qemu_node.nodeos.snapshots.facts import read_facts
     from qemu_node.nodeos.snapshots.verdict import needs_no_check
 
-    if needs_no_check(read_facts(paths)):
+    if once and needs_no_check(read_facts(paths)):
         click.echo("this system has passed the check before")
         return
     faults = asyncio.run(wait_until_well(paths, timeout_s=timeout_s, tell=say))
