@@ -307,14 +307,15 @@ def test_the_other_nic_goes_on_while_the_first_is_unplugged_and_the_node_is_onli
     plug(NIC2, has_link=False)
     wait_until(lambda: bond("active_slave") == nic(NIC1), "the slower NIC to go on")
     assert has_address()
-    run_blocking(["systemctl", "restart", "systemd-networkd-wait-online"], timeout_s=90)
+    wait = "/usr/lib/systemd/systemd-networkd-wait-online"
+    run_blocking([wait, "--interface=br0", "--timeout=30"], timeout_s=90)
     plug(NIC2, has_link=True)
     wait_until(lambda: bond("active_slave") == nic(NIC2), "the faster NIC to lead again")
 
 
 def test_a_node_without_a_link_waits_for_its_bridge_only_and_not_for_long(node: None) -> None:
     command = said("systemctl", "show", "--property=ExecStart", "systemd-networkd-wait-online")
-    assert "--interface=br0 --timeout=30 ;" in command
+    assert "--interface=br0 --timeout=30 ; ignore_errors=yes ;" in command
     boot = said("systemctl", "show", "--property=Before", "qemu-node-uplink")
     assert "network-online.target" in boot
 
