@@ -52,6 +52,8 @@ def cached(
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         for old in directory.glob(f"{stem}-*{suffix}"):
-            if old != wanted:
+            # Not what is kept or made under a longer stem: `stem-more-digest`, `stem-more.scratch`.
+            words = old.name.removeprefix(f"{stem}-").removesuffix(suffix)
+            if old != wanted and words.isalnum():
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
     return wanted

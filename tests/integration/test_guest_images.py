@@ -101,7 +101,9 @@ def test_a_guest_of_other_inputs_replaces_the_kept_one(tmp_path: Path) -> None:
         target.write_text("guest")
 
     old = cache.cached(tmp_path, "guest", "1", ".img", make)
+    other = cache.cached(tmp_path, "guest-data", "1", ".img", make)
     new = cache.cached(tmp_path, "guest", "2", ".img", make)
+    assert other.exists()
     assert (old.exists(), new.exists()) == (False, True)
 
 
