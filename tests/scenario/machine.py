@@ -38,6 +38,15 @@ def create_disk(path: Path, size: str, *, backing: Path | None = None) -> Path:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    """A network card."""
+
+    mac: str
+    speed_mbit: int | None = None
+    """What it says of itself; None: nothing, as QEMU's cards do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
     """What the machine has."""
 
@@ -47,8 +56,8 @@ class Hardware:
     """In the drive, and booted first."""
     sticks: Sequence[Path] = ()
     """USB sticks, raw."""
-    nics: Sequence[str] = ("52:54:00:0a:00:01", "52:54:00:0a:00:02")
-    """Addresses, in the order of their places."""
+    nics: Sequence[Nic] = (Nic(mac="52:54:00:0a:00:01"), Nic(mac="52:54:00:0a:00:02"))
+    """In the order of their places."""
     memory_mib: int = 3072
 
 
@@ -189,10 +198,12 @@ class Machine:
                        f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22",
             "-netdev", "hubport,id=outside,hubid=1,netdev=net",
         ]
-        for index, mac in enumerate(hardware.nics):
+        for index, nic in enumerate(hardware.nics):
+            speed = "" if nic.speed_mbit is None else f",speed={nic.speed_mbit},duplex=full"
             argv += [
                 "-netdev", f"hubport,id=port{index},hubid=1",
-                "-device", f"virtio-net-pci,id=nic{index},netdev=port{index},mac={mac},romfile=",
+                "-device",
+                f"virtio-net-pci,id=nic{index},netdev=port{index},mac={nic.mac},romfile={speed}",
             ]
         for index, disk in enumerate(hardware.disks):
             argv += [

@@ -1,11 +1,14 @@
 """Commands on a machine over ssh, as root with a key."""
 
+import contextlib
 import time
 from pathlib import Path
 
 from scenario.machine import Machine
 
 from qemu_node.host.process.command import SAFE_ENV, Completed, ProcessError, run_blocking
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class Remote:
@@ -43,6 +46,20 @@ class Remote:
     def wait(self, *, timeout_s: float) -> None:
         """Return when the machine can be reached."""
         self.until("true", timeout_s=timeout_s)
+
+    def wait_for_boot(self, *, timeout_s: float) -> None:
+        """Return when all that a boot starts has been started, or has failed."""
+        self.until(
+            "systemctl is-system-running | grep -qE '^(running|degraded)$'", timeout_s=timeout_s
+        )
+
+    def restart(self, *, timeout_s: float) -> None:
+        """Restart the machine, and return when it can be reached again."""
+        boot = self.run(f"cat {_BOOT_ID}").strip()
+        # The connection may end before the command does.
+        with contextlib.suppress(ProcessError):
+            self.run("systemctl reboot")
+        self.until(f"! grep -q {boot} {_BOOT_ID}", timeout_s=timeout_s)
 
     def until(self, command: str, *, timeout_s: float) -> str:
         """Return what `command` printed when it first succeeded.

@@ -1,12 +1,15 @@
 """A node at work: data, Nomad, VMs, and what a reboot does to them."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from scenario.installation import BOOT_TIMEOUT_S, Installation, Node, configured
+from scenario.datanode import GUEST_IMAGE, Node, configured
+from scenario.installation import BOOT_TIMEOUT_S, Installation
 from scenario.machine import Machine
 from scenario.remote import Remote
 
@@ -16,29 +19,9 @@ HEALTHY_TIMEOUT_S = 1200
 GUEST_TIMEOUT_S = 1800
 MEMORY_MAX_MIB = 450
 
-_JOB = """
-job "small" {
-  group "vm" {
-    restart {
-      attempts = 0
-      mode     = "fail"
-    }
-
-    task "vm" {
-      driver       = "vm"
-      kill_timeout = "2m"
-
-      config {
-        image = "/data/local-images/small.qcow2"
-      }
-
-      resources {
-        memory = 640
-      }
-    }
-  }
-}
-"""
+_EXAMPLE = "/usr/share/doc/qemu-node/examples/minimal.nomad.hcl"
+_KEPT = "/data/kept"
+_TLS = "/data/config/tls/*.pem"
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +40,26 @@ class AtWork:
     def nomad(self, arguments: str, *, timeout_s: float = 120) -> str:
         return self.remote.run(f"NOMAD_TOKEN={self.token} nomad {arguments}", timeout_s=timeout_s)
 
-    def allocation(self) -> dict[str, object]:
-        """The job's only allocation."""
-        (allocation,) = json.loads(self.nomad("job allocs -json small"))
+    def wait_until_healthy(self) -> None:
+        """Return when Nomad has found the driver healthy, so that VMs can start."""
+        self.remote.until(
+            f"NOMAD_TOKEN={self.token} nomad node status -self -verbose | "
+            "grep -Eq '^vm +true +true'",
+            timeout_s=HEALTHY_TIMEOUT_S,
+        )
+
+    def allocation(self) -> dict[str, Any]:
+        """The only allocation of the example."""
+        (allocation,) = json.loads(self.nomad("job allocs -json minimal"))
         return dict(allocation)
+
+    def wait_for_guests(self, count: int) -> None:
+        """Return when the example's guest has been ready so many times."""
+        self.remote.until(
+            "test $(cat /data/nomad/alloc/*/alloc/logs/vm.stdout.* | "
+            f"grep -c 'small guest ready: .*secure_boot=yes') = {count}",
+            timeout_s=GUEST_TIMEOUT_S,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +69,11 @@ def at_work(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[At
     with node.machine(directory) as machine:
         remote = Remote(machine, node.key)
         remote.wait(timeout_s=BOOT_TIMEOUT_S)
-        remote.until("qemu-node os health", timeout_s=HEALTHY_TIMEOUT_S)
+        remote.until("test $(systemctl is-active nomad) = active", timeout_s=HEALTHY_TIMEOUT_S)
         said = remote.until("nomad acl bootstrap -json", timeout_s=300)
-        yield AtWork(machine=machine, remote=remote, token=json.loads(said)["SecretID"])
+        at_work = AtWork(machine=machine, remote=remote, token=json.loads(said)["SecretID"])
+        at_work.wait_until_healthy()
+        yield at_work
 
 
 def test_without_data_the_node_says_so_and_nomad_waits(node: Node) -> None:
@@ -100,12 +101,17 @@ def test_swap_is_compressed_memory_only(node: Node) -> None:
     assert set(node.seen["swap"].split()) <= {"/dev/zram0"}
 
 
-def test_nomad_has_vm_and_raw_exec_and_no_failed_unit(at_work: AtWork) -> None:
+def test_data_is_mounted_by_itself_and_nomad_has_vm_and_raw_exec(at_work: AtWork) -> None:
+    at_work.remote.run("mountpoint -q /data && systemctl is-active data.mount nomad")
     drivers = json.loads(at_work.nomad("node status -self -json"))["Drivers"]
     healthy = {name for name, driver in drivers.items() if driver["Healthy"]}
     assert healthy == {"vm", "raw_exec"}
-    assert at_work.remote.run("systemctl --failed --no-legend --plain") == ""
     at_work.remote.run("qemu-node config check")
+
+
+def test_no_unit_has_failed(at_work: AtWork) -> None:
+    at_work.remote.wait_for_boot(timeout_s=BOOT_TIMEOUT_S)
+    assert at_work.remote.run("systemctl --failed --no-legend --plain") == ""
 
 
 def test_node_leaves_its_memory_to_vms(at_work: AtWork) -> None:
@@ -115,28 +121,37 @@ def test_node_leaves_its_memory_to_vms(at_work: AtWork) -> None:
     assert used_mib <= MEMORY_MAX_MIB
 
 
-def test_vm_runs_under_secure_boot_and_ends_cleanly_at_a_reboot(at_work: AtWork) -> None:
+def test_nobody_without_a_token_runs_anything(at_work: AtWork) -> None:
+    said = at_work.remote.run(f"nomad job run -var image={GUEST_IMAGE} {_EXAMPLE} 2>&1; true")
+    assert "Permission denied" in said
+
+
+def test_vm_of_an_example_ends_cleanly_at_a_reboot_and_starts_again(at_work: AtWork) -> None:
     remote = at_work.remote
-    remote.run(f"cat >/root/small.nomad.hcl <<'END'\n{_JOB}\nEND")
-    at_work.nomad("job run -detach /root/small.nomad.hcl")
-    remote.until(
-        "grep -rq 'small guest ready: .*secure_boot=yes' /data/vm/*/serial.log "
-        "/data/nomad/alloc/*/alloc/logs/",
-        timeout_s=GUEST_TIMEOUT_S,
-    )
+    remote.run(f"date >{_KEPT}")
+    kept = remote.run(f"sha256sum {_KEPT} {_TLS}")
+    at_work.nomad(f"job run -detach -var image={GUEST_IMAGE} {_EXAMPLE}")
+    at_work.wait_for_guests(1)
     before = at_work.allocation()
-    remote.call("systemctl reboot || true")
-    at_work.machine.console.expect(r"Command line: ", timeout_s=900)
-    shutdown = at_work.machine.console.text
-    assert "Failed unmounting data.mount" not in shutdown
-    remote.until("qemu-node os health", timeout_s=HEALTHY_TIMEOUT_S)
-    journal = remote.run("journalctl -b -1 -u qemu-node-vms -o cat --no-pager")
-    assert "powered off" in journal or "ended" in journal, journal
+    remote.restart(timeout_s=BOOT_TIMEOUT_S)
+
+    assert remote.run(f"sha256sum {_KEPT} {_TLS}") == kept
+    journal = remote.run("journalctl -b -1 -o cat --no-pager | tail -n 500")
+    # The guest, then its data, by itself and in time.
+    assert re.search(
+        r"\b1 of 1 VMs ended: 1 by their guest agents\n(?s:.*)^Unmounted data\.mount",
+        journal,
+        re.MULTILINE,
+    )
+    assert "Failed unmounting data.mount" not in at_work.machine.console.text
+
+    at_work.wait_for_guests(2)
     after = at_work.allocation()
     assert after["ID"] == before["ID"]
-    states = after["TaskStates"]
-    assert isinstance(states, dict)
-    assert states["vm"]["State"] == "running"
+    state = after["TaskStates"]["vm"]
+    assert (state["State"], state["Restarts"], state["Failed"]) == ("running", 0, False)
+    remote.wait_for_boot(timeout_s=BOOT_TIMEOUT_S)
+    assert remote.run("systemctl --failed --no-legend --plain") == ""
 
 
 def test_tools_of_an_operator_are_there(at_work: AtWork) -> None:
