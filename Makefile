@@ -15,6 +15,9 @@ PYTEST := $(PYTHON) -m pytest
 # SYSTEM_TESTS, the longest first, for one that begins last would be waited for alone.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 SYSTEM_TESTS := tests/e2e tests/os tests/integration tests/network
+# The longest first here, too; then the one that need not wait for the other's installation.
+LONGEST := tests/scenario/test_upgrade.py tests/scenario/test_unattended.py
+SCENARIO := $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/scenario/test_*.py))
 
 # One thing at a time: the targets share one environment and the machine.
 .NOTPARALLEL:
@@ -61,7 +64,7 @@ test-os: setup ## A node's life in VMs, from the ISO to a factory reset; needs N
 		{ echo "test-os: give both programs: make test-os NOMAD=/path ELEMENTAL=/path" >&2; exit 2; }
 	@$(PYTHON) -m osimage.build iso --tag=test --out=out/test
 	@$(PYTHON) -m osimage.build oci --tag=test --out=out/test
-	@OS_IMAGE=out/test $(PYTEST) --durations=0 tests/scenario $(ARGS)
+	@OS_IMAGE=out/test $(PYTEST) $(PARALLEL) --durations=0 $(SCENARIO) $(ARGS)
 
 bench: setup ## Measure the performance goals (ARGS=--json for programs)
 	@$(PYTHON) -m bench $(ARGS)

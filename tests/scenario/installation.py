@@ -12,8 +12,7 @@ from pathlib import Path
 from guests import cache
 from scenario.console import SerialConsole
 from scenario.machine import HOST_NAME, Hardware, Machine, create_disk
-
-from qemu_node.host.process.command import run_blocking
+from scenario.remote import make_key
 
 BOOT_TIMEOUT_S = 900
 INSTALL_TIMEOUT_S = 2400
@@ -80,9 +79,7 @@ def installed(iso: Path) -> Installation:
 
 def _install(iso: Path, directory: Path) -> None:
     """Install from `iso` to `directory/disk.qcow2`, as a person at the console."""
-    key = directory / "key"
-    run_blocking(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "admin", "-f", str(key)])
-    public = key.with_suffix(".pub").read_text().strip()
+    public = make_key(directory / "key")
     disk = create_disk(directory / "disk.qcow2", DISK_SIZE)
     with Machine(directory, Hardware(disks=[disk], iso=iso)) as machine:
         console = machine.console

@@ -9,6 +9,14 @@ from scenario.machine import Machine
 from qemu_node.host.process.command import SAFE_ENV, Completed, ProcessError, run_blocking
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_PAUSE_S = 5
+"""A login takes an emulated machine a second or two, which its boot lacks."""
+
+
+def make_key(path: Path) -> str:
+    """Make a private key, and return what lets its owner in."""
+    run_blocking(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "admin", "-f", str(path)])
+    return path.with_suffix(".pub").read_text().strip()
 
 
 class Remote:
@@ -75,4 +83,4 @@ class Remote:
                 if time.monotonic() > deadline:
                     console = self._machine.console.text[-3000:]
                     raise AssertionError(f"{command!r} never succeeded: {exc}\n{console}") from exc
-            time.sleep(2)
+            time.sleep(_PAUSE_S)

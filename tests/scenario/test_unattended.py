@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from scenario.conftest import Built
-from scenario.installation import BOOT_TIMEOUT_S, DISK_SIZE, INSTALL_TIMEOUT_S, Installation
+from scenario.installation import BOOT_TIMEOUT_S, DISK_SIZE, INSTALL_TIMEOUT_S
 from scenario.machine import Hardware, Machine, create_disk
-from scenario.remote import Remote
+from scenario.remote import Remote, make_key
 
 from qemu_node.host.process.command import run_blocking
 
@@ -25,13 +25,14 @@ def _make_stick(path: Path, files: dict[str, str]) -> Path:
     return path
 
 
-def test_seed_on_a_stick_installs_the_node(
-    built: Built, installation: Installation, short_tmp_path: Path
+def test_seed_on_a_stick_installs_the_node_on_the_disk_that_it_means(
+    built: Built, short_tmp_path: Path
 ) -> None:
-    key = installation.key.with_suffix(".pub")
+    # Of its own: this test waits for no other installation.
+    key = short_tmp_path / "key"
     seed = f"""
         hostname = "seeded"
-        authorized_keys = ["{key.read_text().strip()}"]
+        authorized_keys = ["{make_key(key)}"]
         after = "poweroff"
         [disk]
         serial = "disk1"
@@ -47,8 +48,11 @@ def test_seed_on_a_stick_installs_the_node(
     with Machine(short_tmp_path, hardware) as machine:
         machine.wait_until_off(timeout_s=INSTALL_TIMEOUT_S)
     with Machine(short_tmp_path, Hardware(disks=[other, disk])) as machine:
-        remote = Remote(machine, installation.key)
+        remote = Remote(machine, key)
         remote.wait(timeout_s=BOOT_TIMEOUT_S)
         assert remote.run("hostname").strip() == "seeded"
         remote.until("mountpoint -q /data && test -e /data/config/node.toml", timeout_s=300)
+        assert remote.run("findmnt -no SOURCE /data").startswith("/dev/vdb")
         assert remote.run("lsblk -no PARTLABEL /dev/vda").strip() == "", "the other disk changed"
+        remote.wait_for_boot(timeout_s=BOOT_TIMEOUT_S)
+        assert remote.run("systemctl --failed --no-legend --plain") == ""
