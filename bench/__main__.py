@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from bench import crowd, images, job, launch, many, memory, network, original, rate, ready
+from bench import crowd, images, job, launch, many, memory, network, original, rate, ready, system
 from bench.agent import JobFailedError
 from bench.node import CannotRunError
 from bench.setting import Setting, find_nomad
@@ -23,7 +23,7 @@ from qemu_node.qemu.accel.qemubinary import find_qemu
 # In order: the benches after `original` compare themselves with its figures.
 _BENCHES: dict[str, Callable[[Setting], Awaitable[list[Figure]]]] = {
     module.NAME: module.measure
-    for module in (original, launch, rate, ready, crowd, many, memory, job, images, network)
+    for module in (original, launch, rate, ready, crowd, many, memory, job, images, network, system)
 }
 
 _FAILURES = (NodeError, JobFailedError, OSError)

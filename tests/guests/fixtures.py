@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from guests import cache, packages, small
+from guests import cache, debian, small
 from guests.testvm import TestVM
 
 from qemu_node.errors import MissingPartError
-from qemu_node.host.process.command import ProcessError, run_blocking
+from qemu_node.host.process.command import ProcessError
 
 _T = TypeVar("_T")
-_BUILD_TIMEOUT_S = 1200.0
 _KEPT_PATTERNS = ("*.log", "*.log.*", "*.stderr*", "*.stdout*", "argv*", "vm.json", "output.txt")
 _KEPT_MAX_BYTES = 4 << 20
 
@@ -32,16 +31,7 @@ def small_guest_image() -> Path:
 @pytest.fixture(scope="session")
 def debian_guest_image() -> Path:
     """Return the qcow2 image that `make demo` boots."""
-
-    def build() -> Path:
-        argv = [str(cache.REPO / "examples" / "guest-image" / "build")]
-        environment = packages.environment()
-        if xdg := os.environ.get("XDG_CACHE_HOME"):
-            environment["XDG_CACHE_HOME"] = xdg
-        done = run_blocking(argv, env=environment, timeout_s=_BUILD_TIMEOUT_S)
-        return Path(done.stdout.decode().strip())
-
-    return built(build)
+    return built(debian.build)
 
 
 @pytest.fixture(scope="session")
