@@ -105,7 +105,8 @@ def test_data_is_mounted_by_itself_and_nomad_has_vm_and_raw_exec(at_work: AtWork
     at_work.remote.run("mountpoint -q /data && systemctl is-active data.mount nomad")
     drivers = json.loads(at_work.nomad("node status -self -json"))["Drivers"]
     healthy = {name for name, driver in drivers.items() if driver["Healthy"]}
-    assert healthy == {"vm", "raw_exec"}
+    # A Nomad that is no release has one for its own tests, too.
+    assert healthy - {"mock_driver"} == {"vm", "raw_exec"}
     at_work.remote.run("qemu-node config check")
 
 
