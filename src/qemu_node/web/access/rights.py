@@ -1,9 +1,12 @@
 """What somebody can be allowed to do with a VM or the node: pure.
 
-Owns the names, and which capability of Nomad's ACLs each needs. Does not own evaluating them.
+Owns the names, and which capability of Nomad's ACLs each needs. Does not own evaluating them
+(`nomadacl`).
 """
 
 from enum import StrEnum
+
+from qemu_node.web.access.nomadacl import Acl
 
 
 class Right(StrEnum):
@@ -32,3 +35,18 @@ CAPABILITIES: dict[Right, frozenset[str]] = {
 }
 """What a token needs in the namespace of the VM's job. `NODE` is `node:read`, which no namespace
 gives."""
+
+
+def allows(acl: Acl, right: Right, namespace: str | None) -> bool:
+    """Tell whether `acl` gives a right.
+
+    Args:
+        acl: Whose.
+        right: What is asked for.
+        namespace: Of a VM's job; None: what is asked for concerns the node.
+    """
+    if right is Right.NODE:
+        return acl.may_read_node
+    if namespace is None:
+        return acl.is_management
+    return all(acl.allows(namespace, capability) for capability in CAPABILITIES[right])

@@ -11,12 +11,15 @@ import msgspec
 from aiohttp import web
 
 from qemu_node.text import DECODE_ERRORS, printable
+from qemu_node.web.access.rights import Right
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame.route import Call, Guard, Route
 from qemu_node.web.problems import Problem, bad_request, no_such_vm, problem_of
 
 BODY_MAX_BYTES = 64 << 10
 """More than any request of ours needs."""
+
+Middleware = Callable[..., Awaitable[web.StreamResponse]]
 
 FindVM = Callable[[str], VMView | None]
 
@@ -33,12 +36,18 @@ def add_routes(
         find_vm: vm_id → VM of this node.
     """
     for route in routes:
+        if route.right not in (None, Right.SEE, Right.NODE) and not route.is_of_vm:
+            raise ValueError(f"{route.path}: {route.right} is a right to a VM, and names none")
         app.router.add_route(route.method, route.path, _serve(route, guard, find_vm))
 
 
-def make_application() -> web.Application:
-    """Return an application that answers every error with a `ProblemBody`."""
-    return web.Application(middlewares=[_answer_problems], client_max_size=BODY_MAX_BYTES)
+def make_application(checks: Iterable[Middleware] = ()) -> web.Application:
+    """Return an application that answers every error with a `ProblemBody`.
+
+    Args:
+        checks: Middlewares that judge every request before anything else does.
+    """
+    return web.Application(middlewares=[_answer_problems, *checks], client_max_size=BODY_MAX_BYTES)
 
 
 def json_response(value: object, *, status: int = 200) -> web.Response:

@@ -9,22 +9,12 @@ from typing import Any, Literal, Protocol
 
 from aiohttp import web
 
+from qemu_node.web.access.grant import Grant
 from qemu_node.web.access.rights import Right
 from qemu_node.web.fleet.model import VMView
 
 VM_PATH = "/api/v1/vms/{vm_id}"
 """What the paths of all routes that concern one VM begin with."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """Somebody may do something now."""
-
-    user: str
-    """For audit lines: the token's name and accessor."""
-    right: Right
-    session: Any
-    """Of `access`, for its own routes."""
 
 
 class Guard(Protocol):
@@ -58,6 +48,12 @@ class Call:
     """Of the path."""
     body: Any
     """Of the route's type; None: it takes none."""
+
+    @property
+    def the_grant(self) -> Grant:
+        """What it was found to be allowed; for a route with a right."""
+        assert self.grant is not None
+        return self.grant
 
     @property
     def the_vm(self) -> VMView:

@@ -7,13 +7,15 @@ import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from fakes.web_sessions import make_session
 from unit.web.fleet.test_model import vm
 
 from qemu_node.errors import HostError
+from qemu_node.web.access.grant import Grant
 from qemu_node.web.access.rights import Right
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame.application import BODY_MAX_BYTES, add_routes, make_application
-from qemu_node.web.frame.route import VM_PATH, Call, Grant, Route
+from qemu_node.web.frame.route import VM_PATH, Call, Route
 from qemu_node.web.problems import not_logged_in
 
 VM = vm()
@@ -35,7 +37,7 @@ class FakeGuard:
         self.asked.append((right, vm, is_change))
         if "X-Me" not in request.headers:
             raise not_logged_in()
-        return Grant(user="me", right=right, session=None)
+        return Grant(user="me", right=right, session=make_session())
 
 
 async def echo(call: Call) -> Text:
@@ -137,3 +139,9 @@ async def test_every_error_is_json(
     async with client.get(path, headers=ME) as reply:
         assert reply.status == status
         assert (await reply.json())["error"] == error
+
+
+def test_a_right_to_a_vm_needs_a_path_that_names_one(guard: FakeGuard) -> None:
+    route = Route(method="POST", path="/all", right=Right.POWER, handler=fail, summary="Fail.")
+    with pytest.raises(ValueError, match="/all"):
+        add_routes(make_application(), [route], guard=guard, find_vm={VM.vm_id: VM}.get)
