@@ -10,26 +10,9 @@ from typing import Any
 
 import msgspec
 
-from qemu_node.config.node import convert, parse
+from qemu_node.config.node import convert
 from qemu_node.config.uplink import UplinkConfig, UplinkVlan
 from qemu_node.errors import ConfigError
-
-
-def parse_uplink(text: str, origin: str) -> UplinkConfig:
-    """Return the settings in `text`, an uplink.toml; errors name `origin`.
-
-    Raises:
-        SettingError: an unknown key or a wrong value; the message names the key.
-        ConfigError: it is not TOML, or has other tables than `[uplink]`.
-    """
-    config = parse(text, origin)
-    others = set(tomllib.loads(text)) - {"uplink"}
-    if others:
-        raise ConfigError(
-            f"{origin}: [{min(others)}] does not belong here",
-            hint="this file has [uplink] only; everything else goes into node.toml",
-        )
-    return config.uplink
 
 
 def find_uplink(text: str, origin: str) -> UplinkConfig | None:
@@ -83,7 +66,7 @@ def _leave_out(table: Any, struct: type[msgspec.Struct], what: str) -> list[str]
 
 
 def format_uplink(uplink: UplinkConfig) -> str:
-    """Return the text that `parse_uplink` reads as `uplink`: what differs from the defaults."""
+    """Return the text that `find_uplink` reads as `uplink`: what differs from the defaults."""
     lines = ["[uplink]", *_lines(uplink, UplinkConfig())]
     for vlan in uplink.vlans:
         defaults = msgspec.structs.replace(vlan, addresses=(), dhcp=False, mtu=0)
