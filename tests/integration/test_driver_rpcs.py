@@ -448,7 +448,7 @@ async def test_a_start_that_the_driver_did_not_survive_is_no_task_to_recover(
     async with driver_on(nomad) as driver:
         handle = await start(driver, nomad.task(image=nomad.image_url))
     async with driver_on(nomad) as driver:
-        with pytest.raises(StartLostError, match="the task starts anew"):
+        with pytest.raises(StartLostError, match="the task starts again"):
             await recover(driver, handle)
         await destroy(driver)
         assert nomad.vms().leftovers() == []

@@ -176,10 +176,10 @@ def _restart_plugins(app: App) -> None:
         pids = ", ".join(str(plugin.pid) for plugin in left)
         raise HostError(
             f"the driver has not ended in {_RESTART_MAX_S:g} s (process {pids})",
-            hint="`systemctl restart nomad` starts it anew; VMs go on",
+            hint="`systemctl restart nomad` starts it again; VMs go on",
         )
     if found:
-        click.echo("the driver has ended; Nomad starts it anew, and VMs go on", err=True)
+        click.echo("the driver has ended; Nomad starts it again, and VMs go on", err=True)
     else:
         click.echo("no driver of Nomad runs here", err=True)
 

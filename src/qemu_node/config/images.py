@@ -72,7 +72,7 @@ class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     download_timeout: str = "6h"
     """Time limit of a download."""
     unused_for: str = "7d"
-    """An image is removed if no VM has used it for so long."""
+    """An image is removed if no VM has used it for this time."""
     low_space: str = "10%"
     """If less of the cache's file system is free, unused images are removed."""
     high_space: str = "20%"
@@ -223,8 +223,8 @@ def _check_distinct(entries: tuple[CredentialConfig, ...]) -> None:
         for namespace in set(entry.namespaces) or (None,):
             served = (canonical_host(entry.host), namespace)
             if served in seen:
-                whom = f"namespace {namespace!r}" if namespace else "all namespaces"
+                used_for = f"namespace {namespace!r}" if namespace else "all namespaces"
                 raise ConfigError(
-                    f"images.credentials has two entries of {entry.host!r} for {whom}"
+                    f"images.credentials has two entries of {entry.host!r} for {used_for}"
                 )
             seen.add(served)

@@ -44,7 +44,7 @@ class UplinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """`lacp`: the switch ports are one link aggregation group."""
     nics: tuple[str, ...] = ()
     """The NICs of the bond: MAC addresses, PCI addresses or names with `*`. Empty: all physical
-    NICs, but for those on USB and virtual functions."""
+    NICs, except those on USB and virtual functions."""
     primary: str = ""
     """The NIC that active-backup prefers. Empty: the fastest; of those, the first by place."""
     mac: str = ""

@@ -39,7 +39,7 @@ class Stopped:
     action: StopAction | None
     """The last thing tried before it ended; None: it had ended already."""
     waits_for_driver: bool = False
-    """The guest is off; its QEMU is kept for a driver, which is away, to learn how it ended."""
+    """The guest is off; its QEMU is kept, so that a driver can learn how it ended."""
 
 
 class Stopper:

@@ -161,7 +161,7 @@ class PortManager:
                 raise
 
     async def aclose(self) -> None:
-        """Close the filter, which stays loaded, and end the threads. Later calls begin anew."""
+        """Close the filter, which stays loaded, and end the threads. Later calls begin again."""
         async with self._lock:
             nft, self._nft, self._table = self._nft, None, None
             if nft is not None:

@@ -30,7 +30,7 @@ def check_args(args: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
     Raises:
         JobError: an option can never be allowed, matches no expression, or lacks its value; the
             message names it.
-        ConfigError: one of the expressions is none.
+        ConfigError: one of the expressions is not valid.
     """
     patterns = [_compile(text) for text in allowed]
     checked: list[str] = []

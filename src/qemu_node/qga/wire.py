@@ -69,7 +69,7 @@ def encode_request(command: str, arguments: Mapping[str, object]) -> bytes:
 
 
 def encode_sync(sync_id: int) -> bytes:
-    """Return the bytes that make the agent begin anew and answer a sentinel, then `sync_id`."""
+    """Return the bytes that make the agent begin again and answer a sentinel, then `sync_id`."""
     return SENTINEL + encode_request("guest-sync-delimited", {"id": sync_id})
 
 
@@ -152,7 +152,7 @@ class LineReader:
     def next_line(self, max_bytes: int) -> bytes | None:
         """Return the next line that is not empty, without its newline; None until it is complete.
 
-        After a sentinel inside a line, the line begins anew.
+        After a sentinel inside a line, the line begins again.
 
         Raises:
             GuestAgentError: the line is longer than `max_bytes`; the reader cannot be used any

@@ -60,7 +60,7 @@ class FoundVM:
 def judge(found: FoundVM) -> Verdict:
     """Return what becomes of a VM without a manager.
 
-    A start that was never completed is of no use to anyone: Nomad starts the task anew. A VM of an
+    A start that was never completed is of no use to anyone: Nomad starts the task again. A VM of an
     allocation that Nomad has removed is nobody's. A running VM is kept for the driver that will
     recover it, and the files of an ended one for a while, because they say how it ended. So is one
     whose state cannot be read: a newer driver may have started it.

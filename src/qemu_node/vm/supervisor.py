@@ -51,7 +51,7 @@ _FOLLOWED_AT_ONCE = 16
 
 
 class NodeStopError(NodeError):
-    """A VM ended with its node, by a shutdown or a power cut; its task starts anew.
+    """A VM ended with its node, by a shutdown or a power cut; its task starts again.
 
     Nomad restarts a task that cannot be recovered whatever its restart policy (2.0.6,
     `TaskRunner.Restore`), and counts it neither as an exit nor as a failure: as with its own

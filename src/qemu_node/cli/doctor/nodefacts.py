@@ -191,7 +191,7 @@ def taken_uids(subuid: Path = Path("/etc/subuid")) -> list[UidRange]:
 
 
 def parse_subuid(text: str) -> list[UidRange]:
-    """Return the ranges in /etc/subuid (man 5 subuid); lines that are none are left out."""
+    """Return the ranges in /etc/subuid (man 5 subuid); other lines are skipped."""
     fields = [line.split(":") for line in text.splitlines()]
     return [
         UidRange(owner=f"{owner} in /etc/subuid", first=int(first), count=int(count))

@@ -210,7 +210,7 @@ def stop(
     click.echo(f"{record.vm_id} stopped", err=True)
     if stopped.waits_for_driver:
         click.echo(
-            "its QEMU waits for the driver, which is away, to learn how it ended; "
+            "no driver runs; its QEMU waits for one to learn how it ended; "
             f"`qemu-node vm stop --now {record.vm_id}` ends it",
             err=True,
         )

@@ -1,4 +1,4 @@
-"""One GET or HEAD, through redirects, to its answer: what is sent to whom, and how it can fail.
+"""One GET or HEAD, through redirects, to its answer: what is sent where, and how it can fail.
 
 Owns what is asked for (`HttpFile`), the connection, the redirects and the translation of every way
 to fail into a sentence without a secret. Does not own how a source becomes a file (`source`,
@@ -62,7 +62,7 @@ class HttpFile:
     shown: str
     """The file's name in messages."""
     sign: Sign | None = field(default=None, repr=False)
-    """Called anew for each request, only for those to `url`'s own scheme, host and port."""
+    """Called again for each request, only for those to `url`'s own scheme, host and port."""
     renew: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
     """Makes `sign` return something new, after `url`'s own origin answered 401.
 

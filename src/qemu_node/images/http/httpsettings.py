@@ -1,4 +1,4 @@
-"""How the node speaks HTTP: how long it waits, how often it tries, by which way, whom it trusts.
+"""How the node speaks HTTP: how long it waits, how often it tries, its proxy, its trusted CAs.
 
 Owns these values. Does not own the judgement of an address (`address`) nor any request
 (`httpfile`).

@@ -42,7 +42,7 @@ class SecretFile:
         """Return the secret as the file holds it now, without the line's end. Blocks.
 
         Raises:
-            ImageDownloadError: there is none; it may be being replaced just now.
+            ImageDownloadError: it cannot be read; it may be being replaced just now.
         """
         secret, info = self._load()
         if not self._is_judged:

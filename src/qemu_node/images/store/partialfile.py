@@ -4,7 +4,7 @@ Owns up to three files of the cache's `partial` directory, for which the caller 
 
     <key>            what has been received
     <key>.json       PartialInfo: which file that is a part of; written before the first byte
-    <key>.unpacked   what a compressed file unpacks to; made anew by each process
+    <key>.unpacked   what a compressed file unpacks to; made again by each process
 
 Does not own which key (`store`) nor whether the content is good (`checksum`, `imagefile`). The
 methods block: call them through `to_the_end`.
@@ -100,7 +100,7 @@ class PartialFile:
     def create(
         cls, path: Path, algorithms: Collection[Algorithm], limits: DiskLimits = _NO_LIMITS
     ) -> "PartialFile":
-        """Begin anew at `path`, the `<key>` above; the files of an earlier download are removed.
+        """Begin again at `path`, the `<key>` above; the files of an earlier download are removed.
 
         `algorithms` are the digests of what is received that are asked for.
 

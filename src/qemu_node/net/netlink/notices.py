@@ -78,7 +78,7 @@ class TableNotice:
 
 
 UPLINK_MOVED = "the uplink's NIC"
-"""The loss if the uplink has changed its NIC: switches must learn the VMs' addresses anew."""
+"""The loss if the uplink has changed its NIC: switches must learn the VMs' addresses again."""
 
 Notice = LinkNotice | VlanNotice | TableNotice
 

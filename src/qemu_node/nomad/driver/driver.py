@@ -185,13 +185,13 @@ class VMDriver(DriverService):
         """Remove the VM of a task, if it has one, and forget the task.
 
         The task is forgotten even if that fails: Nomad's client ignores the error, does not ask
-        about the task again, and may start it anew. The supervisor removes what is left of the VM.
+        about the task again, and may start it again. The supervisor removes what is left of the VM.
         """
         try:
             if task.has_vm:
                 await self._runtime.vms.destroy(task.vm)
         finally:
-            # Another call may have removed it, and the task may have been started anew.
+            # Another call may have removed it, and the task may have been started again.
             if self._tasks.get(task.name.id) is task:
                 del self._tasks[task.name.id]
 
@@ -202,7 +202,7 @@ class VMDriver(DriverService):
         override: driver_pb2.NetworkOverride,
         on_long_wait: Callable[[], None],
     ) -> VM:
-        """Return the running VM; put the address that Nomad shall advertise into `override`."""
+        """Return the running VM; put the address for Nomad to advertise into `override`."""
 
         def tell(message: str, notes: dict[str, str]) -> None:
             self._events.tell(task.name, message, notes)
@@ -254,7 +254,7 @@ class VMDriver(DriverService):
         config = handle.config
         if config.id not in self._tasks:
             # Keep the handle until the task is recovered: after a failure Nomad calls DestroyTask
-            # and starts the task anew, maybe on another node.
+            # and starts the task again, maybe on another node.
             self._unrecovered[config.id] = handle
             await self._recover(handle)
             self._unrecovered.pop(config.id, None)

@@ -1,4 +1,4 @@
-"""The plugins that Nomad agents of this machine have started: found, and ended to start anew.
+"""The plugins that Nomad agents of this machine have started: found, and ended to be started again.
 
 Owns finding and ending them. An agent starts its plugin again at once and has its VMs recovered by
 it (tests/e2e/test_nomad.py). A plugin of `qemu-node run` is left alone: its VMs end with it.

@@ -57,7 +57,7 @@ class DriverService(ABC):
     async def capabilities(
         self, request: driver_pb2.CapabilitiesRequest
     ) -> driver_pb2.CapabilitiesResponse:
-        """Return what the driver can do, and what Nomad shall do for it."""
+        """Return what the driver can do, and what Nomad has to do for it."""
 
     @abstractmethod
     def fingerprint(

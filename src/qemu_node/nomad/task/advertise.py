@@ -4,7 +4,7 @@ Owns how long we wait for the address and what is told when. Does not own which 
 (`vm.life.guestnet`).
 
 Nomad takes the address only from the answer to StartTask and never asks again (client of
-2.0.6-dev, as observed). So a start that shall advertise an address waits for the guest. The address
+2.0.6-dev, as observed). So a start that is to advertise an address waits for the guest. The address
 of a guest that comes up later is told in an event but not advertised.
 """
 

@@ -51,10 +51,10 @@ def plan_nics(
 
 
 def plan_advertise(options: TaskOptions, nics: Sequence[UserPort | PortSpec]) -> Advertise | None:
-    """Return which NIC's address Nomad's services shall have, and how long the start waits for it.
+    """Return which NIC's address Nomad's services get, and how long the start waits for it.
 
     Raises:
-        JobError: two NICs shall be advertised, or one in user mode.
+        JobError: two NICs are to be advertised, or one in user mode.
     """
     asked = [
         Advertise(nic=index, wait_s=wait_s)

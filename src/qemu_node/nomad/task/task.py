@@ -183,8 +183,8 @@ def decode_state(data: bytes, task_id: str) -> VMState:
     """Return the state of the VM of task `task_id`, found by its driver_state.
 
     Raises:
-        StartLostError: the driver ended during the start. Nomad starts a task that cannot be
-            recovered anew, whatever its restart policy.
+        StartLostError: the driver ended during the start. Nomad starts the task again,
+            whatever its restart policy.
         StateError: the state is damaged, or of a newer driver.
     """
     try:
@@ -194,7 +194,7 @@ def decode_state(data: bytes, task_id: str) -> VMState:
     directory = VMDirectory(data=Path(pending.data_dir), run=Path(pending.run_dir))
     state = directory.read_state()
     if state is None or state.task_id != task_id:
-        raise StartLostError("the driver ended while it waited for the image; the task starts anew")
+        raise StartLostError("the driver ended while it waited for an image; the task starts again")
     return state
 
 

@@ -42,7 +42,7 @@ class HealthServer:
         """Begin to answer on `host_ip`:`port`.
 
         Raises:
-            HostError: the port cannot be had.
+            HostError: the port is taken, or may not be used.
         """
         try:
             self._server = await asyncio.start_server(

@@ -47,7 +47,7 @@ async def claim(directory: VMDirectory) -> DirectoryLock:
     """Return the lock on a fresh data directory, having removed a left-over VM of the same task.
 
     A left-over is what a driver killed during a start leaves, or a VM that Nomad gave up and now
-    starts anew.
+    starts again.
 
     Raises:
         VMBusyError: a live driver manages this VM.

@@ -103,7 +103,7 @@ async def fetch_image(
 
     Raises:
         HostError: the download goes on in the background; a later start will find it.
-        ImageError: the image cannot be had, or is refused.
+        ImageError: the image is not available, or is refused.
     """
     request = start.request
     notice = asyncio.get_running_loop().call_later(LONG_WAIT_S, on_long_wait)
