@@ -91,9 +91,12 @@ def list_summaries(paths: Paths) -> list[VMSummary]:
     return sorted(found, key=_order)
 
 
-def summarize(paths: Paths, vm_id: str) -> VMSummary:
-    """Return what is known of one VM."""
-    return _summarize(VMDirectory.of(paths, vm_id), None, held_locks())
+def summarize(
+    paths: Paths, vm_id: str, locks: Iterable[tuple[int, int, int]] | None = None
+) -> VMSummary:
+    """Return what is known of one VM; `locks` are those of `held_locks`, if the caller has them."""
+    directory = VMDirectory.of(paths, vm_id)
+    return _summarize(directory, None, held_locks() if locks is None else locks)
 
 
 def _order(vm: VMSummary) -> tuple[bool, str, str]:

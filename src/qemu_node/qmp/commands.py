@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from qemu_node.errors import QmpError
-from qemu_node.qmp.connection import QmpClosedError, QmpConnection
+from qemu_node.qmp.connection import QmpClosedError, QmpConnection, QmpRefusedError
 from qemu_node.qmp.events import StatusInfo
 
 T = TypeVar("T")
@@ -21,6 +21,8 @@ SCREENSHOT_MAX_BYTES = 64 << 20
 """More than any screen needs. It bounds what a QEMU that its guest has taken over can write."""
 
 _SCREENDUMP_TIMEOUT_S = 15.0
+_BALLOON = "/machine/peripheral/balloon0"
+_NOT_SAID = (1 << 64) - 1
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -38,6 +40,27 @@ class _AddedFd(msgspec.Struct):
 
 class _VersionInfo(msgspec.Struct):
     qemu: VersionTriple
+
+
+class _MemorySize(msgspec.Struct, rename="kebab"):
+    """QAPI MemoryInfo."""
+
+    base_memory: int
+    plugged_memory: int = 0
+
+
+class _BalloonStats(msgspec.Struct, rename="kebab"):
+    """`stat-…` of a guest's memory in bytes; 2^64 - 1: the guest does not say."""
+
+    stat_total_memory: int = _NOT_SAID
+    stat_available_memory: int = _NOT_SAID
+
+
+class _GuestStats(msgspec.Struct, rename="kebab"):
+    """The property `guest-stats` of a balloon (QEMU, docs/interop/virtio-balloon-stats.rst)."""
+
+    stats: _BalloonStats
+    last_update: int = 0
 
 
 class _BlockInfo(msgspec.Struct, rename="kebab"):
@@ -77,6 +100,50 @@ async def is_out_of_space(connection: QmpConnection) -> bool:
     reply = await connection.execute("query-block")
     blocks = _convert(reply, list[_BlockInfo], "query-block")
     return any(block.io_status == "nospace" for block in blocks)
+
+
+async def query_memory_size(connection: QmpConnection) -> int | None:
+    """Return how many bytes of RAM the guest has; None if QEMU does not say.
+
+    Raises:
+        QmpError: no usable answer.
+    """
+    try:
+        reply = await connection.execute("query-memory-size-summary")
+    except QmpRefusedError:
+        return None
+    size = _convert(reply, _MemorySize, "query-memory-size-summary")
+    return size.base_memory + size.plugged_memory
+
+
+async def poll_memory_use(connection: QmpConnection, interval_s: int) -> None:
+    """Have the guest say every `interval_s` how much memory it uses; 0: not any more.
+
+    Raises:
+        QmpRefusedError: the VM has no balloon.
+        QmpError: QEMU did not confirm it.
+    """
+    await connection.execute(
+        "qom-set",
+        {"path": _BALLOON, "property": "guest-stats-polling-interval", "value": interval_s},
+    )
+
+
+async def query_memory_use(connection: QmpConnection) -> int | None:
+    """Return how many bytes the guest uses, by its own account; None if it has not said.
+
+    That is what it has less what its programs could still get. See `poll_memory_use`.
+
+    Raises:
+        QmpRefusedError: the VM has no balloon, or the guest no driver for it.
+        QmpError: no usable answer.
+    """
+    reply = await connection.execute("qom-get", {"path": _BALLOON, "property": "guest-stats"})
+    answer = _convert(reply, _GuestStats, "qom-get guest-stats")
+    total, available = answer.stats.stat_total_memory, answer.stats.stat_available_memory
+    if not answer.last_update or not 0 <= available <= total < _NOT_SAID:
+        return None
+    return total - available
 
 
 async def system_powerdown(connection: QmpConnection) -> None:

@@ -1,0 +1,126 @@
+"""One VM that runs, with all that the daemon holds of it.
+
+Owns its pidfd, by which its end is seen, and its monitor. Does not own the files that it is known
+by (`follow`), nor what becomes of it after its end (`ends`).
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from qemu_node.config.node import Paths
+from qemu_node.host.process.pidfd import Hold
+from qemu_node.inventory.state import VMStatus, VMSummary
+from qemu_node.qmp.events import QmpEvent
+from qemu_node.vm.life.usage import UsageMeter
+from qemu_node.vm.record.directory import VMDirectory
+from qemu_node.vm.record.record import VMRecord
+from qemu_node.web.fleet.ends import judge_end
+from qemu_node.web.fleet.guests import GuestFacts
+from qemu_node.web.fleet.model import EndView, VMView
+from qemu_node.web.fleet.monitors import Monitor
+from qemu_node.web.fleet.views import settled_cpu, state_of, view_of
+
+log = logging.getLogger(__name__)
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class LiveVM:
+    """A VM whose QEMU runs."""
+
+    def __init__(
+        self,
+        record: VMRecord,
+        *,
+        paths: Paths,
+        gate: asyncio.Semaphore,
+        on_change: Callable[["LiveVM"], object],
+        on_event: Callable[[str, QmpEvent], object],
+        on_gone: Callable[["LiveVM"], object],
+    ) -> None:
+        """Follow the VM of `record`; the callbacks are told of what QEMU says, and of its end."""
+        self.record = record
+        self.summary = VMSummary(vm_id=record.vm_id, status=VMStatus.RUNNING, record=record)
+        self.viewers = 0
+        self.thumbnail = ""
+        self.following: asyncio.Task[None] | None = None
+        self.monitor = Monitor(
+            record,
+            gate=gate,
+            on_change=lambda: on_change(self),
+            on_event=lambda event: on_event(record.vm_id, event),
+        )
+        self._directory = VMDirectory.of(paths, record.vm_id)
+        self._meter = UsageMeter(record.process)
+        # The first call begins the measurement.
+        self._meter.cpu_share()
+        self._cpu_pct: float | None = None
+        self._ended_at = ""
+        self._loop = asyncio.get_running_loop()
+        self._hold: Hold | None = None
+        try:
+            self._hold = Hold(record.process)
+        except OSError as exc:
+            # Its end is noticed by the regular check.
+            log.warning("VM's process not watched", extra={"error": str(exc)})
+        if self._hold is not None and self._hold.pidfd is not None:
+            self._loop.add_reader(self._hold.pidfd, on_gone, self)
+
+    def uptime_s(self) -> float:
+        """Return how long its QEMU runs."""
+        since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return round(max(since_boot_s - self.record.start_time / _TICKS_PER_S, 0.0), 1)
+
+    def measure(self) -> bool:
+        """Measure its CPU use since the last call; tell whether it shows another one."""
+        before = self._cpu_pct
+        self._cpu_pct = settled_cpu(before, self._meter.cpu_share().total_pct)
+        return self._cpu_pct != before
+
+    def view(self, facts: GuestFacts) -> VMView:
+        """Return how it is now, without its ages."""
+        state = self.monitor.state
+        word = state_of(self.summary.status, state.run_state)
+        return view_of(
+            self.record,
+            self.summary,
+            state,
+            network=facts.network,
+            memory_used_bytes=facts.memory_used_bytes,
+            cpu_pct=self._cpu_pct if self._cpu_pct is not None else self._first_cpu(),
+            thumbnail=self.thumbnail,
+            viewers=self.viewers,
+            end=self._end() if word == VMStatus.ENDED else None,
+        )
+
+    def ended_view(self, facts: GuestFacts) -> VMView:
+        """Return how it is remembered now that its QEMU is gone."""
+        return view_of(
+            self.record,
+            VMSummary(vm_id=self.record.vm_id, status=VMStatus.ENDED, record=self.record),
+            self.monitor.state,
+            network=facts.network,
+            thumbnail=self.thumbnail,
+            end=self._end(),
+        )
+
+    def close(self) -> None:
+        """Let go of it. Idempotent."""
+        if self.following is not None:
+            self.following.cancel()
+        if self._hold is not None:
+            if self._hold.pidfd is not None:
+                self._loop.remove_reader(self._hold.pidfd)
+            self._hold.__exit__(None, None, None)
+
+    def _first_cpu(self) -> float | None:
+        cpu_pct = self.summary.cpu_pct
+        return None if cpu_pct is None else round(cpu_pct, 1)
+
+    def _end(self) -> EndView:
+        self._ended_at = self._ended_at or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return judge_end(self.monitor.state, self._directory.read_exit(), self._ended_at)
