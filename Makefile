@@ -16,7 +16,7 @@ PYTEST := $(PYTHON) -m pytest
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 SYSTEM_TESTS := tests/e2e tests/os tests/integration tests/network
 # The longest first here, too; then the one that need not wait for the other's installation.
-LONGEST := tests/scenario/test_upgrade.py tests/scenario/test_unattended.py
+LONGEST := $(addprefix tests/scenario/test_, power_cuts.py unattended.py fall_back.py)
 SCENARIO := $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/scenario/test_*.py))
 
 # One thing at a time: the targets share one environment and the machine.

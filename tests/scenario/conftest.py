@@ -4,13 +4,16 @@ They run only in `make test-os`: each needs minutes, an Elemental CLI and a Noma
 """
 
 import os
-from collections.abc import Generator
+import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from scenario.installation import Installation, installed
 from scenario.ocilayout import Layout, LayoutRegistry
+from scenario.upgrading import Upgradable, Upgrades
 
 OUTPUT_ENV = "OS_IMAGE"
 """The directory of what `make iso oci` built; the tests here are skipped without it."""
@@ -41,10 +44,30 @@ def installation(built: Built) -> Installation:
     return installed(built.iso)
 
 
-@pytest.fixture
-def registry(built: Built) -> Generator[LayoutRegistry]:
-    """A registry with the image under test as `stable`."""
+@pytest.fixture(scope="module")
+def module_directory() -> Iterator[Path]:
+    """A directory with a short path, for the machine of a module's tests."""
+    path = Path(tempfile.mkdtemp(prefix="qn-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def upgrades(
+    installation: Installation, built: Built, module_directory: Path
+) -> Iterator[Upgrades]:
+    """The node of a module's tests, and a registry; a module may choose another installation."""
     registry = LayoutRegistry()
-    registry.push(built.layout, "stable")
-    yield registry
+    upgrades = Upgrades(installation, built.layout, registry, module_directory)
+    yield upgrades
+    upgrades.discard()
     registry.close()
+
+
+@pytest.fixture
+def node(upgrades: Upgrades, request: pytest.FixtureRequest) -> Iterator[Upgradable]:
+    """A running node that has settled; the test leaves it like that."""
+    failed = request.session.testsfailed
+    yield upgrades.node()
+    if request.session.testsfailed > failed:
+        upgrades.discard()
