@@ -7,6 +7,7 @@ Owns the two commands, and where each setting comes from. Does not own the setti
 
 import asyncio
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ import msgspec
 from qemu_node.cli.errortext import EXIT_ERROR, show_error, show_finding
 from qemu_node.cli.main import App, pass_app
 from qemu_node.cli.terminal import Cell, Column, print_json, print_table
+from qemu_node.errors import NodeError
 from qemu_node.images.http.url import redact
 
 if TYPE_CHECKING:
@@ -65,13 +67,23 @@ Examples:
 )
 @click.argument("directory", required=False, metavar="[DIRECTORY]",
                 type=click.Path(file_okay=False, exists=True, path_type=Path))  # fmt: skip
+@click.option("--certificates", "makes_certificates", is_flag=True,
+              help="Make missing certificates before, as `os certificates` does.")  # fmt: skip
 @_json
 @pass_app
 @click.pass_context
-def check(ctx: click.Context, app: App, directory: Path | None, as_json: bool) -> None:
+def check(
+    ctx: click.Context,
+    app: App,
+    directory: Path | None,
+    makes_certificates: bool,
+    as_json: bool,
+) -> None:
     """Check the configuration."""
     from qemu_node.config import node as node_config
 
+    if makes_certificates and directory is not None:
+        _make_certificates(directory)
     beside = None if directory is None else directory / "node.toml"
     path = app.config_path or (beside if beside is not None and beside.exists() else None)
     found, problem = _check_node_toml(path)
@@ -152,6 +164,23 @@ def check_data(data: str) -> None:
             "reboot",
             hint='data = "/data", or leave it out',
         )
+
+
+def _make_certificates(directory: Path) -> None:
+    """Do what `os certificates` does.
+
+    In this process: another one, with its own parser, would take a good part of a boot.
+    """
+    from qemu_node.nodeos.agent.certificates import make_certificates
+    from qemu_node.nodeos.agent.config import read_agent_config
+
+    try:
+        config = read_agent_config(directory)
+        making = asyncio.run(make_certificates(config, "nomad", os.uname().nodename))
+    except NodeError as exc:
+        show_error(exc)
+    else:
+        click.echo(making.say(config))
 
 
 def _check_nomad(directory: Path) -> "list[Finding]":

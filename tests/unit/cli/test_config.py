@@ -6,6 +6,9 @@ import pytest
 from qemu_node.cli.config import effective
 from qemu_node.cli.main import main
 from qemu_node.config.node import parse
+from qemu_node.errors import HostError, NodeError
+from qemu_node.nodeos.agent import certificates
+from qemu_node.nodeos.agent.certificates import Making
 from qemu_node.nodeos.paths import NodePaths
 
 Output = pytest.CaptureFixture[str]
@@ -193,3 +196,29 @@ def test_a_file_of_nomads_that_is_no_hcl_is_named(directory: Path, capsys: Outpu
 def test_an_empty_directory_says_where_samples_are(tmp_path: Path, capsys: Output) -> None:
     assert main(["config", "check", str(tmp_path)]) == 1
     assert "cp /usr/share/nomad/*" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (Making.CA_AND_CERTIFICATE, "made a CA and a certificate"),
+        (HostError("the disk is full"), "the disk is full"),
+    ],
+)
+def test_nomads_unit_has_certificates_made_before_the_check_which_goes_on_without_them(
+    directory: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: Making | NodeError,
+    said: str,
+) -> None:
+    async def make(*_arguments: object) -> Making:
+        if isinstance(outcome, NodeError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(certificates, "make_certificates", make)
+    assert main(["config", "check", "--certificates", str(directory)]) == 0
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+    assert "Nomad's configuration is ok" in shown.out

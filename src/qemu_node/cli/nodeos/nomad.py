@@ -62,7 +62,7 @@ def drain(
     help="""Make the certificates that Nomad's configuration names, if they are missing.
 
     Only for a node that is a cluster by itself, or that has the key of its cluster's CA
-    (ca-key.pem beside ca.pem). The unit of Nomad calls this before each start; what is there
+    (ca-key.pem beside ca.pem). The unit of Nomad does this before each start; what is there
     stays as it is.""",
     epilog="""\b
 Examples:
@@ -72,15 +72,9 @@ Examples:
 @pass_node
 def certificates(paths: NodePaths) -> None:
     """Make missing certificates."""
-    from qemu_node.nodeos.agent.certificates import Making, make_certificates
+    from qemu_node.nodeos.agent.certificates import make_certificates
     from qemu_node.nodeos.agent.config import read_agent_config
 
     config = read_agent_config(paths.config)
-    made = asyncio.run(make_certificates(config, "nomad", os.uname().nodename))
-    match made:
-        case Making.CERTIFICATE:
-            click.echo(f"made a certificate for this node: {config.tls.cert_file}")
-        case Making.CA_AND_CERTIFICATE:
-            click.echo(f"made a CA and a certificate for this node: {config.tls.cert_file}")
-        case Making.NOTHING | Making.IMPOSSIBLE:
-            click.echo("nothing to make")
+    making = asyncio.run(make_certificates(config, "nomad", os.uname().nodename))
+    click.echo(making.say(config))

@@ -87,6 +87,16 @@ class Making(StrEnum):
     IMPOSSIBLE = "impossible"
     """Files are missing that only the operator has."""
 
+    def say(self, config: AgentConfig) -> str:
+        """Return what was made, for people."""
+        match self:
+            case Making.CERTIFICATE:
+                return f"made a certificate for this node: {config.tls.cert_file}"
+            case Making.CA_AND_CERTIFICATE:
+                return f"made a CA and a certificate for this node: {config.tls.cert_file}"
+            case Making.NOTHING | Making.IMPOSSIBLE:
+                return "nothing to make"
+
 
 def plan_making(config: AgentConfig, present: Present) -> Making:
     """Return what a node makes for itself: pure.
