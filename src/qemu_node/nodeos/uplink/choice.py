@@ -6,7 +6,7 @@ these decisions. Does not own the settings (`config.uplink`) nor how they become
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -18,8 +18,9 @@ WAIT_S = 15.0
 """How long the first boot waits for the driver of a NIC that is there."""
 PROBE_WAIT_S = 60.0
 """The same while a driver has it: some load firmware for half a minute."""
-NAME_WAIT_S = 5.0
-"""How long any boot waits for udev to name a NIC that is there, which takes it milliseconds."""
+NAME_WAIT_S = 30.0
+"""How long any boot waits for udev to name a NIC that is there, which takes it milliseconds, and
+seconds in a busy machine that is emulated. Before that a virtual NIC does not tell its speed."""
 
 
 class KnownNic(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +102,7 @@ def choose(settings: UplinkConfig, machine: Machine, record: Record) -> Choice:
         machine: The NICs that there are.
         record: What the last boot left.
     """
+    machine = with_known_speeds(machine, record)
     members = find_members(settings, machine.nics)
     problems: list[str] = []
     takes_all = not settings.nics
@@ -123,8 +125,18 @@ def choose(settings: UplinkConfig, machine: Machine, record: Record) -> Choice:
     )
 
 
+def with_known_speeds(machine: Machine, record: Record) -> Machine:
+    """Return `machine` with speeds of earlier boots for NICs that tell none in this one."""
+    known = {nic.mac: nic.speed_mbit for nic in record.nics}
+    nics = (
+        replace(nic, speed_mbit=nic.speed_mbit or known.get(nic.mac, 0)) for nic in machine.nics
+    )
+    return replace(machine, nics=tuple(nics))
+
+
 def next_record(settings: UplinkConfig, choice: Choice, machine: Machine, record: Record) -> Record:
     """Return what this boot leaves to the next one."""
+    machine = with_known_speeds(machine, record)
     present = {nic.mac for nic in machine.nics}
     late = [known for known in record.nics if known.mac not in present]
     kept = [known for known in late if known.mac == record.mac or _is_late(known, machine)]

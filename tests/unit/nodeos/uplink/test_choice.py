@@ -57,6 +57,15 @@ def test_a_late_nic_changes_neither_the_address_nor_who_leads() -> None:
     assert [one.primary for one in (first, late, again)] == [MAC1] * 3
 
 
+def test_a_nic_that_does_not_tell_its_speed_in_one_boot_has_the_one_that_is_known() -> None:
+    """As virtual NICs that udev has not named yet."""
+    told = machine(nic(1, speed_mbit=1000), nic(2, speed_mbit=10_000))
+    first, record = boot(told, Record())
+    silent, record = boot(machine(nic(1), nic(2)), record)
+    half, _ = boot(machine(nic(1, speed_mbit=1000), nic(2)), record)
+    assert [one.primary for one in (first, silent, half)] == [MAC2] * 3
+
+
 def test_an_address_that_was_chosen_while_a_nic_was_missing_stays_when_it_comes() -> None:
     _, record = boot(machine(nic(2)), Record())
     choice, _ = boot(machine(nic(1), nic(2)), record)
