@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     pushed.add_argument("--to", required=True, metavar="REGISTRY/REPOSITORY", help="where to")
     pushed.add_argument("--also", action="append", default=[], metavar="TAG",
                         help="a further tag, such as stable; may be repeated")  # fmt: skip
+    pushed.add_argument("--key", type=Path, metavar="FILE",
+                        help="secret key of minisign, which signs the further tags")  # fmt: skip
     pushed.add_argument("--plain-http", action="store_true", help="the registry has no TLS")
     return parser
 
@@ -114,7 +116,7 @@ def _request(options: argparse.Namespace) -> BuildRequest:
 def _publish_request(options: argparse.Namespace) -> PublishRequest:
     return PublishRequest(
         tag=options.tag or default_tag(), out=options.out.resolve(), repository=options.to,
-        more_tags=tuple(options.also), is_plain_http=options.plain_http,
+        more_tags=tuple(options.also), key=options.key, is_plain_http=options.plain_http,
     )  # fmt: skip
 
 

@@ -179,7 +179,8 @@ def publish_image(request: PublishRequest) -> list[str]:
     """Push what `oci` has made, and return the names of the images.
 
     Raises:
-        BuildError: it is not built or not signed, or the registry does not take it.
+        BuildError: it is not built or not signed for all tags, or the registry does not take it.
+        ManifestError: the manifest is damaged.
     """
     check_tag(request.tag)
     for tag in request.more_tags:
@@ -196,11 +197,36 @@ def publish_image(request: PublishRequest) -> list[str]:
                 hint=f'build it: sudo make oci ARGS="--tag={request.tag} --key=FILE"',
             )
     with Stages(cache_dir()) as stages, tempfile.TemporaryDirectory() as scratch:
+        tools = debian.make_tools(stages)
+        sign_names(tools, document, signature, request)
         return publish(
-            debian.make_tools(stages), layout, document, signature,
+            tools, layout, document, signature,
             repository=request.repository, tag=request.tag, more_tags=request.more_tags,
             scratch=Path(scratch), is_plain_http=request.is_plain_http,
         )  # fmt: skip
+
+
+def sign_names(tools: Path, document: Path, signature: Path, request: PublishRequest) -> None:
+    """Have the manifest signed for all tags of `request`.
+
+    Raises:
+        BuildError: it is not, and there is no key to sign it with.
+        ManifestError: the manifest is damaged.
+    """
+    old = document.read_bytes()
+    new = manifest.with_names(old, (request.tag, *request.more_tags), str(document))
+    if new == old:
+        return
+    if request.key is None:
+        raise BuildError(
+            f"{document} is not signed for all of {', '.join(request.more_tags)}",
+            hint="a node takes an image only under the tags that its manifest was signed for: "
+            "give --key FILE",
+        )
+    # Never a manifest beside the signature of another one.
+    signature.unlink(missing_ok=True)
+    document.write_bytes(new)
+    manifest.sign(tools, request.key, document, signature)
 
 
 def pin_elemental() -> str:

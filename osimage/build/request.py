@@ -45,6 +45,8 @@ class PublishRequest:
     out: Path
     repository: str
     more_tags: tuple[str, ...]
+    key: Path | None
+    """The secret key; None if the manifest is signed for all tags already."""
     is_plain_http: bool
 
 

@@ -2,16 +2,22 @@
 
 import os
 import tarfile
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from osimage.build.artefact import manifest
 from osimage.build.artefact.oci import make_oci, manifest_of
+from osimage.build.commands import sign_names
 from osimage.build.errors import BuildError
 from osimage.build.namespace import run_in
+from osimage.build.request import PublishRequest
 from osimage.build.stages import Stages
 from qemu_node.host.process.command import ProcessError
+from qemu_node.nodeos.release import IMAGE_ID
+from qemu_node.nodeos.upgrade.manifest import VERSION, Manifest, parse_manifest
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.timeout(900)]
 
@@ -93,6 +99,35 @@ def test_a_signed_manifest_verifies_and_a_changed_one_does_not(tools: Path, key:
     document.write_text('{"version":2}\n')
     with pytest.raises(ProcessError):
         verify(tools, key, document, signature)
+
+
+def test_a_further_tag_needs_the_key(tools: Path, key: Path) -> None:
+    document, signature = key.parent / "m.json", key.parent / "m.json.minisig"
+    document.write_bytes(
+        msgspec.json.encode(
+            Manifest(
+                version=VERSION, image=IMAGE_ID, tag="v1", created=datetime.now(UTC),
+                digest=f"sha256:{'a' * 64}", size_bytes=1, unpacked_bytes=1,
+            )
+        )
+    )  # fmt: skip
+    manifest.sign(tools, key, document, signature)
+    before = document.read_bytes(), signature.read_bytes()
+
+    def publish(*more_tags: str, key: Path | None) -> PublishRequest:
+        return PublishRequest(
+            tag="v1", out=document.parent, repository="r.example/node", more_tags=more_tags,
+            key=key, is_plain_http=False,
+        )  # fmt: skip
+
+    sign_names(tools, document, signature, publish(key=None))
+    with pytest.raises(BuildError, match="not signed for all of stable"):
+        sign_names(tools, document, signature, publish("stable", key=None))
+    assert before == (document.read_bytes(), signature.read_bytes())
+    sign_names(tools, document, signature, publish("stable", key=key))
+    verify(tools, key, document, signature)
+    assert parse_manifest(document.read_bytes(), "m").names == ("stable",)
+    sign_names(tools, document, signature, publish("stable", key=None))
 
 
 def test_a_key_that_is_none_is_refused_with_what_to_do(tools: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The manifest of an image, which says by digest what a tag is, and its signature.
+"""The manifest of an image, which says by digest what its names are, and its signature.
 
 Owns how it is made and signed. Does not own its form, nor how nodes verify it: both are the
 node's (`qemu_node.nodeos.upgrade.manifest`).
@@ -7,6 +7,7 @@ Source: minisign(1).
 """
 
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from osimage.build.errors import BuildError
 from osimage.build.namespace import run_in
 from qemu_node.host.process.command import ProcessError
 from qemu_node.nodeos.release import IMAGE_ID
-from qemu_node.nodeos.upgrade.manifest import VERSION, Manifest
+from qemu_node.nodeos.upgrade.manifest import VERSION, Manifest, parse_manifest
 
 
 def render(layout: Path, *, tag: str, epoch: int, unpacked_bytes: int) -> str:
@@ -33,6 +34,20 @@ def render(layout: Path, *, tag: str, epoch: int, unpacked_bytes: int) -> str:
         unpacked_bytes=unpacked_bytes,
     )
     return msgspec.json.encode(document).decode() + "\n"
+
+
+def with_names(document: bytes, names: Iterable[str], shown: str) -> bytes:
+    """Return the manifest `document`, to be signed for `names` too; unchanged if it is: pure.
+
+    Raises:
+        ManifestError: it is no manifest.
+    """
+    manifest = parse_manifest(document, shown)
+    more = [name for name in dict.fromkeys(names) if not manifest.is_for(name)]
+    if not more:
+        return document
+    changed = msgspec.structs.replace(manifest, names=(*manifest.names, *more))
+    return msgspec.json.encode(changed) + b"\n"
 
 
 def sign(tools: Path, key: Path, document: Path, signature: Path) -> None:

@@ -100,7 +100,7 @@ def _publish(registry: Registry, name: str, manifest: bytes, signature: bytes) -
 
 async def test_a_tag_is_the_digest_that_its_signed_manifest_names(tmp_path: Path) -> None:
     public, secret = _key(tmp_path, "own")
-    data = _manifest()
+    data = _manifest(names=["stable"])
     config = NodeConfig(os=OsConfig(key=str(public)))
     async with Registry.running() as registry:
         source = parse_system(f"oci:{registry.host}/node:stable")
@@ -115,6 +115,23 @@ async def test_a_tag_is_the_digest_that_its_signed_manifest_names(tmp_path: Path
         _publish(registry, "node:stable.manifest", other, _signature(tmp_path, secret, data))
         with pytest.raises(ManifestError, match="signature"):
             await find_target(source, config, NodePaths(tmp_path))
+
+
+async def test_a_tag_that_the_image_was_not_signed_for_is_refused(tmp_path: Path) -> None:
+    public, secret = _key(tmp_path, "own")
+    config = NodeConfig(os=OsConfig(key=str(public)))
+    # The second one is of a build that did not know names.
+    for data in (_manifest(names=["testing"]), _manifest()):
+        signature = _signature(tmp_path, secret, data)
+        async with Registry.running() as registry:
+            # Whoever controls the registry gives it another name.
+            for name in ("stable", "v2"):
+                _publish(registry, f"node:{name}.manifest", data, signature)
+            source = parse_system(f"{registry.host}/node:stable")
+            with pytest.raises(ManifestError, match=r"v2, which was not signed to be stable"):
+                await find_target(source, config, NodePaths(tmp_path))
+            own = parse_system(f"{registry.host}/node:v2")
+            assert (await find_target(own, config, NodePaths(tmp_path))).digest == _IMAGE
 
 
 async def test_a_private_registry_is_asked_with_the_operators_credentials(tmp_path: Path) -> None:

@@ -55,12 +55,24 @@ def test_the_manifest_says_what_is_pulled(layout: Path) -> None:
         "digest": manifest_of(layout)[0],
         "size_bytes": size_of_layout(layout),
         "unpacked_bytes": 9,
+        "names": [],
     }
 
 
 def test_a_node_reads_the_manifest(layout: Path) -> None:
     said = manifest.render(layout, tag="v1", epoch=1, unpacked_bytes=9)
     assert parse_manifest(said.encode(), "test").digest == manifest_of(layout)[0]
+
+
+def test_a_manifest_is_signed_anew_only_for_a_name_that_it_has_not(layout: Path) -> None:
+    first = manifest.render(layout, tag="v1", epoch=1, unpacked_bytes=9).encode()
+    assert manifest.with_names(first, ["v1"], "test") == first
+    second = manifest.with_names(first, ["v1", "stable", "stable"], "test")
+    assert parse_manifest(second, "test").names == ("stable",)
+    assert manifest.with_names(second, ["stable", "v1"], "test") == second
+    third = manifest.with_names(second, ["v1", "testing"], "test")
+    assert parse_manifest(third, "test").names == ("stable", "testing")
+    assert parse_manifest(third, "test").digest == parse_manifest(first, "test").digest
 
 
 def test_the_artefact_has_manifest_and_signature(tmp_path: Path) -> None:

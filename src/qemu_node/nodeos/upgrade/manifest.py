@@ -2,7 +2,8 @@
 
 Owns its content and the check of its signature by `minisign`. Does not own where it comes from
 (`source`) nor who makes it (`osimage`). It names the image by its digest, so its signature is the
-image's.
+image's; and the names it was signed for, so that whoever controls the registry cannot give `stable`
+an image that was signed for `testing`.
 """
 
 import datetime
@@ -26,8 +27,10 @@ VERSION = 1
 """What this system writes and understands."""
 
 _TIMEOUT_S = 30.0
+_NAMES_MAX = 100
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
+_Tag = Annotated[str, msgspec.Meta(pattern=rf"\A{TAG_PATTERN.pattern}\Z")]
 _Digest = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
 
 
@@ -40,13 +43,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     image: str
-    tag: Annotated[str, msgspec.Meta(pattern=rf"\A{TAG_PATTERN.pattern}\Z")]
+    tag: _Tag
     created: datetime.datetime
     digest: _Digest
     size_bytes: _Size
     """As it is downloaded."""
     unpacked_bytes: _Size
     """As files."""
+    names: Annotated[tuple[_Tag, ...], msgspec.Meta(max_length=_NAMES_MAX)] = ()
+    """The tags that it is signed for, beside its own. A system that does not know this field
+    installs what the manifest says."""
+
+    def is_for(self, name: str) -> bool:
+        """Tell whether it was signed to be found as `name`."""
+        return name == self.tag or name in self.names
 
 
 def parse_manifest(data: bytes, shown: str) -> Manifest:

@@ -23,6 +23,7 @@ from qemu_node.nodeos.release import Release
 from qemu_node.nodeos.upgrade.manifest import (
     MEDIA_TYPE,
     SIGNATURE_TYPE,
+    ManifestError,
     check_signature,
     parse_manifest,
 )
@@ -135,7 +136,7 @@ async def find_target(
 
     Raises:
         ImageError: the registry does not answer, or has no such manifest.
-        ManifestError: the manifest or its signature is not right.
+        ManifestError: the manifest or its signature is not right, or not for this tag.
         ConfigError: there is no key to check it with.
     """
     if source.is_digest:
@@ -152,6 +153,14 @@ async def find_target(
     )
     await check_signature(data, signature, key, wanted.shown)
     manifest = parse_manifest(data, wanted.shown)
+    if not manifest.is_for(source.reference):
+        raise ManifestError(
+            f"{source.shown} has the image {manifest.tag}, which was not signed to be "
+            f"{source.reference}",
+            hint=f"whoever publishes images signs it: `publish --tag={manifest.tag} "
+            f"--also={source.reference} --key=FILE`. If you mean this image: "
+            f"--system {source.registry}/{source.repository}@{manifest.digest}",
+        )
     return Target(
         source=OciSource(source.registry, source.repository, manifest.digest),
         tag=manifest.tag,

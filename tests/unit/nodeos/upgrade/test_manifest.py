@@ -21,6 +21,25 @@ def test_a_manifest_says_what_an_upgrade_needs() -> None:
     assert manifest.created.isoformat() == "2026-11-30T10:00:00+00:00"
 
 
+@pytest.mark.parametrize(
+    ("names", "name", "is_for"),
+    [
+        (["stable"], "stable", True),
+        (["testing"], "stable", False),
+        (["stable"], "v2", True),
+        (["stable"], "stable.manifest", False),
+        (None, "v2", True),
+        (None, "stable", False),
+    ],
+)
+def test_a_manifest_is_for_its_own_tag_and_the_names_it_was_signed_for(
+    names: list[str] | None, name: str, *, is_for: bool
+) -> None:
+    """Also one of a build that did not know names."""
+    document = _GOOD | ({} if names is None else {"names": names})
+    assert parse_manifest(json.dumps(document).encode(), "m").is_for(name) is is_for
+
+
 def test_a_later_field_is_no_error() -> None:
     assert parse_manifest(json.dumps(_GOOD | {"notes": "…"}).encode(), "m").tag == "v2"
 
@@ -38,6 +57,9 @@ def test_a_later_field_is_no_error() -> None:
         {"created": "2026-11-30T10:00:00"},
         {"size_bytes": -1},
         {"unpacked_bytes": "many"},
+        {"names": "stable"},
+        {"names": ["a b"]},
+        {"names": ["n"] * 101},
     ],
 )
 def test_anything_else_is_refused(change: dict[str, object]) -> None:
