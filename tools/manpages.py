@@ -3,7 +3,7 @@
     manpages.py DIRECTORY
 
 Owns turning a command into a page of man(7). Does not own the text, which is the help's. A hidden
-command has no page.
+command has no page; one that is hidden where it is of no use has one, which says where that is.
 """
 
 import inspect
@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from qemu_node.cli.errortext import PROGRAM
+from qemu_node.cli.lazy import LazyGroup
 from qemu_node.cli.main import cli
 from qemu_node.version import VERSION
 
@@ -43,10 +44,32 @@ def contexts(
     )  # fmt: skip
     yield ctx
     if isinstance(command, click.Group):
-        for name in command.list_commands(ctx):
-            below = command.get_command(ctx, name)
-            if below is not None and not below.hidden:
-                yield from contexts(below, ctx)
+        for below, _ in _commands(command, ctx).values():
+            yield from contexts(below, ctx)
+
+
+def _commands(group: click.Group, ctx: click.Context) -> dict[str, tuple[click.Command, str]]:
+    """Return the commands of a group that have a page, each with where it works."""
+    if isinstance(group, LazyGroup):
+        names = group.documented_commands()
+    else:
+        names = dict.fromkeys(group.list_commands(ctx), "")
+    found = {name: (group.get_command(ctx, name), where) for name, where in names.items()}
+    return {
+        name: (command, where)
+        for name, (command, where) in found.items()
+        if command is not None and not command.hidden
+    }
+
+
+def _works_on(ctx: click.Context) -> str:
+    """Return where a command works: what is said of it or of a group above; empty: everywhere."""
+    if ctx.parent is None:
+        return ""
+    above = ctx.parent.command
+    assert isinstance(above, click.Group)
+    _, where = _commands(above, ctx.parent)[ctx.info_name or ""]
+    return where or _works_on(ctx.parent)
 
 
 def page_name(ctx: click.Context) -> str:
@@ -69,6 +92,8 @@ def render(ctx: click.Context, all_names: list[str]) -> str:
     lines += [".SH SYNOPSIS", f".B {escape(ctx.command_path)}"]
     lines += [f".I {escape(piece)}" for piece in command.collect_usage_pieces(ctx)]
     lines += [".SH DESCRIPTION", *_paragraphs(command.help or "")]
+    if where := _works_on(ctx):
+        lines += [".PP", escape(where)]
     options = [
         record
         for param in command.get_params(ctx)
@@ -76,10 +101,11 @@ def render(ctx: click.Context, all_names: list[str]) -> str:
     ]
     lines += _terms("OPTIONS", options)
     if isinstance(command, click.Group):
-        below = [(sub, command.get_command(ctx, sub)) for sub in command.list_commands(ctx)]
-        lines += _terms(
-            "COMMANDS", [(sub, _summary(cmd)) for sub, cmd in below if cmd and not cmd.hidden]
-        )
+        below = [
+            (name, f"{_summary(sub)}. {where}" if where else _summary(sub))
+            for name, (sub, where) in _commands(command, ctx).items()
+        ]
+        lines += _terms("COMMANDS", below)
     lines += _epilog(command.epilog or "")
     if ctx.parent is None:
         lines += _terms("EXIT STATUS", _EXIT_STATUS)

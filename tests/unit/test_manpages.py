@@ -1,6 +1,7 @@
 import click
 import pytest
 
+from qemu_node.cli.main import cli
 from tools.manpages import contexts, escape, page_name, render
 
 
@@ -38,14 +39,26 @@ def secret() -> None:
     """Do what a unit does."""
 
 
-def _pages() -> dict[str, str]:
-    found = list(contexts(node))
+def _pages(group: click.Group = node) -> dict[str, str]:
+    found = list(contexts(group))
     names = [page_name(ctx) for ctx in found]
     return {name: render(ctx, names) for ctx, name in zip(found, names, strict=True)}
 
 
 def test_every_command_that_is_shown_has_a_page() -> None:
     assert list(_pages()) == ["qemu-node", "qemu-node-stop"]
+
+
+def test_a_group_that_is_hidden_on_this_machine_has_pages_that_say_where_it_works() -> None:
+    pages = _pages(cli)
+    where = "Only on a node that runs the project\\(aqs own operating system."
+    assert f".B os\nManage this node\\(aqs operating system. {where}\n" in pages["qemu-node"]
+    below = [name for name in pages if name.startswith("qemu-node-os")]
+    assert {"qemu-node-os", "qemu-node-os-status", "qemu-node-os-upgrade"} <= set(below)
+    assert all(f".PP\n{where}\n" in pages[name] for name in below)
+    assert not any(where in pages[name] for name in pages.keys() - {*below, "qemu-node"})
+    # What only units call.
+    assert "qemu-node-os-note" not in pages
 
 
 def test_a_group_lists_its_commands_and_points_to_their_pages() -> None:

@@ -20,6 +20,8 @@ class LazyCommand:
     line: str
     is_hidden: Callable[[], bool] = lambda: False
     """Whether it is left out of the list. It can be called all the same."""
+    works_on: str = ""
+    """Where it is of use, in words; empty: everywhere. Manual pages have it on every machine."""
 
     def load(self) -> click.Command:
         """Import the command."""
@@ -42,6 +44,14 @@ class LazyGroup(click.Group):
         """Return the command, also one that is not shown."""
         found = self._table.get(cmd_name)
         return found.load() if found else None
+
+    def documented_commands(self) -> dict[str, str]:
+        """Return the names that manual pages have, the same on every machine, with `works_on`."""
+        return {
+            name: command.works_on
+            for name, command in self._table.items()
+            if command.works_on or not command.is_hidden()
+        }
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands."""

@@ -52,6 +52,7 @@ _COMMANDS = {
         "os_",
         "Manage this node's operating system.",
         is_hidden=_is_no_node_os,
+        works_on="Only on a node that runs the project's own operating system.",
     ),
     "driver": LazyCommand(
         "qemu_node.cli.main", "driver", "The task driver plugin; started by Nomad."
