@@ -159,8 +159,8 @@ async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
     assert "metwork" in driver["HealthDescription"]
     seen = await read_agent(os.environ["NOMAD"], {"NOMAD_ADDR": nomad.address})
     assert seen.driver is not None
-    assert (seen.driver.is_detected, seen.driver.is_healthy) == (True, False)
-    assert "metwork" in seen.driver.description
+    assert (seen.driver.detected, seen.driver.healthy) == (True, False)
+    assert "metwork" in seen.driver.health_description
     assert seen.config is not None
     assert (seen.config.has_plugin, seen.plugin_problem) == (True, None)
     await until_recovered(nomad, allocation["ID"])

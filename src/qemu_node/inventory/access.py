@@ -1,14 +1,15 @@
-"""How a published VM is reached from outside: its QEMU's monitor, its guest's agent, its address.
+"""How a published VM is reached from outside: its QEMU, its guest's agent, its address.
 
-Owns which of the VM's sockets that is, and whether this user may use them. The driver has sockets
-and a connection of its own (`vm.life`). Does not own which of the addresses that a guest reports
-are believed (`vm.life.guestnet`).
+Owns which of the VM's sockets that is, whether this user may use them, and what is said if its QEMU
+is another user's. The driver has sockets and a connection of its own (`vm.life`). Does not own
+which of the addresses that a guest reports are believed (`vm.life.guestnet`).
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from qemu_node.errors import AS_ROOT, HostError
 from qemu_node.qga.agent import GuestAgent
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.record.record import VMRecord
@@ -47,6 +48,11 @@ def reachable_address(record: VMRecord, guest_addresses: Sequence[str] = ()) -> 
         for forward in nic.forwards
     ]
     return ", ".join(forwards) or next(iter(guest_addresses), "")
+
+
+def another_users(pid: int) -> HostError:
+    """Return the error of a user who may not signal the QEMU process `pid`."""
+    return HostError(f"QEMU process {pid} is another user's", hint=AS_ROOT)
 
 
 def _monitor_of(record: VMRecord) -> Path:

@@ -10,10 +10,10 @@ import signal
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
-from qemu_node.errors import AS_ROOT, HostError, QmpError
+from qemu_node.errors import QmpError
 from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.process.pidfd import send_signal, wait_gone
-from qemu_node.inventory.access import agent_of, connect_monitor
+from qemu_node.inventory.access import agent_of, another_users, connect_monitor
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.life.stopladder import StopAction, StopStep, descend, take_step
@@ -121,6 +121,4 @@ class Stopper:
         try:
             send_signal(self._record.process, signum)
         except PermissionError as exc:
-            raise HostError(
-                f"QEMU process {self._record.pid} is another user's", hint=AS_ROOT
-            ) from exc
+            raise another_users(self._record.pid) from exc

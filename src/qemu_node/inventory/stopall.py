@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.config.node import Paths
-from qemu_node.errors import AS_ROOT, HostError, NodeError, QmpError
+from qemu_node.errors import NodeError, QmpError
 from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.lock import held_locks, is_locked
 from qemu_node.host.limits import raise_open_files_limit
 from qemu_node.host.process.identity import ProcessId, is_alive
 from qemu_node.host.process.pidfd import Hold
+from qemu_node.inventory.access import another_users
 from qemu_node.qga.agent import GuestAgent
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
@@ -257,9 +258,7 @@ class _Ending:
         try:
             self._hold.send(signum)
         except PermissionError as exc:
-            raise HostError(
-                f"QEMU process {self._vm.process.pid} is another user's", hint=AS_ROOT
-            ) from exc
+            raise another_users(self._vm.process.pid) from exc
 
     # The connection
 

@@ -16,6 +16,7 @@ from qemu_node.host.process.command import run
 from qemu_node.nodeos.agent.client import (
     AgentError,
     AgentRefusedError,
+    DriverInfo,
     LocalAgent,
     read_identity,
     read_node,
@@ -32,14 +33,6 @@ _TOOL_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriverHealth:
-    """The driver, as Nomad sees it."""
-
-    is_healthy: bool
-    description: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthFacts:
     """What the check looks at. None: not asked, because it is not expected."""
 
@@ -53,8 +46,8 @@ class HealthFacts:
     """What systemd says of nomad.service."""
     agent_problem: str | None = None
     """Why the agent does not answer or says that it is not well; None if it is."""
-    driver: DriverHealth | None = None
-    """None if this node is no client."""
+    driver: DriverInfo | None = None
+    """The driver, as Nomad sees it. None if this node is no client."""
 
 
 def find_faults(facts: HealthFacts) -> list[str]:
@@ -70,8 +63,9 @@ def find_faults(facts: HealthFacts) -> list[str]:
         faults.append(f"nomad.service is {facts.nomad_state or 'not there'}")
     elif facts.agent_problem is not None:
         faults.append(f"Nomad's agent: {facts.agent_problem}")
-    elif facts.driver is not None and not facts.driver.is_healthy:
-        faults.append(f"the driver vm is not healthy: {facts.driver.description or 'no reason'}")
+    elif facts.driver is not None and not facts.driver.healthy:
+        reason = facts.driver.health_description or "no reason"
+        faults.append(f"the driver vm is not healthy: {reason}")
     return faults
 
 
@@ -99,7 +93,7 @@ async def read_health(paths: NodePaths) -> HealthFacts:
         return base
     state = await _unit_state("nomad.service")
     problem: str | None = None
-    driver: DriverHealth | None = None
+    driver: DriverInfo | None = None
     try:
         problem, driver = await _ask_agent(paths)
     except (NodeError, OSError) as exc:
@@ -107,7 +101,7 @@ async def read_health(paths: NodePaths) -> HealthFacts:
     return replace(base, nomad_state=state, agent_problem=problem, driver=driver)
 
 
-async def _ask_agent(paths: NodePaths) -> tuple[str | None, DriverHealth | None]:
+async def _ask_agent(paths: NodePaths) -> tuple[str | None, DriverInfo | None]:
     config = await asyncio.to_thread(read_agent_config, paths.config)
     try:
         said = await LocalAgent(config, "").get("/v1/agent/health", _AgentHealth)
@@ -123,10 +117,7 @@ async def _ask_agent(paths: NodePaths) -> tuple[str | None, DriverHealth | None]
         node = await read_node(LocalAgent.of_node(paths, identity), identity.node_id)
     except AgentError as exc:
         return str(exc), None
-    found = node.vm_driver
-    if found is None:
-        return None, DriverHealth(is_healthy=False, description="Nomad does not have it")
-    return None, DriverHealth(is_healthy=found.healthy, description=found.health_description)
+    return None, node.vm_driver or DriverInfo(health_description="Nomad does not have it")
 
 
 class _Address(msgspec.Struct):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qemu_node.host.files.mountinfo import parse_mounts
 from qemu_node.host.files.reading import read_or_empty
+from qemu_node.host.nic import own_mac
 from qemu_node.nodeos.agent.config import is_configured
 from qemu_node.nodeos.boot import Boot, BootMode, read_boot
 from qemu_node.nodeos.paths import NodePaths
@@ -168,9 +169,8 @@ def read_nics(net: Path) -> tuple[Nic, ...]:
 
 
 def _nic(link: Path) -> Nic:
-    # A bond gives its address to its ports; their own one is kept beside.
-    mac = read_or_empty(link / "bonding_slave/perm_hwaddr") or read_or_empty(link / "address")
-    return Nic(name=link.name, mac=mac, has_link=read_or_empty(link / "carrier") == "1")
+    has_link = read_or_empty(link / "carrier") == "1"
+    return Nic(name=link.name, mac=own_mac(link), has_link=has_link)
 
 
 def _is_mounted(paths: NodePaths) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from qemu_node.errors import NodeError
+from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.host.files.atomic import host_error
 from qemu_node.host.files.mountinfo import parse_mounts
 from qemu_node.host.process.command import run
@@ -56,7 +57,8 @@ async def writable(path: Path) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        await read_only_again(path)
+        # Also if the block is cancelled a second time.
+        await finish(read_only_again(path))
 
 
 async def remount(path: Path, mode: str) -> None:

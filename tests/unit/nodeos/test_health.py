@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from qemu_node.nodeos.health import DriverHealth, HealthFacts, find_faults
+from qemu_node.nodeos.agent.client import DriverInfo
+from qemu_node.nodeos.health import HealthFacts, find_faults
 
 _WELL = HealthFacts(
     has_address=True,
@@ -10,7 +11,7 @@ _WELL = HealthFacts(
     is_data_mounted=True,
     has_config=True,
     nomad_state="active",
-    driver=DriverHealth(is_healthy=True),
+    driver=DriverInfo(healthy=True),
 )
 
 
@@ -37,7 +38,7 @@ def test_a_server_without_a_client_needs_no_driver() -> None:
         ({"nomad_state": "activating"}, "nomad.service is activating"),
         ({"nomad_state": None}, "nomad.service is not there"),
         ({"agent_problem": "no leader"}, "no leader"),
-        ({"driver": DriverHealth(is_healthy=False, description="no QEMU")}, "no QEMU"),
+        ({"driver": DriverInfo(health_description="no QEMU")}, "no QEMU"),
     ],
 )
 def test_each_fault_is_named(change: dict[str, object], words: str) -> None:

@@ -1,7 +1,9 @@
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from qemu_node.nodeos import mounts
 from qemu_node.nodeos.mounts import is_in_memory
 
 # An installed node: the image, Elemental's overlays, the data disk.
@@ -25,3 +27,32 @@ def test_what_is_below_an_overlay_or_tmpfs_is_in_memory(path: str) -> None:
 @pytest.mark.parametrize("path", ["/data", "/data/vm", "/var/log/x", "/data/scratch/a", "/srv"])
 def test_what_is_on_a_disk_is_not(path: str) -> None:
     assert not is_in_memory(Path(path), MOUNTINFO)
+
+
+async def test_what_was_read_only_is_so_again_however_often_its_user_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    modes: list[str] = []
+
+    async def remount(path: Path, mode: str) -> None:
+        del path
+        await asyncio.sleep(0)
+        modes.append(mode)
+
+    monkeypatch.setattr(mounts, "is_read_only", lambda path: path == Path("/state"))
+    monkeypatch.setattr(mounts, "remount", remount)
+    started = asyncio.Event()
+
+    async def use() -> None:
+        async with mounts.writable(Path("/state")):
+            started.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(use())
+    await started.wait()
+    for _ in range(5):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert modes == ["rw", "ro"]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from qemu_node.cli.doctor.checks import Check, fail, ok, warn
 from qemu_node.errors import NodeError
+from qemu_node.nodeos.agent.client import DriverInfo
+from qemu_node.nodeos.agent.config import DEFAULT_GC_MAX_ALLOCS
 
 PAGE = "docs/plain-debian.md"
 OLDEST_NOMAD = (1, 11, 3)
@@ -31,16 +33,7 @@ class AgentConfig:
     """None: it is not set."""
     has_plugin: bool = False
     """There is a block `plugin "vm"`."""
-    gc_max_allocs: int = 50  # command/agent/config.go, DefaultConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriverState:
-    """What the node of a running agent says of the driver."""
-
-    is_detected: bool
-    is_healthy: bool
-    description: str
+    gc_max_allocs: int = DEFAULT_GC_MAX_ALLOCS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +50,8 @@ class AgentFacts:
     """Of the node that answered; empty if it is this machine."""
     config: AgentConfig | None = None
     """The running agent's; else that of /etc/nomad.d. None if neither can be read."""
-    driver: DriverState | None = None
-    """None: no agent says anything about the driver."""
+    driver: DriverInfo | None = None
+    """What the node of a running agent says of the driver; None: no agent says anything."""
     plugin_problem: str | None = None
     """Why the plugin file does not start."""
     kill_mode: str | None = None
@@ -159,18 +152,18 @@ def check_gc(gc_max_allocs: int, room: int) -> Check:
     )
 
 
-def check_driver(state: DriverState) -> Check:
+def check_driver(state: DriverInfo) -> Check:
     """Judge the driver as the running agent sees it."""
-    if not state.is_detected:
+    if not state.detected:
         return fail(
             "driver",
             "the running agent has not loaded it",
             "restart the agent: systemctl restart nomad; its log says why a plugin does not start",
         )
-    if not state.is_healthy:
+    if not state.healthy:
         advice = "docs/troubleshooting.md, The node is not healthy; the agent's log has more"
-        return fail("driver", state.description, advice)
-    return ok("driver", state.description)
+        return fail("driver", state.health_description, advice)
+    return ok("driver", state.health_description)
 
 
 def check_kill_mode(mode: str) -> Check:

@@ -9,15 +9,18 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from qemu_node.cli.doctor.agentchecks import AgentConfig, AgentFacts, DriverState, Program
-from qemu_node.errors import MissingPartError, NodeError
+from qemu_node.cli.doctor.agentchecks import AgentConfig, AgentFacts, Program
+from qemu_node.errors import ConfigError, MissingPartError, NodeError
 from qemu_node.host.process.command import SAFE_ENV, run
+from qemu_node.nodeos.agent.client import DRIVER_NAME, DriverInfo
+from qemu_node.nodeos.agent.config import DEFAULT_GC_MAX_ALLOCS, agent_config, read_settings
+from qemu_node.nodeos.agent.config import AgentConfig as NomadConfig
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import read_release
 from qemu_node.nomad.plugin.handshake import NOT_BY_HAND
@@ -28,7 +31,6 @@ _NOMAD_VERSION = re.compile(r"^Nomad v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
 _TIMEOUT_S = 20.0
 _DEFAULT_ADDRESS = "http://127.0.0.1:4646"
 _DEBIAN_CONFIG_DIR = Path("/etc/nomad.d")
-_DRIVER = "vm"
 _WORDS_MAX_CHARS = 200
 _T = TypeVar("_T")
 
@@ -38,7 +40,7 @@ class _Plugin(msgspec.Struct, rename="pascal"):
 
 
 class _Client(msgspec.Struct, rename="pascal"):
-    gc_max_allocs: int = msgspec.field(name="GCMaxAllocs", default=AgentConfig().gc_max_allocs)
+    gc_max_allocs: int = msgspec.field(name="GCMaxAllocs", default=DEFAULT_GC_MAX_ALLOCS)
 
 
 class _Config(msgspec.Struct, rename="pascal"):
@@ -54,17 +56,11 @@ class _Self(msgspec.Struct):
     stats: dict[str, dict[str, str]] = {}
 
 
-class _Driver(msgspec.Struct, rename="pascal"):
-    detected: bool = False
-    healthy: bool = False
-    health_description: str = ""
-
-
 class _Node(msgspec.Struct, rename="pascal"):
     """GET /v1/node/:id."""
 
     attributes: dict[str, str] = {}
-    drivers: dict[str, _Driver] | None = None
+    drivers: dict[str, DriverInfo] | None = None
 
 
 async def read_agent(name: str, environ: Mapping[str, str] = os.environ) -> AgentFacts:
@@ -78,25 +74,20 @@ async def read_agent(name: str, environ: Mapping[str, str] = os.environ) -> Agen
         agent = await _ask(program.path, "/v1/agent/self", _Self, environ)
         config: AgentConfig | None = AgentConfig(
             plugin_dir=agent.config.plugin_dir or None,
-            has_plugin=any(plugin.name == _DRIVER for plugin in agent.config.plugins or ()),
+            has_plugin=any(plugin.name == DRIVER_NAME for plugin in agent.config.plugins or ()),
             gc_max_allocs=(agent.config.client or _Client()).gc_max_allocs,
         )
         if node_id := agent.stats.get("client", {}).get("node_id"):
             node = await _ask(program.path, f"/v1/node/{node_id}", _Node, environ)
             host_name = node.attributes.get("unique.hostname", host_name)
-            found = (node.drivers or {}).get(_DRIVER) or _Driver()
-            driver = DriverState(
-                is_detected=found.detected,
-                is_healthy=found.healthy,
-                description=found.health_description,
-            )
+            driver = (node.drivers or {}).get(DRIVER_NAME) or DriverInfo()
     except NodeError as exc:
         problem = str(exc)
         config = await asyncio.to_thread(read_config_files, config_dir(NodePaths()))
     is_here = host_name == os.uname().nodename
     plugin_problem = None
     if is_here and config is not None and config.plugin_dir is not None and config.has_plugin:
-        plugin_problem = await find_plugin_problem(Path(config.plugin_dir) / _DRIVER)
+        plugin_problem = await find_plugin_problem(Path(config.plugin_dir) / DRIVER_NAME)
     return AgentFacts(
         program=program,
         address=without_login(address),
@@ -153,26 +144,20 @@ async def _ask(nomad: str, path: str, kind: type[_T], environ: Mapping[str, str]
 
 def read_config_files(directory: Path) -> AgentConfig | None:
     """Return the configuration of an agent that does not run; None if there is none to read."""
-    texts = []
-    for path in sorted(directory.glob("*.hcl")):
-        try:
-            texts.append(path.read_text(errors="replace"))
-        except OSError:
-            return None
-    return parse_config(texts) if texts else None
+    try:
+        settings = read_settings(directory)
+    except ConfigError:
+        return None
+    return summary(agent_config(settings)) if settings else None
 
 
-def parse_config(texts: Iterable[str]) -> AgentConfig:
-    """Return what files in HCL say, as far as single lines show it: pure."""
-    text = "\n".join(texts)
-    plugin_dir = re.findall(r'^\s*plugin_dir\s*=\s*"([^"]+)"', text, re.MULTILINE)
-    data_dir = re.findall(r'^\s*data_dir\s*=\s*"([^"]+)"', text, re.MULTILINE)
-    allocs = re.findall(r"^\s*gc_max_allocs\s*=\s*(\d+)", text, re.MULTILINE)
-    default_dir = f"{data_dir[-1]}/plugins" if data_dir else None
+def summary(config: NomadConfig) -> AgentConfig:
+    """Return what the driver needs of a configuration: pure."""
+    default_dir = f"{config.data_dir}/plugins" if config.data_dir else None
     return AgentConfig(
-        plugin_dir=plugin_dir[-1] if plugin_dir else default_dir,
-        has_plugin=bool(re.search(rf'^\s*plugin\s+"?{_DRIVER}"?\s*\{{', text, re.MULTILINE)),
-        gc_max_allocs=int(allocs[-1]) if allocs else AgentConfig().gc_max_allocs,
+        plugin_dir=config.plugin_dir or default_dir,
+        has_plugin=DRIVER_NAME in config.plugins,
+        gc_max_allocs=config.gc_max_allocs,
     )
 
 

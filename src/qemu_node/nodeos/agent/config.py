@@ -17,6 +17,7 @@ from typing import Any
 from qemu_node.errors import ConfigError
 
 DEFAULT_HTTP_PORT = 4646
+DEFAULT_GC_MAX_ALLOCS = 50  # command/agent/config.go, DefaultConfig
 _LOOPBACK = "127.0.0.1"
 _ANY = ("", "0.0.0.0", "::")
 
@@ -66,6 +67,8 @@ class AgentConfig:
     data_dir: str = ""
     plugin_dir: str = ""
     plugins: tuple[str, ...] = ()
+    gc_max_allocs: int = DEFAULT_GC_MAX_ALLOCS
+    """How many ended allocations a client keeps at most."""
     http_host: str = _LOOPBACK
     """Where this node reaches the agent's API."""
     http_port: int = DEFAULT_HTTP_PORT
@@ -176,6 +179,7 @@ def agent_config(settings: Settings) -> AgentConfig:
         data_dir=_text(settings.get("data_dir")),
         plugin_dir=_text(settings.get("plugin_dir")),
         plugins=tuple(_block(settings, "plugin")),
+        gc_max_allocs=_number(client.get("gc_max_allocs"), DEFAULT_GC_MAX_ALLOCS),
         http_host=_reachable(
             _text(_block(settings, "addresses").get("http")) or _text(settings.get("bind_addr"))
         ),

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qemu_node.errors import ConfigError, HostError, NodeError
 from qemu_node.host.files.reading import read_or_empty
+from qemu_node.host.nic import own_mac
 from qemu_node.nodeos.setup.disks import SEED_LABEL
 from qemu_node.nodeos.setup.probe import mounted
 from qemu_node.nodeos.setup.seed import FILES_MAX_BYTES, SEED_MAX_BYTES
@@ -123,11 +124,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
     for name in names:
         card = cards / name
         if (card / "device").exists() and read_or_empty(card / "type") == "1":
-            # A bond gives all its cards one address.
-            mac = read_or_empty(card / "bonding_slave/perm_hwaddr") or read_or_empty(
-                card / "address"
-            )
-            macs.append(mac.lower().replace(":", "-"))
+            macs.append(own_mac(card).lower().replace(":", "-"))
     return Machine(
         serial=_name(read_or_empty(root / "sys/class/dmi/id/product_serial")),
         uuid=_name(read_or_empty(root / "sys/class/dmi/id/product_uuid")).lower(),

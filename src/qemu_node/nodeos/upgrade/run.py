@@ -20,7 +20,7 @@ from qemu_node.host.process.identity import read_stat
 from qemu_node.nodeos.boot import read_boot
 from qemu_node.nodeos.ledger.history import Event, note_event
 from qemu_node.nodeos.ledger.refusals import forgive, read_refused
-from qemu_node.nodeos.mounts import free_bytes, is_read_only, read_only_again, unmount
+from qemu_node.nodeos.mounts import free_bytes, unmount, writable
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import Release, read_release
 from qemu_node.nodeos.snapshots.apply import apply_plan
@@ -198,27 +198,24 @@ async def _install(
         bootloader=options.bootloader,
     )
     credential = find_credential(config, target.source)
-    was_read_only = is_read_only(paths.state)
     # What an upgrade left that was killed with its command.
     await tidy_mounts(paths)
     tell(f"installing {target.name}")
-    try:
-        with (
-            announced(paths, intent),
-            docker_config(paths, target.source.host, credential) as docker,
-        ):
-            await run_elemental(
-                upgrade_argv(paths, target.system, recovery=options.recovery),
-                env=environment(config.images, docker),
-                log_path=paths.upgrade_log,
-                tell=tell,
-            )
-    except BaseException as exc:
-        await finish(_undo(paths, before, exc, target))
-        raise
-    finally:
-        if was_read_only:
-            await finish(read_only_again(paths.state))
+    async with writable(paths.state):
+        try:
+            with (
+                announced(paths, intent),
+                docker_config(paths, target.source.host, credential) as docker,
+            ):
+                await run_elemental(
+                    upgrade_argv(paths, target.system, recovery=options.recovery),
+                    env=environment(config.images, docker),
+                    log_path=paths.upgrade_log,
+                    tell=tell,
+                )
+        except BaseException as exc:
+            await finish(_undo(paths, before, exc, target))
+            raise
     await clean(paths)
     after = await asyncio.to_thread(read_facts, paths)
     new = after.find(after.active)

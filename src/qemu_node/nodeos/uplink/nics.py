@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.host.files.reading import read_or_empty
+from qemu_node.host.nic import own_mac
 
 _ETHER = "1"  # ARPHRD_ETHER, include/uapi/linux/if_arp.h
 _CLASS_ETHERNET = "0x0200"  # PCI_CLASS_NETWORK_ETHERNET, include/linux/pci_ids.h
@@ -123,7 +124,7 @@ def _read_nics(root: Path, permanent: dict[str, str]) -> Iterator[Nic]:
         ):
             continue
         place = _place(root, device)
-        mac = permanent.get(link.name, read_or_empty(link / "address")).lower()
+        mac = (permanent.get(link.name) or own_mac(link)).lower()
         if not mac.strip("0:"):
             continue
         yield Nic(

@@ -5,16 +5,16 @@ import pytest
 from qemu_node.cli.doctor.agentchecks import (
     AgentConfig,
     AgentFacts,
-    DriverState,
     Program,
     check_nomad,
     judge_agent,
 )
 from qemu_node.cli.doctor.checks import Check, Level
 from qemu_node.errors import MissingPartError
+from qemu_node.nodeos.agent.client import DriverInfo
 
 CONFIG = AgentConfig(plugin_dir="/opt/nomad/plugins", has_plugin=True, gc_max_allocs=1000)
-DRIVER = DriverState(is_detected=True, is_healthy=True, description="Healthy: QEMU 10.0.0, kvm")
+DRIVER = DriverInfo(detected=True, healthy=True, health_description="Healthy: QEMU 10.0.0, kvm")
 GOOD = AgentFacts(
     program=Program(path="/usr/bin/nomad", version=(1, 11, 3)),
     address="http://127.0.0.1:4646",
@@ -90,13 +90,13 @@ def test_an_old_or_broken_nomad_is_named(
         (
             "driver",
             Level.FAIL,
-            replace(GOOD, driver=replace(DRIVER, is_detected=False)),
+            replace(GOOD, driver=DriverInfo()),
             "restart nomad",
         ),
         (
             "driver",
             Level.FAIL,
-            replace(GOOD, driver=replace(DRIVER, is_healthy=False, description="no QEMU")),
+            replace(GOOD, driver=DriverInfo(detected=True, health_description="no QEMU")),
             "troubleshooting.md",
         ),
         ("KillMode", Level.WARN, replace(GOOD, kill_mode="control-group"), "KillMode=process"),

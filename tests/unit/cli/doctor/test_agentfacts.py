@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from qemu_node.cli.doctor import agentfacts
-from qemu_node.cli.doctor.agentchecks import AgentConfig, DriverState, Program
+from qemu_node.cli.doctor.agentchecks import AgentConfig, Program
 from qemu_node.errors import MissingPartError
 from qemu_node.host.process.command import Completed, ProcessError
+from qemu_node.nodeos.agent.client import DriverInfo
+from qemu_node.nodeos.agent.config import agent_config, parse
 from qemu_node.nodeos.paths import NodePaths
 
 NODE_ID = "787ef573-999d-b53d-591d-72e35741ec5a"
@@ -70,7 +72,7 @@ async def test_a_running_agent_tells_its_configuration_and_the_drivers_health(
     assert facts.config == AgentConfig(
         plugin_dir=f"{tmp_path}/plugins", has_plugin=True, gc_max_allocs=1000
     )
-    assert facts.driver == DriverState(is_detected=True, is_healthy=False, description="no QEMU")
+    assert facts.driver == DriverInfo(detected=True, healthy=False, health_description="no QEMU")
     assert facts.plugin_problem == "does not exist"
 
 
@@ -138,7 +140,18 @@ async def test_nomad_is_optional_and_may_be_broken(
 def test_files_of_an_agent_are_read_as_far_as_the_driver_needs(
     text: str, expected: AgentConfig
 ) -> None:
-    assert agentfacts.parse_config([text]) == expected
+    settings = parse(text, Path("vm.hcl"))
+    assert agentfacts.summary(agent_config(settings)) == expected
+
+
+def test_files_in_json_count_and_a_later_file_wins(tmp_path: Path) -> None:
+    assert agentfacts.read_config_files(tmp_path) is None
+    (tmp_path / "a.hcl").write_text('plugin_dir = "/a"\nclient { gc_max_allocs = 60 }\n')
+    (tmp_path / "b.json").write_text('{"plugin_dir": "/b", "plugin": {"vm": {}}}')
+    expected = AgentConfig(plugin_dir="/b", has_plugin=True, gc_max_allocs=60)
+    assert agentfacts.read_config_files(tmp_path) == expected
+    (tmp_path / "c.hcl").write_text("not { HCL\n")
+    assert agentfacts.read_config_files(tmp_path) is None
 
 
 @pytest.mark.parametrize(
