@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osimage.build.artefact import manifest, sbom
-from osimage.build.artefact.iso import make_iso
+from osimage.build.artefact.iso import make_iso, require_within_budget
 from osimage.build.artefact.oci import make_oci
 from osimage.build.artefact.publish import publish
 from osimage.build.binaries import lock
@@ -63,6 +63,9 @@ def build(request: BuildRequest) -> list[Path]:
             iso = make_iso(
                 stages, built.tools, built.tree, built.elemental, overlay=request.iso_overlay
             )
+            # What somebody adds of his own is his to weigh.
+            if not request.overlays and request.iso_overlay is None:
+                require_within_budget(iso)
             return [give(iso, _output(request, "iso")), *lists]
         layout = make_oci(stages, built.tools, built.tree, tag=request.tag, epoch=request.epoch)
         given = give(layout, _output(request, "oci"))

@@ -31,6 +31,7 @@ def checks(root: Path, tools: Path) -> dict[str, Callable[[], list[str]]]:
         "the samples are valid": lambda: files.samples_parse(root),
         "every unit that is to start is there": lambda: files.units_are_there(root),
         "systemd accepts the units": lambda: system.units(root, units()),
+        "udev accepts the rules": lambda: system.udev_rules(root, FILES),
         "our services are limited": lambda: system.exposure(root, units()),
         "nft accepts the firewall": lambda: system.firewall(root),
         "sshd takes no passwords": lambda: system.sshd(root),

@@ -1,4 +1,4 @@
-"""Checks that programs make: systemd of its units, nft of the firewall, sbverify of the boot chain.
+"""Checks that programs make, such as systemd of its units, udev of its rules, nft of the firewall.
 
 The programs of the tree run in the tree, without a network. Nothing is changed there.
 """
@@ -52,6 +52,20 @@ def units(root: Path, names: Sequence[str]) -> list[str]:
         ["systemd-analyze", "verify", "--recursive-errors=no", "--man=no", *names],
         check=False,
     )
+    words = (done.stdout + done.stderr).decode(errors="replace")
+    return [] if done.returncode == 0 else words.strip().splitlines()
+
+
+def udev_rules(root: Path, files: Path) -> list[str]:
+    """Udev can read our rules.
+
+    Args:
+        root: The tree.
+        files: Our own files (`osimage/files`).
+    """
+    names = sorted(path.name for path in (files / "usr/lib/udev/rules.d").iterdir())
+    rules = [f"/usr/lib/udev/rules.d/{name}" for name in names]
+    done = run_in(root, ["udevadm", "verify", *rules], check=False)
     words = (done.stdout + done.stderr).decode(errors="replace")
     return [] if done.returncode == 0 else words.strip().splitlines()
 

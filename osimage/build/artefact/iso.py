@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+from osimage.build.errors import BuildError
 from osimage.build.namespace import run_in
 from osimage.build.stages import Stages, digest_of
+
+MAX_BYTES = 500_000_000
+"""What an ISO of ours alone may have: a BMC's virtual drive reads it over a slow link."""
 
 _COMMAND_LINE = "console=tty0 console=ttyS0,115200 apparmor=1 security=apparmor"
 _COMPRESSION = "-comp zstd -Xcompression-level 15"
@@ -53,3 +57,17 @@ def make_iso(
         (out / "image.iso").rename(target)
 
     return stages.get("iso", digest(), make, about="makes the ISO (a minute)", look_again=digest)
+
+
+def require_within_budget(iso: Path) -> None:
+    """Raise if an ISO has outgrown its budget.
+
+    Raises:
+        BuildError: it has.
+    """
+    size = iso.stat().st_size
+    if size > MAX_BYTES:
+        raise BuildError(
+            f"the ISO has {size / 1e6:.0f} MB, more than {MAX_BYTES / 1e6:.0f}",
+            hint="leave out what has grown, or raise MAX_BYTES in osimage/build/artefact/iso.py",
+        )

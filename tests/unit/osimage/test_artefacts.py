@@ -1,13 +1,18 @@
 import gzip
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from spdx_tools.spdx.parser.json.json_parser import parse_from_file
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from osimage.build.artefact import manifest, sbom
+from osimage.build.artefact.iso import require_within_budget
 from osimage.build.artefact.oci import manifest_of, size_of_layout, write_layout
 from osimage.build.artefact.publish import artefact_layout
+from osimage.build.errors import BuildError
 from qemu_node.images.registry.manifest import parse_document
 from qemu_node.nodeos.upgrade.manifest import MEDIA_TYPE, SIGNATURE_TYPE, parse_manifest
 
@@ -106,6 +111,34 @@ def test_the_list_of_parts_is_spdx() -> None:
     assert "pkg:deb/debian/qemu-utils@1%3A10.0.13%2Bds-0?arch=amd64&distro=debian-13" in purls
     assert "pkg:pypi/aiohttp@3.14" in purls
     assert text == sbom.render(parts, tag="v1", digest="abc", epoch=0)
+
+
+def test_the_list_of_parts_passes_the_validator_of_spdx(tmp_path: Path) -> None:
+    parts = [
+        *sbom.debian_parts({"libc6": "2.41-12", "g++": "4:14.2.0-1", "qemu-utils": "1:10.0+ds-0"}),
+        *sbom.python_parts([("aiohttp", "3.14"), ("backports.zstd", "1.8")]),
+        sbom.Part(
+            name="nomad", version="", supplier="NOASSERTION", sha256="0" * 64, comment="local"
+        ),
+    ]
+    path = tmp_path / "image.spdx.json"
+    path.write_text(sbom.render(parts, tag="v1.0_2-rc", digest="abc", epoch=0))
+    document = parse_from_file(str(path))
+    assert validate_full_spdx_document(document) == []
+    assert len(document.packages) == 1 + len(parts)
+    document.creation_info.spdx_id = "nothing"
+    assert validate_full_spdx_document(document) != []
+
+
+@pytest.mark.parametrize(("size", "is_right"), [(500_000_000, True), (500_000_001, False)])
+def test_an_iso_that_has_outgrown_its_budget_fails_the_build(
+    tmp_path: Path, size: int, *, is_right: bool
+) -> None:
+    iso = tmp_path / "iso"
+    with iso.open("wb") as file:
+        file.truncate(size)
+    with nullcontext() if is_right else pytest.raises(BuildError, match="500 MB, more than 500"):
+        require_within_budget(iso)
 
 
 def test_python_packages_are_read_from_the_environment(tmp_path: Path) -> None:
