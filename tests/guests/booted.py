@@ -13,6 +13,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from guests.emulated import CPU
+
 from qemu_node.host.process.command import ProcessError, run_blocking
 
 _MEMORY_MIB = 2048
@@ -120,13 +122,12 @@ def _argv(
         "root=live:/dev/vda rd.live.overlay.overlayfs=1 console=ttyS0 quiet no_timer_check "
         f"panic=-1 {units}"
     )
-    # For the CPU's flags see guests.testvm: QEMU 7.2 has bugs with cx16 and la57.
     # fmt: off
     argv = [
         "setpriv", "--pdeathsig", "KILL",
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-machine", "q35", "-accel", "tcg,thread=single,tb-size=512",
-        "-cpu", "max,-cx16,-svm,-vmx,-la57", "-smp", "2", "-m", str(_MEMORY_MIB),
+        "-cpu", CPU, "-smp", "2", "-m", str(_MEMORY_MIB),
         "-kernel", str(tree / "boot/vmlinuz"), "-initrd", str(tree / "boot/initrd"),
         "-append", command_line, "-serial", f"file:{serial}", "-device", "virtio-rng-pci",
         "-netdev", "user,id=n1,hostname=node-7", "-device", f"virtio-net-pci,netdev=n1,mac={_NIC1}",

@@ -7,31 +7,32 @@ directly. What goes in is a tar on the second disk, what comes out a tar on the 
 parsed from a console, and no file system is shared. Inside: QEMU 10, OVMF, nftables, a DHCP server,
 iperf3, and what uv.lock names for Python 3.13 in /opt/site. Modules for bridges, bonds, TAPs,
 vhost-net and nftables load as they are asked for. Its NICs are wired to each other only (`NICS`);
-what runs inside can unplug one, by QEMU's monitor at `MONITOR`. The working directory is /test,
-results belong into /results.
+what runs inside can unplug one, by QEMU's monitor at `MONITOR`. Two disks are empty (`DISKS`).
+The working directory is /test, results belong into /results.
 """
 
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from guests import cache, packages
+from guests.emulated import CPU
 from guests.initramfs import Initramfs
 
 from qemu_node.host.process.command import SAFE_ENV, ProcessError, run_blocking
 
 _PACKAGES = (
     "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "nftables", "dnsmasq-base", "polkitd",
-    "procps", "python3", "qemu-system-x86", "qemu-utils", "ovmf", "iperf3", "ethtool",
+    "procps", "e2fsprogs", "python3", "qemu-system-x86", "qemu-utils", "ovmf", "iperf3", "ethtool",
 )  # fmt: skip
 _KERNEL = ("linux-image-cloud-amd64", "busybox-static")
 _BOOT_MODULES = ("virtio_blk", "squashfs", "overlay")
 # Development tools that no test imports; they would double the root's size.
-_UNNEEDED = ("ruff", "mypy", "grpcio-tools", "import-linter")
+_UNNEEDED = ("ruff", "mypy", "grpcio-tools", "import-linter", "spdx-tools")
 # Each of them delays the boot by a second or more under TCG.
 _UNNEEDED_UNITS = (
     "getty@.service", "serial-getty@.service", "systemd-firstboot.service", "apt-daily.timer",
@@ -54,10 +55,14 @@ QEMU calls the first one nic0."""
 _SPEEDS_MBIT = {"52:54:00:0a:00:01": 1000, "52:54:00:0a:00:02": 10000}
 """Their speeds; of the others it is unknown."""
 
+DISKS = ("first", "second")
+"""Serial numbers of the VM's empty disks: /dev/disk/by-id/virtio-first."""
+
 MONITOR = Path("/dev/virtio-ports/monitor")
 """In the VM: QEMU's monitor for people, for instance for `set_link nic0 off`."""
 
 _RESULTS_MIB = 256
+_DISK_MIB = 64
 _MEMORY_MIB = 1536
 
 _INIT = b"""#!/bin/busybox sh
@@ -173,12 +178,17 @@ class TestVM:
                 archive.add(source, name, filter=_without_caches)
         with outputs.open("wb") as file:
             file.truncate(_RESULTS_MIB << 20)
+        disks = [work / f"{name}.img" for name in DISKS]
+        for disk in disks:
+            with disk.open("wb") as file:
+                file.truncate(_DISK_MIB << 20)
         serial = work / "serial.log"
         try:
             # A path that is short enough, and a directory of ours alone: the monitor runs programs.
             with tempfile.TemporaryDirectory(prefix="qn-", dir="/tmp") as directory:
                 monitor = Path(directory) / "monitor.sock"
-                argv = self._argv(inputs, outputs, serial, threads) + _monitor_options(monitor)
+                argv = self._argv(inputs, outputs, serial, threads)
+                argv += _disk_options(disks) + _monitor_options(monitor)
                 run_blocking(argv, timeout_s=timeout_s)
             results = _unpack(outputs, work / "results")
         except (ProcessError, tarfile.TarError) as exc:
@@ -190,9 +200,6 @@ class TestVM:
 
     def _argv(self, inputs: Path, outputs: Path, serial: Path, threads: str) -> list[str]:
         """Return QEMU's command line."""
-        # QEMU 7.2 corrupts flags at cmpxchg16b under TCG; without cx16 the guest does not use it.
-        # Without svm and vmx udev does not load KVM, which could run nothing there.
-        # Without svm but with la57, that QEMU corrupts what the guest reads in /proc.
         # A panic of the kernel ends the VM.
         # fmt: off
         argv = [
@@ -200,7 +207,7 @@ class TestVM:
             "setpriv", "--pdeathsig", "KILL",
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot", "-machine", "q35", "-accel", f"tcg,thread={threads},tb-size=256",
-            "-cpu", "max,-cx16,-svm,-vmx,-la57", "-smp", "2",
+            "-cpu", CPU, "-smp", "2",
             "-m", str(_MEMORY_MIB), "-kernel", str(self._files / "vmlinuz"),
             "-initrd", str(self._files / "initrd"),
             "-append", "console=ttyS0 quiet no_timer_check panic=-1 systemd.show_status=no",
@@ -216,6 +223,17 @@ class TestVM:
             speed = f",speed={_SPEEDS_MBIT[mac]},duplex=full" if mac in _SPEEDS_MBIT else ""
             argv += ["-device", f"virtio-net-pci,netdev=nic{number},mac={mac},romfile={speed}"]
         return argv
+
+
+def _disk_options(paths: Sequence[Path]) -> list[str]:
+    """Return the options of the empty disks."""
+    argv = []
+    # Places behind those of the other disks, which are called vda to vdc.
+    for place, serial, path in zip(("0x10", "0x11"), DISKS, paths, strict=True):
+        escaped = str(path).replace(",", ",,")
+        argv += ["-drive", f"if=none,id={serial},format=raw,cache=unsafe,file={escaped}"]
+        argv += ["-device", f"virtio-blk-pci,drive={serial},serial={serial},addr={place}"]
+    return argv
 
 
 def _monitor_options(path: Path) -> list[str]:
