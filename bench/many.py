@@ -20,9 +20,9 @@ from bench.table import Figure, Goal
 from bench.vmjob import plugins, vm_agent, write_job
 from qemu_node.config.node import Paths
 from qemu_node.host.concurrency.looptime import BUSY_EVENT
+from qemu_node.host.files.lock import held_locks
 from qemu_node.host.process.identity import ProcessId, is_alive
 from qemu_node.host.process.pidfd import send_signal
-from qemu_node.inventory.state import held_locks
 from qemu_node.units import MIB
 from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record.record import VMRecord
