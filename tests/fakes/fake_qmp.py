@@ -18,7 +18,15 @@ _GREETING = {
     }
 }
 
-_WITHOUT_VALUE = ("cont", "stop", "system_powerdown", "quit", "remove-fd", "screendump")
+_WITHOUT_VALUE = (
+    "cont",
+    "stop",
+    "system_powerdown",
+    "quit",
+    "remove-fd",
+    "screendump",
+    "input-send-event",
+)
 
 
 class FakeQmp(UnixPeer):

@@ -7,7 +7,8 @@ passed through: no other command can be sent from outside.
 import contextlib
 import os
 import secrets
-from typing import TypeVar
+from collections.abc import Iterable
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -23,6 +24,7 @@ SCREENSHOT_MAX_BYTES = 64 << 20
 _SCREENDUMP_TIMEOUT_S = 15.0
 _BALLOON = "/machine/peripheral/balloon0"
 _NOT_SAID = (1 << 64) - 1
+_REMOVE_FD_TIMEOUT_S = 1.0
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -198,7 +200,7 @@ async def screendump_png(connection: QmpConnection) -> bytes:
     """
     fd = os.memfd_create("screendump")
     try:
-        await _screendump(connection, fd)
+        await screendump(connection, fd, "png")
         if os.fstat(fd).st_size > SCREENSHOT_MAX_BYTES:
             raise QmpError("QEMU's screenshot is too large")
         picture = os.pread(fd, SCREENSHOT_MAX_BYTES, 0)
@@ -209,26 +211,69 @@ async def screendump_png(connection: QmpConnection) -> bytes:
     return picture
 
 
-async def _screendump(connection: QmpConnection, fd: int) -> None:
-    """Make QEMU write its display to `fd`, then remove the descriptor from QEMU."""
+async def screendump(
+    connection: QmpConnection,
+    fd: int,
+    picture: Literal["png", "ppm"],
+    *,
+    timeout_s: float = _SCREENDUMP_TIMEOUT_S,
+) -> None:
+    """Make QEMU write the guest's first display to `fd`, then remove the descriptor from QEMU.
+
+    What is written has whatever size the guest's screen has: look before you read.
+
+    Args:
+        connection: To the VM's QEMU.
+        fd: Of an empty memfd; the caller closes it.
+        picture: The format. A PNG takes ten times a PPM's CPU time, in QEMU's main loop.
+        timeout_s: Limit for the picture.
+
+    Raises:
+        QmpError: there is no display, QEMU lacks the format, or it did not answer.
+    """
     # We choose the id, so that the set can be removed even if the answer was lost. It is random,
     # because all clients of a QEMU share its sets.
     fdset_id = (1 << 30) + secrets.randbelow(1 << 30)
     try:
-        reply = await connection.execute("add-fd", {"fdset-id": fdset_id}, fds=[fd])
+        reply = await connection.execute(
+            "add-fd", {"fdset-id": fdset_id}, fds=[fd], timeout_s=timeout_s
+        )
         # Not /dev/fdset: QEMU counts what is opened by that name until its own close function is
         # called, which its PNG writer does not do (ui/console.c, png_save). Each screenshot would
         # leak a descriptor.
         added = _convert(reply, _AddedFd, "add-fd").fd
         await connection.execute(
             "screendump",
-            {"filename": f"/proc/self/fd/{added}", "format": "png"},
-            timeout_s=_SCREENDUMP_TIMEOUT_S,
+            {"filename": f"/proc/self/fd/{added}", "format": picture},
+            timeout_s=timeout_s,
         )
     finally:
         # QEMU before 9.1 closes it only while the guest runs, or when the last client disconnects.
+        # A QEMU that hangs carries this out later: it is sent in any case.
         with contextlib.suppress(QmpError):
-            await connection.execute("remove-fd", {"fdset-id": fdset_id})
+            await connection.execute(
+                "remove-fd", {"fdset-id": fdset_id}, timeout_s=_REMOVE_FD_TIMEOUT_S
+            )
+
+
+async def input_send_event(connection: QmpConnection, keys: Iterable[tuple[str, bool]]) -> None:
+    """Press and release keys of the guest's keyboard, all in one call.
+
+    A guest that does not run gets none of them, and QEMU says nothing of that (ui/input.c). A PS/2
+    keyboard holds 16 bytes that its guest has not read; a key takes two to five.
+
+    Args:
+        connection: To the VM's QEMU.
+        keys: QAPI QKeyCode, and whether it goes down.
+
+    Raises:
+        QmpError: QEMU did not confirm it.
+    """
+    events = [
+        {"type": "key", "data": {"down": is_down, "key": {"type": "qcode", "data": qcode}}}
+        for qcode, is_down in keys
+    ]
+    await connection.execute("input-send-event", {"events": events})
 
 
 def _convert(reply: object, kind: type[T], command: str) -> T:
