@@ -121,8 +121,9 @@ def screen_and_serial(spec: VMSpec) -> list[str]:
     argv = [
         "-chardev", serial,
         "-device", to_json({"driver": "isa-serial", "id": "com1", "chardev": "serial0"}),
-        # All viewers see the screen; none can disconnect another one (RFB's exclusive flag).
-        "-vnc", f"unix:{escape(spec.vnc_socket)},share=force-shared",
+        # All viewers see the screen; none can disconnect another one (RFB's exclusive flag). Keys
+        # wait in a queue that drops silently: with QEMU's 10 ms each it loses what is typed fast.
+        "-vnc", f"unix:{escape(spec.vnc_socket)},share=force-shared,key-delay-ms=1",
     ]
     # fmt: on
     if spec.hardware.os is OsFamily.LINUX:
