@@ -22,6 +22,7 @@ from qemu_node.config import network as network_config
 from qemu_node.config import node as node_config
 from qemu_node.config import nodeos as nodeos_config
 from qemu_node.config import uplink as uplink_config
+from qemu_node.config import web as web_config
 from qemu_node.host.process.sandbox import SANDBOX_UID
 from qemu_node.images.format import qemuimg
 from qemu_node.inventory.state import VMStatus
@@ -55,6 +56,7 @@ _SECTIONS: tuple[type[msgspec.Struct], ...] = (
     network_config.NetworkConfig,
     uplink_config.UplinkConfig,
     nodeos_config.OsConfig,
+    web_config.WebConfig,
 )
 
 _FENCE = re.compile(

@@ -1,8 +1,8 @@
 """node.toml: the operator's settings, read into one frozen value.
 
-Owns reading the file and the small sections; `images`, `network` and `uplink` are modules of their
-own. Each component gets only its own section. A missing file means the defaults. An unknown key is
-an error that names it.
+Owns reading the file and the small sections; `images`, `network`, `nodeos`, `uplink` and `web` are
+modules of their own. Each component gets only its own section. A missing file means the defaults.
+An unknown key is an error that names it.
 """
 
 import os
@@ -18,6 +18,7 @@ from qemu_node.config.images import ImagesConfig, check_images
 from qemu_node.config.network import NetworkConfig, check_network
 from qemu_node.config.nodeos import OsConfig, check_os
 from qemu_node.config.uplink import UplinkConfig, check_uplink
+from qemu_node.config.web import WebConfig, check_web
 from qemu_node.errors import AS_ROOT, ConfigError
 from qemu_node.text import nearest
 from qemu_node.units import Share, parse_share, parse_size
@@ -28,6 +29,10 @@ CONFIG_ENV = "QEMU_NODE_CONFIG"
 DATA_ENV = "QEMU_NODE_DATA"
 """Environment variable that is root's `paths.data` if node.toml does not say: the node's own
 operating system sets it, because `/var` is in RAM there."""
+
+SYSTEM_ENV = "QEMU_NODE_SYSTEM"
+"""Environment variable that, if it is `1`, has another user than root use root's default paths: the
+daemon's unit sets it."""
 
 _ROOT_CONFIG = Path("/etc/qemu-node/node.toml")
 _EARLIER_DATA = Path("/data")
@@ -154,11 +159,12 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     uplink: UplinkConfig = UplinkConfig()
     disk: DiskConfig = DiskConfig()
     os: OsConfig = OsConfig()
+    web: WebConfig = WebConfig()
 
 
 def default_paths() -> Paths:
     """Return root's directories, or a user's own under the XDG ones."""
-    if os.geteuid() == 0:
+    if _is_system():
         return Paths(run="/run/qemu-node", data=os.environ.get(DATA_ENV) or "/var/lib/qemu-node")
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     # Not Path.home(), which raises for a user without one. `load` reports that later.
@@ -174,9 +180,13 @@ def default_path() -> Path:
     named = [Path(name) for name in os.environ.get(CONFIG_ENV, "").split(os.pathsep) if name]
     if named:
         return next((path for path in named if _may_exist(path)), named[-1])
-    if os.geteuid() == 0:
+    if _is_system():
         return _ROOT_CONFIG
     return Path(default_paths().data) / "config" / "node.toml"
+
+
+def _is_system() -> bool:
+    return os.geteuid() == 0 or os.environ.get(SYSTEM_ENV) == "1"
 
 
 def _may_exist(path: Path) -> bool:
@@ -350,6 +360,7 @@ def _check(config: NodeConfig) -> None:
     _check_own_vlans(config)
     check_images(config.images)
     check_os(config.os)
+    check_web(config.web)
     _ = config.logs.rate_bytes_per_s, config.disk.reserved
 
 
