@@ -43,6 +43,9 @@ _COMMANDS = {
         "qemu_node.cli.vm.commands", "vm", "List, show, use and stop this machine's VMs."
     ),
     "image": LazyCommand("qemu_node.cli.image.commands", "image", "Manage the image cache."),
+    "serve": LazyCommand(
+        "qemu_node.cli.serve", "serve", "Serve the web console, API and metrics of this node."
+    ),
     "doctor": LazyCommand(
         "qemu_node.cli.doctor.command", "doctor", "Check what VMs need; say what to do about it."
     ),

@@ -34,7 +34,7 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     accept_open_access: bool = False
     """Whether everybody may do everything: with `auth = "none"`, or if Nomad has no ACLs."""
     password_file: str = ""
-    """For `auth = "password"`: what `qemu-node serve --make-password` printed."""
+    """For `auth = "password"`: the file with its hash."""
     session_idle: str = "30m"
     session_max: str = "12h"
     socket_idle: str = "1h"
@@ -89,7 +89,7 @@ def check_web(web: WebConfig) -> None:
     if web.auth == "password" and not web.password_file:
         raise ConfigError(
             'web.auth = "password" needs web.password_file',
-            hint="`qemu-node serve --make-password` makes what the file must hold",
+            hint="docs/console.md says how the file is made",
         )
     if web.auth == "none" and not web.accept_open_access:
         raise ConfigError(

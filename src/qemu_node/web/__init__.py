@@ -1,5 +1,7 @@
 """The console: web page, API and metrics on one port. Below `cli` and `run`; no VM needs it.
 
+- `daemon`: the process `qemu-node serve`
+- `daemonlog`: its log
 - `serve`: builds the parts and starts them
 - `api`: the routes of /api/v1
 - `screen`, `serial`, `keys`, `metrics`: parts with routes of their own
@@ -8,5 +10,7 @@
 - `access`: who may do what, by Nomad's ACLs
 - `fleet`: which VMs there are, and how they are
 - `listener`: the port
+- `nomadapi`: Nomad's API, asked with a user's token
+- `nodenames`: what this node is called
 - `problems`: an error, as a client of the API sees it
 """

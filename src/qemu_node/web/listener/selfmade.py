@@ -8,7 +8,6 @@ where only the node's administrators look.
 import ipaddress
 import logging
 import re
-import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.atomic import host_error, write_atomic
 from qemu_node.host.files.directories import make_directory
 from qemu_node.host.process.command import run, run_blocking
+from qemu_node.web.nodenames import own_addresses
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,6 @@ FILE_NAME = "certificate.pem"
 
 _TIMEOUT_S = 30.0
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62})")
-_INTERNET = ("192.0.2.1", "2001:db8::1")
 
 
 async def ensure(directory: Path, names: Sequence[str]) -> Path:
@@ -109,23 +108,3 @@ def request_config(names: Sequence[str], addresses: Sequence[str]) -> str:
         "extendedKeyUsage = serverAuth",
         "",
     ])  # fmt: skip
-
-
-def own_names() -> list[str]:
-    """Return the host name of this node, and its first part."""
-    name = socket.gethostname().lower()
-    return [name, name.partition(".")[0]] if name else []
-
-
-def own_addresses() -> list[str]:
-    """Return the addresses from which this node would reach others. Nothing is sent."""
-    found = []
-    for target in _INTERNET:
-        family = socket.AF_INET6 if ":" in target else socket.AF_INET
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as sock:
-                sock.connect((target, 9))
-                found.append(str(sock.getsockname()[0]))
-        except OSError:
-            continue
-    return [address for address in found if not ipaddress.ip_address(address).is_link_local]

@@ -83,14 +83,22 @@ def make_context(files: CertificateFiles) -> ssl.SSLContext:
     return context
 
 
-def fingerprint(files: CertificateFiles) -> str:
-    """Return the SHA-256 of the certificate as browsers show it; empty if there is none."""
+def public_pem(files: CertificateFiles) -> str:
+    """Return the certificate without its key and its chain; empty if there is none."""
     try:
         text = files.cert.read_bytes()[:_PEM_MAX_BYTES].decode("ascii", "replace")
         begin = text.index(ssl.PEM_HEADER)
         end = text.index(ssl.PEM_FOOTER, begin) + len(ssl.PEM_FOOTER)
-        der = ssl.PEM_cert_to_DER_cert(text[begin:end])
     except (OSError, ValueError):
+        return ""
+    return f"{text[begin:end]}\n"
+
+
+def fingerprint(pem: str) -> str:
+    """Return the SHA-256 of a certificate as browsers show it; empty if it is none: pure."""
+    try:
+        der = ssl.PEM_cert_to_DER_cert(pem)
+    except ValueError:
         return ""
     return hashlib.sha256(der).digest().hex(":").upper()
 
@@ -115,6 +123,8 @@ class Certificate:
         self._renewed_at = time.monotonic()
         self._seen = _versions(files)
         self._context = make_context(files)
+        self.pem = public_pem(files)
+        """What browsers are shown."""
 
     def context(self) -> ssl.SSLContext:
         """Return what a new connection uses."""
@@ -123,7 +133,7 @@ class Certificate:
     @property
     def fingerprint(self) -> str:
         """Its SHA-256, as browsers show it."""
-        return fingerprint(self.files)
+        return fingerprint(self.pem)
 
     async def follow(self) -> None:
         """Look once a minute whether it has changed, until cancelled."""
@@ -141,6 +151,7 @@ class Certificate:
             if seen == self._seen:
                 return
             self._context = await to_the_end(make_context, self.files)
+            self.pem = await to_the_end(public_pem, self.files)
         except NodeError as exc:
             log.warning("the certificate in use stays", extra={"reason": exc.explain()})
             return

@@ -1,4 +1,4 @@
-from qemu_node.web.listener.selfmade import own_names, request_config
+from qemu_node.web.listener.selfmade import request_config
 
 
 def test_a_certificate_has_names_and_addresses() -> None:
@@ -15,7 +15,3 @@ def test_a_name_that_is_none_changes_no_other_line() -> None:
     assert "CN = localhost\n" in text
     assert "subjectAltName = DNS:localhost,IP:127.0.0.1,IP:::1\n" in text
     assert "CA:TRUE" not in text
-
-
-def test_a_node_has_its_host_name() -> None:
-    assert all(name == name.lower() for name in own_names())

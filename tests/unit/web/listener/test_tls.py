@@ -4,7 +4,13 @@ import pytest
 
 from qemu_node.config.web import WebConfig
 from qemu_node.errors import ConfigError
-from qemu_node.web.listener.tls import CertificateFiles, fingerprint, given_files, make_context
+from qemu_node.web.listener.tls import (
+    CertificateFiles,
+    fingerprint,
+    given_files,
+    make_context,
+    public_pem,
+)
 
 PEM = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
 
@@ -44,6 +50,9 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_the_fingerprint_is_that_of_the_first_certificate(tmp_path: Path) -> None:
     path = tmp_path / "c.pem"
     path.write_text(f"a key\n{PEM}{PEM}")
+    shown = public_pem(CertificateFiles(cert=path, key=None))
+    assert shown == PEM
     # Of 30 00, by sha256sum.
-    assert fingerprint(CertificateFiles(cert=path, key=None)).startswith("E4:F6:0D:0A:A6:D7:F3:D3")
-    assert fingerprint(CertificateFiles(cert=tmp_path / "none", key=None)) == ""
+    assert fingerprint(shown).startswith("E4:F6:0D:0A:A6:D7:F3:D3")
+    assert public_pem(CertificateFiles(cert=tmp_path / "none", key=None)) == ""
+    assert fingerprint("") == ""

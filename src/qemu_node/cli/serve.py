@@ -1,0 +1,79 @@
+"""`qemu-node serve`: the console's daemon, and what its operator needs to set it up.
+
+Owns its options and its log. Does not own what is served (`web`), which is imported only here.
+"""
+
+import logging
+import os
+import sys
+
+import click
+
+from qemu_node.cli.main import App, pass_app
+
+_EXAMPLES = """\b
+Examples:
+  systemctl start qemu-node          # as a service, of the Debian package and the node's system
+  qemu-node serve --fingerprint      # compare it with what the browser shows
+  journalctl -u qemu-node            # who did what
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option("--fingerprint", is_flag=True,
+              help="Print the SHA-256 of the certificate in use, and exit.")  # fmt: skip
+@pass_app
+def serve(app: App, *, fingerprint: bool) -> None:
+    """Serve the console: web page, API and metrics on port 5800.
+
+    Runs until a signal ends it; VMs never notice. Settings are in [web] of node.toml.
+    """
+    from qemu_node.host.notify import notify
+
+    config = app.load_config()
+    if fingerprint:
+        click.echo(_fingerprint(config.paths.run))
+        return
+    _set_up_logging()
+    if not config.web.enabled:
+        notify(READY=1, STATUS="web.enabled is false in node.toml")
+        click.echo("web.enabled is false in node.toml: there is no console", err=True)
+        return
+    # Imported here: `qemu-node serve --help` needs none of it.
+    from qemu_node.web.daemon import run_daemon
+
+    run_daemon(config)
+
+
+def _fingerprint(run: str) -> str:
+    """Return the fingerprint of the certificate that the daemon shows to browsers.
+
+    Raises:
+        MissingPartError: no daemon runs.
+    """
+    from pathlib import Path
+
+    from qemu_node.errors import MissingPartError
+    from qemu_node.web.listener.tls import fingerprint
+
+    path = Path(run) / "web" / "certificate.pem"
+    try:
+        return fingerprint(path.read_text())
+    except OSError as exc:
+        raise MissingPartError(
+            f"{path}: {exc.strerror}: the console does not run",
+            hint="`systemctl status qemu-node` says why",
+        ) from exc
+
+
+def _set_up_logging() -> None:
+    """Log to stderr: in the journal's form if that is where it goes."""
+    from qemu_node.web.daemonlog import JournalFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JournalFormatter(is_journal="JOURNAL_STREAM" in os.environ))
+    root = logging.getLogger()
+    level = min(root.level, logging.INFO)
+    root.handlers = [handler]
+    root.setLevel(level)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

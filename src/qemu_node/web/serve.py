@@ -1,0 +1,114 @@
+"""The composition root of the console: builds its parts, and starts and stops all of them.
+
+Owns which parts there are and in which order they begin and end: the daemon and `qemu-node run`
+serve the same application. Does not own the daemon's process (`daemon`).
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from qemu_node.config.node import NodeConfig
+from qemu_node.host.concurrency.cancellation import finish
+from qemu_node.web.access.settings import AccessSettings
+from qemu_node.web.browser.middleware import Site, add_headers
+from qemu_node.web.browser.origins import is_own_host
+from qemu_node.web.fleet.fleet import Fleet
+from qemu_node.web.frame.application import add_routes, make_application
+from qemu_node.web.listener.port import Port
+from qemu_node.web.login.access import Access
+from qemu_node.web.nodenames import own_names
+from qemu_node.web.nomadapi import NomadApi, NomadServer
+
+log = logging.getLogger(__name__)
+
+_IDLE_CONNECTION_S = 30.0
+"""A connection on which no request comes is closed; so is one whose headers come slowly."""
+_HANDLERS_S = 2.0
+"""How long requests may go on when the console ends."""
+
+
+class NodeSite(Site):
+    """The names of this node as they are now: DHCP may give it another one at any time."""
+
+    @property
+    def hosts(self) -> Collection[str]:
+        """All names that may be in `Host`."""
+        return frozenset(super().hosts) | frozenset(own_names())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Console:
+    """A console that serves."""
+
+    fleet: Fleet
+    access: Access
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    config: NodeConfig,
+    *,
+    settings: AccessSettings,
+    nomad: NomadServer | None,
+    sockets: Sequence[socket.socket],
+    tls: Callable[[], ssl.SSLContext] | None,
+) -> AsyncGenerator[Console]:
+    """Serve the console while the block runs.
+
+    Args:
+        config: Of node.toml.
+        settings: Who is let in.
+        nomad: Whose ACLs count; None: no Nomad.
+        sockets: Of `listen`; they are closed at the end.
+        tls: The certificate of now; None: plain http, for loopback alone.
+
+    Raises:
+        NodeError: a part cannot start.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        for sock in sockets:
+            stack.callback(sock.close)
+        api = None if nomad is None else await stack.enter_async_context(NomadApi(nomad))
+        fleet = await stack.enter_async_context(Fleet(config.paths))
+        access = Access(settings, api=api)
+        app = make_application(access.checks)
+        app.on_response_prepare.append(add_headers)
+        add_routes(app, access.routes(), guard=access.guard, find_vm=fleet.get)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            keepalive_timeout=_IDLE_CONNECTION_S,
+            shutdown_timeout=_HANDLERS_S,
+        )
+        await runner.setup()
+        stack.push_async_callback(_end_runner, runner)
+        # Ends before the runner: sockets and streams are told, so that it waits for none of them.
+        await stack.enter_async_context(access)
+        assert runner.server is not None
+        await stack.enter_async_context(
+            Port(
+                runner.server,
+                sockets,
+                tls=tls,
+                is_own_host=lambda host: is_own_host(host, "https", names=settings.site.hosts),
+            )
+        )
+        yield Console(fleet=fleet, access=access)
+
+
+async def _end_runner(runner: web.AppRunner) -> None:
+    async def end() -> None:
+        try:
+            async with asyncio.timeout(3 * _HANDLERS_S):
+                await runner.cleanup()
+        except TimeoutError:
+            log.warning("requests did not end in time")
+
+    await finish(end())
