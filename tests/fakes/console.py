@@ -14,7 +14,6 @@ from fakes.fake_nomad import FakeNomad
 from qemu_node.web.access.rights import Right
 from qemu_node.web.access.settings import AccessSettings
 from qemu_node.web.access.sockets import Socket
-from qemu_node.web.browser.middleware import add_headers
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame.application import add_routes, make_application
 from qemu_node.web.frame.route import VM_PATH, Call, Route
@@ -83,7 +82,6 @@ async def running_console(
         access = Access(settings or AccessSettings(), api=api, clock=clock)
         await stack.enter_async_context(access)
         app = make_application(access.checks)
-        app.on_response_prepare.append(add_headers)
         server = TestServer(app)
         console = Console(access=access, nomad=nomad, origin="", now=clock.pass_s)
 

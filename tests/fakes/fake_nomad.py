@@ -31,6 +31,8 @@ def namespaces(**capabilities: list[str]) -> dict[str, Any]:
     }
 
 
+EXPIRED = token_id(0xDEAD)
+"""A token that has expired."""
 READ = ["list-jobs", "read-job"]
 VIEW = [*READ, "read-logs"]
 CONTROL = [*VIEW, "alloc-exec"]
@@ -49,6 +51,10 @@ class FakeNomad:
     """Role id → policies."""
     one_time: dict[str, str] = field(default_factory=dict)
     """One-time secret → secret."""
+    oidc: dict[str, str] = field(default_factory=dict)
+    """Auth method → secret of whom the provider names."""
+    oidc_states: list[str] = field(default_factory=list)
+    redirects: list[str] = field(default_factory=list)
     broken: tuple[int, str] | None = None
     """It answers everything with this."""
     asked: list[str] = field(default_factory=list)
@@ -95,6 +101,10 @@ class FakeNomad:
             return web.Response(status=400, text="ACL support disabled")
         if path == "/v1/acl/token/onetime/exchange":
             return await self._exchange(request)
+        if path == "/v1/acl/auth-methods":
+            return web.json_response([{"Name": name, "Type": "OIDC"} for name in self.oidc])
+        if path.startswith("/v1/acl/oidc/"):
+            return await self._answer_oidc(request)
         token = self.tokens.get(secret)
         if token is None:
             return web.Response(status=403, text="Permission denied")
@@ -123,7 +133,7 @@ class FakeNomad:
             return web.json_response({"AccessorID": "acls-disabled", "Type": "client"})
         if not secret:
             return web.json_response({"AccessorID": "anonymous", "Policies": ["anonymous"]})
-        if secret == "expired":
+        if secret == EXPIRED:
             return web.Response(status=500, text="ACL token expired")
         if secret not in self.tokens:
             try:
@@ -133,6 +143,20 @@ class FakeNomad:
                 return web.Response(status=500, text=words)
             return web.Response(status=403, text="Permission denied")
         return web.json_response(self.tokens[secret])
+
+    async def _answer_oidc(self, request: web.Request) -> web.Response:
+        body = json.loads(await request.text())
+        if body["AuthMethodName"] not in self.oidc:
+            return web.Response(status=400, text="auth-method not found")
+        if request.path.endswith("auth-url"):
+            self.redirects.append(body["RedirectURI"])
+            self.oidc_states.append(f"state-{body['ClientNonce']}")
+            url = f"https://provider.example/?state={self.oidc_states[-1]}"
+            return web.json_response({"AuthURL": url})
+        is_good = body["State"] == f"state-{body['ClientNonce']}" and body["Code"] == "good"
+        if not is_good or body["RedirectURI"] not in self.redirects:
+            return web.Response(status=403, text="Permission denied")
+        return web.json_response(self.tokens[self.oidc[body["AuthMethodName"]]])
 
     async def _exchange(self, request: web.Request) -> web.Response:
         body = json.loads(await request.text())

@@ -62,6 +62,11 @@ def forbidden(message: str, *, hint: str | None = None) -> Problem:
     return Problem(403, "forbidden", message, hint=hint)
 
 
+def unreachable(exc: NodeError) -> Problem:
+    """Return the error of a request that cannot be judged because Nomad does not answer."""
+    return Problem(503, "nomad-unreachable", str(exc), hint=exc.hint)
+
+
 def no_such_vm(vm_id: str) -> Problem:
     """Return the error for a VM that is not there, or that this user may not see: the same one."""
     return Problem(404, "no-such-vm", f"no VM {vm_id!r} that you may see on this node")

@@ -5,8 +5,8 @@ Owns which answers are a login. Does not own the rules (`nomadacl`) nor how long
 
 Traps, seen with Nomad 2.0.6 (`GET /v1/acl/token/self`): a 200 is no login: with ACLs disabled any
 text gets one (accessor `acls-disabled`), and without a token so does nobody (`anonymous`). A token
-that has expired, or is no UUID, gets a 500. A token of a workload gets a 404. Policies of the
-`anonymous` policy are not added to those of a token.
+that has expired gets a 500. What is no UUID is taken for a workload's token and gets a 500 with one
+of many texts, so it is not sent. The `anonymous` policy adds nothing to a token's rights.
 """
 
 import asyncio
@@ -25,11 +25,10 @@ from qemu_node.web.nomadapi import NomadApi, NomadError, NomadRefusedError, quot
 
 T = TypeVar("T")
 
-TOKEN_MAX_CHARS = 4096
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _POLICIES_MAX = 256
 _ACLS_OFF = "acls-disabled"
-_BAD_TOKEN_WORDS = ("ACL token expired", "failed to parse signed token")
+_EXPIRED_WORDS = "ACL token expired"
 """What Nomad says with a 500 though the token is wrong, not the agent."""
 
 
@@ -90,7 +89,7 @@ async def identify(api: NomadApi, token: str) -> Identity:
         AclsDisabledError: Nomad has no ACLs. It said so; this is never concluded from an error.
         NomadError: Nomad does not answer, or not so: nobody is let in for that.
     """
-    if not token or len(token) > TOKEN_MAX_CHARS or not (token.isascii() and token.isprintable()):
+    if not _UUID.fullmatch(token.lower()):
         raise TokenError("this is no token of Nomad")
     info = await _token_info(api, token)
     if info.accessor_id == _ACLS_OFF:
@@ -120,8 +119,7 @@ async def _token_info(api: NomadApi, token: str) -> TokenInfo:
     try:
         return await api.get("/v1/acl/token/self", TokenInfo, token=token)
     except NomadRefusedError as exc:
-        is_wrong = exc.status in (401, 403, 404) or any(w in exc.words for w in _BAD_TOKEN_WORDS)
-        if is_wrong:
+        if exc.status in (401, 403, 404) or _EXPIRED_WORDS in exc.words:
             raise TokenError("Nomad does not know this token, or it has expired") from exc
         raise NomadError(str(exc)) from exc
 

@@ -6,7 +6,7 @@ have one (`guard`) nor what it carries.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -141,21 +141,27 @@ class Socket:
                 if self._ended is not None:
                     self._limit.reschedule(loop.time())
                 yield
-        except SocketEndedError:
-            pass
         except asyncio.CancelledError:
             ended = (1001, "the console ends")
             raise
-        except NodeError as exc:
-            ended = (FAILED, str(exc))
-        except Exception:
-            # The TimeoutError of `end`, or a bug.
-            if self._ended is None:
-                ended = (FAILED, "the daemon failed")
-                log.exception("socket failed", extra={"vm_id": self.vm.vm_id})
+        except Exception as exc:
+            ended = self._judge(exc)
         finally:
             self._watching.cancel()
             await finish(self._close(*(self._ended or ended)))
+
+    def _judge(self, error: Exception) -> tuple[int, str]:
+        """Return the close code and reason of what the handler's block raised."""
+        for exc in _leaves(error):
+            if isinstance(exc, SocketEndedError) or (
+                isinstance(exc, TimeoutError) and self._ended is not None
+            ):
+                continue
+            if isinstance(exc, NodeError):
+                return FAILED, str(exc)
+            log.error("socket failed", extra={"vm_id": self.vm.vm_id}, exc_info=error)
+            return FAILED, "the daemon failed"
+        return 1000, ""
 
     def _look_whether_idle(self) -> None:
         loop = asyncio.get_running_loop()
@@ -178,6 +184,14 @@ class Socket:
             pass
         if transport is not None:
             transport.close()
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
 
 
 def _reason(text: str) -> bytes:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from qemu_node.text import DECODE_ERRORS, printable
 from qemu_node.web.access.rights import Right
+from qemu_node.web.browser.middleware import add_headers
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame.route import Call, Guard, Route
 from qemu_node.web.problems import Problem, bad_request, no_such_vm, problem_of
@@ -47,7 +48,9 @@ def make_application(checks: Iterable[Middleware] = ()) -> web.Application:
     Args:
         checks: Middlewares that judge every request before anything else does.
     """
-    return web.Application(middlewares=[_answer_problems, *checks], client_max_size=BODY_MAX_BYTES)
+    app = web.Application(middlewares=[_answer_problems, *checks], client_max_size=BODY_MAX_BYTES)
+    app.on_response_prepare.append(add_headers)
+    return app
 
 
 def json_response(value: object, *, status: int = 200) -> web.Response:

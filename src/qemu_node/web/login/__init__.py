@@ -4,4 +4,6 @@
 - `routes`: login, logout, session, tickets, handover
 - `door`: the ways in
 - `attempts`: limits against guessing
+- `oidc`: through a provider that Nomad knows
+- `password`: one for the whole console
 """

@@ -1,9 +1,10 @@
-"""All of the access of one application, built and started together; a context.
+"""All of the access of one application, built and started together.
 
-async with Access(settings, nomad=NomadServer(…)) as access:
-    app = make_application(access.checks)
-    app.on_response_prepare.append(add_headers)
-    add_routes(app, [*access.routes(), …], guard=access.guard, find_vm=fleet.get)
+    async with NomadApi(NomadServer(…)) as api, Access(settings, api=api) as access:
+        app = make_application(access.checks)
+        add_routes(app, [*access.routes(), …], guard=access.guard, find_vm=fleet.get)
+
+`access.door.make_link()` is the secret of a link that lets one browser in: `…/#link=SECRET`.
 """
 
 import time
@@ -21,7 +22,6 @@ from qemu_node.web.access.settings import AccessSettings
 from qemu_node.web.access.tickets import Tickets
 from qemu_node.web.browser.middleware import make_check
 from qemu_node.web.frame.route import Route
-from qemu_node.web.login.attempts import Attempts
 from qemu_node.web.login.door import Door
 from qemu_node.web.login.routes import LoginRoutes, visitor_of
 from qemu_node.web.nomadapi import NomadApi
@@ -51,7 +51,7 @@ class Access:
             clock=clock,
         )
         self._attachments = Attachments(self.sessions)
-        self.door = Door(settings, self.sessions, api=api, attempts=Attempts(clock=clock))
+        self.door = Door(settings, self.sessions, api=api, clock=clock)
         self.guard = Guard(
             settings,
             sessions=self.sessions,

@@ -7,15 +7,18 @@ Nomad without ACLs knows nobody. Then only programs on this node itself are let 
 says otherwise in plain words; and only if Nomad says that it has none, never because of an error.
 """
 
+import asyncio
 import hashlib
 import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
+from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.web.access import audit
 from qemu_node.web.access.identity import (
     AclsDisabledError,
@@ -28,12 +31,16 @@ from qemu_node.web.access.nomadacl import MANAGEMENT
 from qemu_node.web.access.sessions import Session, Sessions, Standing
 from qemu_node.web.access.settings import AccessSettings
 from qemu_node.web.login.attempts import Attempts
+from qemu_node.web.login.oidc import Oidc
+from qemu_node.web.login.password import PASSWORD_MAX_CHARS, read_hash
 from qemu_node.web.nomadapi import NomadApi, NomadError, NomadRefusedError
-from qemu_node.web.problems import Problem, bad_request, forbidden, not_logged_in
+from qemu_node.web.problems import Problem, bad_request, forbidden, not_logged_in, unreachable
 
 _LINK_BYTES = 16
 _HEADER_IDLE_S = 300.0
 _OTT_MAX_CHARS = 256
+_WAYS_S = 5.0
+"""How long what Nomad said about ways to get in counts: everybody can ask."""
 
 
 class Visitor(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +50,17 @@ class Visitor(msgspec.Struct, frozen=True, kw_only=True):
     """Of his connection."""
     is_local: bool
     """Whether he is on this node itself."""
+
+
+class Ways(msgspec.Struct, frozen=True, kw_only=True):
+    """How somebody can get in."""
+
+    ways: tuple[str, ...] = ()
+    """Of `token`, `ott`, `oidc`, `password`, `link`, `open`; empty: not at all."""
+    oidc_methods: tuple[str, ...] = ()
+    """Names of Nomad's auth methods."""
+    why: str = ""
+    """What is in the way."""
 
 
 class _Exchanged(msgspec.Struct, rename="pascal"):
@@ -74,7 +92,7 @@ class Door:
         sessions: Sessions,
         *,
         api: NomadApi | None,
-        attempts: Attempts | None = None,
+        clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Open the ways that `settings` name.
@@ -83,15 +101,21 @@ class Door:
             settings: Of node.toml.
             sessions: Where they begin.
             api: Nomad's, for the ways that ask it; None: they are closed.
-            attempts: Limits against guessing.
+            clock: Seconds.
             now: Seconds since 1970, for the expiry of tokens.
         """
         self._settings = settings
         self._sessions = sessions
         self._api = api
-        self._attempts = attempts or Attempts()
+        self._attempts = Attempts(clock=clock)
         self._now = now
+        self._clock = clock
+        self._oidc = None if api is None else Oidc(api, clock=clock)
         self._links: set[bytes] = set()
+        self._password_lock = asyncio.Lock()
+        self._ways_lock = asyncio.Lock()
+        self._ways_known: Ways | None = None
+        self._ways_until = 0.0
 
     async def by_token(self, token: str, visitor: Visitor, *, key: str | None = None) -> str:
         """Return the secret of a new session of a token's owner.
@@ -200,6 +224,74 @@ class Door:
         self._links.discard(key)
         return self._begin("whoever has the link", "link", visitor)
 
+    async def by_password(self, text: str, visitor: Visitor) -> str:
+        """Return the secret of a new session for the console's password.
+
+        Raises:
+            Problem: it is another one, guessing has to wait, or the file cannot be read.
+        """
+        path = self._settings.password_file
+        if self._settings.auth != "password" or path is None:
+            raise _closed("password")
+        # One at a time, each counted before the next: an attempt takes memory and a core.
+        async with self._password_lock:
+            self._check_attempts(visitor)
+            is_right = len(text) <= PASSWORD_MAX_CHARS and await to_the_end(
+                _is_password, path, text
+            )
+            if not is_right:
+                self._refuse(visitor, "this is not the password")
+        return self._begin("whoever has the password", "password", visitor)
+
+    async def ways(self, visitor: Visitor) -> Ways:
+        """Return how this visitor can get in. Asks Nomad at most once in `_WAYS_S`."""
+        match self._settings.auth:
+            case "nomad":
+                return await self._nomad_ways(visitor)
+            case "open":
+                return Ways(ways=("open",))
+            case way:
+                return Ways(ways=(way,))
+
+    async def _nomad_ways(self, visitor: Visitor) -> Ways:
+        async with self._ways_lock:
+            if self._clock() >= self._ways_until:
+                self._ways_known = await self._ask_ways()
+                self._ways_until = self._clock() + _WAYS_S
+        found = self._ways_known
+        if found is None:
+            return Ways(ways=("open",)) if self._is_open_to(visitor) else Ways(why=str(acls_off()))
+        return found
+
+    async def _ask_ways(self) -> Ways | None:
+        """Return the ways of a Nomad with ACLs; None if it has none."""
+        if self._oidc is None or self._api is None:
+            return Ways(why="the console does not know where Nomad is")
+        try:
+            if await are_acls_disabled(self._api):
+                return None
+            methods = await self._oidc.methods()
+        except NomadError as exc:
+            return Ways(ways=("token", "ott"), why=str(exc))
+        return Ways(
+            ways=("token", "ott", *(["oidc"] if methods else [])),
+            oidc_methods=tuple(method.name for method in methods),
+        )
+
+    def _is_open_to(self, visitor: Visitor) -> bool:
+        return self._settings.open_without_acls or visitor.is_local
+
+    @property
+    def oidc(self) -> Oidc:
+        """Login through a provider.
+
+        Raises:
+            Problem: this console has none.
+        """
+        self._nomad()
+        assert self._oidc is not None
+        return self._oidc
+
     async def openly(self, visitor: Visitor) -> str:
         """Return the secret of a new session for anybody, where that is what node.toml says.
 
@@ -210,9 +302,9 @@ class Door:
             return self._begin("anybody", "open", visitor)
         if self._settings.auth != "nomad" or not await self._has_no_acls():
             raise _closed("open")
-        is_for_all = self._settings.open_without_acls
-        if not (is_for_all or visitor.is_local):
+        if not self._is_open_to(visitor):
             raise acls_off()
+        is_for_all = self._settings.open_without_acls
         secret, session = self._sessions.begin(
             user="anybody" if is_for_all else "anybody on this node",
             auth="open",
@@ -296,9 +388,8 @@ class Door:
         )
 
 
-def unreachable(exc: NomadError) -> Problem:
-    """Return the error of a request that cannot be judged because Nomad does not answer."""
-    return Problem(503, "nomad-unreachable", str(exc), hint=exc.hint)
+def _is_password(path: Path, text: str) -> bool:
+    return read_hash(path).is_of(text)
 
 
 def acls_off() -> Problem:

@@ -4,6 +4,7 @@ Owns the cookie. Does not own what proves who somebody is (`door`).
 """
 
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
@@ -15,10 +16,11 @@ from qemu_node.web.access.rights import Right
 from qemu_node.web.access.sessions import Session, Sessions
 from qemu_node.web.access.settings import AccessSettings
 from qemu_node.web.access.tickets import TICKET_S, Kind, Mode
-from qemu_node.web.browser.middleware import is_from_this_node
+from qemu_node.web.browser.middleware import is_from_this_node, scheme_of
 from qemu_node.web.frame.application import json_response
 from qemu_node.web.frame.route import VM_PATH, Call, Route
-from qemu_node.web.login.door import Door, Visitor
+from qemu_node.web.login.door import Door, Visitor, Ways
+from qemu_node.web.login.oidc import ATTEMPT_S, CALLBACK_PATH
 from qemu_node.web.problems import bad_request, not_logged_in
 
 
@@ -42,8 +44,27 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     auth: str
     rights_on_node: tuple[str, ...]
-    expires_in_s: float
-    """At most."""
+    expires_at: str
+    """At the latest; RFC 3339."""
+
+
+class RightsView(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody may do with a VM."""
+
+    rights: tuple[Right, ...]
+
+
+class OidcBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which provider."""
+
+    method: str
+    """The name of Nomad's auth method."""
+
+
+class OidcView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the browser goes."""
+
+    url: str
 
 
 class TicketBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,6 +111,39 @@ class LoginRoutes:
                 answer=SessionView,
             ),
             Route(
+                method="GET",
+                path="/api/v1/login",
+                right=None,
+                handler=self._ways,
+                summary="Say how one can log in here.",
+                answer=Ways,
+            ),
+            Route(
+                method="POST",
+                path="/api/v1/login/oidc",
+                right=None,
+                handler=self._begin_oidc,
+                summary="Begin a login through a provider that Nomad knows.",
+                body=OidcBody,
+                answer=OidcView,
+            ),
+            Route(
+                method="GET",
+                path=CALLBACK_PATH,
+                right=None,
+                handler=self._complete_oidc,
+                summary="Where the provider sends the browser back to.",
+                content_type="text/html",
+            ),
+            Route(
+                method="GET",
+                path=f"{VM_PATH}/rights",
+                right=Right.SEE,
+                handler=self._rights,
+                summary="Say what you may do with a VM.",
+                answer=RightsView,
+            ),
+            Route(
                 method="POST",
                 path="/api/v1/logout",
                 right=None,
@@ -133,15 +187,63 @@ class LoginRoutes:
         if len(given) != 1:
             raise bad_request("the body has exactly one of token, ott, link, password, open")
         secret = await self._secret(*given[0], visitor_of(call.request))
-        # A session that this browser had before is not left behind.
-        if (earlier := self._guard.find_session(call.request)) is not None:
+        session = self._replace_session(call.request, secret)
+        response = json_response(self._view(session))
+        self._set_cookie(call.request, response, secret)
+        return response
+
+    def _replace_session(self, request: web.Request, secret: str) -> Session:
+        """Return the new session; the one that this browser had before is not left behind."""
+        if (earlier := self._guard.find_session(request)) is not None:
             self._sessions.end(earlier, "another login")
         session = self._sessions.find(secret)
         if session is None:
             raise not_logged_in()
-        response = json_response(self._view(session))
-        self._set_cookie(call.request, response, secret)
+        return session
+
+    async def _ways(self, call: Call) -> Ways:
+        return await self._door.ways(visitor_of(call.request))
+
+    async def _begin_oidc(self, call: Call) -> web.Response:
+        body: OidcBody = call.body
+        url, secret = await self._door.oidc.begin(body.method, _origin_of(call.request))
+        response = json_response(OidcView(url=url))
+        # Lax: the browser comes back from the provider's page.
+        response.set_cookie(
+            _oidc_cookie_name(call.request),
+            secret,
+            max_age=int(ATTEMPT_S),
+            path="/",
+            secure=call.request.secure,
+            httponly=True,
+            samesite="Lax",
+        )
         return response
+
+    async def _complete_oidc(self, call: Call) -> web.Response:
+        request = call.request
+        token = await self._door.oidc.complete(
+            request.cookies.get(_oidc_cookie_name(request), ""),
+            state=request.query.get("state", ""),
+            code=request.query.get("code", ""),
+            issuer=request.query.get("iss", ""),
+        )
+        secret = await self._door.by_token(token, visitor_of(request))
+        _ = self._replace_session(request, secret)
+        # The browser, which comes from the provider's page, asks for ours without the cookie; what
+        # the page then asks for has it.
+        response = web.Response(status=303, headers={"Location": "/"})
+        # A browser takes no `__Host-` cookie without Secure, and so removes none.
+        response.del_cookie(_oidc_cookie_name(request), path="/", secure=request.secure)
+        self._set_cookie(request, response, secret)
+        return response
+
+    async def _rights(self, call: Call) -> RightsView:
+        session, vm = call.the_grant.session, call.the_vm
+        of_vm = (right for right in Right if right is not Right.NODE)
+        return RightsView(
+            rights=tuple(right for right in of_vm if session.allows(right, vm.namespace))
+        )
 
     async def _secret(self, way: str, value: str, visitor: Visitor) -> str:
         match way:
@@ -152,7 +254,7 @@ class LoginRoutes:
             case "link":
                 return self._door.by_link(value, visitor)
             case "password":
-                raise bad_request("this console lets nobody in by password")
+                return await self._door.by_password(value, visitor)
             case _:
                 return await self._door.openly(visitor)
 
@@ -184,13 +286,16 @@ class LoginRoutes:
         return HandoverView(ott=await self._door.make_one_time_token(call.the_grant.session))
 
     def _view(self, session: Session) -> SessionView:
+        left_s = self._sessions.left_s(session)
         return SessionView(
             name=session.user,
             auth=session.auth,
             rights_on_node=tuple(
                 right.value for right in (Right.NODE,) if session.allows(right, None)
             ),
-            expires_in_s=self._sessions.left_s(session),
+            expires_at=(datetime.now(UTC) + timedelta(seconds=left_s)).isoformat(
+                timespec="seconds"
+            ),
         )
 
     def _set_cookie(self, request: web.Request, response: web.Response, secret: str) -> None:
@@ -202,6 +307,16 @@ class LoginRoutes:
             httponly=True,
             samesite="Strict",
         )
+
+
+def _origin_of(request: web.Request) -> str:
+    """Return the console's address as the browser shows it: `Origin` was found to be ours."""
+    origin = request.headers.get("Origin")
+    return origin or f"{scheme_of(request)}://{request.headers['Host']}"
+
+
+def _oidc_cookie_name(request: web.Request) -> str:
+    return f"{cookie_name(request)}-oidc"
 
 
 def visitor_of(request: web.Request) -> Visitor:
