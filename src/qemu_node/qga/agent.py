@@ -19,7 +19,15 @@ from typing import Literal, TypeVar
 from qemu_node.errors import GuestAgentError
 from qemu_node.qga import replies
 from qemu_node.qga.agentsession import AgentSession, AgentTimeoutError
-from qemu_node.qga.replies import AgentInfo, ExecResult, GuestInterface, OsInfo
+from qemu_node.qga.replies import (
+    AgentInfo,
+    ExecResult,
+    GuestFilesystem,
+    GuestInterface,
+    GuestLoad,
+    GuestUser,
+    OsInfo,
+)
 from qemu_node.qga.wire import AgentRefusedError
 from qemu_node.text import printable
 
@@ -97,6 +105,19 @@ class GuestAgent:
         """Return the guest's network interfaces with their addresses."""
         raw = await self._ask("guest-network-get-interfaces", list[replies.RawInterface], timeout_s)
         return replies.interfaces(raw)
+
+    async def filesystems(self, timeout_s: float = _TIMEOUT_S) -> list[GuestFilesystem]:
+        """Return what the guest has mounted."""
+        raw = await self._ask("guest-get-fsinfo", list[replies.RawFilesystem], timeout_s)
+        return replies.filesystems(raw)
+
+    async def users(self, timeout_s: float = _TIMEOUT_S) -> list[GuestUser]:
+        """Return who is logged in to the guest."""
+        return replies.users(await self._ask("guest-get-users", list[replies.RawUser], timeout_s))
+
+    async def load(self, timeout_s: float = _TIMEOUT_S) -> GuestLoad:
+        """Return the guest's load; agents before QEMU 9.1 do not know it."""
+        return replies.load(await self._ask("guest-get-load", replies.RawLoad, timeout_s))
 
     async def shutdown(
         self,

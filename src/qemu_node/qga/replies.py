@@ -6,6 +6,7 @@ are those of QEMU's qga/qapi-schema.json.
 """
 
 import ipaddress
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from qemu_node.text import printable
 
 _LIST_MAX = 256
 _ADDRESSES_MAX = 64
+_SIZE_MAX = 1 << 63
 _MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 
 
@@ -70,6 +72,31 @@ class RawInterface(msgspec.Struct, rename="kebab"):
     ip_addresses: list[RawAddress] = []
 
 
+class RawFilesystem(msgspec.Struct, rename="kebab"):
+    """GuestFilesystemInfo; the sizes are there if the guest knows them."""
+
+    mountpoint: str
+    name: str = ""
+    type: str = ""
+    used_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+class RawUser(msgspec.Struct, rename="kebab"):
+    """GuestUser; the time is in seconds since 1970."""
+
+    user: str
+    login_time: float = 0.0
+
+
+class RawLoad(msgspec.Struct):
+    """GuestLoadAverage, since QEMU 9.1."""
+
+    load1m: float
+    load5m: float
+    load15m: float
+
+
 class RawExec(msgspec.Struct):
     """GuestExec."""
 
@@ -121,6 +148,35 @@ class GuestInterface:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuestFilesystem:
+    """A file system that the guest has mounted."""
+
+    mountpoint: str
+    name: str
+    type: str
+    used_bytes: int | None
+    total_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestUser:
+    """Somebody who is logged in to the guest."""
+
+    name: str
+    login_time_s: float
+    """Unix time, as the guest says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestLoad:
+    """How many of the guest's programs wanted to run, on average."""
+
+    over_1_min: float
+    over_5_min: float
+    over_15_min: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecResult:
     """How a program in the guest ended, and what it printed."""
 
@@ -167,6 +223,46 @@ def interfaces(raw: Sequence[RawInterface]) -> list[GuestInterface]:
         )
         for interface in raw[:_LIST_MAX]
     ]
+
+
+def filesystems(raw: Sequence[RawFilesystem]) -> list[GuestFilesystem]:
+    """Return `raw` made safe."""
+    return [
+        GuestFilesystem(
+            mountpoint=printable(item.mountpoint),
+            name=printable(item.name),
+            type=printable(item.type),
+            used_bytes=_size(item.used_bytes),
+            total_bytes=_size(item.total_bytes),
+        )
+        for item in raw[:_LIST_MAX]
+    ]
+
+
+def users(raw: Sequence[RawUser]) -> list[GuestUser]:
+    """Return `raw` made safe."""
+    return [
+        GuestUser(name=printable(item.user), login_time_s=_number(item.login_time))
+        for item in raw[:_LIST_MAX]
+    ]
+
+
+def load(raw: RawLoad) -> GuestLoad:
+    """Return `raw` made safe."""
+    return GuestLoad(
+        over_1_min=_number(raw.load1m),
+        over_5_min=_number(raw.load5m),
+        over_15_min=_number(raw.load15m),
+    )
+
+
+def _size(value: int | None) -> int | None:
+    return value if value is not None and 0 <= value < _SIZE_MAX else None
+
+
+def _number(value: float) -> float:
+    # JSON of ours is to be read by others, which stop at 2^53.
+    return value if math.isfinite(value) and 0 <= value < 1 << 53 else 0.0
 
 
 def _mac(text: str) -> str:

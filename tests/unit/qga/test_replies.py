@@ -122,3 +122,40 @@ def test_every_text_of_the_guest_becomes_printable(
     )
     for item in found:
         assert all(text.isprintable() for text in (item.name, item.mac, *item.addresses))
+
+
+_TEXTS = st.text(max_size=600)
+
+
+@given(
+    filesystems=st.lists(
+        st.builds(
+            replies.RawFilesystem,
+            mountpoint=_TEXTS,
+            name=_TEXTS,
+            type=_TEXTS,
+            used_bytes=st.none() | st.integers(),
+            total_bytes=st.none() | st.integers(),
+        ),
+        max_size=3,
+    ),
+    users=st.lists(st.builds(replies.RawUser, user=_TEXTS, login_time=st.floats()), max_size=3),
+    load=st.builds(replies.RawLoad, load1m=st.floats(), load5m=st.floats(), load15m=st.floats()),
+)
+def test_what_a_guest_says_of_its_use_is_text_and_numbers_that_others_can_read(
+    filesystems: list[replies.RawFilesystem],
+    users: list[replies.RawUser],
+    load: replies.RawLoad,
+) -> None:
+    found = replies.filesystems(filesystems)
+    sizes = [size for item in found for size in (item.used_bytes, item.total_bytes)]
+    assert all(size is None or 0 <= size < 1 << 63 for size in sizes)
+    people = replies.users(users)
+    said = replies.load(load)
+    numbers = [person.login_time_s for person in people]
+    numbers += [said.over_1_min, said.over_5_min, said.over_15_min]
+    assert all(0 <= number < 1 << 53 for number in numbers)
+    texts = [text for item in found for text in (item.mountpoint, item.name, item.type)]
+    texts += [person.name for person in people]
+    assert all(text.isprintable() and len(text) <= 400 for text in texts)
+    assert msgspec.json.encode([found, people, said])
