@@ -120,6 +120,15 @@ class NomadApi:
         """
         return await self._ask("POST", path, msgspec.json.encode(body), kind, token)
 
+    async def read(self, path: str, *, token: str | None) -> bytes:
+        """Return the answer to GET `path` as it is, for what is no JSON.
+
+        Raises:
+            NomadRefusedError: Nomad said no.
+            NomadError: it does not answer.
+        """
+        return await self._exchange("GET", path, None, token, f"GET {path.partition('?')[0]}")
+
     async def _ask(
         self,
         method: Literal["GET", "POST"],

@@ -122,6 +122,10 @@ class Fleet:
         """Return all VMs, by job, group, index and task."""
         return [self.aged(view) for view in sorted(self._views.values(), key=_order)]
 
+    def state(self) -> Mapping[str, VMView]:
+        """Return all VMs by vm_id, without their ages."""
+        return self._views
+
     def aged(self, view: VMView) -> VMView:
         """Return `view` with its ages as they are now: `changes` leaves them out."""
         vm = self._vms.get(view.vm_id)
@@ -149,11 +153,14 @@ class Fleet:
 
     # Following
 
-    async def changes(self) -> AsyncGenerator[Mapping[str, VMView]]:
+    async def changes(self, idle_s: float | None = None) -> AsyncGenerator[Mapping[str, VMView]]:
         """Yield all VMs by vm_id, without their ages, at first and whenever one has changed.
 
         Changes that a slow reader has missed come together. As long as somebody follows, the VMs
         are measured more often.
+
+        Args:
+            idle_s: Yield also if nothing has changed for so long.
         """
         flag = Flag()
         flag.set()
@@ -161,7 +168,9 @@ class Fleet:
         self._asker.look(is_looked_at=True)
         try:
             while True:
-                await flag.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(idle_s):
+                        await flag.wait()
                 flag.clear()
                 yield dict(self._views)
                 await asyncio.sleep(_COALESCE_S)

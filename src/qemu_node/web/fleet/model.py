@@ -56,6 +56,7 @@ class VMView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     vcpus: int
     created_at: str
     uptime_s: float | None = None
+    """When it was asked for. A `Delta` has it only for a VM that is new: count on."""
     cpu_pct: float | None = None
     """Of one core."""
     memory: MemoryView
@@ -66,7 +67,7 @@ class VMView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     drops: Mapping[str, int] = {}
     """Frames of its guest that were not let through, by reason."""
     agent_age_s: float | None = None
-    """Since its guest agent answered last; absent: never."""
+    """Since its guest agent answered last, likewise; absent: never."""
     viewers: int = 0
     """People who look at its screen or serial port now."""
     allows_exec: bool = False
@@ -89,7 +90,7 @@ def difference(before: Mapping[str, VMView], after: Mapping[str, VMView]) -> Del
     changed: dict[str, dict[str, Any]] = {}
     for vm_id, vm in after.items():
         old = before.get(vm_id)
-        if vm == old:
+        if vm is old or vm == old:
             continue
         members: dict[str, Any] = msgspec.to_builtins(vm)
         if old is not None:

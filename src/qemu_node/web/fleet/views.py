@@ -68,7 +68,7 @@ def view_of(
         node=identity.node_name,
         state=state_of(summary.status, seen.run_state),
         os=record.hardware.os.value,
-        image=printable(without_login(record.image))[:_IMAGE_MAX_CHARS],
+        image=printable(_without_query(record.image))[:_IMAGE_MAX_CHARS],
         vcpus=record.hardware.vcpus,
         created_at=record.created_at,
         cpu_pct=cpu_pct,
@@ -88,6 +88,11 @@ def view_of(
         thumbnail=thumbnail,
         end=end,
     )
+
+
+def _without_query(image: str) -> str:
+    """Return an image's address without what may be a secret: its login, a signature."""
+    return without_login(image).partition("?")[0]
 
 
 def settled_cpu(shown: float | None, now: float | None) -> float | None:

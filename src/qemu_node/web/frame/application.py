@@ -14,7 +14,7 @@ from qemu_node.text import DECODE_ERRORS, printable
 from qemu_node.web.access.rights import Right
 from qemu_node.web.browser.middleware import add_headers
 from qemu_node.web.fleet.model import VMView
-from qemu_node.web.frame.route import Call, Guard, Route
+from qemu_node.web.frame.route import Call, Guard, Query, Route
 from qemu_node.web.problems import Problem, bad_request, no_such_vm, problem_of
 
 BODY_MAX_BYTES = 64 << 10
@@ -75,12 +75,29 @@ def _serve(
         if route.is_of_vm and vm is None:
             raise no_such_vm(printable(vm_id))
         body = None if route.body is None else await _read_body(request, route.body)
-        answer = await route.handler(Call(request=request, grant=grant, vm=vm, body=body))
+        numbers = {query.name: _read_number(request, query) for query in route.query}
+        call = Call(request=request, grant=grant, vm=vm, body=body, numbers=numbers)
+        answer = await route.handler(call)
         if isinstance(answer, web.StreamResponse):
             return answer
         return web.Response(status=204) if answer is None else json_response(answer)
 
     return handle
+
+
+def _read_number(request: web.Request, query: Query) -> int:
+    text = request.query.get(query.name)
+    if text is None:
+        return query.default
+    # No number of ours has more digits; int() reads signs, spaces and other scripts, too.
+    if text.isascii() and text.isdigit() and len(text) <= 9:
+        number = int(text)
+        if query.least <= number <= query.most:
+            return number
+    raise bad_request(
+        f"{query.name} must be a whole number from {query.least} to {query.most}",
+        hint="/api/v1/openapi.json says what this path takes",
+    )
 
 
 async def _read_body(request: web.Request, kind: type) -> Any:
@@ -105,7 +122,10 @@ async def _answer_problems(
         if exc.status < 400:
             raise
         error = exc.reason.lower().replace(" ", "-")
-        return _answer(Problem(exc.status, error, exc.reason))
+        response = _answer(Problem(exc.status, error, exc.reason))
+        if "Allow" in exc.headers:
+            response.headers["Allow"] = exc.headers["Allow"]
+        return response
     except Exception as exc:
         return _answer(problem_of(exc))
 

@@ -47,11 +47,22 @@ def _operation(route: Route, schema_of: dict[type, dict[str, Any]]) -> dict[str,
         "operationId": f"{route.method.lower()} {route.path}",
         "responses": {"default": _response("What is wrong.", schema_of[ProblemBody])},
     }
-    if names := _PARAMETER.findall(route.path):
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in names
-        ]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PARAMETER.findall(route.path)
+    ]
+    for query in route.query:
+        schema = {"type": "integer", "minimum": query.least, "maximum": query.most}
+        parameters.append(
+            {
+                "name": query.name,
+                "in": "query",
+                "description": query.summary,
+                "schema": schema | {"default": query.default},
+            }
+        )
+    if parameters:
+        operation["parameters"] = parameters
     if route.body is not None:
         content = {"application/json": {"schema": schema_of[route.body]}}
         operation["requestBody"] = {"required": True, "content": content}

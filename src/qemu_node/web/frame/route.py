@@ -3,8 +3,8 @@
 Owns the rule that every route says who may use it: there is no way to serve one that does not.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from aiohttp import web
@@ -38,6 +38,18 @@ class Guard(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A whole number in the query of a route's path."""
+
+    name: str
+    summary: str
+    """One sentence for the document."""
+    least: int
+    most: int
+    default: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One request, after everything about it was checked."""
 
@@ -48,6 +60,8 @@ class Call:
     """Of the path."""
     body: Any
     """Of the route's type; None: it takes none."""
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    """Of the route's query, by name; what was not given has its default."""
 
     @property
     def the_grant(self) -> Grant:
@@ -81,6 +95,7 @@ class Route:
     answer: type | None = None
     """The type of its JSON; None: no content, or what the handler makes itself."""
     content_type: str = "application/json"
+    query: tuple[Query, ...] = ()
 
     @property
     def is_of_vm(self) -> bool:

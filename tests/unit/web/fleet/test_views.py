@@ -39,7 +39,9 @@ def test_an_image_is_shown_without_its_login_and_addresses_begin_with_ports(
     tmp_path: Path,
 ) -> None:
     paths = Paths(run=str(tmp_path), data=str(tmp_path))
-    record = make_record(paths, image="https://me:secret@example.org/\x1b[2J" + "x" * 500)
+    record = make_record(
+        paths, image="https://me:secret@example.org/\x1b[2J" + "x" * 500 + "?secret"
+    )
     summary = VMSummary(vm_id=record.vm_id, status=VMStatus.RUNNING, record=record)
     network = GuestNetwork(host_name="guest", addresses=("10.0.2.15",))
     view = view_of(record, summary, GuestState(), network=network)
