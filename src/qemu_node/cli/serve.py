@@ -15,6 +15,7 @@ _EXAMPLES = """\b
 Examples:
   systemctl start qemu-node          # as a service, of the Debian package and the node's system
   qemu-node serve --fingerprint      # compare it with what the browser shows
+  qemu-node serve --make-password    # for a console without Nomad's ACLs
   journalctl -u qemu-node            # who did what
 """
 
@@ -22,14 +23,19 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @click.option("--fingerprint", is_flag=True,
               help="Print the SHA-256 of the certificate in use, and exit.")  # fmt: skip
+@click.option("--make-password", is_flag=True,
+              help="Ask for a password, print what web.password_file holds, and exit.")  # fmt: skip
 @pass_app
-def serve(app: App, *, fingerprint: bool) -> None:
+def serve(app: App, *, fingerprint: bool, make_password: bool) -> None:
     """Serve the console: web page, API and metrics on port 5800.
 
     Runs until a signal ends it; VMs never notice. Settings are in [web] of node.toml.
     """
     from qemu_node.host.notify import notify
 
+    if make_password:
+        click.echo(_make_password())
+        return
     config = app.load_config()
     if fingerprint:
         click.echo(_fingerprint(config.paths.run))
@@ -43,6 +49,23 @@ def serve(app: App, *, fingerprint: bool) -> None:
     from qemu_node.web.daemon import run_daemon
 
     run_daemon(config)
+
+
+def _make_password() -> str:
+    """Return the hash of a password that is typed, or the first line of what is piped in.
+
+    Raises:
+        ConfigError: it is too short.
+    """
+    from qemu_node.web.login.password import make_hash
+
+    if sys.stdin.isatty():
+        typed = click.prompt(
+            "Password of the console", hide_input=True, confirmation_prompt=True, err=True
+        )
+    else:
+        typed = sys.stdin.readline().rstrip("\n")
+    return make_hash(typed)
 
 
 def _fingerprint(run: str) -> str:

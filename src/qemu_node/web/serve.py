@@ -17,7 +17,7 @@ from aiohttp import web
 from qemu_node.config.node import NodeConfig
 from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.web.access.settings import AccessSettings
-from qemu_node.web.browser.middleware import Site, add_headers
+from qemu_node.web.browser.middleware import Site
 from qemu_node.web.browser.origins import is_own_host
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.frame.application import add_routes, make_application
@@ -79,7 +79,6 @@ async def serving(
         fleet = await stack.enter_async_context(Fleet(config.paths))
         access = Access(settings, api=api)
         app = make_application(access.checks)
-        app.on_response_prepare.append(add_headers)
         add_routes(app, access.routes(), guard=access.guard, find_vm=fleet.get)
         runner = web.AppRunner(
             app,
