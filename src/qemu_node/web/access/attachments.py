@@ -25,9 +25,10 @@ OF_SESSION_AND_VM_MAX = 4
 STREAMS_OF_SESSION_MAX = 8
 _TICK_S = 0.5
 
+GOING_AWAY = 1001
 SESSION_OVER = 4401
 RIGHT_LOST = 4403
-"""Close codes: log in again; stay, but not here."""
+"""Close codes: come again later (RFC 6455 7.4.1); log in again; stay, but not here."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -57,7 +58,10 @@ class Attachments:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
+        """End them all: a client comes back when there is a console again."""
         await self._tasks.aclose()
+        for attachment in list(self._all):
+            attachment.end(GOING_AWAY, "the console ends")
 
     def end_of(self, session: Session, why: str) -> None:
         """End everything of a session that has ended."""

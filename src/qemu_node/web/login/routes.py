@@ -48,12 +48,6 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     """At the latest; RFC 3339."""
 
 
-class RightsView(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody may do with a VM."""
-
-    rights: tuple[Right, ...]
-
-
 class OidcBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which provider."""
 
@@ -134,14 +128,6 @@ class LoginRoutes:
                 handler=self._complete_oidc,
                 summary="Where the provider sends the browser back to.",
                 content_type="text/html",
-            ),
-            Route(
-                method="GET",
-                path=f"{VM_PATH}/rights",
-                right=Right.SEE,
-                handler=self._rights,
-                summary="Say what you may do with a VM.",
-                answer=RightsView,
             ),
             Route(
                 method="POST",
@@ -237,13 +223,6 @@ class LoginRoutes:
         response.del_cookie(_oidc_cookie_name(request), path="/", secure=request.secure)
         self._set_cookie(request, response, secret)
         return response
-
-    async def _rights(self, call: Call) -> RightsView:
-        session, vm = call.the_grant.session, call.the_vm
-        of_vm = (right for right in Right if right is not Right.NODE)
-        return RightsView(
-            rights=tuple(right for right in of_vm if session.allows(right, vm.namespace))
-        )
 
     async def _secret(self, way: str, value: str, visitor: Visitor) -> str:
         match way:

@@ -87,7 +87,7 @@ async def test_without_a_cookie_there_is_no_socket_even_with_a_ticket(
     _ = await console.ticket(browser)
     async with make_browser() as stranger:
         assert await handshake(stranger, console, Origin=console.origin) == 401
-        many = [handshake(stranger, console, Origin=console.origin) for _ in range(100)]
+        many = [handshake(stranger, console, Origin=console.origin) for _ in range(1000)]
         assert set(await asyncio.gather(*many)) == {401}
 
 
