@@ -8,7 +8,7 @@ import json
 import logging
 from datetime import UTC, datetime
 
-from qemu_node.text import printable
+from qemu_node.text import clean
 
 _ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _LINE_MAX_CHARS = 4000
@@ -35,11 +35,11 @@ class JournalFormatter(logging.Formatter):
             for name, value in vars(record).items()
             if name not in _ATTRIBUTES
         )
-        line = printable(f"{who}{record.getMessage()}{fields}")[:_LINE_MAX_CHARS]
+        line = clean(f"{who}{record.getMessage()}{fields}")[:_LINE_MAX_CHARS]
         lines = [line]
         if record.exc_info and record.exc_info[0] is not None:
             text = self.formatException(record.exc_info)
-            lines += [printable(each)[:_LINE_MAX_CHARS] for each in text.splitlines()]
+            lines += [clean(each)[:_LINE_MAX_CHARS] for each in text.splitlines()]
         return "\n".join(f"{begin}{each}" for each in lines)
 
 

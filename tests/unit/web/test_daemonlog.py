@@ -30,3 +30,8 @@ def test_a_traceback_has_the_priority_on_each_line() -> None:
         error = (type(exc), exc, exc.__traceback__)
     said = formatted("failed", exc_info=error)
     assert all(line.startswith("<4>") for line in said.split("\n"))
+
+
+def test_a_long_name_does_not_push_other_fields_out_of_the_line() -> None:
+    said = formatted("login", user="a" * 1000, peer="192.0.2.1")
+    assert said.endswith("peer=192.0.2.1")

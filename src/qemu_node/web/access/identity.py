@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _POLICIES_MAX = 256
+_NAME_MAX_CHARS = 64
+"""Of a token's name, which whoever made it chose: the other fields of a log line stay."""
 _ACLS_OFF = "acls-disabled"
 _EXPIRED_WORDS = "ACL token expired"
 """What Nomad says with a 500 though the token is wrong, not the agent."""
@@ -78,7 +80,7 @@ class Identity:
     @property
     def user(self) -> str:
         """Who it is, for people: two tokens may have one name."""
-        return f"{printable(self.name) or 'token'} ({self.accessor_id[:8]})"
+        return f"{printable(self.name)[:_NAME_MAX_CHARS] or 'token'} ({self.accessor_id[:8]})"
 
 
 async def identify(api: NomadApi, token: str) -> Identity:
