@@ -21,6 +21,7 @@ from e2e.acl_cases import (
     policy_text,
     random_policies,
 )
+from e2e.oidc_provider import CLIENT_ID, running_provider
 
 from qemu_node.web.access.identity import (
     AclsDisabledError,
@@ -32,6 +33,7 @@ from qemu_node.web.access.nomadacl import Rules, compile_acl
 from qemu_node.web.access.sessions import Sessions
 from qemu_node.web.access.settings import AccessSettings
 from qemu_node.web.login.door import Door, Visitor
+from qemu_node.web.login.oidc import callback_of
 from qemu_node.web.nomadapi import NomadApi, NomadServer
 from qemu_node.web.problems import Problem
 
@@ -199,3 +201,60 @@ async def test_nomad_without_acls_is_known_by_its_own_words() -> None:
             with pytest.raises(Problem) as refused:
                 await door.openly(elsewhere)
             assert refused.value.error == "acls-off"
+
+
+async def test_whom_a_provider_names_is_logged_in_with_the_rights_of_nomads_binding_rules(
+    agent: AclAgent, api: NomadApi, tmp_path: Path
+) -> None:
+    origin = "https://node1:5800"
+    await agent.write_policy("of-admins", policy_text({"dev": WRITE}))
+    async with running_provider(tmp_path) as provider:
+        await agent.must(
+            "POST",
+            "/v1/acl/auth-method",
+            {
+                "Name": "company",
+                "Type": "OIDC",
+                "TokenLocality": "local",
+                "MaxTokenTTL": "1h",
+                "Config": {
+                    "OIDCDiscoveryURL": provider.issuer,
+                    "OIDCClientID": CLIENT_ID,
+                    "OIDCClientSecret": "secret",
+                    "OIDCDisableUserInfo": True,
+                    "BoundAudiences": [CLIENT_ID],
+                    "AllowedRedirectURIs": [callback_of(origin)],
+                    "ListClaimMappings": {"groups": "groups"},
+                },
+            },
+        )
+        await agent.must(
+            "POST",
+            "/v1/acl/binding-rule",
+            {
+                "AuthMethod": "company",
+                "Selector": "admins in list.groups",
+                "BindType": "policy",
+                "BindName": "of-admins",
+            },
+        )
+        door, sessions = make_door(api)
+        ways = await door.ways(HERE)
+        assert ways.ways == ("token", "ott", "oidc")
+        assert ways.oidc_methods == ("company",)
+        with pytest.raises(Problem) as refused:
+            await door.oidc.begin("company", "https://evil.example")
+        assert refused.value.status == 400
+        url, secret = await door.oidc.begin("company", origin)
+        state, code = provider.agree(url)
+        token = await door.oidc.complete(secret, state=state, code=code, issuer="")
+        session = sessions.find(await door.by_token(token, HERE))
+        assert session is not None
+        assert session.acl.allows("dev", "alloc-exec")
+        assert not session.acl.allows("web", "read-job")
+        assert sessions.left_s(session) <= 3600
+        url, secret = await door.oidc.begin("company", origin)
+        state, _ = provider.agree(url)
+        with pytest.raises(Problem) as refused:
+            await door.oidc.complete(secret, state=state, code="stolen", issuer="")
+        assert refused.value.status == 401

@@ -1,6 +1,7 @@
 """A console with its whole access and a few routes, in front of a fake Nomad."""
 
 import contextlib
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,9 +73,9 @@ class Clock:
 
 @contextlib.asynccontextmanager
 async def running_console(
-    settings: AccessSettings | None = None,
+    settings: AccessSettings | None = None, *, tls: ssl.SSLContext | None = None
 ) -> AsyncGenerator[Console]:
-    """Return a console on loopback, whose socket echoes."""
+    """Return a console on loopback, whose socket echoes; with `tls` it speaks https."""
     clock = Clock()
     async with contextlib.AsyncExitStack() as stack:
         nomad = await stack.enter_async_context(FakeNomad.running())
@@ -82,7 +83,7 @@ async def running_console(
         access = Access(settings or AccessSettings(), api=api, clock=clock)
         await stack.enter_async_context(access)
         app = make_application(access.checks)
-        server = TestServer(app)
+        server = TestServer(app, scheme="http" if tls is None else "https")
         console = Console(access=access, nomad=nomad, origin="", now=clock.pass_s)
 
         async def echo(socket: Socket) -> None:
@@ -130,7 +131,8 @@ async def running_console(
             ),
         )
         add_routes(app, routes, guard=access.guard, find_vm=lambda vm_id: console.vms.get(vm_id))
-        await stack.enter_async_context(server)
+        await server.start_server(ssl=tls)
+        stack.push_async_callback(server.close)
         console.origin = str(server.make_url("")).rstrip("/")
         yield console
 
