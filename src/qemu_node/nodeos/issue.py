@@ -7,9 +7,13 @@ agetty(8) replaces `\n` by the host name and `\4{br0}` by an address, and prints
 when that address changes: a new lease needs no program of ours.
 """
 
+import hashlib
+import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_node.config.web import DEFAULT_PORT
 from qemu_node.host.files.mountinfo import parse_mounts
 from qemu_node.host.files.reading import read_or_empty
 from qemu_node.host.nic import own_mac
@@ -19,6 +23,7 @@ from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import Release, read_release
 
 _BRIDGE = "br0"
+_CERTIFICATE_MAX_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,8 @@ class ConsoleFacts:
     is_data_mounted: bool
     is_configured: bool
     """Whether /data/config has a configuration for Nomad."""
+    web_fingerprint: str = ""
+    """SHA-256 of the certificate of the web console; empty: it does not run."""
     has_other_data: bool = False
     """Whether another file system with label DATA exists, such as that of another node's disk."""
 
@@ -59,7 +66,7 @@ def console_text(facts: ConsoleFacts) -> str:
         "  host name  \\n",
         f"  address    \\4{{{_BRIDGE}}}  \\6{{{_BRIDGE}}}",
         f"  MAC        {_mac(facts)}",
-        *(f"  {title:<10} {text}" for title, text in _nics(facts)),
+        *(f"  {title:<10} {text}" for title, text in (*_nics(facts), *_web(facts))),
         "",
         *(f"  {line}" for line in next_steps(facts)),
         "",
@@ -140,6 +147,19 @@ def _nics(facts: ConsoleFacts) -> list[tuple[str, str]]:
     return list(zip(titles, texts, strict=True))
 
 
+def _web(facts: ConsoleFacts) -> list[tuple[str, str]]:
+    """Return where the web console is, and what a browser must show of its certificate."""
+    if not facts.web_fingerprint:
+        return []
+    half = len(facts.web_fingerprint) // 2 + 1
+    first, second = facts.web_fingerprint[:half], facts.web_fingerprint[half:]
+    return [
+        ("web", f"https://\\4{{{_BRIDGE}}}:{DEFAULT_PORT}, certificate SHA-256:"),
+        ("", _plain(first)),
+        ("", _plain(second)),
+    ]
+
+
 def _plain(text: str) -> str:
     """Return text in which agetty replaces nothing."""
     return "".join(letter for letter in text if letter.isprintable()).replace("\\", "\\\\")
@@ -152,11 +172,26 @@ def read_facts(paths: NodePaths) -> ConsoleFacts:
         boot=read_boot(paths),
         bridge_mac=read_or_empty(paths.net / _BRIDGE / "address"),
         nics=read_nics(paths.net),
+        web_fingerprint=_fingerprint(paths.web_certificate),
         has_data_label=paths.data_device.is_symlink(),
         has_other_data=paths.data_label.is_symlink() and not paths.data_device.is_symlink(),
         is_data_mounted=_is_mounted(paths),
         is_configured=is_configured(paths.config),
     )
+
+
+def _fingerprint(certificate: Path) -> str:
+    """Return the SHA-256 of the web console's certificate, a file of its own user."""
+    try:
+        fd = os.open(certificate, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, _CERTIFICATE_MAX_BYTES).decode("ascii")
+        finally:
+            os.close(fd)
+        der = ssl.PEM_cert_to_DER_cert(text)
+    except (OSError, ValueError):
+        return ""
+    return hashlib.sha256(der).digest().hex(":").upper()
 
 
 def read_nics(net: Path) -> tuple[Nic, ...]:

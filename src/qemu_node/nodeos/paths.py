@@ -143,6 +143,11 @@ class NodePaths:
     # What the kernel says.
 
     @property
+    def web_certificate(self) -> Path:
+        """The certificate that the web console shows to browsers."""
+        return self.root / "run/qemu-node/web/certificate.pem"
+
+    @property
     def mountinfo(self) -> Path:
         """The mounts of this process (proc(5))."""
         return self.root / "proc/self/mountinfo"

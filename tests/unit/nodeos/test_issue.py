@@ -1,5 +1,6 @@
 """What the console says above the login prompt."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,28 @@ def test_a_node_that_is_ready_shows_what_it_is_and_where() -> None:
         "             enp2s0  52:54:00:00:00:02  no link\n"
         "\n\n"
     )
+
+
+def test_the_web_consoles_certificate_can_be_compared(tmp_path: Path) -> None:
+    path = NodePaths(tmp_path).web_certificate
+    path.parent.mkdir(parents=True)
+    path.write_text("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n")
+    text = console_text(read_facts(NodePaths(tmp_path)))
+    assert "  web        https://\\4{br0}:5800, certificate SHA-256:\n" in text
+    # Of 30 00, by sha256sum.
+    assert "             E4:F6:0D:0A:A6:D7:F3:D3:" in text
+    assert max(len(line) for line in text.splitlines()) < 80
+
+
+@pytest.mark.parametrize("content", ["", "no certificate", "\\4{lo}", "-----BEGIN"])
+def test_what_is_no_certificate_is_not_shown(tmp_path: Path, content: str) -> None:
+    path = NodePaths(tmp_path).web_certificate
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert "web" not in console_text(read_facts(NodePaths(tmp_path)))
+    path.unlink()
+    os.mkfifo(path)
+    assert "web" not in console_text(read_facts(NodePaths(tmp_path)))
 
 
 @pytest.mark.parametrize(
