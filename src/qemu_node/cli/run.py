@@ -45,6 +45,9 @@ _JOB_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=P
               help="Stop all VMs when every guest agent has answered.")  # fmt: skip
 @click.option("--ready-timeout", type=Duration(), metavar="DURATION",
               help='Fail if a guest agent does not answer in time, e.g. "5m".')  # fmt: skip
+@click.option("--console/--no-console", "has_console", default=None,
+              help="Serve the web console on 127.0.0.1 and print a link for one login on stderr; "
+              "default: yes, unless --exit-when-ready is given.")  # fmt: skip
 @click.option("--parser", type=click.Choice(["auto", "nomad", "agent", "hcl2"]),
               default="auto", show_default=True,
               help="What parses HCL: the nomad program, the agent at $NOMAD_ADDR, or the built-in "
@@ -64,6 +67,7 @@ def run(
     as_json: bool,
     exit_when_ready: bool,
     ready_timeout: float | None,
+    has_console: bool | None,
     parser: str,
     nomad: str | None,
 ) -> None:
@@ -99,7 +103,12 @@ def run(
             show_logs=show_logs,
             console_every_s=view.console_every_s,
         )
-        settings = RunSettings(config=config, config_path=app.config_path, options=options)
+        settings = RunSettings(
+            config=config,
+            config_path=app.config_path,
+            options=options,
+            has_web_console=not exit_when_ready if has_console is None else has_console,
+        )
         result = asyncio.run(run_job(job, settings, view.show))
     ctx.exit(exit_code(result))
 

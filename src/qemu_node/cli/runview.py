@@ -5,6 +5,7 @@ shown. Does not own what there is to show (`run.runevents`).
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -59,12 +60,20 @@ class _LineView:
         self._stream.write(line + "\n")
         self._stream.flush()
 
+    def _write_aside(self, event: RunEvent) -> None:
+        """Write on stderr what is for a person alone: stdout may be a program's or a log."""
+        sys.stderr.write(plain_line(event) + "\n")
+        sys.stderr.flush()
+
 
 class JsonView(_LineView):
     """One JSON object per event: `time`, `event`, `vm`, `message`, and the event's details."""
 
     def show(self, event: RunEvent) -> None:
         """Show one event."""
+        if event.kind is EventKind.WEB:
+            self._write_aside(event)
+            return
         fields = {
             "time": self._now().isoformat(timespec="milliseconds"),
             "event": event.kind.value,
@@ -79,6 +88,9 @@ class PlainView(_LineView):
 
     def show(self, event: RunEvent) -> None:
         """Show one event."""
+        if event.kind is EventKind.WEB:
+            self._write_aside(event)
+            return
         self._write(f"{self._now().astimezone():%H:%M:%S} {plain_line(event)}")
 
 

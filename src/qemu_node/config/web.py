@@ -89,7 +89,7 @@ def check_web(web: WebConfig) -> None:
     if web.auth == "password" and not web.password_file:
         raise ConfigError(
             'web.auth = "password" needs web.password_file',
-            hint="docs/console.md says how the file is made",
+            hint="`qemu-node serve --make-password` makes what the file must hold",
         )
     if web.auth == "none" and not web.accept_open_access:
         raise ConfigError(

@@ -12,6 +12,8 @@ class EventKind(StrEnum):
     """Something the operator should know; the session goes on."""
     NODE = "node"
     """The driver answered: its version and accelerator."""
+    WEB = "web"
+    """A link to the web console, which lets one browser in: never in a log."""
     STEP = "step"
     """A VM's start got further."""
     RUNNING = "running"
@@ -87,7 +89,7 @@ def update_row(row: VMRow, event: RunEvent, now_s: float) -> VMRow:
             # The reason is shown once, above the table.
             changes = {"step": "failed", "console": "", "has_ended": True, "has_failed": True,
                        "running_since_s": None}  # fmt: skip
-        case EventKind.STEP | EventKind.NOTE | EventKind.NODE | EventKind.LOG:
+        case EventKind.STEP | EventKind.NOTE | EventKind.NODE | EventKind.WEB | EventKind.LOG:
             pass
     values = {name: getattr(row, name) for name in VMRow.__slots__} | changes
     return VMRow(**values)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import HostError
+from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.nomad.agent.pluginclient import LogEntry, PluginClient
 from qemu_node.nomad.plugin.running import STOP_WITH_PARENT
 from qemu_node.run.allocation.allocdir import SessionDir, sweep
@@ -27,6 +28,7 @@ from qemu_node.run.guestwatch import AgentWatch
 from qemu_node.run.jobfile.job import Job
 from qemu_node.run.runevents import EventKind, RunEvent
 from qemu_node.run.session import Session, SessionOptions, SessionResult
+from qemu_node.run.webconsole import WebConsole
 
 log = logging.getLogger(__name__)
 driver_log = logging.getLogger("qemu_node.driver")
@@ -45,6 +47,8 @@ class RunSettings:
     config_path: Path | None
     """The node.toml that the driver reads too; None: the default one."""
     options: SessionOptions
+    has_web_console: bool = False
+    """Whether the web console is served meanwhile."""
 
 
 async def run_job(
@@ -67,8 +71,11 @@ async def run_job(
         session_dir = SessionDir.create(root)
     except HostError as exc:
         raise HostError(str(exc), hint=exc.hint or paths.data_advice) from exc
+    console = WebConsole([placement.vm for placement in placements], on_event)
     try:
-        async with _driver(settings.config_path) as driver:
+        async with _driver(settings.config_path) as driver, TaskOwner("web console") as tasks:
+            if settings.has_web_console:
+                _ = tasks.start(console.serve(settings.config), name="web console")
             session = Session(
                 driver,
                 placements,
@@ -76,7 +83,7 @@ async def run_job(
                 node_id=str(uuid.uuid4()),
                 vm_run_dir=paths.vm_run_dir,
                 watch=AgentWatch,
-                on_event=on_event,
+                on_event=console.see,
                 options=settings.options,
             )
             with _signals_to(session.request_stop):

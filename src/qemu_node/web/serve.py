@@ -15,21 +15,26 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from qemu_node.config.node import NodeConfig
+from qemu_node.errors import HostError
 from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.web.access.settings import AccessSettings
 from qemu_node.web.browser.middleware import Site
 from qemu_node.web.browser.origins import is_own_host
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.frame.application import add_routes, make_application
-from qemu_node.web.listener.port import Port
+from qemu_node.web.listener.port import Port, listen
 from qemu_node.web.login.access import Access
 from qemu_node.web.nodenames import own_names
 from qemu_node.web.nomadapi import NomadApi, NomadServer
+from qemu_node.web.screen.relay import Relay
+from qemu_node.web.screen.routes import ScreenRoutes
+from qemu_node.web.screen.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
 
 _IDLE_CONNECTION_S = 30.0
 """A connection on which no request comes is closed; so is one whose headers come slowly."""
+_LOOPBACK = "127.0.0.1"
 _HANDLERS_S = 2.0
 """How long requests may go on when the console ends."""
 
@@ -79,7 +84,10 @@ async def serving(
         fleet = await stack.enter_async_context(Fleet(config.paths))
         access = Access(settings, api=api)
         app = make_application(access.checks)
-        add_routes(app, access.routes(), guard=access.guard, find_vm=fleet.get)
+        thumbnails = await stack.enter_async_context(Thumbnails(fleet))
+        screens = ScreenRoutes(thumbnails, Relay(fleet), access.guard)
+        routes = [*access.routes(), *screens.routes()]
+        add_routes(app, routes, guard=access.guard, find_vm=fleet.get)
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -100,6 +108,26 @@ async def serving(
             )
         )
         yield Console(fleet=fleet, access=access)
+
+
+@contextlib.asynccontextmanager
+async def serving_by_link(config: NodeConfig) -> AsyncGenerator[Callable[[], str]]:
+    """Serve on loopback in clear, for whoever is given a link; give what makes such links.
+
+    Each link lets one browser in. The port is that of node.toml if it is free, else any.
+
+    Raises:
+        NodeError: there is no port, or a part cannot start.
+    """
+    try:
+        sockets = listen([_LOOPBACK], config.web.port)
+    except HostError:
+        sockets = listen([_LOOPBACK], 0)
+    url = f"http://{_LOOPBACK}:{sockets[0].getsockname()[1]}"
+    settings = AccessSettings(auth="link", site=NodeSite())
+    async with serving(config, settings=settings, nomad=None, sockets=sockets, tls=None) as console:
+        door = console.access.door
+        yield lambda: f"{url}/#link={door.make_link()}"
 
 
 async def _end_runner(runner: web.AppRunner) -> None:
