@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession, CookieJar
 
 import qemu_node
 from qemu_node.host.process import identity, pidfd
@@ -193,5 +194,32 @@ async def test_what_a_guest_that_boots_shows_on_its_console_is_told(command: Run
     child = command.start(firmware="uefi")
     await command.until_running(child)
     await command.until(lambda: len(command.events("console")) >= 2)
+    assert pidfd.send_signal(child.process, signal.SIGINT)
+    assert await command.exit_code(child) == 0, command.stderr()
+
+
+async def test_the_printed_link_lets_one_browser_in_who_sees_both_vms(command: RunCommand) -> None:
+    child = command.start()
+    records = await command.until_running(child)
+    await command.until(lambda: "/#link=" in command.stderr())
+    (line,) = [line for line in command.stderr().splitlines() if "/#link=" in line]
+    url, _, link = line.rpartition(" ")[2].partition("/#link=")
+    assert url.startswith("http://127.0.0.1:")
+    jar = CookieJar(unsafe=True)
+    async with ClientSession(cookie_jar=jar) as browser, ClientSession() as other:
+        for who, status in ((browser, 200), (other, 401)):
+            login = who.post(f"{url}/api/v1/login", json={"link": link}, headers={"X-QN": "1"})
+            async with login as reply:
+                assert reply.status == status, await reply.text()
+        wanted = {record.vm_id for record in records}
+        # The console notices them soon, not at once.
+        async with asyncio.timeout(_DEADLINE_S):
+            while True:
+                async with browser.get(f"{url}/api/v1/vms") as reply:
+                    if {vm["vm_id"] for vm in (await reply.json())["vms"]} == wanted:
+                        break
+                await asyncio.sleep(0.1)
+    # What programs read is events, and no secret.
+    assert link not in (command.data.parent / "events").read_text()
     assert pidfd.send_signal(child.process, signal.SIGINT)
     assert await command.exit_code(child) == 0, command.stderr()

@@ -46,6 +46,7 @@ class VMNode:
         qemu: QemuConfig | None = None,
         qemu_program: str | None = None,
         is_root: bool | None = None,
+        shared_gid: int | None = None,
         images: ImagesConfig | None = None,
         network: Network | None = None,
         disk_reserve: str = "0%",
@@ -59,6 +60,7 @@ class VMNode:
             qemu_program: A program in QEMU's place, which is not asked for its version.
             disk_reserve: What is kept free of the disk of its directories.
             is_root: Whether each VM gets a user of its own; by default where that is possible.
+            shared_gid: The group that may use the VMs' sockets.
             images: Settings of images; by default jobs may name what is beside `image`.
             network: The node's network; by default one that has user mode only.
         """
@@ -81,7 +83,7 @@ class VMNode:
             ),
             rights=Rights(
                 is_root=os.geteuid() == 0 if is_root is None else is_root,
-                shared_gid=None,
+                shared_gid=shared_gid,
                 kvm_gid=None,
             ),
             images=cache,

@@ -18,10 +18,13 @@ from qemu_node.config.node import NodeConfig
 from qemu_node.errors import HostError
 from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.web.access.settings import AccessSettings
+from qemu_node.web.api.routes import Api
 from qemu_node.web.browser.middleware import Site
 from qemu_node.web.browser.origins import is_own_host
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.frame.application import add_routes, make_application
+from qemu_node.web.keys.paste import Pastes
+from qemu_node.web.keys.routes import KeysRoutes
 from qemu_node.web.listener.port import Port, listen
 from qemu_node.web.login.access import Access
 from qemu_node.web.nodenames import own_names
@@ -84,9 +87,13 @@ async def serving(
         fleet = await stack.enter_async_context(Fleet(config.paths))
         access = Access(settings, api=api)
         app = make_application(access.checks)
+        own = Api(fleet, guard=access.guard, nomad=api, config=config)
         thumbnails = await stack.enter_async_context(Thumbnails(fleet))
         screens = ScreenRoutes(thumbnails, Relay(fleet), access.guard)
-        routes = [*access.routes(), *screens.routes()]
+        pastes = await stack.enter_async_context(Pastes(fleet))
+        keys = KeysRoutes(fleet, pastes)
+        routes = [*access.routes(), *own.routes(), *screens.routes(), *keys.routes()]
+        routes += own.document(routes)
         add_routes(app, routes, guard=access.guard, find_vm=fleet.get)
         runner = web.AppRunner(
             app,
@@ -96,6 +103,7 @@ async def serving(
         )
         await runner.setup()
         stack.push_async_callback(_end_runner, runner)
+        await stack.enter_async_context(own)
         # Ends before the runner: sockets and streams are told, so that it waits for none of them.
         await stack.enter_async_context(access)
         assert runner.server is not None
