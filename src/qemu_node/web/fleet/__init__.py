@@ -1,6 +1,7 @@
 """Which VMs there are, and how they are.
 
 - `fleet`: all VMs of this node, the one object that the console's parts ask
+- `board`: their present state, and telling whoever follows it
 - `livevm`: one that runs
 - `follow`: which have changed, by inotify
 - `guests`: what guests say of themselves

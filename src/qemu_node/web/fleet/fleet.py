@@ -17,6 +17,7 @@ from collections.abc import (
     Generator,
     Mapping,
 )
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -24,29 +25,28 @@ import msgspec
 
 from qemu_node.config.node import Paths
 from qemu_node.errors import VMNotFoundError
-from qemu_node.host.concurrency.flag import Flag
 from qemu_node.host.concurrency.loops import Troubles, repeat
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.host.files.lock import held_locks, is_locked
-from qemu_node.host.process.identity import is_alive
 from qemu_node.inventory.state import VMStatus, summarize
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import QmpEvent
 from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.record import VMRecord
+from qemu_node.web.fleet.board import Board
 from qemu_node.web.fleet.ends import EndedVMs
 from qemu_node.web.fleet.follow import Follower
 from qemu_node.web.fleet.guests import Ask, GuestAsker, ask_network
 from qemu_node.web.fleet.livevm import LiveVM
-from qemu_node.web.fleet.model import Delta, VMView, difference
+from qemu_node.web.fleet.model import Delta, VMView
 
 log = logging.getLogger(__name__)
 
-_CHECK_S = 10.0
+_CHECK_S = 15.0
 """How soon a driver that has gone or come back is noticed."""
 _CPU_S = 5.0
-_COALESCE_S = 0.25
-"""Changes within this time are told together."""
+_LOCKS_MAX_AGE_S = 0.2
+_LEARN_S, _LEARN_TRIES = 0.3, 5
 _CONNECTING_MAX = 16
 
 
@@ -70,18 +70,17 @@ class Fleet:
         self._gate = asyncio.Semaphore(_CONNECTING_MAX)
         self._follower: Follower | None = None
         self._locks: frozenset[tuple[int, int, int]] = frozenset()
-        self._followers: set[Flag] = set()
+        self._locks_at = -1.0
+        self._board = Board(self._note_look)
         self._on_end: list[Callable[[VMView], object]] = []
         self._on_forget: list[Callable[[str], object]] = []
         self._on_event: list[Callable[[str, QmpEvent], object]] = []
-        self._views: dict[str, VMView] = {}
-        """Without ages."""
 
     async def __aenter__(self) -> Self:
         """Look at all VMs, then follow them."""
-        self._locks = held_locks()
+        self._read_locks(max_age_s=0.0)
         self._follower = Follower(self._paths, self._refresh)
-        self._follower.begin()
+        await self._follower.begin()
         loops = {
             "follow": self._follower.run(),
             "check": self._repeat(self._check, "following the VMs", _CHECK_S),
@@ -107,6 +106,7 @@ class Fleet:
         """Let go of all VMs; they go on."""
         if self._follower is not None:
             self._follower.close()
+        self._board.close()
         await self._tasks.aclose()
         for vm in self._vms.values():
             vm.close()
@@ -115,16 +115,16 @@ class Fleet:
 
     def get(self, vm_id: str) -> VMView | None:
         """Return a VM, also one that has ended lately; None if there is none."""
-        view = self._views.get(vm_id)
+        view = self._board.views.get(vm_id)
         return None if view is None else self.aged(view)
 
     def all(self) -> list[VMView]:
         """Return all VMs, by job, group, index and task."""
-        return [self.aged(view) for view in sorted(self._views.values(), key=_order)]
+        return [self.aged(view) for view in sorted(self._board.views.values(), key=_order)]
 
     def state(self) -> Mapping[str, VMView]:
         """Return all VMs by vm_id, without their ages."""
-        return self._views
+        return self._board.views
 
     def aged(self, view: VMView) -> VMView:
         """Return `view` with its ages as they are now: `changes` leaves them out."""
@@ -153,7 +153,7 @@ class Fleet:
 
     # Following
 
-    async def changes(self, idle_s: float | None = None) -> AsyncGenerator[Mapping[str, VMView]]:
+    def changes(self, idle_s: float | None = None) -> AsyncGenerator[Mapping[str, VMView]]:
         """Yield all VMs by vm_id, without their ages, at first and whenever one has changed.
 
         Changes that a slow reader has missed come together. As long as somebody follows, the VMs
@@ -162,31 +162,11 @@ class Fleet:
         Args:
             idle_s: Yield also if nothing has changed for so long.
         """
-        flag = Flag()
-        flag.set()
-        self._followers.add(flag)
-        self._asker.look(is_looked_at=True)
-        try:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(idle_s):
-                        await flag.wait()
-                flag.clear()
-                yield dict(self._views)
-                await asyncio.sleep(_COALESCE_S)
-        finally:
-            self._followers.discard(flag)
-            self._asker.look(is_looked_at=bool(self._followers))
+        return self._board.changes(idle_s)
 
-    async def subscribe(self) -> AsyncIterator[Delta]:
+    def subscribe(self) -> AsyncIterator[Delta]:
         """Yield what has changed since the last one; the first one has all VMs."""
-        before: Mapping[str, VMView] = {}
-        async with contextlib.aclosing(self.changes()) as states:
-            async for state in states:
-                delta = difference(before, state)
-                before = state
-                if delta.changed or delta.gone:
-                    yield delta
+        return self._board.deltas()
 
     def on_end(self, call: Callable[[VMView], object]) -> None:
         """Have `call` told of every VM that ends from now on; it must not block."""
@@ -236,6 +216,9 @@ class Fleet:
             raise VMNotFoundError(f"VM {vm_id!r} does not run on this node")
         return vm
 
+    def _note_look(self) -> None:
+        self._asker.look(is_looked_at=self._board.is_looked_at)
+
     def _count_viewer(self, vm_id: str, step: int) -> None:
         # A VM that has ended meanwhile took its viewers along.
         if (vm := self._vms.get(vm_id)) is not None:
@@ -245,10 +228,15 @@ class Fleet:
     def _refresh(self, vm_id: str) -> None:
         """Look at one VM's files."""
         known = self._vms.get(vm_id)
-        if known is None:
-            self._locks = held_locks()
         summary = summarize(self._paths, vm_id, self._locks)
+        if summary.status in (VMStatus.UNMANAGED, VMStatus.ORPHAN) and self._read_locks():
+            summary = summarize(self._paths, vm_id, self._locks)
         record = summary.record
+        if known is not None and summary.status is VMStatus.UNREADABLE and known.is_alive:
+            # A newer driver may have written it.
+            known.summary = replace(known.summary, status=summary.status)
+            self._show(known)
+            return
         if known is not None and (record is None or record.process != known.record.process):
             self._end(known)
             known = None
@@ -258,7 +246,7 @@ class Fleet:
                 self._others[vm_id] = summary.status
             return
         if known is None:
-            if summary.pid is None and vm_id in self._views:
+            if summary.pid is None and vm_id in self._board.views:
                 return
             known = self._begin(record)
             self._asker.follow(summary, known.monitor)
@@ -303,27 +291,32 @@ class Fleet:
         del self._vms[vm_id]
         self._asker.forget(vm_id)
         self._ended.add(view, asyncio.get_running_loop().time())
-        self._put(view)
+        self._board.put(view)
         for call in self._on_end:
             _safely(call, view)
+        if vm.monitor.state.end is None:
+            _ = self._tasks.start(self._learn_end(vm, view), name=f"learn end of {vm_id}")
+
+    async def _learn_end(self, vm: LiveVM, view: VMView) -> None:
+        """Look for what the driver writes down of a QEMU that ended by itself."""
+        for _ in range(_LEARN_TRIES):
+            await asyncio.sleep(_LEARN_S)
+            end = vm.end()
+            if self._board.views.get(view.vm_id) is not view:
+                return
+            if end != view.end:
+                known = msgspec.structs.replace(view, end=end)
+                self._ended.add(known, asyncio.get_running_loop().time())
+                self._board.put(known)
+                return
 
     def _show(self, vm: LiveVM) -> None:
         """Tell how a VM is now, if that is another state than before."""
-        self._put(vm.view(self._asker.facts(vm.record.vm_id)))
-
-    def _put(self, view: VMView) -> None:
-        if self._views.get(view.vm_id) != view:
-            self._views[view.vm_id] = view
-            self._wake()
-
-    def _wake(self) -> None:
-        for flag in self._followers:
-            flag.set()
+        self._board.put(vm.view(self._asker.facts(vm.record.vm_id)))
 
     def _tell_forgotten(self, vm_id: str) -> None:
         if vm_id not in self._vms:
-            self._views.pop(vm_id, None)
-            self._wake()
+            self._board.drop(vm_id)
             for call in self._on_forget:
                 _safely(call, vm_id)
 
@@ -331,23 +324,34 @@ class Fleet:
         for call in self._on_event:
             _safely(call, vm_id, event)
 
+    def _read_locks(self, *, max_age_s: float = _LOCKS_MAX_AGE_S) -> bool:
+        """Read the held locks again if they are older than `max_age_s`; tell whether it was done.
+
+        With hundreds of VMs that takes milliseconds, and all of them may appear at once.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._locks_at < max_age_s:
+            return False
+        self._locks, self._locks_at = held_locks(), now_s
+        return True
+
     # What is looked at from time to time
 
     async def _check(self) -> None:
         """Notice drivers that have gone or come back, and what no event has told."""
         self._ended.forget_old(asyncio.get_running_loop().time())
-        self._locks = held_locks()
+        self._read_locks(max_age_s=0.0)
         for vm_id, vm in list(self._vms.items()):
             directory = VMDirectory.of(self._paths, vm_id)
             is_managed = is_locked(directory.data, self._locks) is not False
             was_managed = vm.summary.status is not VMStatus.UNMANAGED
-            if is_managed != was_managed or not is_alive(vm.record.process):
+            if is_managed != was_managed or not vm.is_alive:
                 self._refresh(vm_id)
                 await asyncio.sleep(0)
 
     async def _measure(self) -> None:
         """While somebody looks, measure the CPU use of each VM."""
-        if self._followers:
+        if self._board.is_looked_at:
             for vm in list(self._vms.values()):
                 if vm.measure():
                     self._show(vm)

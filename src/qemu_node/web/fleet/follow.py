@@ -81,9 +81,12 @@ class Follower:
                     self._look(vm_id)
             await asyncio.sleep(_POLL_S)
 
-    def begin(self) -> None:
-        """Watch what is there now; each VM is told."""
-        self._begin()
+    async def begin(self) -> None:
+        """Watch what is there now; each VM is told before this returns."""
+        for vm_id in self._find():
+            self._look(vm_id)
+            # There may be hundreds.
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Stop. Idempotent."""
@@ -95,7 +98,12 @@ class Follower:
     # The run directory
 
     def _begin(self) -> None:
-        """Watch the run directory, if it is there."""
+        """Watch the run directory, if it is there, and look at all VMs."""
+        for vm_id in self._find():
+            self._look(vm_id)
+
+    def _find(self) -> set[str]:
+        """Watch the run directory and return what is in it; what is not there any more is told."""
         directory = self._paths.vm_run_dir
         try:
             self._root = self._inotify.watch(directory, _DIRECTORY)
@@ -107,8 +115,7 @@ class Follower:
         found = {name for name in names if VM_ID.fullmatch(name)}
         for vm_id in self._watched.keys() - found:
             self._forget(vm_id)
-        for vm_id in found:
-            self._look(vm_id)
+        return found
 
     def _take(self, change: Change) -> None:
         if change.mask & Mask.Q_OVERFLOW:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from qemu_node.config.node import Paths
+from qemu_node.host.process.identity import is_alive
 from qemu_node.host.process.pidfd import Hold
 from qemu_node.inventory.state import VMStatus, VMSummary
 from qemu_node.qmp.events import QmpEvent
@@ -70,6 +71,11 @@ class LiveVM:
         if self._hold is not None and self._hold.pidfd is not None:
             self._loop.add_reader(self._hold.pidfd, on_gone, self)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        return is_alive(self.record.process)
+
     def uptime_s(self) -> float:
         """Return how long its QEMU runs."""
         since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -94,7 +100,7 @@ class LiveVM:
             cpu_pct=self._cpu_pct if self._cpu_pct is not None else self._first_cpu(),
             thumbnail=self.thumbnail,
             viewers=self.viewers,
-            end=self._end() if word == VMStatus.ENDED else None,
+            end=self.end() if word == VMStatus.ENDED else None,
         )
 
     def ended_view(self, facts: GuestFacts) -> VMView:
@@ -105,7 +111,7 @@ class LiveVM:
             self.monitor.state,
             network=facts.network,
             thumbnail=self.thumbnail,
-            end=self._end(),
+            end=self.end(),
         )
 
     def close(self) -> None:
@@ -121,6 +127,7 @@ class LiveVM:
         cpu_pct = self.summary.cpu_pct
         return None if cpu_pct is None else round(cpu_pct, 1)
 
-    def _end(self) -> EndView:
+    def end(self) -> EndView:
+        """Return how it ended, as far as that is known by now."""
         self._ended_at = self._ended_at or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return judge_end(self.monitor.state, self._directory.read_exit(), self._ended_at)

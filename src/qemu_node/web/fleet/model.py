@@ -85,6 +85,13 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gone: tuple[str, ...] = ()
 
 
+def is_of_figures(before: VMView, after: VMView) -> bool:
+    """Tell whether two states of a VM differ in what it uses, and in nothing else."""
+    return before == msgspec.structs.replace(
+        after, cpu_pct=before.cpu_pct, memory=before.memory, drops=before.drops
+    )
+
+
 def difference(before: Mapping[str, VMView], after: Mapping[str, VMView]) -> Delta:
     """Return what makes `after` of `before`, by vm_id."""
     changed: dict[str, dict[str, Any]] = {}

@@ -104,7 +104,7 @@ async def test_a_stream_ends_with_its_session(paths: Paths) -> None:
 async def test_a_client_that_leaves_is_not_followed_for(paths: Paths) -> None:
     async with running_api(paths, heartbeat_s=0.05) as api:
         response = await open_stream(api)
-        assert api.fleet._followers
+        assert api.fleet._board.is_looked_at
         response.close()
-        while api.fleet._followers:
+        while api.fleet._board.is_looked_at:
             await asyncio.sleep(0.01)

@@ -19,9 +19,10 @@ from qemu_node.vm.life.guestnet import GuestNetwork
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import VMRecord
 from qemu_node.web.fleet.fleet import Fleet
-from qemu_node.web.fleet.model import VMView
+from qemu_node.web.fleet.model import EndView, VMView
 
 OTHER = "db-ba9876543210"
+UNKNOWN = EndView(at="", reason="")
 NETWORK = GuestNetwork(host_name="guest", addresses=("10.0.2.15",))
 
 
@@ -92,14 +93,36 @@ async def test_a_start_in_progress_becomes_a_vm_once_it_is_published(
     assert VM_ID not in fleet.others()
 
 
-async def test_a_damaged_record_is_told_and_is_no_vm(fleet: Fleet, paths: Paths) -> None:
+async def test_a_vm_whose_record_is_damaged_later_stays_a_vm(fleet: Fleet, paths: Paths) -> None:
     directory = publish(paths, make_record(paths))
     await until(fleet, lambda vms: vms)
     directory.vm_json.write_bytes(b"{")
+    await until(fleet, state_is("unreadable"))
+    assert fleet.record(VM_ID).vm_id == VM_ID
+    publish(paths, make_record(paths))
+    await until(fleet, state_is("unmanaged"))
+
+
+async def test_a_record_that_was_never_read_is_told_and_is_no_vm(paths: Paths) -> None:
+    directory = publish(paths, make_record(paths))
+    directory.vm_json.write_bytes(b"{")
+    async with Fleet(paths, ask=ask) as fleet:
+        assert fleet.others()[VM_ID] is VMStatus.UNREADABLE
+        assert fleet.all() == []
+        with pytest.raises(VMNotFoundError):
+            fleet.record(VM_ID)
+
+
+async def test_what_a_driver_writes_down_of_an_end_is_learnt_later(
+    fleet: Fleet, paths: Paths
+) -> None:
+    record = make_record(paths)
+    directory = publish(paths, record)
+    await until(fleet, lambda vms: vms)
+    end(paths, record)
     await until(fleet, state_is("ended"))
-    assert fleet.others()[VM_ID] is VMStatus.UNREADABLE
-    with pytest.raises(VMNotFoundError):
-        fleet.record(VM_ID)
+    directory.write_exit(VMExit(exit_code=137, reason="QEMU was killed by SIGKILL"))
+    await until(fleet, lambda vms: (vms[VM_ID].end or UNKNOWN).exit_code == 137)
 
 
 async def test_usage_that_a_driver_writes_is_shown(fleet: Fleet, paths: Paths) -> None:

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.web.fleet.model import MemoryView, VMView, difference
+from qemu_node.web.fleet.model import MemoryView, VMView, difference, is_of_figures
 
 
 def vm(vm_id: str = "web-0123456789ab", **more: Any) -> VMView:
@@ -44,6 +44,12 @@ def test_only_what_changed_of_a_vm_is_told() -> None:
 def test_a_vm_that_is_gone_is_named() -> None:
     old = vm()
     assert difference({old.vm_id: old}, {}).gone == (old.vm_id,)
+
+
+def test_a_change_of_figures_is_told_from_one_of_state() -> None:
+    memory = MemoryView(min_bytes=1, max_bytes=2, plugged_bytes=1, pss_bytes=7)
+    assert is_of_figures(vm(), vm(cpu_pct=1.0, memory=memory, drops={"address": 1}))
+    assert not is_of_figures(vm(), vm(cpu_pct=1.0, state="paused"))
 
 
 _VMS = st.dictionaries(
