@@ -1,5 +1,6 @@
 """A console with its whole access and a few routes, in front of a fake Nomad."""
 
+import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, Callable
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from aiohttp import ClientSession, CookieJar
+from aiohttp import ClientSession, CookieJar, web
 from aiohttp.test_utils import TestServer
 from unit.web.fleet.test_model import vm
 
@@ -100,6 +101,15 @@ async def running_console(
         async def names(call: Call) -> list[str]:
             return [vm.vm_id for vm in call.the_grant.visible(console.vms.values())]
 
+        async def events(call: Call) -> web.StreamResponse:
+            response = web.StreamResponse()
+            async with access.guard.stream(call.the_grant):
+                await response.prepare(call.request)
+                await response.write(b"hello")
+                await asyncio.Event().wait()
+            await response.write(b"bye")
+            return response
+
         async def nothing(call: Call) -> None:
             return None
 
@@ -121,6 +131,14 @@ async def running_console(
                 right=Right.POWER,
                 handler=nothing,
                 summary="Reset.",
+            ),
+            Route(
+                method="GET",
+                path="/api/v1/events",
+                right=Right.SEE,
+                handler=events,
+                summary="Follow.",
+                content_type="text/event-stream",
             ),
             Route(
                 method="GET",

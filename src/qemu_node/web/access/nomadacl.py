@@ -10,7 +10,7 @@ already written out in `RulesJSON`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -50,6 +50,11 @@ class Acl:
     """By name or pattern."""
     node: str = ""
     """`read`, `write`, `deny` or nothing."""
+    _found: dict[str, frozenset[str]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """By namespace, what was asked for before: a page asks for hundreds of VMs, which are in a few
+    namespaces, with each change."""
 
     def allows(self, namespace: str, capability: str) -> bool:
         """Tell whether `capability` is allowed in `namespace`."""
@@ -59,7 +64,10 @@ class Acl:
             capability in capabilities for capabilities in self.namespaces.values()
         ):
             return True
-        return capability in self._capabilities(namespace)
+        found = self._found.get(namespace)
+        if found is None:
+            found = self._found[namespace] = self._capabilities(namespace)
+        return capability in found
 
     @property
     def may_read_node(self) -> bool:

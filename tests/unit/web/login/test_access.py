@@ -69,22 +69,27 @@ async def test_a_ticket_opens_one_socket_and_no_second(
     assert console.heard == [b"a"]
 
 
-async def test_a_logout_in_another_tab_closes_the_socket(
+async def test_a_logout_in_another_tab_ends_sockets_and_streams(
     console: Console, browser: ClientSession
 ) -> None:
     console.nomad.add_token(TOKEN, Policies=["control"])
     await console.log_in(browser, token=TOKEN)
     ticket = await console.ticket(browser)
     url = f"{console.origin}/api/v1/vms/{VM.vm_id}/screen"
-    async with browser.ws_connect(url, origin=console.origin) as ws:
+    async with (
+        browser.ws_connect(url, origin=console.origin) as ws,
+        browser.get(f"{console.origin}/api/v1/events") as events,
+    ):
         await ws.send_json({"ticket": ticket})
         assert await ws.receive_str() == "ok"
+        assert await events.content.readexactly(5) == b"hello"
         async with browser.post(
             f"{console.origin}/api/v1/logout", headers=console.headers()
         ) as reply:
             assert reply.status == 204
         message = await ws.receive(timeout=10)
         assert message.data == 4401
+        assert await events.content.read() == b"bye"
     async with browser.get(f"{console.origin}/api/v1/vms") as reply:
         assert reply.status == 401
 
