@@ -32,8 +32,9 @@ from qemu_node.web.access.identity import (
 from qemu_node.web.access.nomadacl import Rules, compile_acl
 from qemu_node.web.access.sessions import Sessions
 from qemu_node.web.access.settings import AccessSettings
-from qemu_node.web.login.door import Door, Visitor
+from qemu_node.web.login.door import Door
 from qemu_node.web.login.oidc import callback_of
+from qemu_node.web.login.ways import Visitor
 from qemu_node.web.nomadapi import NomadApi, NomadServer
 from qemu_node.web.problems import Problem
 

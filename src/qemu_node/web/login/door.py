@@ -16,8 +16,6 @@ from datetime import UTC
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
-
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.web.access import audit
 from qemu_node.web.access.identity import (
@@ -30,57 +28,16 @@ from qemu_node.web.access.identity import (
 from qemu_node.web.access.nomadacl import MANAGEMENT
 from qemu_node.web.access.sessions import Session, Sessions, Standing
 from qemu_node.web.access.settings import AccessSettings
+from qemu_node.web.login import onetime
 from qemu_node.web.login.attempts import Attempts
 from qemu_node.web.login.oidc import Oidc
 from qemu_node.web.login.password import PASSWORD_MAX_CHARS, read_hash
+from qemu_node.web.login.ways import Visitor, Ways, WaysIn, acls_off
 from qemu_node.web.nomadapi import NomadApi, NomadError, NomadRefusedError
 from qemu_node.web.problems import Problem, bad_request, forbidden, not_logged_in, unreachable
 
 _LINK_BYTES = 16
 _HEADER_IDLE_S = 300.0
-_OTT_MAX_CHARS = 256
-_WAYS_S = 5.0
-"""How long what Nomad said about ways to get in counts: everybody can ask."""
-
-
-class Visitor(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks to be let in."""
-
-    address: str
-    """Of his connection."""
-    is_local: bool
-    """Whether he is on this node itself."""
-
-
-class Ways(msgspec.Struct, frozen=True, kw_only=True):
-    """How somebody can get in."""
-
-    ways: tuple[str, ...] = ()
-    """Of `token`, `ott`, `oidc`, `password`, `link`, `open`; empty: not at all."""
-    oidc_methods: tuple[str, ...] = ()
-    """Names of Nomad's auth methods."""
-    why: str = ""
-    """What is in the way."""
-
-
-class _Exchanged(msgspec.Struct, rename="pascal"):
-    """POST /v1/acl/token/onetime/exchange: the token that the one-time token was made with."""
-
-    token: "_Secret | None" = None
-
-
-class _Secret(msgspec.Struct):
-    secret_id: str = msgspec.field(name="SecretID", default="")
-
-
-class _OneTime(msgspec.Struct, rename="pascal"):
-    """POST /v1/acl/token/onetime."""
-
-    one_time_token: "_OneTimeSecret | None" = None
-
-
-class _OneTimeSecret(msgspec.Struct):
-    secret_id: str = msgspec.field(name="OneTimeSecretID", default="")
 
 
 class Door:
@@ -109,13 +66,10 @@ class Door:
         self._api = api
         self._attempts = Attempts(clock=clock)
         self._now = now
-        self._clock = clock
         self._oidc = None if api is None else Oidc(api, clock=clock)
         self._links: set[bytes] = set()
         self._password_lock = asyncio.Lock()
-        self._ways_lock = asyncio.Lock()
-        self._ways_known: Ways | None = None
-        self._ways_until = 0.0
+        self._ways = WaysIn(settings, api, self._oidc, clock=clock)
 
     async def by_token(self, token: str, visitor: Visitor, *, key: str | None = None) -> str:
         """Return the secret of a new session of a token's owner.
@@ -166,22 +120,15 @@ class Door:
         """
         api = self._nomad()
         self._check_attempts(visitor)
-        if not 0 < len(text) <= _OTT_MAX_CHARS:
-            self._refuse(visitor, "this one-time token does not count")
         try:
-            answer = await api.post(
-                "/v1/acl/token/onetime/exchange",
-                {"OneTimeSecretID": text},
-                _Exchanged,
-                token=None,
-            )
+            token = await onetime.exchange(api, text)
         except NomadRefusedError:
-            self._refuse(visitor, "this one-time token does not count, or not any more")
+            token = None
         except NomadError as exc:
             raise unreachable(exc) from exc
-        if answer.token is None:
-            raise unreachable(NomadError("Nomad did not say which token it was"))
-        return await self.by_token(answer.token.secret_id, visitor)
+        if token is None:
+            self._refuse(visitor, "this one-time token does not count, or not any more")
+        return await self.by_token(token, visitor)
 
     async def make_one_time_token(self, session: Session) -> str:
         """Return a one-time token of Nomad, with which another node's console lets him in.
@@ -192,16 +139,11 @@ class Door:
         if session.token is None:
             raise bad_request("you have not logged in with a token of Nomad")
         try:
-            made = await self._nomad().post(
-                "/v1/acl/token/onetime", {}, _OneTime, token=session.token
-            )
+            return await onetime.make(self._nomad(), session.token)
         except NomadRefusedError as exc:
             raise forbidden(str(exc)) from exc
         except NomadError as exc:
             raise unreachable(exc) from exc
-        if made.one_time_token is None or not made.one_time_token.secret_id:
-            raise unreachable(NomadError("Nomad made no one-time token"))
-        return made.one_time_token.secret_id
 
     def make_link(self) -> str:
         """Return the secret of a link that lets one browser in, once."""
@@ -244,42 +186,8 @@ class Door:
         return self._begin("whoever has the password", "password", visitor)
 
     async def ways(self, visitor: Visitor) -> Ways:
-        """Return how this visitor can get in. Asks Nomad at most once in `_WAYS_S`."""
-        match self._settings.auth:
-            case "nomad":
-                return await self._nomad_ways(visitor)
-            case "open":
-                return Ways(ways=("open",))
-            case way:
-                return Ways(ways=(way,))
-
-    async def _nomad_ways(self, visitor: Visitor) -> Ways:
-        async with self._ways_lock:
-            if self._clock() >= self._ways_until:
-                self._ways_known = await self._ask_ways()
-                self._ways_until = self._clock() + _WAYS_S
-        found = self._ways_known
-        if found is None:
-            return Ways(ways=("open",)) if self._is_open_to(visitor) else Ways(why=str(acls_off()))
-        return found
-
-    async def _ask_ways(self) -> Ways | None:
-        """Return the ways of a Nomad with ACLs; None if it has none."""
-        if self._oidc is None or self._api is None:
-            return Ways(why="the console does not know where Nomad is")
-        try:
-            if await are_acls_disabled(self._api):
-                return None
-            methods = await self._oidc.methods()
-        except NomadError as exc:
-            return Ways(ways=("token", "ott"), why=str(exc))
-        return Ways(
-            ways=("token", "ott", *(["oidc"] if methods else [])),
-            oidc_methods=tuple(method.name for method in methods),
-        )
-
-    def _is_open_to(self, visitor: Visitor) -> bool:
-        return self._settings.open_without_acls or visitor.is_local
+        """Return how this visitor can get in."""
+        return await self._ways.find(visitor)
 
     @property
     def oidc(self) -> Oidc:
@@ -302,7 +210,7 @@ class Door:
             return self._begin("anybody", "open", visitor)
         if self._settings.auth != "nomad" or not await self._has_no_acls():
             raise _closed("open")
-        if not self._is_open_to(visitor):
+        if not self._ways.is_open_to(visitor):
             raise acls_off()
         is_for_all = self._settings.open_without_acls
         secret, session = self._sessions.begin(
@@ -390,16 +298,6 @@ class Door:
 
 def _is_password(path: Path, text: str) -> bool:
     return read_hash(path).is_of(text)
-
-
-def acls_off() -> Problem:
-    """Return the error of whoever is not let in because Nomad has no ACLs."""
-    return Problem(
-        403,
-        "acls-off",
-        "Nomad has no ACLs here, so the console lets in only programs on the node itself",
-        hint="`ssh -L 5800:localhost:5800 NODE`, then https://localhost:5800; or turn on ACLs",
-    )
 
 
 def _closed(way: str) -> Problem:

@@ -19,8 +19,9 @@ from qemu_node.web.access.tickets import TICKET_S, Kind, Mode
 from qemu_node.web.browser.middleware import is_from_this_node, scheme_of
 from qemu_node.web.frame.application import json_response
 from qemu_node.web.frame.route import VM_PATH, Call, Route
-from qemu_node.web.login.door import Door, Visitor, Ways
+from qemu_node.web.login.door import Door
 from qemu_node.web.login.oidc import ATTEMPT_S, CALLBACK_PATH
+from qemu_node.web.login.ways import Visitor, Ways
 from qemu_node.web.problems import bad_request, not_logged_in
 
 
