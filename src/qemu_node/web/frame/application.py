@@ -4,6 +4,7 @@ Owns the order in which a request is judged: who sends it, whether there is such
 well formed; then the handler. So nobody learns from an error what he may not know.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -19,6 +20,8 @@ from qemu_node.web.problems import Problem, bad_request, no_such_vm, problem_of
 
 BODY_MAX_BYTES = 64 << 10
 """More than any request of ours needs."""
+BODY_MAX_S = 10.0
+"""How long a body may take to arrive; a client that sends a byte a second keeps nothing open."""
 
 Middleware = Callable[..., Awaitable[web.StreamResponse]]
 
@@ -104,7 +107,11 @@ async def _read_body(request: web.Request, kind: type) -> Any:
     if request.content_type != "application/json":
         raise Problem(415, "not-json", "the body must be JSON: Content-Type: application/json")
     try:
-        return msgspec.json.decode(await request.read(), type=kind)
+        async with asyncio.timeout(BODY_MAX_S):
+            data = await request.read()
+        return msgspec.json.decode(data, type=kind)
+    except TimeoutError as exc:
+        raise Problem(408, "too-slow", f"the body took more than {BODY_MAX_S:g} s") from exc
     except DECODE_ERRORS as exc:
         raise bad_request(
             f"the body is not what this path takes: {printable(str(exc))}",

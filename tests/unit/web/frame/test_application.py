@@ -1,5 +1,6 @@
 """What the frame does with requests before and after a route's handler."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from qemu_node.errors import HostError
 from qemu_node.web.access.grant import Grant
 from qemu_node.web.access.rights import Right
 from qemu_node.web.fleet.model import VMView
+from qemu_node.web.frame import application
 from qemu_node.web.frame.application import BODY_MAX_BYTES, add_routes, make_application
 from qemu_node.web.frame.route import VM_PATH, Call, Route
 from qemu_node.web.problems import not_logged_in
@@ -145,3 +147,16 @@ def test_a_right_to_a_vm_needs_a_path_that_names_one(guard: FakeGuard) -> None:
     route = Route(method="POST", path="/all", right=Right.POWER, handler=fail, summary="Fail.")
     with pytest.raises(ValueError, match="/all"):
         add_routes(make_application(), [route], guard=guard, find_vm={VM.vm_id: VM}.get)
+
+
+async def test_a_body_that_comes_too_slowly_is_given_up(
+    client: TestClient[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "BODY_MAX_S", 0.05)
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(
+        f"POST /api/v1/vms/{VM.vm_id}/echo HTTP/1.1\r\nHost: a\r\nX-Me: 1\r\n"
+        'Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{"text":'.encode()
+    )
+    assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
