@@ -31,6 +31,7 @@ demo: meanwhile, in another terminal in this directory:
     .venv/bin/qemu-node vm console VM          # its serial console
     .venv/bin/qemu-node vm exec VM -- uname -a # a command in the guest
     Ctrl-C here stops both VMs cleanly.
+demo: the last line will be a link to the web console with both VMs; it lets one browser in.
 HELP
 fi
 
