@@ -29,6 +29,8 @@ _AS_USER = [
     "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all",
 ]  # fmt: skip
 
+_CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+
 
 class Daemon:
     """One `qemu-node serve`, as the unit starts it."""
@@ -148,6 +150,8 @@ async def test_a_user_of_the_group_serves_the_vms_of_root(shared: VMNode, daemon
     details = await daemon.get(f"/api/v1/vms/{vm.state.vm_id}")
     assert details["qemu"].get("problem", "") == "", "its own monitor answers"
     assert details["qemu"]["run_state"] == "running"
+    # The socket that QEMU itself makes is for the group, too.
+    run_blocking([*_AS_USER, sys.executable, "-c", _CONNECT, str(vm.directory.run / "vnc.sock")])
     assert (shared.root / "runtime/certificate.pem").read_text().count("PRIVATE") == 0
     assert await daemon.end(signal.SIGTERM) == 0, daemon.log()
     await daemon.told("STOPPING=1")

@@ -23,6 +23,7 @@ from qemu_node.web.browser.middleware import Site
 from qemu_node.web.browser.origins import is_own_host
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.frame.application import add_routes, make_application
+from qemu_node.web.frame.route import Route
 from qemu_node.web.keys.paste import Pastes
 from qemu_node.web.keys.routes import KeysRoutes
 from qemu_node.web.listener.port import Port, listen
@@ -87,13 +88,8 @@ async def serving(
         fleet = await stack.enter_async_context(Fleet(config.paths))
         access = Access(settings, api=api)
         app = make_application(access.checks)
-        own = Api(fleet, guard=access.guard, nomad=api, config=config)
-        thumbnails = await stack.enter_async_context(Thumbnails(fleet))
-        screens = ScreenRoutes(thumbnails, Relay(fleet), access.guard)
-        pastes = await stack.enter_async_context(Pastes(fleet))
-        keys = KeysRoutes(fleet, pastes)
-        routes = [*access.routes(), *own.routes(), *screens.routes(), *keys.routes()]
-        routes += own.document(routes)
+        app.on_response_prepare.append(_name_no_version)
+        routes = await _open_parts(stack, config, fleet=fleet, access=access, nomad=api)
         add_routes(app, routes, guard=access.guard, find_vm=fleet.get)
         runner = web.AppRunner(
             app,
@@ -103,7 +99,6 @@ async def serving(
         )
         await runner.setup()
         stack.push_async_callback(_end_runner, runner)
-        await stack.enter_async_context(own)
         # Ends before the runner: sockets and streams are told, so that it waits for none of them.
         await stack.enter_async_context(access)
         assert runner.server is not None
@@ -116,6 +111,34 @@ async def serving(
             )
         )
         yield Console(fleet=fleet, access=access)
+
+
+async def _open_parts(
+    stack: contextlib.AsyncExitStack,
+    config: NodeConfig,
+    *,
+    fleet: Fleet,
+    access: Access,
+    nomad: NomadApi | None,
+) -> list[Route]:
+    """Return the routes of all parts, which live until `stack` is closed."""
+    api = await stack.enter_async_context(
+        Api(fleet, guard=access.guard, nomad=nomad, config=config)
+    )
+    thumbnails = await stack.enter_async_context(Thumbnails(fleet))
+    pastes = await stack.enter_async_context(Pastes(fleet))
+    routes = [
+        *access.routes(),
+        *api.routes(),
+        *ScreenRoutes(thumbnails, Relay(fleet), access.guard).routes(),
+        *KeysRoutes(fleet, pastes).routes(),
+    ]
+    return [*routes, *api.document(routes)]
+
+
+async def _name_no_version(_request: web.Request, response: web.StreamResponse) -> None:
+    """Say which program answers, and not, as aiohttp does, of which versions it is made."""
+    response.headers["Server"] = "qemu-node"
 
 
 @contextlib.asynccontextmanager
