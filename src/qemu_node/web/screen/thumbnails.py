@@ -138,7 +138,12 @@ class Thumbnails:
             took_s = self._now_s() - began_s
             size_bytes = os.fstat(fd).st_size
             made = await self._worker.to_the_end(make_thumbnail, fd, kept.thumbnail)
-        except (PictureError, QmpRefusedError, QmpTimeoutError, TimeoutError) as exc:
+        except PictureError as exc:
+            # The last picture is of another screen than the one that the guest has now.
+            kept.error, kept.thumbnail = exc, None
+            self._fleet.set_thumbnail(vm_id, "")
+            kept.pause = kept.pause.after_failure(self._now_s(), self._limits)
+        except (QmpRefusedError, QmpTimeoutError, TimeoutError) as exc:
             kept.error = exc if isinstance(exc, NodeError) else _too_slow()
             kept.pause = kept.pause.after_failure(self._now_s(), self._limits)
         except NodeError as exc:

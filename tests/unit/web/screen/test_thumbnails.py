@@ -147,6 +147,31 @@ async def test_a_huge_screen_is_refused_and_not_asked_for_again_soon(
     assert qemu.dumps == 2
 
 
+async def test_a_screen_that_has_become_huge_is_not_shown_as_it_was(
+    thumbnails: Thumbnails, qemu: DumpingQemu, fleet: FakeFleet, clock: list[float]
+) -> None:
+    await thumbnails.get(VM)
+    qemu.picture = b"P6\n8000 4000\n255\n"
+    clock[0] += 5
+    with pytest.raises(PictureError):
+        await thumbnails.get(VM)
+    assert fleet.pictures[-1] == (VM.vm_id, "")
+
+
+async def test_a_qemu_that_begins_to_hang_leaves_the_last_picture(
+    thumbnails: Thumbnails,
+    qemu: DumpingQemu,
+    clock: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = await thumbnails.get(VM)
+    monkeypatch.setattr(module, "DEADLINE_S", 0.05)
+    qemu.may_answer.clear()
+    clock[0] += 5
+    assert await thumbnails.get(VM) is first
+    assert qemu.dumps == 2
+
+
 async def test_a_large_picture_is_shown_and_the_next_one_waits(
     fleet: FakeFleet, qemu: DumpingQemu, clock: list[float]
 ) -> None:
