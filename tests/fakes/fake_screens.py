@@ -23,6 +23,7 @@ class FakeFleet:
         """How often a monitor was lent."""
         self.viewers: dict[str, int] = {}
         self.pictures: list[tuple[str, str]] = []
+        self._on_begin: list[Callable[[str], object]] = []
         self._on_end: list[Callable[[VMView], object]] = []
         self._on_forget: list[Callable[[str], object]] = []
         self._on_event: list[Callable[[str, QmpEvent], object]] = []
@@ -53,6 +54,11 @@ class FakeFleet:
     def set_thumbnail(self, vm_id: str, version: str) -> None:
         self.pictures.append((vm_id, version))
 
+    def on_begin(self, call: Callable[[str], object]) -> None:
+        self._on_begin.append(call)
+        for vm_id in self.records:
+            call(vm_id)
+
     def on_end(self, call: Callable[[VMView], object]) -> None:
         self._on_end.append(call)
 
@@ -63,6 +69,12 @@ class FakeFleet:
         self._on_event.append(call)
 
     # What happens to the VMs
+
+    def begin(self, view: VMView, record: Any) -> None:
+        """Let a VM begin."""
+        self.vms[view.vm_id], self.records[view.vm_id] = view, record
+        for call in self._on_begin:
+            call(view.vm_id)
 
     def set_state(self, vm_id: str, state: str) -> VMView:
         """Let a VM be in another state."""

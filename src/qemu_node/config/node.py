@@ -79,6 +79,11 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return Path(self.run) / "vm"
 
     @property
+    def web_run_dir(self) -> Path:
+        """Where the console's daemon shares serial ports: `<vm_id>.sock`."""
+        return Path(self.run) / "web"
+
+    @property
     def vm_data_dir(self) -> Path:
         """One directory per VM: its disk, varstore, config drive, logs."""
         return Path(self.data) / "vm"

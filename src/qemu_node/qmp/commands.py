@@ -276,6 +276,29 @@ async def input_send_event(connection: QmpConnection, keys: Iterable[tuple[str, 
     await connection.execute("input-send-event", {"events": events})
 
 
+async def is_serial_taken(connection: QmpConnection, *, timeout_s: float = 2.0) -> bool | None:
+    """Tell whether somebody is connected to the guest's serial port; None if QEMU does not say.
+
+    Raises:
+        QmpError: QEMU did not answer in time.
+    """
+    return has_client(await connection.execute("query-chardev", timeout_s=timeout_s), "serial0")
+
+
+def has_client(chardevs: object, label: str) -> bool | None:
+    """Return what `query-chardev` says of the socket `label`: pure; None if it says nothing.
+
+    The name of a socket without a client begins so (QEMU, chardev/char-socket.c,
+    update_disconnected_filename).
+    """
+    if not isinstance(chardevs, list):
+        return None
+    for chardev in chardevs:
+        if isinstance(chardev, dict) and chardev.get("label") == label:
+            return not str(chardev.get("filename", "")).startswith("disconnected:")
+    return None
+
+
 def _convert(reply: object, kind: type[T], command: str) -> T:
     try:
         return msgspec.convert(reply, kind)

@@ -37,12 +37,10 @@ from qemu_node.web.listener.tls import (
 )
 from qemu_node.web.nodenames import own_names
 from qemu_node.web.nomadapi import DEFAULT_ADDRESS, NomadServer
-from qemu_node.web.serve import Console, NodeSite, serving
+from qemu_node.web.serve import SHARED_GROUP, Console, NodeSite, serving
 
 log = logging.getLogger(__name__)
 
-GROUP = "qemu-node"
-"""Its members may use the VMs' sockets."""
 CA_CREDENTIAL = "nomad-ca"
 """Who signs the certificate of Nomad's API, as systemd hands it over."""
 PUBLIC_CERTIFICATE = "certificate.pem"
@@ -116,13 +114,13 @@ def _credential(env: Mapping[str, str], name: str) -> Path | None:
 
 def check_identity() -> list[str]:
     """Return what is wrong with the user that this runs as, in words."""
-    gid = group_id(GROUP)
+    gid = group_id(SHARED_GROUP)
     if os.geteuid() == 0:
         return ["runs as root, and needs no right of root's: `systemctl start qemu-node`"]
     if gid is None:
-        return [f"there is no group {GROUP}: only VMs of this user can be used"]
+        return [f"there is no group {SHARED_GROUP}: only VMs of this user can be used"]
     if gid not in (os.getegid(), *os.getgroups()):
-        return [f"this user is not in group {GROUP}: only VMs of this user can be used"]
+        return [f"this user is not in group {SHARED_GROUP}: only VMs of this user can be used"]
     return []
 
 

@@ -11,12 +11,14 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import HostError
 from qemu_node.host.concurrency.cancellation import finish
+from qemu_node.host.process.users import own_group
 from qemu_node.web.access.settings import AccessSettings
 from qemu_node.web.api.routes import Api
 from qemu_node.web.browser.middleware import Site
@@ -33,12 +35,20 @@ from qemu_node.web.nomadapi import NomadApi, NomadServer
 from qemu_node.web.screen.relay import Relay
 from qemu_node.web.screen.routes import ScreenRoutes
 from qemu_node.web.screen.thumbnails import Thumbnails
+from qemu_node.web.serial.commandline import CommandLineSockets
+from qemu_node.web.serial.hub import Hubs
+from qemu_node.web.serial.routes import SerialRoutes
+from qemu_node.web.serial.viewers import Viewers
 
 log = logging.getLogger(__name__)
 
 _IDLE_CONNECTION_S = 30.0
 """A connection on which no request comes is closed; so is one whose headers come slowly."""
 _LOOPBACK = "127.0.0.1"
+SHARED_GROUP = "qemu-node"
+"""Its members may use the VMs' sockets, and ours."""
+_SEED_LINES = 500
+"""Of the log, before what a serial port prints now."""
 _HANDLERS_S = 2.0
 """How long requests may go on when the console ends."""
 
@@ -127,11 +137,19 @@ async def _open_parts(
     )
     thumbnails = await stack.enter_async_context(Thumbnails(fleet))
     pastes = await stack.enter_async_context(Pastes(fleet))
+    hubs = await stack.enter_async_context(Hubs(fleet))
+    await stack.enter_async_context(
+        CommandLineSockets(
+            fleet, hubs, config.paths.web_run_dir, shared_gid=own_group(SHARED_GROUP)
+        )
+    )
+    viewers = Viewers(fleet, hubs, partial(api.logs.read, lines=_SEED_LINES))
     routes = [
         *access.routes(),
         *api.routes(),
         *ScreenRoutes(thumbnails, Relay(fleet), access.guard).routes(),
         *KeysRoutes(fleet, pastes).routes(),
+        *SerialRoutes(viewers, access.guard).routes(),
     ]
     return [*routes, *api.document(routes)]
 

@@ -106,3 +106,17 @@ async def test_descriptor_is_taken_back_when_the_connection_breaks(path: Path) -
     ):
         with pytest.raises(QmpClosedError, match="during screendump"):
             await commands.screendump_png(connection)
+
+
+@pytest.mark.parametrize(
+    ("chardevs", "taken"),
+    [
+        ([{"label": "serial0", "filename": "disconnected:unix:/x,server=on"}], False),
+        ([{"label": "serial0", "filename": "unix:/x,server=on"}], True),
+        ([{"label": "qga"}], None),
+        ({}, None),
+        (["x"], None),
+    ],
+)
+def test_qemu_tells_whether_a_socket_has_a_client(chardevs: object, taken: bool | None) -> None:
+    assert commands.has_client(chardevs, "serial0") is taken

@@ -20,7 +20,6 @@ from qemu_node.cli.vm.exec import exec_
 from qemu_node.cli.vm.logs import logs
 from qemu_node.errors import AS_ROOT
 from qemu_node.inventory.vms import find_vm
-from qemu_node.text import clean
 from qemu_node.vm.record.record import VMRecord
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -119,7 +118,8 @@ Examples:
   qemu-node vm console web
   qemu-node vm console --no-input web     # only watch; Ctrl-C ends it
 
-One client at a time has the console. The task's log has all that the guest prints.
+The daemon of the web console shares it among all who look. Without it, one client at a time has
+the console. The task's log has all that the guest prints.
 """,
 )
 @vm_argument
@@ -131,21 +131,18 @@ def console(app: App, name: str, no_input: bool) -> None:
         raise click.UsageError(
             "the console needs a terminal; --no-input only watches", click.get_current_context()
         )
-    from qemu_node.cli.vm.console import ConsoleError, attach, is_taken
+    from qemu_node.cli.vm.console import open_console
 
     record = running_vm(app, name)
-    if asyncio.run(is_taken(record)):
-        raise ConsoleError(
-            f"somebody else has the console of {record.vm_id}",
-            hint=f"`qemu-node vm logs -f {record.vm_id}` shows what it prints",
+    has_left = asyncio.run(
+        open_console(
+            record,
+            app.load_config().paths.web_run_dir / f"{record.vm_id}.sock",
+            input_fd=None if no_input else sys.stdin.fileno(),
+            output_fd=sys.stdout.fileno(),
+            say=lambda line: click.echo(line, err=True),
         )
-    leave = "Ctrl-C" if no_input else "Ctrl-]"
-    click.echo(
-        f"console of {clean(record.display_name)}; {leave} leaves, Enter wakes a login", err=True
     )
-    input_fd = None if no_input else sys.stdin.fileno()
-    path = Path(record.sockets.serial)
-    has_left = asyncio.run(attach(path, input_fd=input_fd, output_fd=sys.stdout.fileno()))
     click.echo(f"\n{'left the console' if has_left else 'the VM ended'}", err=True)
 
 

@@ -5,7 +5,9 @@ Does not own the guest's log, which goes on beside it, nor cleaning what the gue
 (`consolefilter`).
 
 QEMU serves one client of the port at a time. The next one can connect, but gets no data until the
-first has disconnected, and nothing on the socket says that it waits.
+first has disconnected, and nothing on the socket says that it waits. The daemon of the web console,
+if it runs, shares the port with browsers and other consoles (`web.serial.commandline` says how it
+is spoken to). Without it QEMU's port is used, and a daemon that dies meanwhile ends no console.
 """
 
 import asyncio
@@ -15,22 +17,27 @@ import signal
 import socket
 import termios
 import tty
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.cli.vm.consolefilter import ConsoleFilter
 from qemu_node.errors import AS_ROOT_OR_GROUP, MissingPartError, NodeError, QmpError
 from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.files.atomic import write_all
+from qemu_node.host.process.identity import is_alive
+from qemu_node.host.sockets import connect_unix
 from qemu_node.inventory.access import connect_monitor
+from qemu_node.qmp.commands import is_serial_taken
+from qemu_node.text import clean
 from qemu_node.vm.record.record import VMRecord
 
 ESCAPE = b"\x1d"
 """Ctrl-], the key that leaves the console, as in telnet and virsh."""
 
 _CHUNK_BYTES = 16 << 10
-_CONNECT_POLL_S = 0.05
 _CONNECT_TIMEOUT_S = 5.0
+_ANSWER_MAX_BYTES = 64
 _PENDING_MAX_BYTES = 64 << 10
 """Input that a guest has not taken yet; what is typed beyond that is dropped with a bell."""
 
@@ -43,6 +50,10 @@ _ENDING_SIGNALS = (signal.SIGHUP, signal.SIGTERM)
 
 class ConsoleError(NodeError):
     """The console cannot be opened, or was lost."""
+
+
+class _NoPortError(ConsoleError):
+    """Nobody serves the port: its VM has ended."""
 
 
 def split_at_escape(data: bytes) -> tuple[bytes, bool]:
@@ -166,6 +177,110 @@ class Console:
                 loop.remove_signal_handler(signum)
 
 
+async def open_console(
+    record: VMRecord,
+    shared: Path,
+    *,
+    input_fd: int | None,
+    output_fd: int,
+    say: Callable[[str], object],
+) -> bool:
+    """Join a VM's serial port with a terminal; True once the operator left, False: the VM ended.
+
+    Args:
+        record: Of the VM.
+        shared: The daemon's socket, which need not be there.
+        input_fd: A terminal, which is raw meanwhile; None only looks on.
+        output_fd: Where the guest's words go.
+        say: Prints a line for the operator.
+
+    Raises:
+        ConsoleError: somebody has the port and does not share it; or the connection broke.
+        MissingPartError: this user may not open it.
+    """
+    joined = await _join(record, shared, is_viewer=input_fd is None)
+    leave = "Ctrl-C" if input_fd is None else "Ctrl-]"
+    say(f"console of {clean(record.display_name)}; {leave} leaves, Enter wakes a login")
+    while True:
+        with joined.sock as sock:
+            has_left = await _run(sock, input_fd=input_fd, output_fd=output_fd)
+        if has_left or not joined.is_shared or not is_alive(record.process):
+            return has_left
+        try:
+            joined = await _join(record, shared, is_viewer=input_fd is None)
+        except _NoPortError:
+            return False
+        if joined.is_shared:
+            say("\nthis terminal did not keep up: output is missing here, the log has it")
+        else:
+            say("\nthe daemon of the web console has ended; this console goes on without it")
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """A connection to a serial port."""
+
+    sock: socket.socket
+    is_shared: bool
+    """By the daemon."""
+
+
+async def _join(record: VMRecord, shared: Path, *, is_viewer: bool) -> _Joined:
+    """Connect to the daemon, or else to QEMU.
+
+    Raises:
+        ConsoleError: somebody has the port and does not share it, or there is none.
+        MissingPartError: this user may not open it.
+    """
+    if (sock := await _join_daemon(shared, is_viewer=is_viewer)) is not None:
+        return _Joined(sock, is_shared=True)
+    if await is_taken(record):
+        raise ConsoleError(
+            f"somebody else has the console of {record.vm_id}",
+            hint=f"`qemu-node vm logs -f {record.vm_id}` shows what it prints",
+        )
+    return _Joined(await _connect(Path(record.sockets.serial)), is_shared=False)
+
+
+async def _join_daemon(shared: Path, *, is_viewer: bool) -> socket.socket | None:
+    """Return a connection to the daemon that shares the port; None if none shares it now."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            sock = await connect_unix(shared)
+            try:
+                await loop.sock_sendall(sock, b"view\n" if is_viewer else b"control\n")
+                answer = b""
+                while not answer.endswith(b"\n") and len(answer) < _ANSWER_MAX_BYTES:
+                    # Byte by byte: what follows is the guest's.
+                    byte = await loop.sock_recv(sock, 1)
+                    if not byte:
+                        break
+                    answer += byte
+            except BaseException:
+                sock.close()
+                raise
+    except (OSError, TimeoutError):
+        return None
+    if answer == b"open\n":
+        return sock
+    sock.close()
+    return None
+
+
+async def _run(sock: socket.socket, *, input_fd: int | None, output_fd: int) -> bool:
+    """Join the connected `sock` with a terminal; True once the operator left."""
+    console = Console(sock, input_fd=input_fd, output_fd=output_fd)
+    if input_fd is None:
+        return await console.run()
+    with raw_terminal(input_fd):
+        try:
+            return await console.run()
+        finally:
+            with contextlib.suppress(OSError):
+                write_all(output_fd, _RESET)
+
+
 async def attach(path: Path, *, input_fd: int | None, output_fd: int) -> bool:
     """Join the serial port at `path` with a terminal; True once the operator left.
 
@@ -175,65 +290,28 @@ async def attach(path: Path, *, input_fd: int | None, output_fd: int) -> bool:
         ConsoleError: there is no such port, or the connection broke.
         MissingPartError: this user may not open it.
     """
-    async with _connected(path) as sock:
-        console = Console(sock, input_fd=input_fd, output_fd=output_fd)
-        if input_fd is None:
-            return await console.run()
-        with raw_terminal(input_fd):
-            try:
-                return await console.run()
-            finally:
-                with contextlib.suppress(OSError):
-                    write_all(output_fd, _RESET)
+    with await _connect(path) as sock:
+        return await _run(sock, input_fd=input_fd, output_fd=output_fd)
 
 
-@contextlib.asynccontextmanager
-async def _connected(path: Path) -> AsyncGenerator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-        try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await _connect(sock, path)
-        except TimeoutError:
-            raise ConsoleError(
-                f"{path} takes no more clients", hint="others wait for this console already"
-            ) from None
-        except PermissionError as exc:
-            raise MissingPartError(f"{path} may not be opened", hint=AS_ROOT_OR_GROUP) from exc
-        except OSError as exc:
-            raise ConsoleError(f"cannot open the console {path}: {exc.strerror}") from exc
-        yield sock
-
-
-async def _connect(sock: socket.socket, path: Path) -> None:
-    while True:
-        try:
-            sock.connect(str(path))
-        except BlockingIOError:
-            # The backlog is full; asyncio's own connect would take this for one under way.
-            await asyncio.sleep(_CONNECT_POLL_S)
-        else:
-            return
+async def _connect(path: Path) -> socket.socket:
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            return await connect_unix(path)
+    except TimeoutError:
+        raise ConsoleError(
+            f"{path} takes no more clients", hint="others wait for this console already"
+        ) from None
+    except PermissionError as exc:
+        raise MissingPartError(f"{path} may not be opened", hint=AS_ROOT_OR_GROUP) from exc
+    except OSError as exc:
+        raise _NoPortError(f"cannot open the console {path}: {exc.strerror}") from exc
 
 
 async def is_taken(record: VMRecord, *, timeout_s: float = 2.0) -> bool | None:
     """Tell whether somebody has the console already; None where QEMU does not say in time."""
     try:
         async with await connect_monitor(record, timeout_s=timeout_s) as qmp:
-            chardevs = await qmp.execute("query-chardev", timeout_s=timeout_s)
+            return await is_serial_taken(qmp, timeout_s=timeout_s)
     except QmpError:
         return None
-    return _has_client(chardevs)
-
-
-def _has_client(chardevs: object) -> bool | None:
-    """Return what `query-chardev` says of the serial port: pure.
-
-    The name of a socket without a client begins so (QEMU, chardev/char-socket.c,
-    update_disconnected_filename).
-    """
-    if not isinstance(chardevs, list):
-        return None
-    for chardev in chardevs:
-        if isinstance(chardev, dict) and chardev.get("label") == "serial0":
-            return not str(chardev.get("filename", "")).startswith("disconnected:")
-    return None

@@ -242,6 +242,14 @@ def group_id(name: str) -> int | None:
         return None
 
 
+def own_group(name: str) -> int | None:
+    """Return the number of a group that we may give files to; None if there is none."""
+    gid = group_id(name)
+    if gid is None or os.geteuid() == 0 or gid in (os.getegid(), *os.getgroups()):
+        return gid
+    return None
+
+
 def pids_of_users(uids: range) -> set[int]:
     """Return the processes that run as one of `uids`; see `processes_of_users`."""
     return {process.pid for _, process in processes_of_users(uids)}

@@ -16,9 +16,11 @@ from qemu_node.inventory.consolelog import ConsoleLog, unlogged
 from qemu_node.text import printable
 from qemu_node.units import KIB, MIB
 from qemu_node.vm.record.record import VMRecord
+from qemu_node.web.access.grant import Grant
 from qemu_node.web.access.rights import Right
 from qemu_node.web.api.nomadtasks import NomadTasks, TaskEvent
 from qemu_node.web.fleet.fleet import Fleet
+from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame.route import VM_PATH, Call, Query, Route
 
 LINES_MAX = 10_000
@@ -79,21 +81,28 @@ class LogRoutes:
         )
 
     async def _log(self, call: Call) -> web.Response:
-        lines = call.numbers["lines"]
-        vm = call.the_vm
-        if self._nomad.is_there:
-            max_bytes = min(max(lines * _LINE_BYTES, 64 * KIB), LOG_MAX_BYTES)
-            data = await self._nomad.log(vm.alloc_id, vm.task, max_bytes, call.the_grant.token)
-        else:
-            data = await to_the_end(self._read, vm.vm_id, lines)
+        data = await self.read(call.the_vm, call.the_grant, call.numbers["lines"])
         # Never HTML, and never shown in the console's origin: a guest has written it.
         headers = {"Cache-Control": "no-store", "Content-Disposition": "attachment"}
         return web.Response(
-            body=last_lines(data[-LOG_MAX_BYTES:], lines),
+            body=data,
             content_type="text/plain",
             charset="utf-8",
             headers=headers,
         )
+
+    async def read(self, vm: VMView, grant: Grant, lines: int) -> bytes:
+        """Return the last `lines` lines that a guest has printed.
+
+        Raises:
+            NodeError: Nomad or the node refuses.
+        """
+        if self._nomad.is_there:
+            max_bytes = min(max(lines * _LINE_BYTES, 64 * KIB), LOG_MAX_BYTES)
+            data = await self._nomad.log(vm.alloc_id, vm.task, max_bytes, grant.token)
+        else:
+            data = await to_the_end(self._read, vm.vm_id, lines)
+        return last_lines(data[-LOG_MAX_BYTES:], lines)
 
     def _read(self, vm_id: str, lines: int) -> bytes:
         record = self._record(vm_id)

@@ -52,11 +52,13 @@ class Api:
         """
         self._tasks = TaskOwner("api")
         tasks = NomadTasks(nomad)
+        self.logs = LogRoutes(fleet, tasks, config.paths)
+        """What reads a guest's log, for other parts as well."""
         self._parts = (
             VMRoutes(fleet),
             EventRoutes(fleet, guard, heartbeat_s=heartbeat_s),
             PowerRoutes(fleet, tasks, self._tasks),
-            LogRoutes(fleet, tasks, config.paths),
+            self.logs,
             AgentRoutes(fleet),
             NodeRoutes(fleet, tasks, config),
             ClusterRoutes(tasks),

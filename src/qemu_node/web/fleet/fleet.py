@@ -53,8 +53,8 @@ _CONNECTING_MAX = 16
 class Fleet:
     """The VMs of this node. For `async with`, in the loop of the daemon.
 
-    `on_end` and `on_forget` are for parts that keep something of a VM: it has ended and is shown
-    for a day, it is forgotten.
+    `on_begin`, `on_end` and `on_forget` are for parts that keep something of a VM: it runs, it has
+    ended and is shown for a day, it is forgotten.
     """
 
     def __init__(self, paths: Paths, *, ask: Ask = ask_network) -> None:
@@ -72,6 +72,7 @@ class Fleet:
         self._locks: frozenset[tuple[int, int, int]] = frozenset()
         self._locks_at = -1.0
         self._board = Board(self._note_look)
+        self._on_begin: list[Callable[[str], object]] = []
         self._on_end: list[Callable[[VMView], object]] = []
         self._on_forget: list[Callable[[str], object]] = []
         self._on_event: list[Callable[[str, QmpEvent], object]] = []
@@ -167,6 +168,12 @@ class Fleet:
     def subscribe(self) -> AsyncIterator[Delta]:
         """Yield what has changed since the last one; the first one has all VMs."""
         return self._board.deltas()
+
+    def on_begin(self, call: Callable[[str], object]) -> None:
+        """Have `call` told the vm_id of every VM that runs, now and later; it must not block."""
+        self._on_begin.append(call)
+        for vm_id in list(self._vms):
+            _safely(call, vm_id)
 
     def on_end(self, call: Callable[[VMView], object]) -> None:
         """Have `call` told of every VM that ends from now on; it must not block."""
@@ -269,6 +276,8 @@ class Fleet:
         self._vms[record.vm_id] = vm
         self._ended.discard(record.vm_id)
         vm.following = self._tasks.start(vm.monitor.run(), name=f"monitor {record.vm_id}")
+        for call in self._on_begin:
+            _safely(call, record.vm_id)
         return vm
 
     def _monitor_changed(self, vm: LiveVM) -> None:

@@ -5,17 +5,22 @@ import socket
 import termios
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from qemu_node.cli.vm import console as console_module
 from qemu_node.cli.vm.console import (
     ConsoleError,
-    _has_client,
     attach,
+    open_console,
     raw_terminal,
     split_at_escape,
 )
+from qemu_node.host.process.identity import identify
 from qemu_node.host.sockets import listen_unix
+from qemu_node.vm.record.record import VMRecord
 
 TIMEOUT_S = 60.0
 
@@ -55,20 +60,6 @@ def test_the_terminal_is_restored_after_an_error(terminal: tuple[int, int]) -> N
     with pytest.raises(RuntimeError):
         fail()
     assert termios.tcgetattr(slave) == before
-
-
-@pytest.mark.parametrize(
-    ("chardevs", "taken"),
-    [
-        ([{"label": "serial0", "filename": "disconnected:unix:/x,server=on"}], False),
-        ([{"label": "serial0", "filename": "unix:/x,server=on"}], True),
-        ([{"label": "qga"}], None),
-        ({}, None),
-        (["x"], None),
-    ],
-)
-def test_qemu_tells_whether_the_console_is_taken(chardevs: object, taken: bool | None) -> None:
-    assert _has_client(chardevs) is taken
 
 
 async def _guest(path: Path) -> tuple[socket.socket, "asyncio.Task[socket.socket]"]:
@@ -171,3 +162,119 @@ async def test_looking_on_needs_no_terminal(tmp_path: Path) -> None:
 async def test_a_vm_without_a_console_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConsoleError, match="No such file"):
         await attach(tmp_path / "absent", input_fd=None, output_fd=1)
+
+
+class Shared:
+    """A VM's port as QEMU serves it, and as the daemon shares it."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.port, self.daemon = root / "s", root / "d"
+        self.said: list[str] = []
+        self.is_taken = False
+        own = identify(os.getpid())
+        self.record = cast(
+            "VMRecord",
+            SimpleNamespace(
+                vm_id="web-0123456789ab",
+                display_name="web",
+                process=own,
+                sockets=SimpleNamespace(serial=str(self.port)),
+            ),
+        )
+
+        async def is_taken(_record: object) -> bool:
+            return self.is_taken
+
+        monkeypatch.setattr(console_module, "is_taken", is_taken)
+
+    def open(self, output_fd: int) -> "asyncio.Task[bool]":
+        return asyncio.ensure_future(
+            open_console(
+                self.record, self.daemon, input_fd=None, output_fd=output_fd, say=self.said.append
+            )
+        )
+
+
+@pytest.fixture
+def shared(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shared:
+    return Shared(short_tmp_path, monkeypatch)
+
+
+async def _share(client: socket.socket, answer: bytes) -> bytes:
+    """Answer a console as the daemon does; return what it asked for."""
+    loop = asyncio.get_running_loop()
+    client.setblocking(False)
+    asked = await loop.sock_recv(client, 100)
+    await loop.sock_sendall(client, answer)
+    return asked
+
+
+async def test_the_daemon_is_asked_first_and_its_death_ends_no_console(
+    shared: Shared, terminal: tuple[int, int]
+) -> None:
+    master, slave = terminal
+    daemon, joined = await _guest(shared.daemon)
+    qemu, direct = await _guest(shared.port)
+    async with asyncio.timeout(TIMEOUT_S):
+        console = shared.open(slave)
+        client = await joined
+        assert await _share(client, b"open\nby the daemon") == b"view\n"
+        assert await _read_until(master, b"by the daemon")
+        daemon.close()
+        client.close()
+        guest = await direct
+        await asyncio.get_running_loop().sock_sendall(guest, b"by QEMU")
+        assert await _read_until(master, b"by QEMU")
+        assert "has ended; this console goes on" in shared.said[-1]
+        guest.close()
+        assert await console is False
+    qemu.close()
+
+
+@pytest.mark.parametrize("answer", [b"lost\n", b"opening\n", b"", b"x" * 100])
+async def test_a_daemon_that_does_not_share_is_passed_over(
+    shared: Shared, terminal: tuple[int, int], answer: bytes
+) -> None:
+    master, slave = terminal
+    daemon, joined = await _guest(shared.daemon)
+    qemu, direct = await _guest(shared.port)
+    async with asyncio.timeout(TIMEOUT_S):
+        console = shared.open(slave)
+        client = await joined
+        _ = await _share(client, answer)
+        client.close()
+        guest = await direct
+        await asyncio.get_running_loop().sock_sendall(guest, b"by QEMU")
+        assert await _read_until(master, b"by QEMU")
+        guest.close()
+        assert await console is False
+    daemon.close()
+    qemu.close()
+
+
+async def test_a_console_that_was_too_slow_is_told_and_goes_on(
+    shared: Shared, terminal: tuple[int, int]
+) -> None:
+    _, slave = terminal
+    daemon, joined = await _guest(shared.daemon)
+    async with asyncio.timeout(TIMEOUT_S):
+        console = shared.open(slave)
+        client = await joined
+        _ = await _share(client, b"open\n")
+        client.close()
+        client, _ = await asyncio.get_running_loop().sock_accept(daemon)
+        _ = await _share(client, b"open\n")
+        while "did not keep up" not in shared.said[-1]:
+            await asyncio.sleep(0)
+        daemon.close()
+        client.close()
+        # Nobody serves the port any more: the VM has ended.
+        assert await console is False
+
+
+async def test_without_a_daemon_a_port_that_is_taken_is_an_error(
+    shared: Shared, terminal: tuple[int, int]
+) -> None:
+    shared.is_taken = True
+    with pytest.raises(ConsoleError, match="somebody else has the console"):
+        await shared.open(terminal[1])
