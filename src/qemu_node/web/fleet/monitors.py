@@ -125,10 +125,13 @@ class Monitor:
             ) from exc
 
     async def _connected(self) -> QmpConnection:
+        if self._qmp is not None and not self._qmp.is_open:
+            self._lose()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TURN_MAX_S):
                 await self._ready.wait()
-        if self._qmp is None:
+        # It may be closed already, and nobody told yet.
+        if self._qmp is None or not self._qmp.is_open:
             raise QmpError(f"QEMU cannot be asked: {self._problem}")
         return self._qmp
 
@@ -139,7 +142,7 @@ class Monitor:
                 path, timeout_s=_CONNECT_TIMEOUT_S, on_event=self._hear
             )
         async with qmp:
-            qmp.on_closed(self._look.set)
+            qmp.on_closed(self._lose)
             try:
                 while qmp.is_open:
                     self._look.clear()
@@ -149,9 +152,14 @@ class Monitor:
                     await self._look.wait()
                     await asyncio.sleep(_SETTLE_S)
             finally:
-                self._qmp = None
-                self._ready.clear()
-                self._problem = "QEMU closed its monitor"
+                self._lose()
+
+    def _lose(self) -> None:
+        """Lend it to nobody any more, and have `_follow` notice."""
+        self._qmp = None
+        self._ready.clear()
+        self._problem = "QEMU closed its monitor"
+        self._look.set()
 
     async def _ask(self, qmp: QmpConnection) -> None:
         status = await commands.query_status(qmp)
