@@ -1,6 +1,7 @@
 """All routes of the API, and their document."""
 
 import json
+from pathlib import Path
 
 from fakes.web_api import running_api
 
@@ -19,6 +20,14 @@ async def test_the_document_has_every_route_with_its_right(paths: Paths) -> None
     assert log["parameters"][1]["name"] == "lines"
     assert "VMView" in document["components"]["schemas"]
     assert json.dumps(document)
+
+
+async def test_the_page_names_every_route(paths: Paths) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "api.md").read_text()
+    async with running_api(paths) as api:
+        for route in api.routes:
+            assert route.right is not None
+            assert f"| `{route.method} {route.path}` | {route.right} |" in page
 
 
 async def test_a_method_that_a_path_does_not_know_is_named(paths: Paths) -> None:
