@@ -17,8 +17,10 @@ from qemu_node.config.node import NodeConfig
 from qemu_node.config.web import WebConfig
 from qemu_node.errors import HostError
 from qemu_node.host.allocator import keep_one_arena
+from qemu_node.host.concurrency.loops import repeat
 from qemu_node.host.concurrency.looptime import timed_loop
 from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.atomic import write_atomic
 from qemu_node.host.limits import raise_open_files_limit
 from qemu_node.host.notify import keep_alive, notify
@@ -47,6 +49,7 @@ PUBLIC_CERTIFICATE = "certificate.pem"
 """In the runtime directory, for everybody to read: what the console shows to browsers."""
 
 _STATUS_S = 60.0
+_LOOK_S = 60.0
 _END_S = 10.0
 """The unit has half as much again before systemd kills."""
 
@@ -136,10 +139,15 @@ async def _run(config: NodeConfig) -> None:
             undo.callback(sock.close)
         certificate = await open_certificate(web, os.environ, _state_directory(config))
         undo.pop_all()
-    _publish(certificate, _runtime_directory(config))
+    public = _runtime_directory(config)
+    _publish(certificate, public)
+
+    async def look() -> None:
+        if await certificate.look():
+            await to_the_end(_publish, certificate, public)
+
     async with TaskOwner("daemon") as tasks:
         _ = tasks.start(keep_alive(), name="watchdog")
-        _ = tasks.start(certificate.follow(), name="certificate")
         async with contextlib.AsyncExitStack() as stack:
             console = await stack.enter_async_context(
                 serving(
@@ -151,6 +159,14 @@ async def _run(config: NodeConfig) -> None:
                 )
             )
             _ = tasks.start(_tell_status(console, web), name="status")
+            looking = repeat(
+                look,
+                name="reading the certificate",
+                interval_s=_LOOK_S,
+                first_s=_LOOK_S,
+                troubles=console.fleet.troubles,
+            )
+            _ = tasks.start(looking, name="certificate")
             notify(READY=1)
             log.info(
                 "serves the console",

@@ -3,20 +3,31 @@
 Owns asking the kernel and resolv.conf. No name server is asked.
 """
 
+import functools
 import ipaddress
 import re
 import socket
+import time
 from pathlib import Path
 
 from qemu_node.host.files.reading import read_or_empty
 
+_FRESH_S = 30.0
 _RESOLV_CONF = Path("/etc/resolv.conf")
 _DOMAIN = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){0,10}")
 _INTERNET = ("192.0.2.1", "2001:db8::1")
 
 
 def own_names() -> list[str]:
-    """Return the host name, also with each of the domains in which this node looks names up."""
+    """Return the host name, also with each of the domains in which this node looks names up.
+
+    The answer is as it was within the last half minute: each request asks.
+    """
+    return _names_at(int(time.monotonic() / _FRESH_S))
+
+
+@functools.lru_cache(maxsize=1)
+def _names_at(_time: int) -> list[str]:
     return names_of(socket.gethostname(), read_or_empty(_RESOLV_CONF))
 
 

@@ -33,6 +33,8 @@ _BACKLOG = 512
 _TLS_HANDSHAKE = b"\x16"
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NO_ROOM_PAUSE_S = 0.5
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""A kernel without it, or with it switched off (sysctl net.ipv6.conf.all.disable_ipv6)."""
 _LOGGED_EVERY_S = 60.0
 
 
@@ -53,8 +55,7 @@ def listen(addresses: Sequence[str], port: int) -> list[socket.socket]:
             try:
                 sock = undo.enter_context(_listen(address, port))
             except OSError as exc:
-                if exc.errno == errno.EAFNOSUPPORT and not addresses and sockets:
-                    # A kernel without IPv6.
+                if exc.errno in _NO_IPV6 and not addresses and sockets:
                     continue
                 raise _listen_error(address, port, exc) from exc
             sockets.append(sock)

@@ -4,7 +4,6 @@ Owns which files are used: those of node.toml; else what systemd hands over, whi
 certificate where there is one (`LoadCredential=` of the unit); else one that the daemon makes.
 """
 
-import asyncio
 import hashlib
 import logging
 import ssl
@@ -24,7 +23,6 @@ CREDENTIALS_ENV = "CREDENTIALS_DIRECTORY"
 CERT_CREDENTIAL = "tls-cert"
 KEY_CREDENTIAL = "tls-key"
 
-_LOOK_S = 60.0
 _RENEW_S = 12 * 3600.0
 _PEM_MAX_BYTES = 1 << 20
 
@@ -135,28 +133,26 @@ class Certificate:
         """Its SHA-256, as browsers show it."""
         return fingerprint(self.pem)
 
-    async def follow(self) -> None:
-        """Look once a minute whether it has changed, until cancelled."""
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            await self.look()
+    async def look(self) -> bool:
+        """Take a certificate that has changed; tell whether it has.
 
-    async def look(self) -> None:
-        """Take a certificate that has changed; one that cannot be used is logged, and not taken."""
+        One that cannot be used is logged, and not taken.
+        """
         try:
             if self._renew is not None and time.monotonic() - self._renewed_at >= _RENEW_S:
                 self._renewed_at = time.monotonic()
                 await self._renew()
             seen = await to_the_end(_versions, self.files)
             if seen == self._seen:
-                return
+                return False
             self._context = await to_the_end(make_context, self.files)
             self.pem = await to_the_end(public_pem, self.files)
         except NodeError as exc:
             log.warning("the certificate in use stays", extra={"reason": exc.explain()})
-            return
+            return False
         self._seen = seen
         log.info("took a new certificate", extra={"fingerprint": self.fingerprint})
+        return True
 
 
 def _versions(files: CertificateFiles) -> list[tuple[int, int, int] | None]:
