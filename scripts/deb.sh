@@ -38,12 +38,15 @@ esac
 # What the package is made from. This script is one of them: it says in which chroot it is built.
 sources() {
     find LICENSE README.md CHANGELOG.md uv.lock pyproject.toml debian docs examples src/qemu_node \
-        scripts/deb.sh scripts/debian-sources.sh tools/manpages.py \
+        package-lock.json tools/webmodules.py scripts/deb.sh scripts/debian-sources.sh tools/manpages.py \
         -name __pycache__ -prune -o -type f -print | LC_ALL=C sort
 }
 
 # Prints the hash of the sources in the current directory.
 key_of_sources() { sources | tr '\n' '\0' | xargs -0 sha256sum | sha256sum | cut -c1-16; }
+
+# They belong to the sources that the key below names.
+python3 tools/webmodules.py || fail "cannot fetch the modules of the console's page, see above"
 
 mkdir -p "$cache/deb" && [ -w "$cache/deb" ] ||
     fail "cannot write to $cache/deb; set XDG_CACHE_HOME to a directory of yours"

@@ -11,11 +11,13 @@ cd "$(dirname "$0")/.."
 
 uv_version=0.13.9
 # Of free space: .tools and .venv together.
-venv_mib=300
+venv_mib=450
 packages='python3 python3-venv ca-certificates procps
     qemu-system-x86 qemu-utils ovmf
     mmdebstrap debian-archive-keyring busybox-static mtools fdisk e2fsprogs squashfs-tools
     xorriso genisoimage nftables iproute2 curl iperf3 minisign openssh-client'
+# For the tests of the console's page; NO_BROWSER=yes leaves it out.
+[ -n "${NO_BROWSER:-}" ] || packages="$packages chromium"
 
 say() { echo "setup: $*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -117,6 +119,8 @@ install_python() {
     "$uv" sync --quiet --locked --compile-bytecode ||
         fail "cannot install the Python packages; $online ($(free_space .) free here)"
     .venv/bin/python -m compileall -q src
+    .venv/bin/python tools/webmodules.py ||
+        fail "cannot fetch the modules of the console's page, see above"
 }
 
 case ${1:-} in
