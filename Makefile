@@ -14,7 +14,7 @@ PYTEST := $(PYTHON) -m pytest
 # Two files of tests at a time: most tests wait for a guest, which has one CPU. In the order of
 # SYSTEM_TESTS, the longest first, for one that begins last would be waited for alone.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
-SYSTEM_TESTS := tests/e2e tests/os tests/integration tests/network
+SYSTEM_TESTS := tests/e2e tests/os tests/integration tests/network tests/browser
 # The longest first here, too; then the one that need not wait for the other's installation.
 LONGEST := $(addprefix tests/scenario/test_, power_cuts.py unattended.py fall_back.py)
 SCENARIO := $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/scenario/test_*.py))

@@ -32,6 +32,7 @@ from qemu_node.web.listener.port import Port, listen
 from qemu_node.web.login.access import Access
 from qemu_node.web.nodenames import own_names
 from qemu_node.web.nomadapi import NomadApi, NomadServer
+from qemu_node.web.page.routes import PageRoutes
 from qemu_node.web.screen.relay import Relay
 from qemu_node.web.screen.routes import ScreenRoutes
 from qemu_node.web.screen.thumbnails import Thumbnails
@@ -151,7 +152,7 @@ async def _open_parts(
         *KeysRoutes(fleet, pastes).routes(),
         *SerialRoutes(viewers, access.guard).routes(),
     ]
-    return [*routes, *api.document(routes)]
+    return [*routes, *api.document(routes), *PageRoutes().routes()]
 
 
 async def _name_no_version(_request: web.Request, response: web.StreamResponse) -> None:

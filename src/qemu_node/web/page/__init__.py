@@ -1,0 +1,7 @@
+"""What a browser is given: the page, its modules and styles.
+
+- `index.html`, `style.css`, `app/`: ours; `vendor/`: of others, fetched by tools/webmodules.py
+- `modules`: which modules import which
+- `files`: all files, as they are served
+- `routes`: the routes
+"""

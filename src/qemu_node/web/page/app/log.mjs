@@ -1,0 +1,42 @@
+// The last lines that a guest has printed.
+import { html, useEffect, useRef, useState } from './html.mjs';
+import { send, vmPath } from './api.mjs';
+import { Notice } from './parts.mjs';
+
+const LINES = 500;
+const LOOK_MS = 5000;
+// Escape sequences and other controls: this view has no terminal.
+// eslint-disable-next-line no-control-regex
+const CONTROLS = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|[\x00-\x08\x0b-\x1f\x7f]/g;
+
+/** Return text without what a terminal would act on. Pure. */
+export function plain(text) {
+  return text.replace(CONTROLS, '');
+}
+
+export default function Log({ vm }) {
+  const [text, setText] = useState(null);
+  const [error, setError] = useState(null);
+  const ref = useRef(null);
+  useEffect(() => {
+    let isHere = true;
+    async function look() {
+      try {
+        const answer = plain(await (await send('GET', vmPath(vm.vm_id, `/log?lines=${LINES}`))).text());
+        if (isHere) { setText(answer); setError(null); }
+      } catch (problem) {
+        if (isHere) setError(problem);
+      }
+    }
+    look();
+    const timer = setInterval(() => { if (!document.hidden && !vm.end) look(); }, LOOK_MS);
+    return () => { isHere = false; clearInterval(timer); };
+  }, [vm.vm_id, Boolean(vm.end)]);
+  useEffect(() => {
+    // At the end, unless somebody has scrolled up.
+    const view = ref.current;
+    if (view && view.scrollHeight - view.scrollTop - view.clientHeight < 200) view.scrollTop = view.scrollHeight;
+  }, [text]);
+  return html`<${Notice} error=${error} />
+    <pre class="log" ref=${ref} tabindex="0" aria-label="Log" aria-busy=${text === null}>${text === '' ? 'The guest has printed nothing.' : text}</pre>`;
+}

@@ -1,0 +1,105 @@
+// Small pictures of the VMs that are in view. Owns when they are fetched: only for pictures that can be
+// seen, a few at a time, every few seconds, with the version that is here already, so that a screen that
+// has not changed costs one short answer and no drawing.
+import { send, vmPath } from './api.mjs';
+
+const EVERY_MS = 5000;
+const AT_A_TIME = 3;
+const KEPT_MAX = 100;
+const RETRY_MS = 15_000;
+
+/** vm_id → {etag, bitmap}; the oldest is first. */
+const kept = new Map();
+/** Element → what `watch` was told. */
+const watched = new Map();
+const waiting = new Set();
+let busy = 0;
+
+const observer = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    const item = watched.get(target);
+    if (!item) continue;
+    item.isSeen = isIntersecting;
+    if (isIntersecting) wish(item);
+    else waiting.delete(item);
+  }
+}, { rootMargin: '100px' });
+
+/** Keep `canvas` showing a VM's screen while it is in view; return what ends that. */
+export function watch(canvas, vmId, onPicture) {
+  const item = { canvas, vmId, onPicture, isSeen: false, dueAt: 0, isFinal: false };
+  watched.set(canvas, item);
+  const have = kept.get(vmId);
+  if (have) draw(item, have.bitmap);
+  observer.observe(canvas);
+  return {
+    /** The VM has ended: its picture is fetched once more and then stays. */
+    setFinal(isFinal) {
+      if (item.isFinal === isFinal) return;
+      item.isFinal = isFinal;
+      item.dueAt = 0;
+      if (item.isSeen) wish(item);
+    },
+    end() {
+      observer.unobserve(canvas);
+      watched.delete(canvas);
+      waiting.delete(item);
+    },
+  };
+}
+
+function wish(item) {
+  if (document.hidden || performance.now() < item.dueAt) return;
+  waiting.add(item);
+  work();
+}
+
+function work() {
+  while (busy < AT_A_TIME && waiting.size) {
+    const [item] = waiting;
+    waiting.delete(item);
+    busy += 1;
+    fetchOne(item).finally(() => {
+      busy -= 1;
+      work();
+    });
+  }
+}
+
+async function fetchOne(item) {
+  const have = kept.get(item.vmId);
+  const headers = have ? { 'If-None-Match': have.etag } : {};
+  item.dueAt = performance.now() + EVERY_MS;
+  try {
+    const response = await send('GET', vmPath(item.vmId, '/thumbnail'), undefined, { headers });
+    if (item.isFinal) item.dueAt = Infinity;
+    if (response.status === 304) return;
+    const bitmap = await createImageBitmap(await response.blob());
+    keep(item.vmId, { etag: response.headers.get('ETag') ?? '', bitmap });
+    draw(item, bitmap);
+  } catch (error) {
+    // No picture yet, or none that is allowed: what is shown stays.
+    item.dueAt = performance.now() + (error.status === 403 ? Infinity : RETRY_MS);
+  }
+}
+
+function keep(vmId, picture) {
+  kept.delete(vmId);
+  kept.set(vmId, picture);
+  if (kept.size > KEPT_MAX) kept.delete(kept.keys().next().value);
+}
+
+function draw(item, bitmap) {
+  const { canvas } = item;
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  canvas.getContext('2d', { alpha: false }).drawImage(bitmap, 0, 0);
+  item.onPicture();
+}
+
+function lookAgain() {
+  for (const item of watched.values()) if (item.isSeen) wish(item);
+}
+
+setInterval(lookAgain, 1000);
+document.addEventListener('visibilitychange', lookAgain);
