@@ -6,6 +6,7 @@ passed through: no other command can be sent from outside.
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from typing import Literal, TypeVar
@@ -25,6 +26,7 @@ _SCREENDUMP_TIMEOUT_S = 15.0
 _BALLOON = "/machine/peripheral/balloon0"
 _NOT_SAID = (1 << 64) - 1
 _REMOVE_FD_TIMEOUT_S = 1.0
+_KEYBOARD_COUNT = re.compile(r"^IRQ statistics for ioapic:\n(?: *\d+: \d+\n)*? *1: (\d+)$", re.M)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -38,6 +40,10 @@ class VersionTriple(msgspec.Struct, frozen=True):
 
 class _AddedFd(msgspec.Struct):
     fd: int
+
+
+class _HumanReadableText(msgspec.Struct, rename={"text": "human-readable-text"}):
+    text: str
 
 
 class _VersionInfo(msgspec.Struct):
@@ -297,6 +303,24 @@ def has_client(chardevs: object, label: str) -> bool | None:
         if isinstance(chardev, dict) and chardev.get("label") == label:
             return not str(chardev.get("filename", "")).startswith("disconnected:")
     return None
+
+
+async def count_keyboard_interrupts(connection: QmpConnection) -> int | None:
+    """Return how often the PS/2 keyboard has interrupted the guest: once for each byte it read.
+
+    None if this QEMU does not count them: KVM's own interrupt controller does not, and the command
+    is experimental (qapi/machine.json, `x-query-irq`).
+
+    Raises:
+        QmpError: no usable answer.
+    """
+    try:
+        reply = await connection.execute("x-query-irq")
+    except QmpRefusedError:
+        return None
+    text = _convert(reply, _HumanReadableText, "x-query-irq").text
+    found = _KEYBOARD_COUNT.search(text)
+    return None if found is None else int(found[1])
 
 
 def _convert(reply: object, kind: type[T], command: str) -> T:

@@ -1,7 +1,7 @@
 """Pastes into a guest whose QEMU is a list of what it was told."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from fakes.fake_screens import FakeFleet
 from unit.web.fleet.test_model import vm
 
 from qemu_node.errors import QmpError
+from qemu_node.web.keys import uptake
 from qemu_node.web.keys.layouts import load
 from qemu_node.web.keys.paste import PER_SECOND_MAX, Pastes, PasteState, PasteView
 from qemu_node.web.keys.strokes import plan_strokes
@@ -27,10 +28,13 @@ class TypedQemu:
         self.status = "running"
         self.calls: list[list[tuple[str, bool]]] = []
         self.breaks_after: int | None = None
+        self.interrupts: Callable[[], str] = lambda: ""
 
     async def execute(self, command: str, arguments: Any = None, *, timeout_s: float = 5.0) -> Any:
         if command == "query-status":
             return {"status": self.status, "running": self.status == "running"}
+        if command == "x-query-irq":
+            return {"human-readable-text": self.interrupts()}
         assert command == "input-send-event"
         if self.breaks_after is not None and len(self.calls) >= self.breaks_after:
             self.breaks_after = None
@@ -95,6 +99,47 @@ async def test_a_paste_is_one_call_a_stroke_and_tells_how_far_it_is(
         [("shift", True), ("b", True), ("b", False), ("shift", False)],
         [("ret", True), ("ret", False)],
     ]
+
+
+async def test_the_next_key_waits_until_the_guest_has_read_the_last_one(
+    pastes: Pastes, qemu: TypedQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uptake, "POLL_S", 0.0)
+    asked_at: list[int] = []
+    read = 100
+
+    def interrupts() -> str:
+        nonlocal read
+        asked_at.append(len(qemu.calls))
+        # A slow guest: it has read one byte more at each look.
+        read = min(read + 1, 100 + sum(map(len, qemu.calls)))
+        return (
+            f"IRQ statistics for ioapic:\n 0: 7\n 1: {read}\n12: 3\nIRQ statistics for x:\n 1: 9\n"
+        )
+
+    qemu.interrupts = interrupts
+    done = await ended(pastes, await start(pastes, "aB"))
+    assert done.state is PasteState.DONE
+    assert [asked_at.count(calls) for calls in (0, 1, 2)] == [1, 2, 4]
+
+
+async def test_a_guest_that_stops_reading_its_keyboard_fails_the_paste(
+    pastes: Pastes, qemu: TypedQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uptake, "STUCK_S", 0.02)
+    monkeypatch.setattr(uptake, "POLL_S", 0.001)
+    qemu.interrupts = lambda: f"IRQ statistics for ioapic:\n 1: {min(2 * len(qemu.calls), 6)}\n"
+    done = await ended(pastes, await start(pastes, "a" * 100))
+    assert (done.state, done.typed) == (PasteState.FAILED, 3)
+    assert "does not read its keyboard" in done.message
+
+
+async def test_where_interrupts_are_not_counted_the_pace_is_enough(
+    pastes: Pastes, qemu: TypedQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uptake, "FIRST_S", 0.02)
+    qemu.interrupts = lambda: "IRQ statistics for ioapic:\n 1: 5\n"
+    assert (await ended(pastes, await start(pastes, "a" * 20))).state is PasteState.DONE
 
 
 async def test_an_abort_releases_the_modifiers(pastes: Pastes, qemu: TypedQemu) -> None:
