@@ -114,9 +114,13 @@ async def silent(_: VMSummary) -> GuestNetwork | None:
 
 @contextlib.asynccontextmanager
 async def running_api(
-    paths: Paths, *, has_nomad: bool = False, heartbeat_s: float = 15.0
+    paths: Paths,
+    *,
+    has_nomad: bool = False,
+    nomad_address: str | None = None,
+    heartbeat_s: float = 15.0,
 ) -> AsyncGenerator[ApiUnderTest]:
-    """Serve the API on loopback, over the VMs below `paths`."""
+    """Serve the API on loopback, over the VMs below `paths`; with a fake Nomad, or a real one."""
     guard, nomad = FakeGuard(), FakeTasks()
     async with contextlib.AsyncExitStack() as stack:
         api = None
@@ -124,8 +128,9 @@ async def running_api(
             agent = web.Application()
             agent.router.add_route("*", "/{tail:.*}", nomad.answer)
             server = await stack.enter_async_context(TestServer(agent))
-            address = str(server.make_url("")).rstrip("/")
-            api = await stack.enter_async_context(NomadApi(NomadServer(address=address)))
+            nomad_address = str(server.make_url("")).rstrip("/")
+        if nomad_address is not None:
+            api = await stack.enter_async_context(NomadApi(NomadServer(address=nomad_address)))
         fleet = await stack.enter_async_context(Fleet(paths, ask=silent))
         served = await stack.enter_async_context(
             Api(
