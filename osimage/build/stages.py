@@ -94,6 +94,7 @@ class Stages:
         *,
         about: str,
         look_again: Callable[[], str] | None = None,
+        is_sound: Callable[[Path], bool] | None = None,
     ) -> Path:
         """Return the entry of `name` and `digest`, made unless it is there.
 
@@ -105,9 +106,12 @@ class Stages:
             about: Says what takes so long.
             look_again: Returns the digest once more. Files of a person may change while the step
                 reads them, and what came out would be kept as what it is not.
+            is_sound: Tells whether a kept entry is still what was made. One that is not is made
+                again.
 
         Raises:
-            BuildError: what goes into it has changed meanwhile; nothing is kept.
+            BuildError: what goes into it has changed meanwhile, and nothing is kept; or the entry
+                is damaged while another build uses it.
         """
         entry = self._directory / f"{name}-{digest}"
         # Its lock and its time stand for the entry: the time of a root directory is the image's.
@@ -115,18 +119,28 @@ class Stages:
         with mark.open("a") as lock:
             fd = os.dup(lock.fileno())
         self._in_use.append(fd)
+        is_known = is_sound is None
         while True:
             if _try_lock(fd, fcntl.LOCK_EX):
+                if is_sound is not None and _exists(entry) and not is_sound(entry):
+                    say(f"{entry} is damaged: makes it again")
+                    self._discard(entry, name)
                 if not _exists(entry):
                     self._remove_litter()
                     say(about)
                     self._make(entry, name, make, look_again)
+                is_known = True
             elif not _exists(entry):
                 say(f"waits for another build, which makes {name}")
             fcntl.flock(fd, fcntl.LOCK_SH)
             # One lock is given up before the other is had (flock(2)): somebody may have removed it.
             if _exists(entry):
                 break
+        if not is_known and is_sound is not None and not is_sound(entry):
+            raise BuildError(
+                f"{entry} is damaged, and another build uses it",
+                hint="try again when that build is done",
+            )
         os.utime(mark)
         self._remove_old(name, mark)
         return entry
@@ -171,9 +185,12 @@ class Stages:
         for mark in by_age[_KEPT - 1 :]:
             with mark.open() as file:
                 if _try_lock(file.fileno(), fcntl.LOCK_EX) and _exists(entries[mark]):
-                    # At once: a half that is left would be taken for the whole.
-                    with self._scratch(name) as scratch:
-                        entries[mark].rename(scratch / "old")
+                    self._discard(entries[mark], name)
+
+    def _discard(self, entry: Path, name: str) -> None:
+        """Remove an entry at once: a half that is left would be taken for the whole."""
+        with self._scratch(name) as scratch:
+            entry.rename(scratch / "old")
 
     def _remove_litter(self) -> None:
         """Remove what killed builds left: nobody locks it."""

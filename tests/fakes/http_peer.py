@@ -5,6 +5,7 @@ One request a connection; what is answered is a subclass's.
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Self
@@ -48,7 +49,7 @@ class HttpPeer:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls) -> AsyncGenerator[Self]:
+    async def running(cls, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Self]:
         peer = cls()
         handlers: set[asyncio.Task[None]] = set()
 
@@ -62,7 +63,7 @@ class HttpPeer:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
         peer.port = server.sockets[0].getsockname()[1]
         try:
             yield peer
@@ -87,12 +88,18 @@ class HttpPeer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         method, target, _ = head[0].split(" ")
-        pairs = [line.split(": ", 1) for line in head[1:] if line]
-        request = PeerRequest(method, target, {name.lower(): value for name, value in pairs})
+        headers: dict[str, str] = {}
+        for line in head[1:]:
+            name, _, value = line.partition(": ")
+            if name:
+                # One that comes twice is a list (RFC 9110, 5.3).
+                before = headers.get(name.lower())
+                headers[name.lower()] = value if before is None else f"{before}, {value}"
+        request = PeerRequest(method, target, headers)
         self.requests.append(request)
         reply = self.answer(request)
-        headers = {"Connection": "close", "Content-Length": str(len(reply.body)), **reply.headers}
-        lines = [f"HTTP/1.1 {reply.status} Whatever", *(f"{k}: {v}" for k, v in headers.items())]
+        said = {"Connection": "close", "Content-Length": str(len(reply.body)), **reply.headers}
+        lines = [f"HTTP/1.1 {reply.status} Whatever", *(f"{k}: {v}" for k, v in said.items())]
         writer.write(
             ("\r\n".join(lines) + "\r\n\r\n").encode() + (b"" if method == "HEAD" else reply.body)
         )

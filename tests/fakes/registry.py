@@ -144,6 +144,9 @@ class Registry(HttpPeer):
         return stored
 
     def answer(self, request: PeerRequest) -> Reply:
+        if request.path == "/v2/":
+            # What skopeo asks first, to see whether this is a registry.
+            return Reply(200)
         match = _PATH.fullmatch(request.path)
         if match is None:
             return Reply(404)

@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 
 from osimage.build.binaries.download import sha256_of
@@ -33,7 +34,7 @@ def require_pinned(lock: ElementalLock) -> None:
 
 
 def fetch_elemental(stages: Stages, tools: Path, lock: ElementalLock) -> Path:
-    """Return the program of the pinned release, downloaded once.
+    """Return the program of the pinned release, downloaded once and checked at each use.
 
     Raises:
         BuildError: it is not pinned, cannot be fetched, or is not what the lock file says.
@@ -48,8 +49,9 @@ def fetch_elemental(stages: Stages, tools: Path, lock: ElementalLock) -> Path:
 
     digest = digest_of(["elemental 1", repr(lock)])
     return stages.get(
-        "elemental", digest, make, about=f"downloads the Elemental CLI {lock.version}"
-    )
+        "elemental", digest, make, about=f"downloads the Elemental CLI {lock.version}",
+        is_sound=lambda kept: sha256_of(kept) == lock.sha256,
+    )  # fmt: skip
 
 
 def pull(tools: Path, image: str, target: Path, scratch: Path) -> None:
@@ -71,8 +73,14 @@ def pull(tools: Path, image: str, target: Path, scratch: Path) -> None:
     manifest = json.loads((layout / "manifest.json").read_bytes())
     # The topmost layer that has the file.
     for layer in reversed(manifest["layers"]):
-        if _extract(layout / layer["digest"].partition(":")[2], target):
-            return
+        try:
+            if _extract(layout / layer["digest"].partition(":")[2], target):
+                return
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as exc:
+            raise BuildError(
+                f"{image} has a layer that is no gzip file of a tar archive: {exc}",
+                hint="or give ELEMENTAL=PATH",
+            ) from exc
     raise BuildError(f"{image} has no /{_FILE}")
 
 
@@ -98,8 +106,8 @@ def pin(tools: Path, lock: ElementalLock, scratch: Path) -> tuple[str, str]:
     try:
         digest = run_skopeo(
             tools,
-            ["inspect", "--override-os=linux", "--override-arch=amd64", "--format={{.Digest}}",
-             f"docker://{lock.image}"],
+            ["inspect", "--no-tags", "--override-os=linux", "--override-arch=amd64",
+             "--format={{.Digest}}", f"docker://{lock.image}"],
         ).decode().strip()  # fmt: skip
     except ProcessError as exc:
         raise BuildError(f"cannot ask for {lock.image}: {exc}") from exc

@@ -38,7 +38,10 @@ def test_a_wrong_lock_is_refused(old: str, new: str) -> None:
 
 
 def test_a_signature_by_a_subkey_of_the_pinned_key_is_taken() -> None:
-    status = f"[GNUPG:] NEWSIG\n[GNUPG:] VALIDSIG {SUBKEY} 2026-08-12 17 0 4 0 1 8 00 {KEY}\n"
+    status = (
+        f"[GNUPG:] NEWSIG\n[GNUPG:] GOODSIG {SUBKEY[-16:]} HashiCorp\n"
+        f"[GNUPG:] VALIDSIG {SUBKEY} 2026-08-12 17 0 4 0 1 8 00 {KEY}\n"
+    )
     check_signature(status, LOCKED)
 
 
@@ -65,6 +68,19 @@ def test_the_signed_list_must_have_the_locked_checksum() -> None:
             check_sums(wrong, LOCKED)
 
 
+@pytest.mark.parametrize("verdict", ["REVKEYSIG", "EXPKEYSIG", "EXPSIG"])
+def test_the_signature_of_a_key_that_is_not_good_any_more_is_refused(verdict: str) -> None:
+    """Also after a good signature of somebody else."""
+    status = (
+        f"[GNUPG:] NEWSIG\n[GNUPG:] GOODSIG {SUBKEY[-16:]} other\n"
+        f"[GNUPG:] VALIDSIG {SUBKEY} 2026-08-12 17 0 4 0 1 8 00 {SUBKEY}\n"
+        f"[GNUPG:] NEWSIG\n[GNUPG:] {verdict} {KEY[-16:]} HashiCorp\n"
+        f"[GNUPG:] VALIDSIG {KEY} 2026-08-12 17 0 4 0 1 8 00 {KEY}\n"
+    )
+    with pytest.raises(BuildError, match=f"revoked or expired .{verdict}"):
+        check_signature(status, LOCKED)
+
+
 @pytest.mark.parametrize("head", ["", "Version: 1\nComment: x y\n"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_armour_is_taken_off(head: str, end: str) -> None:
@@ -76,6 +92,13 @@ def test_armour_is_taken_off(head: str, end: str) -> None:
     assert dearmor(text) == bytes(range(200))
 
 
-def test_a_page_without_a_key_is_refused() -> None:
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<html>not found</html>",
+        "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n",
+    ],
+)
+def test_a_page_without_a_key_is_refused(page: str) -> None:
     with pytest.raises(BuildError, match="no key"):
-        dearmor("<html>not found</html>")
+        dearmor(page)

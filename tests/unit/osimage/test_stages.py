@@ -145,6 +145,33 @@ def test_a_step_whose_files_change_meanwhile_is_not_kept(tmp_path: Path) -> None
     assert kept.read_text() == "new"
 
 
+def test_a_kept_step_that_is_damaged_is_made_again(tmp_path: Path) -> None:
+    def make(target: Path, _: Path) -> None:
+        target.write_text("whole")
+
+    def is_sound(entry: Path) -> bool:
+        return entry.read_text() == "whole"
+
+    with Stages(tmp_path) as stages:
+        kept = stages.get("tool", "1", make, about="", is_sound=is_sound)
+    kept.write_text("damaged")
+    with Stages(tmp_path) as stages:
+        assert stages.get("tool", "1", make, about="", is_sound=is_sound).read_text() == "whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tool-1", "tool-1.used"]
+
+
+def test_a_damaged_step_that_another_build_uses_stops_the_build(tmp_path: Path) -> None:
+    def make(target: Path, _: Path) -> None:
+        target.write_text("whole")
+
+    with Stages(tmp_path) as other:
+        kept = other.get("tool", "1", make, about="")
+        kept.write_text("damaged")
+        with Stages(tmp_path) as stages, pytest.raises(BuildError, match="is damaged, and another"):
+            stages.get("tool", "1", make, about="", is_sound=lambda _: False)
+        assert kept.read_text() == "damaged"
+
+
 def test_old_entries_go_but_for_those_in_use(tmp_path: Path) -> None:
     def make(target: Path, _: Path) -> None:
         target.touch()
