@@ -19,6 +19,7 @@ from osimage.build.request import (
     default_tag,
     local_program,
 )
+from osimage.build.stages import MAX_AGE_DAYS
 from qemu_node.errors import NodeError
 
 
@@ -94,12 +95,22 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
                         help="a .packages file: install these versions")  # fmt: skip
     parser.add_argument("--snapshot", metavar="TIME",
                         help="packages of snapshot.debian.org, as 20260901T000000Z")  # fmt: skip
+    parser.add_argument("--max-age", type=_days, default=MAX_AGE_DAYS, metavar="DAYS",
+                        help="how old kept Debian packages may be; 0: of today "
+                        f"({MAX_AGE_DAYS})")  # fmt: skip
     parser.add_argument("--overlay", type=Path, action="append", default=[], metavar="DIRECTORY",
                         help="files that are laid over the root last; may be repeated")  # fmt: skip
     parser.add_argument("--iso-overlay", type=Path, metavar="DIRECTORY",
                         help="files beside the system on the ISO")  # fmt: skip
     parser.add_argument("--without-elemental", action="store_true",
                         help="a root file system for tests, which boots without it")  # fmt: skip
+
+
+def _days(text: str) -> int:
+    days = int(text)
+    if days < 0:
+        raise ValueError(text)
+    return days
 
 
 def _request(options: argparse.Namespace) -> BuildRequest:
@@ -109,7 +120,7 @@ def _request(options: argparse.Namespace) -> BuildRequest:
         overlays=tuple(path.resolve() for path in options.overlay),
         iso_overlay=options.iso_overlay, is_plain=options.without_elemental,
         nomad=local_program("NOMAD"), elemental=local_program("ELEMENTAL"),
-        epoch=default_epoch(),
+        epoch=default_epoch(), max_age_days=options.max_age,
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def build_tree(stages: Stages, request: BuildRequest) -> Built:
     if request.elemental is None and not request.is_plain:
         # Now, not after minutes of downloads.
         require_pinned(pinned.elemental)
-    tools = debian.make_tools(stages)
+    tools = debian.make_tools(stages, max_age_days=request.max_age_days)
     nomad = request.nomad or fetch_nomad(stages, tools, pinned.nomad)
     elemental = request.elemental
     if elemental is None and not request.is_plain:
@@ -106,7 +106,7 @@ def build_tree(stages: Stages, request: BuildRequest) -> Built:
             tag=request.tag, version=VERSION, source=request.source, nomad=nomad,
             elemental=None if request.is_plain else elemental, local_binaries=tuple(locals_),
             epoch=request.epoch, record=request.record, snapshot=request.snapshot,
-            overlays=request.overlays, release_key=key,
+            overlays=request.overlays, release_key=key, max_age_days=request.max_age_days,
         ),
     )  # fmt: skip
     parts = [

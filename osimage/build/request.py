@@ -7,6 +7,7 @@ from typing import Literal
 
 from osimage.build.errors import BuildError
 from osimage.build.namespace import REPO
+from osimage.build.stages import MAX_AGE_DAYS
 from qemu_node.errors import MissingPartError
 from qemu_node.host.process.command import ProcessError, run_blocking
 from qemu_node.version import VERSION
@@ -35,6 +36,8 @@ class BuildRequest:
     """The same."""
     epoch: int
     """The time of the newest file, in seconds since 1970."""
+    max_age_days: int = MAX_AGE_DAYS
+    """How old Debian packages may be that an earlier build has installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ from typing import Self
 from osimage.build.errors import BuildError
 
 _KEPT = 4
+MAX_AGE_DAYS = 7
+"""How old installed packages may be: Debian's fixes of security faults come on most days."""
 
 
 def say(text: str) -> None:
@@ -144,6 +146,15 @@ class Stages:
         os.utime(mark)
         self._remove_old(name, mark)
         return entry
+
+    def digests(self, name: str) -> list[str]:
+        """Return the digests of the entries of `name` that are kept."""
+        marks = self._directory.glob(f"{name}-*.used")
+        return [
+            entry.name.removeprefix(f"{name}-")
+            for mark in marks
+            if _exists(entry := _entry_of(mark))
+        ]
 
     def _make(
         self,

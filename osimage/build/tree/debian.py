@@ -7,12 +7,13 @@ same artefacts come out on every machine.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from osimage.build.errors import BuildError
 from osimage.build.namespace import REPO, environment
-from osimage.build.stages import Stages, digest_of
+from osimage.build.stages import MAX_AGE_DAYS, Stages, digest_of, say
 from osimage.build.tree.packages import differences, parse_record, pins
 from qemu_node.host.process.command import SAFE_ENV, ProcessError, run_blocking
 
@@ -61,8 +62,17 @@ def make_base(
     *,
     record: Mapping[str, str] | None = None,
     snapshot: str | None = None,
+    max_age_days: int = MAX_AGE_DAYS,
 ) -> Path:
     """Return a root directory with the packages `names`, installed without an initrd.
+
+    Args:
+        stages: Where it is kept.
+        names: Packages.
+        record: Their versions; None for what the mirror has.
+        snapshot: A time of snapshot.debian.org.
+        max_age_days: Packages that were installed longer ago are installed anew, unless a record
+            or a snapshot says which they are.
 
     Raises:
         BuildError: the mirror does not have the versions of `record`.
@@ -71,6 +81,8 @@ def make_base(
     sources = source_lines(snapshot)
     preferences = pins(record) if record else ""
     digest = digest_of(["base 1", sources, preferences, *names])
+    if not record and not snapshot:
+        digest = _dated(stages, "base", digest, max_age_days)
 
     def make(target: Path, scratch: Path) -> None:
         options = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _UNWANTED]
@@ -107,8 +119,8 @@ _SNAPSHOT_HINT = (
 )
 
 
-def make_tools(stages: Stages) -> Path:
-    """Return a root directory with the programs of the build."""
+def make_tools(stages: Stages, *, max_age_days: int = MAX_AGE_DAYS) -> Path:
+    """Return a root directory with the programs of the build, not older than `max_age_days`."""
     sources = source_lines()
 
     def make(target: Path, scratch: Path) -> None:
@@ -116,8 +128,44 @@ def make_tools(stages: Stages) -> Path:
         options = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _UNWANTED]
         _mmdebstrap(target, [*options, f"--include={','.join(_TOOLS)}"], sources)
 
-    digest = digest_of(["tools 1", sources, *_TOOLS])
+    digest = _dated(stages, "tools", digest_of(["tools 1", sources, *_TOOLS]), max_age_days)
     return stages.get("tools", digest, make, about="installs the tools of the build (a minute)")
+
+
+def _dated(stages: Stages, name: str, digest: str, max_age_days: int) -> str:
+    """Return `digest` with the day whose packages are to be used; say it if it is an earlier one.
+
+    The day is a part of the entry's name: all that is made of the entry becomes old with it.
+    """
+    today = datetime.now(UTC).date()
+    day = packages_day(stages.digests(name), digest, today, max_age_days)
+    if day != today:
+        say(f"{name}: Debian packages of {day}, {(today - day).days} days old")
+    return f"{digest}-{day:%Y%m%d}"
+
+
+def packages_day(kept: Iterable[str], digest: str, today: date, max_age_days: int) -> date:
+    """Return the newest day of a kept entry that is not too old, or today.
+
+    Args:
+        kept: The digests of kept entries, with their days.
+        digest: What goes into the entry, without the day.
+        today: The day of this build.
+        max_age_days: An entry may be so old; 0: of today.
+    """
+    days = []
+    for name in kept:
+        start, _, end = name.rpartition("-")
+        if start != digest:
+            continue
+        try:
+            day = datetime.strptime(end, "%Y%m%d").replace(tzinfo=UTC).date()
+        except ValueError:
+            continue
+        # One of a later day was made under a wrong clock.
+        if 0 <= (today - day).days <= max_age_days:
+            days.append(day)
+    return max(days, default=today)
 
 
 def _mmdebstrap(target: Path, options: Sequence[str], sources: str) -> None:

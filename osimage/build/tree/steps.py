@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from osimage.build.namespace import REPO, run_in
-from osimage.build.stages import Stages, digest_of, say
+from osimage.build.stages import MAX_AGE_DAYS, Stages, digest_of, say
 from osimage.build.tree import debian, packages, units
 from osimage.build.tree.initrd import copy_root, make_with_initrd
 from osimage.build.tree.lay import lay, resolve
@@ -46,6 +46,8 @@ class TreeRequest:
     """The time of the newest file, in seconds since 1970."""
     record: Path | None = None
     snapshot: str | None = None
+    max_age_days: int = MAX_AGE_DAYS
+    """How old Debian packages may be that an earlier build has installed."""
     overlays: tuple[Path, ...] = ()
     """Directories that are laid over the root last."""
     release_key: bytes = b""
@@ -59,7 +61,9 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
     if record is not None:
         # Ours comes later, from this checkout: no mirror has it.
         record.pop(PACKAGE, None)
-    base = debian.make_base(stages, names, record=record, snapshot=request.snapshot)
+    base = debian.make_base(
+        stages, names, record=record, snapshot=request.snapshot, max_age_days=request.max_age_days
+    )
     package = make_package()
     # The initrd does not change with each commit.
     with_initrd = make_with_initrd(stages, base, FILES, request.elemental, epoch=0)
