@@ -29,7 +29,10 @@ TAKEN_POLL_S = 1.0
 FAST_BYTES = 64 * KIB
 """In a second: more is paced."""
 PAUSE_S = 0.005
-"""QEMU writes six bytes at a time: without pauses a guest that floods costs most of a core."""
+"""QEMU writes six bytes at a time: without pauses a guest that floods costs most of a core.
+
+The price: meanwhile the socket is full now and then, and then QEMU logs a byte twice
+(chardev/char.c, qemu_chr_write_buffer, 7.2)."""
 
 
 class Pacer:
