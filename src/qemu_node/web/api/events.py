@@ -86,8 +86,12 @@ class EventRoutes:
             await response.prepare(call.request)
             async with contextlib.aclosing(self._messages(call.the_grant)) as messages:
                 async for message in messages:
-                    async with asyncio.timeout(_WRITE_TIMEOUT_S):
-                        await response.write(message)
+                    try:
+                        async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                            await response.write(message)
+                    except ConnectionError:
+                        # The client has gone, as every page does one day.
+                        return response
         # The session has ended; the client may be gone.
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(1.0):
