@@ -21,7 +21,7 @@ SCENARIO := $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/scenario/test_*.
 
 # One thing at a time: the targets share one environment and the machine.
 .NOTPARALLEL:
-.PHONY: help setup python demo deb iso oci check unit guests test test-debian13 test-os bench clean
+.PHONY: help setup python demo deb iso oci check unit guests test test-debian13 test-os screenshots bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -65,6 +65,9 @@ test-os: setup ## A node's life in VMs, from the ISO to a factory reset; needs N
 	@$(PYTHON) -m osimage.build iso --tag=test --out=out/test
 	@$(PYTHON) -m osimage.build oci --tag=test --out=out/test
 	@OS_IMAGE=out/test $(PYTEST) $(PARALLEL) --durations=0 $(SCENARIO) $(ARGS)
+
+screenshots: setup ## Make the pictures of the docs anew
+	@PYTHONPATH=src:tests $(PYTHON) -m browser.screenshots docs
 
 bench: setup ## Measure the performance goals (ARGS=--json for programs)
 	@$(PYTHON) -m bench $(ARGS)

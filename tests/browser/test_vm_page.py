@@ -23,7 +23,7 @@ PIXELS = """() => {
 async def shows_picture(page: Page) -> None:
     """Wait for a screen that is not of one colour; the page's policy lets no test wait in it."""
     async with asyncio.timeout(15):
-        while await page.evaluate(PIXELS) <= 3:
+        while await page.evaluate(PIXELS) < 2:
             await asyncio.sleep(0.05)
 
 

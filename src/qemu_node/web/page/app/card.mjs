@@ -40,11 +40,11 @@ export class Card extends Pure {
         <${Picture} vm=${vm} label="" />
         ${vm.viewers ? html`<span class="viewers" title="people who look at it now"><${Icon} name="eye" />${vm.viewers}</span>` : null}
         <span class="about">
-          <span class="name"><b>${title(vm)}</b><span>${vm.group === vm.job ? '' : vm.group}</span><i class="spacer"></i><${State} vm=${vm} /></span>
-          <span class="where"><span class="mono">${address || vm.host_name || 'no address'}</span>${more > 0 ? html`<em>+${more}</em>` : null}<span class="spacer"></span><span>${vm.namespace}</span></span>
+          <span class="name"><b>${vm.job}</b>${vm.index == null ? null : html`<b class="index">[${vm.index}]</b>`}<i class="spacer"></i><${State} vm=${vm} /></span>
+          <span class="where"><span class="mono">${address || vm.host_name || 'no address'}</span>${more > 0 ? html`<em>+${more}</em>` : null}<span class="spacer"></span><span class="group">${vm.namespace} / ${vm.group}</span></span>
           ${vm.end ? null : html`<span class="meters">
             <span>CPU</span><${Bar} value=${cpuShare(vm)} kind="cpu" /><span class="number">${cpuText(vm)}</span>
-            <span>Mem</span><${Bar} value=${used} outer=${plugged} /><span class="number">${vm.memory.used_bytes == null ? '' : `${bytes(vm.memory.used_bytes)} / `}${bytes(vm.memory.plugged_bytes)}</span>
+            <span>Mem</span><${Bar} value=${used} outer=${plugged} /><span class="number">${vm.memory.used_bytes == null ? bytes(vm.memory.plugged_bytes) : html`${bytes(vm.memory.used_bytes)}<span class="wide"> / ${bytes(vm.memory.plugged_bytes)}</span>`}</span>
           </span>`}
           <span class=${vm.end?.is_failure ? 'facts bad' : 'facts'}>${facts(vm)}</span>
         </span>

@@ -78,7 +78,8 @@ export function Details({ vm, details, may }) {
   return html`
     ${vm.end ? html`<section class="panel"><h2>End</h2><${List} rows=${[
     ['Why', vm.end.reason], ['When', moment(vm.end.at)], ['Exit code', vm.end.exit_code == null ? '' : String(vm.end.exit_code)]]} /></section>` : null}
-    <${Usage} vm=${vm} /><${Network} vm=${vm} details=${details} />
+    ${vm.end ? null : html`<${Usage} vm=${vm} />`}
+    ${vm.host_name || vm.addresses?.length || details?.nics?.length ? html`<${Network} vm=${vm} details=${details} />` : null}
     <section class="panel"><h2>VM</h2><${List} rows=${[
     ['VM', vm.vm_id, 'mono'], ['Allocation', vm.alloc_id, 'mono'], ['Task', vm.task], ['Node', vm.node], ['Created', moment(vm.created_at)],
     ['System', systemName(vm)], ['Image', vm.image], ['Firmware', details?.firmware], ['UUID', details?.uuid, 'mono'],

@@ -59,8 +59,9 @@ export default function TerminalView({ vm, may }) {
     else made.open();
     made.terminal.focus();
     return () => { made.close(); setConnection(null); };
-  }, [vm.vm_id, mode, isOver]);
-  useEffect(() => { if (connection && ['again', 'ended'].includes(status.phase)) connection.retry(); }, [vm.state, vm.created_at]);
+    // The end of the VM leaves its last words where they are.
+  }, [vm.vm_id, mode]);
+  useEffect(() => { if (connection && !isOver && status.phase !== 'stopped') connection.retry(); }, [vm.state, vm.created_at]);
   const canType = status.phase === 'open' && !isViewOnly && !isOver;
   return html`
     <div class="tools" ref=${tools} role="toolbar" aria-label="Terminal">
