@@ -192,8 +192,8 @@ class Machine:
                         f"logfile={self.serial_log},logappend=on",
             "-serial", "chardev:serial",
             "-qmp", f"unix:{self.directory}/qmp.sock,server=on,wait=off",
-            "-device", "virtio-rng-pci", "-device", "i6300esb", "-device", "virtio-scsi-pci",
-            "-device", "qemu-xhci",
+            "-device", "virtio-rng-pci", "-device", "i6300esb",
+            "-device", "virtio-scsi-pci,id=drives", "-device", "qemu-xhci",
             "-netdev", f"user,id=net,hostname={HOST_NAME},"
                        f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22",
             "-netdev", "hubport,id=outside,hubid=1,netdev=net",
@@ -219,7 +219,7 @@ class Machine:
         if hardware.iso is not None:
             argv += [
                 "-drive", f"if=none,id=iso,media=cdrom,readonly=on,file={hardware.iso}",
-                "-device", "scsi-cd,drive=iso,bootindex=1",
+                "-device", "scsi-cd,bus=drives.0,drive=iso,bootindex=1",
             ]
         # fmt: on
         return argv
