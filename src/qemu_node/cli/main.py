@@ -44,7 +44,7 @@ _COMMANDS = {
     ),
     "image": LazyCommand("qemu_node.cli.image.commands", "image", "Manage the image cache."),
     "serve": LazyCommand(
-        "qemu_node.cli.serve", "serve", "Serve the web console, API and metrics of this node."
+        "qemu_node.cli.serve", "serve", "Serve the web console and API of this node."
     ),
     "doctor": LazyCommand(
         "qemu_node.cli.doctor.command", "doctor", "Check what VMs need; say what to do about it."

@@ -27,7 +27,7 @@ Examples:
               help="Ask for a password, print what web.password_file holds, and exit.")  # fmt: skip
 @pass_app
 def serve(app: App, *, fingerprint: bool, make_password: bool) -> None:
-    """Serve the console: web page, API and metrics on port 5800.
+    """Serve the console: web page and API on port 5800.
 
     Runs until a signal ends it; VMs never notice. Settings are in [web] of node.toml.
     """

@@ -1,10 +1,10 @@
-"""The console: web page, API and metrics on one port. Below `cli` and `run`; no VM needs it.
+"""The console: web page and API on one port. Below `cli` and `run`; no VM needs it.
 
 - `daemon`: the process `qemu-node serve`
 - `daemonlog`: its log
 - `serve`: builds the parts and starts them
 - `api`: the routes of /api/v1
-- `screen`, `serial`, `keys`, `metrics`: parts with routes of their own
+- `screen`, `serial`, `keys`: parts with routes of their own
 - `page`: what a browser is given
 - `frame`: from a table of routes to an application and its OpenAPI document
 - `access`: who may do what, by Nomad's ACLs

@@ -39,6 +39,6 @@ def missing_headers(path: str, content_type: str, present: "frozenset[str]") -> 
     wanted = dict(SECURITY_HEADERS)
     is_page = content_type == "text/html"
     wanted["Content-Security-Policy"] = PAGE_POLICY if is_page else API_POLICY
-    if path.startswith(("/api/", "/oidc/", "/metrics")):
+    if path.startswith(("/api/", "/oidc/")):
         wanted["Cache-Control"] = "no-store"
     return {name: value for name, value in wanted.items() if name.lower() not in present}
