@@ -45,8 +45,11 @@ class Build:
             shutil.copytree(
                 _REPO / name, self.checkout / name, ignore=shutil.ignore_patterns("__pycache__")
             )
-        for name in ("LICENSE", "README.md", "CHANGELOG.md", "uv.lock", "pyproject.toml"):
+        files = ("LICENSE", "README.md", "CHANGELOG.md", "uv.lock", "pyproject.toml")
+        for name in (*files, "package-lock.json"):
             shutil.copy(_REPO / name, self.checkout)
+        # Nothing is fetched for the console's page.
+        (self.checkout / "tools/webmodules.py").write_text("")
         wrap(self.fakes / "mmdebstrap", _MMDEBSTRAP)
         wrap(self.fakes / "unshare", _UNSHARE)
         wrap(self.checkout / ".tools/bin/uv", _UV)
