@@ -15,7 +15,7 @@ venv_mib=450
 packages='python3 python3-venv ca-certificates procps
     qemu-system-x86 qemu-utils ovmf
     mmdebstrap debian-archive-keyring busybox-static mtools fdisk e2fsprogs squashfs-tools
-    xorriso genisoimage nftables iproute2 curl iperf3 minisign openssh-client'
+    xorriso genisoimage nftables iproute2 curl iperf3 minisign gpgv openssh-client'
 # For the tests of the console's page; NO_BROWSER=yes leaves it out.
 [ -n "${NO_BROWSER:-}" ] || packages="$packages chromium"
 
