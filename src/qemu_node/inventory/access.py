@@ -6,13 +6,13 @@ which of the addresses that a guest reports are believed (`vm.life.guestnet`).
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qemu_node.errors import AS_ROOT, HostError
 from qemu_node.qga.agent import GuestAgent
 from qemu_node.qmp.connection import QmpConnection
-from qemu_node.vm.record.record import VMRecord
+from qemu_node.vm.record.record import NicRecord, VMRecord
 
 _MONITOR_TIMEOUT_S = 3.0
 """For the greeting. QEMU serves one client of the monitor at a time."""
@@ -42,12 +42,16 @@ def may_reach(record: VMRecord) -> bool:
 
 def reachable_address(record: VMRecord, guest_addresses: Sequence[str] = ()) -> str:
     """Return the VM's forwarded ports, else the first of its guest's own addresses, else ""."""
-    forwards = [
+    return ", ".join(forwarded_ports(record.nics)) or next(iter(guest_addresses), "")
+
+
+def forwarded_ports(nics: Iterable[NicRecord]) -> tuple[str, ...]:
+    """Return the ports of the node that lead into a guest, as people read them."""
+    return tuple(
         f"{forward.host_ip}:{forward.host_port} → {forward.guest_port}"
-        for nic in record.nics
+        for nic in nics
         for forward in nic.forwards
-    ]
-    return ", ".join(forwards) or next(iter(guest_addresses), "")
+    )
 
 
 def another_users(pid: int) -> HostError:

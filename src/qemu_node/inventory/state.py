@@ -4,7 +4,6 @@ Owns telling a managed VM from one whose driver is gone and from left-overs, and
 CPU and memory. Asks neither QEMU nor the guest, so a VM that hangs delays no list. Changes nothing.
 """
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,13 +11,11 @@ from enum import StrEnum
 
 from qemu_node.config.node import Paths
 from qemu_node.host.files.lock import held_locks, is_locked
-from qemu_node.host.process.identity import ProcessId, cpu_times, is_alive
+from qemu_node.host.process.identity import ProcessId, age_s, cpu_times, is_alive
 from qemu_node.vm.life.usage import DiskState, Usage, read_usage
 from qemu_node.vm.record.directory import VMDirectory, visible_vm_ids
 from qemu_node.vm.record.processes import find_vm_processes
 from qemu_node.vm.record.record import StateError, VMRecord, read_record
-
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class VMStatus(StrEnum):
@@ -128,7 +125,7 @@ def _summarize(
     )
     if process is None:
         return VMSummary(vm_id=directory.vm_id, status=status, record=record)
-    uptime_s = _uptime_s(process)
+    uptime_s = age_s(process)
     return VMSummary(
         vm_id=directory.vm_id,
         status=status,
@@ -149,11 +146,6 @@ def _has_unreadable_state(directory: VMDirectory) -> bool:
     except StateError as exc:
         return not isinstance(exc.__cause__, PermissionError)
     return False
-
-
-def _uptime_s(process: ProcessId) -> float:
-    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return max(since_boot_s - process.start_time / _TICKS_PER_S, 0.0)
 
 
 def _cpu_pct(process: ProcessId, usage: Usage | None, uptime_s: float) -> float | None:

@@ -95,6 +95,12 @@ def is_alive(process: ProcessId) -> bool:
     return identify(process.pid) == process
 
 
+def age_s(process: ProcessId) -> float:
+    """Return how long ago `process` was started, also if it has ended; nothing of /proc is read."""
+    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return max(since_boot_s - process.start_time / _TICKS_PER_S, 0.0)
+
+
 def cpu_times(process: ProcessId) -> ProcessTimes | None:
     """Return the CPU time used by all threads of `process`; None if it is gone."""
     fields = read_stat(process.pid)

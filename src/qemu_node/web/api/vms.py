@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from qemu_node.errors import QmpError, VMNotFoundError
+from qemu_node.inventory.access import forwarded_ports
 from qemu_node.qmp import commands
 from qemu_node.text import printable
 from qemu_node.vm.record.record import NicRecord, VMRecord
@@ -58,7 +59,7 @@ class NicView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             mtu=nic.mtu,
             rate_mbit=nic.rate_mbit,
             networks=nic.addresses,
-            forwards=tuple(f"{f.host_ip}:{f.host_port} → {f.guest_port}" for f in nic.forwards),
+            forwards=forwarded_ports([nic]),
         )
 
 

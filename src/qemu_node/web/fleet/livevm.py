@@ -6,13 +6,11 @@ by (`follow`), nor what becomes of it after its end (`ends`).
 
 import asyncio
 import logging
-import os
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from qemu_node.config.node import Paths
-from qemu_node.host.process.identity import is_alive
+from qemu_node.host.process.identity import age_s, is_alive
 from qemu_node.host.process.pidfd import Hold
 from qemu_node.inventory.state import VMStatus, VMSummary
 from qemu_node.qmp.events import QmpEvent
@@ -26,8 +24,6 @@ from qemu_node.web.fleet.monitors import Monitor
 from qemu_node.web.fleet.views import settled_cpu, state_of, view_of
 
 log = logging.getLogger(__name__)
-
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class LiveVM:
@@ -78,8 +74,7 @@ class LiveVM:
 
     def uptime_s(self) -> float:
         """Return how long its QEMU runs."""
-        since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        return round(max(since_boot_s - self.record.start_time / _TICKS_PER_S, 0.0), 1)
+        return round(age_s(self.record.process), 1)
 
     def measure(self) -> bool:
         """Measure its CPU use since the last call; tell whether it shows another one."""

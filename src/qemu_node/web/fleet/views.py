@@ -3,6 +3,7 @@
 Owns which source counts where two speak of the same. Ages are not part of it: see `Fleet`.
 """
 
+from qemu_node.inventory.access import forwarded_ports
 from qemu_node.inventory.state import VMStatus, VMSummary
 from qemu_node.qmp.events import RunState
 from qemu_node.text import printable, without_login
@@ -52,11 +53,6 @@ def view_of(
 ) -> VMView:
     """Return what is shown of a published VM."""
     identity = record.identity
-    forwards = tuple(
-        f"{forward.host_ip}:{forward.host_port} → {forward.guest_port}"
-        for nic in record.nics
-        for forward in nic.forwards
-    )
     return VMView(
         vm_id=record.vm_id,
         alloc_id=identity.alloc_id,
@@ -80,7 +76,7 @@ def view_of(
             pss_bytes=summary.pss_bytes,
         ),
         host_name="" if network is None else network.host_name,
-        addresses=forwards + (() if network is None else network.addresses),
+        addresses=forwarded_ports(record.nics) + (() if network is None else network.addresses),
         vlans=tuple(nic.vlan for nic in record.nics if nic.vlan is not None),
         drops=dict(summary.drops),
         viewers=viewers,
