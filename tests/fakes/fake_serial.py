@@ -5,13 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
 
 from unit.web.fleet.test_model import vm
 
 from fakes.fake_screens import FakeFleet
 from fakes.unix_peer import UnixPeer
-from fakes.web_sessions import make_grant
 from qemu_node.errors import QmpError
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.record.record import VMRecord
@@ -53,41 +51,6 @@ class FakePort(UnixPeer):
         assert self._writer is not None
         self.stop_listening()
         self._writer.close()
-
-
-class Ended(Exception):
-    """What a socket raises whose viewer has gone."""
-
-
-class FakeViewer:
-    """A browser: `sends` is what it sends, `got` what it has read; it may stop reading."""
-
-    def __init__(self, *, is_control: bool = True) -> None:
-        self.is_control = is_control
-        self.grant: Grant = make_grant()
-        self.sends: asyncio.Queue[bytes | str | None] = asyncio.Queue()
-        self.got = bytearray()
-        self.notices: list[str] = []
-        self.reads = asyncio.Event()
-        self.reads.set()
-        self.end: tuple[int, str] | None = None
-
-    async def send(self, data: bytes | str) -> None:
-        await self.reads.wait()
-        if isinstance(data, str):
-            self.notices.append(data)
-        else:
-            self.got += data
-
-    async def receive(self) -> bytes | str:
-        message = await self.sends.get()
-        if message is None:
-            raise Ended
-        return message
-
-    def fail(self, code: int, reason: str) -> NoReturn:
-        self.end = (code, reason)
-        raise Ended
 
 
 class SilentFleet(FakeFleet):

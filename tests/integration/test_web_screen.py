@@ -15,10 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 from fakes.fake_screens import FakeFleet
+from fakes.fake_viewer import Ended
 from guests import bootsector
 from PIL import Image
 from unit.web.fleet.test_model import vm
-from unit.web.screen.test_relay import Ended, FakeViewer
+from unit.web.screen.test_relay import ScreenViewer
 
 from qemu_node.errors import NodeError, QmpError
 from qemu_node.host.process.command import Child, spawn
@@ -26,11 +27,12 @@ from qemu_node.host.process.pidfd import send_signal
 from qemu_node.host.sockets import listen_unix
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
+from qemu_node.web.frame.viewing import VM_ENDED
 from qemu_node.web.keys.typist import press
 from qemu_node.web.screen.jpeg import Thumbnail
 from qemu_node.web.screen.pauses import FRESH_S, Limits
 from qemu_node.web.screen.ppm import PictureError
-from qemu_node.web.screen.relay import VM_ENDED, Relay
+from qemu_node.web.screen.relay import Relay
 from qemu_node.web.screen.thumbnails import Thumbnails
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(180)]
@@ -170,7 +172,7 @@ async def test_a_screen_of_8000_by_4000_is_refused(
 class Screen:
     """A viewer that speaks RFB with QEMU through the relay."""
 
-    def __init__(self, viewer: FakeViewer) -> None:
+    def __init__(self, viewer: ScreenViewer) -> None:
         self.viewer = viewer
         self._read = 0
         self.size = (0, 0)
@@ -213,13 +215,13 @@ class Screen:
 async def viewers(relay: Relay, *are_control: bool) -> AsyncIterator[list[Screen]]:
     """Open a viewer for each, and close them at the end."""
 
-    async def serve(viewer: FakeViewer) -> None:
+    async def serve(viewer: ScreenViewer) -> None:
         with pytest.raises(Ended):
             await relay.serve(VM.vm_id, viewer)
 
     async with AsyncExitStack() as stack:
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        screens = [Screen(FakeViewer(is_control=is_control)) for is_control in are_control]
+        screens = [Screen(ScreenViewer(is_control=is_control)) for is_control in are_control]
         for screen in screens:
             _ = group.create_task(serve(screen.viewer))
             stack.callback(screen.viewer.sends.put_nowait, None)
@@ -263,7 +265,7 @@ async def test_who_only_looks_cannot_type(guest: Guest, monkeypatch: pytest.Monk
 
 async def test_the_end_of_the_vm_tells_its_viewers_why(guest: Guest) -> None:
     relay = Relay(guest.fleet)
-    viewer = FakeViewer()
+    viewer = ScreenViewer()
     viewer.sends.put_nowait(HELLO)
 
     async def serve() -> None:

@@ -7,5 +7,4 @@
 - `combinations`: keys by their names, pure
 - `strokes`: from text to strokes, pure
 - `layouts`: what the keys of a layout type, of tables in `data`
-- `ports`: what this room needs of `fleet`
 """

@@ -17,8 +17,8 @@ from qemu_node.errors import NodeError
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.qmp.events import QmpEvent
 from qemu_node.web.fleet.model import VMView
+from qemu_node.web.frame.viewing import VMs
 from qemu_node.web.keys.layouts import DEFAULT, Stroke
-from qemu_node.web.keys.ports import KeysFleet
 from qemu_node.web.keys.typist import check_running, type_strokes
 from qemu_node.web.problems import Problem
 
@@ -114,7 +114,7 @@ class _Paste:
 class Pastes:
     """All pastes of this process; for `async with`."""
 
-    def __init__(self, fleet: KeysFleet) -> None:
+    def __init__(self, fleet: VMs) -> None:
         self._fleet = fleet
         self._pastes: dict[str, _Paste] = {}
         """By vm_id, the last one of each."""

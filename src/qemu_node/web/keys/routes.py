@@ -8,9 +8,9 @@ import msgspec
 from qemu_node.text import nearest, printable
 from qemu_node.web.access.rights import Right
 from qemu_node.web.frame.route import VM_PATH, Call, Route
+from qemu_node.web.frame.viewing import VMs
 from qemu_node.web.keys import combinations, layouts
 from qemu_node.web.keys.paste import PasteBody, Pastes, PasteView
-from qemu_node.web.keys.ports import KeysFleet
 from qemu_node.web.keys.strokes import plan_strokes
 from qemu_node.web.keys.typist import press
 from qemu_node.web.problems import Problem, bad_request
@@ -40,7 +40,7 @@ class KeyboardView(msgspec.Struct, frozen=True, kw_only=True):
 class KeysRoutes:
     """What is served of the VMs' keyboards."""
 
-    def __init__(self, fleet: KeysFleet, pastes: Pastes) -> None:
+    def __init__(self, fleet: VMs, pastes: Pastes) -> None:
         self._fleet = fleet
         self._pastes = pastes
 

@@ -15,8 +15,8 @@ from qemu_node.errors import NodeError
 from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
+from qemu_node.web.frame.viewing import VMs
 from qemu_node.web.keys.layouts import Stroke
-from qemu_node.web.keys.ports import KeysFleet
 from qemu_node.web.keys.uptake import Uptake
 from qemu_node.web.problems import Problem
 
@@ -31,7 +31,7 @@ _MODIFIERS = ("shift", "shift_r", "ctrl", "ctrl_r", "alt", "alt_r", "meta_l", "m
 
 
 async def type_strokes(
-    fleet: KeysFleet,
+    fleet: VMs,
     vm_id: str,
     characters: Sequence[Sequence[Stroke]],
     *,
@@ -78,7 +78,7 @@ async def type_strokes(
         raise
 
 
-async def press(fleet: KeysFleet, vm_id: str, qcodes: Sequence[str]) -> None:
+async def press(fleet: VMs, vm_id: str, qcodes: Sequence[str]) -> None:
     """Press keys one after the other, hold them, and release them in reverse order.
 
     Raises:
@@ -110,7 +110,7 @@ async def check_running(qmp: QmpConnection) -> None:
         raise Problem(409, "not-running", f"the guest does not run: QEMU says {status.status}")
 
 
-async def _release(fleet: KeysFleet, vm_id: str) -> None:
+async def _release(fleet: VMs, vm_id: str) -> None:
     try:
         async with fleet.monitor(vm_id) as qmp:
             await commands.input_send_event(qmp, [(key, False) for key in _MODIFIERS])

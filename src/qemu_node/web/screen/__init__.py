@@ -7,5 +7,4 @@
 - `pauses`: when a VM's picture is not taken, pure
 - `ppm`: QEMU's picture, parsed, pure
 - `rfb`: what a viewer sends, parsed, pure
-- `ports`: what this room needs of `fleet` and `access`
 """

@@ -16,7 +16,7 @@ from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.flag import Flag
 from qemu_node.host.sockets import connect_unix
 from qemu_node.web.fleet.model import VMView
-from qemu_node.web.screen.ports import ScreenFleet, Viewer
+from qemu_node.web.frame.viewing import END_KNOWN_S, VM_ENDED, Viewer, VMs, why_ended
 from qemu_node.web.screen.rfb import ClientParser, RfbError
 
 log = logging.getLogger(__name__)
@@ -25,11 +25,7 @@ READ_BYTES = 64 << 10
 CONNECT_S = 5.0
 QEMU_READS_S = 10.0
 """How long a viewer's keys may wait for a QEMU that does not read."""
-END_KNOWN_S = 2.0
-"""How long after QEMU's last byte the fleet may take to know why."""
 
-VM_ENDED = 4410
-"""Close code: the VM has ended; the reason says why. Connect again when it runs."""
 SCREEN_LOST = 4503
 """Close code: QEMU's screen cannot be reached, and the VM runs. Connect again."""
 NO_RFB = 4422
@@ -39,7 +35,7 @@ NO_RFB = 4422
 class Relay:
     """All viewers of this node's screens."""
 
-    def __init__(self, fleet: ScreenFleet) -> None:
+    def __init__(self, fleet: VMs) -> None:
         self._fleet = fleet
         self._waiting: dict[str, Flag] = {}
         """Of VMs whose screen has gone and whose end is not known yet."""
@@ -53,7 +49,7 @@ class Relay:
         try:
             reader, writer = await self._connect(vm_id)
         except VMNotFoundError:
-            viewer.fail(VM_ENDED, self._why(vm_id))
+            viewer.fail(VM_ENDED, why_ended(self._fleet.get(vm_id)))
         except (OSError, TimeoutError) as exc:
             log.warning("no screen", extra={"vm_id": vm_id, "error": str(exc)})
             await self._fail(vm_id, viewer)
@@ -89,15 +85,11 @@ class Relay:
             except TimeoutError:
                 if not self._has_ended(vm_id):
                     viewer.fail(SCREEN_LOST, "QEMU's screen cannot be reached")
-        viewer.fail(VM_ENDED, self._why(vm_id))
+        viewer.fail(VM_ENDED, why_ended(self._fleet.get(vm_id)))
 
     def _has_ended(self, vm_id: str) -> bool:
         vm = self._fleet.get(vm_id)
         return vm is None or vm.end is not None
-
-    def _why(self, vm_id: str) -> str:
-        vm = self._fleet.get(vm_id)
-        return "the VM has ended" if vm is None or vm.end is None else vm.end.reason
 
     def _note_end(self, vm: VMView) -> None:
         if (flag := self._waiting.pop(vm.vm_id, None)) is not None:

@@ -7,8 +7,8 @@ from aiohttp import web
 
 from qemu_node.web.access.rights import Right
 from qemu_node.web.frame.route import VM_PATH, Call, Route
+from qemu_node.web.frame.viewing import SocketGuard
 from qemu_node.web.problems import Problem
-from qemu_node.web.screen.ports import SocketGuard
 from qemu_node.web.screen.relay import Relay
 from qemu_node.web.screen.thumbnails import ENDED, Thumbnails
 

@@ -19,10 +19,10 @@ from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpRefusedError, QmpTimeoutError
 from qemu_node.qmp.events import GuestPanicked, QmpEvent, Shutdown, typed
 from qemu_node.web.fleet.model import VMView
+from qemu_node.web.frame.viewing import VMs
 from qemu_node.web.problems import Problem
 from qemu_node.web.screen.jpeg import Thumbnail, make_thumbnail
 from qemu_node.web.screen.pauses import Limits, Pause
-from qemu_node.web.screen.ports import ScreenFleet
 from qemu_node.web.screen.ppm import PictureError
 
 DEADLINE_S = 2.0
@@ -53,7 +53,7 @@ class _Kept:
 class Thumbnails:
     """The pictures of this node's VMs; for `async with`."""
 
-    def __init__(self, fleet: ScreenFleet, *, limits: Limits | None = None) -> None:
+    def __init__(self, fleet: VMs, *, limits: Limits | None = None) -> None:
         self._fleet = fleet
         self._limits = limits or Limits()
         self._kept: dict[str, _Kept] = {}

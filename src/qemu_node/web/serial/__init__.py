@@ -8,5 +8,4 @@
 - `outbox`: what waits for one viewer
 - `scrollback`: what somebody who comes later is shown first, pure
 - `modes`: how the guest has set the terminal, pure
-- `ports`: what this room needs of `fleet` and `access`
 """

@@ -25,8 +25,8 @@ from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.host.files.directories import make_directory
 from qemu_node.host.sockets import listen_unix
 from qemu_node.web.fleet.model import VMView
+from qemu_node.web.frame.viewing import VMs
 from qemu_node.web.serial.hub import Hub, Hubs, Member
-from qemu_node.web.serial.ports import SerialFleet
 from qemu_node.web.serial.tap import READ_BYTES
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,7 @@ def may_use(uid: int, gids: Collection[int], *, own_uid: int, shared_gid: int | 
 class CommandLineSockets:
     """Of all VMs of this node; for `async with`."""
 
-    def __init__(
-        self, fleet: SerialFleet, hubs: Hubs, directory: Path, *, shared_gid: int | None
-    ) -> None:
+    def __init__(self, fleet: VMs, hubs: Hubs, directory: Path, *, shared_gid: int | None) -> None:
         """Serve the VMs of `fleet` in `directory`, to the group `shared_gid` as well."""
         self._fleet = fleet
         self._hubs = hubs

@@ -24,8 +24,8 @@ from qemu_node.errors import VMNotFoundError
 from qemu_node.host.concurrency.flag import Flag
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.web.fleet.model import VMView
+from qemu_node.web.frame.viewing import END_KNOWN_S, VM_ENDED, VMs, why_ended
 from qemu_node.web.serial.outbox import Outbox
-from qemu_node.web.serial.ports import SerialFleet
 from qemu_node.web.serial.scrollback import Scrollback
 from qemu_node.web.serial.tap import TAKEN_POLL_S, Tap, is_taken
 
@@ -34,12 +34,7 @@ log = logging.getLogger(__name__)
 LINGER_S = 10.0
 """How long the port stays open after the last viewer: a page that is loaded again finds the
 terminal as it was."""
-END_KNOWN_S = 2.0
-"""How long after QEMU's last byte the fleet may take to know why."""
 _RETRY_S = 1.0
-
-VM_ENDED = 4410
-"""Close code: the VM has ended; the reason says why. Connect again when it runs."""
 
 PortState = Literal["opening", "open", "taken", "lost"]
 """`taken`: a client that does not share has it, such as a `vm console` without the daemon. `lost`:
@@ -88,7 +83,7 @@ class Member:
 class Hub:
     """The port of one VM."""
 
-    def __init__(self, vm_id: str, fleet: SerialFleet) -> None:
+    def __init__(self, vm_id: str, fleet: VMs) -> None:
         self.vm_id = vm_id
         self.scrollback = Scrollback()
         self.seeding = asyncio.Lock()
@@ -172,7 +167,7 @@ class Hub:
             if self._end is None:
                 self._set_state("lost")
                 await asyncio.sleep(_RETRY_S)
-        self.end(self._why())
+        self.end(why_ended(self._fleet.get(self.vm_id)))
 
     def end(self, reason: str) -> None:
         """Tell everybody that the VM has ended, after its last words."""
@@ -188,10 +183,6 @@ class Hub:
         self._has_ended.set()
         if self.state != "open":
             self.end(reason)
-
-    def _why(self) -> str:
-        vm = self._fleet.get(self.vm_id)
-        return "the VM has ended" if vm is None or vm.end is None else vm.end.reason
 
     def _heard(self, data: bytes) -> None:
         self.scrollback.add(data)
@@ -218,7 +209,7 @@ class Hub:
 class Hubs:
     """The ports of this node that are open; for `async with`."""
 
-    def __init__(self, fleet: SerialFleet, *, linger_s: float = LINGER_S) -> None:
+    def __init__(self, fleet: VMs, *, linger_s: float = LINGER_S) -> None:
         self._fleet = fleet
         self._linger_s = linger_s
         self._hubs: dict[str, tuple[Hub, Callable[[], object]]] = {}
@@ -294,8 +285,7 @@ class Hubs:
 
     def _note_end(self, vm: VMView) -> None:
         if vm.vm_id in self._hubs:
-            reason = "the VM has ended" if vm.end is None else vm.end.reason
-            self._hubs[vm.vm_id][0].note_end(reason)
+            self._hubs[vm.vm_id][0].note_end(why_ended(vm))
 
 
 def _encode(notice: msgspec.Struct) -> str:

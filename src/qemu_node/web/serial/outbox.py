@@ -7,12 +7,10 @@ from collections.abc import AsyncIterator
 
 from qemu_node.host.concurrency.flag import Flag
 from qemu_node.units import KIB, MIB
+from qemu_node.web.access.sockets import SLOW
 
 OUTBOX_BYTES = 1 * MIB
 _PIECE_BYTES = 64 * KIB
-
-TOO_SLOW = 4409
-"""Close code: the viewer does not read; the one that `access.sockets` has for the same."""
 
 
 class Outbox:
@@ -33,7 +31,7 @@ class Outbox:
             return
         if len(self._data) + len(data) > OUTBOX_BYTES:
             self._data.clear()
-            self.close(TOO_SLOW, "the viewer does not read: 1 MiB waited for it")
+            self.close(SLOW, "the viewer does not read: 1 MiB waited for it")
             self.cut.set()
             return
         self._data += data

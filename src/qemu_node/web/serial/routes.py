@@ -7,7 +7,7 @@ from aiohttp import web
 
 from qemu_node.web.access.rights import Right
 from qemu_node.web.frame.route import VM_PATH, Call, Route
-from qemu_node.web.serial.ports import SocketGuard
+from qemu_node.web.frame.viewing import SocketGuard
 from qemu_node.web.serial.viewers import Viewers
 
 

@@ -18,7 +18,7 @@ from qemu_node.host.concurrency.flag import Flag
 from qemu_node.host.sockets import connect_unix
 from qemu_node.qmp import commands
 from qemu_node.units import KIB
-from qemu_node.web.serial.ports import SerialFleet
+from qemu_node.web.frame.viewing import VMs
 
 READ_BYTES = 64 * KIB
 TYPED_BYTES = 64 * KIB
@@ -113,7 +113,7 @@ class Tap:
                 await Flag().wait()
 
 
-async def is_taken(fleet: SerialFleet, vm_id: str) -> bool:
+async def is_taken(fleet: VMs, vm_id: str) -> bool:
     """Tell whether somebody else has the port; False where QEMU does not say.
 
     Raises:

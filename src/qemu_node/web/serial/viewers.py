@@ -9,6 +9,7 @@ terminal's answers to what it is shown before that are not for the guest. From t
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -16,9 +17,10 @@ from qemu_node.errors import NodeError
 from qemu_node.host.concurrency.cancellation import race
 from qemu_node.text import DECODE_ERRORS
 from qemu_node.units import KIB
+from qemu_node.web.access.grant import Grant
 from qemu_node.web.fleet.model import VMView
+from qemu_node.web.frame.viewing import Viewer, VMs
 from qemu_node.web.serial.hub import Hub, Hubs, Member
-from qemu_node.web.serial.ports import ReadLog, SerialFleet, Viewer
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ BAD_FRAME = 4422
 _LIVE = '{"type":"live"}'
 
 
+ReadLog = Callable[[VMView, Grant], Awaitable[bytes]]
+"""Returns the end of a VM's log, as whoever has the grant may read it. Raises `NodeError`."""
+
+
 class _InputSwitch(msgspec.Struct, tag="input", tag_field="type", forbid_unknown_fields=True):
     on: bool
 
@@ -38,7 +44,7 @@ class _InputSwitch(msgspec.Struct, tag="input", tag_field="type", forbid_unknown
 class Viewers:
     """All browsers on the ports of this node."""
 
-    def __init__(self, fleet: SerialFleet, hubs: Hubs, read_log: ReadLog) -> None:
+    def __init__(self, fleet: VMs, hubs: Hubs, read_log: ReadLog) -> None:
         self._fleet = fleet
         self._hubs = hubs
         self._read_log = read_log

@@ -5,53 +5,34 @@ import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
 
 import pytest
 from fakes.fake_rfb import FakeRfb
 from fakes.fake_screens import FakeFleet
+from fakes.fake_viewer import Ended, FakeViewer
 from unit.web.fleet.test_model import vm
 
+from qemu_node.web.frame.viewing import VM_ENDED
 from qemu_node.web.screen import relay as module
-from qemu_node.web.screen.relay import NO_RFB, SCREEN_LOST, VM_ENDED, Relay
+from qemu_node.web.screen.relay import NO_RFB, SCREEN_LOST, Relay
 
 VM = vm()
 HELLO = b"RFB 003.008\n\x01\x00"
 A_DOWN, A_UP = (struct.pack(">BBxxI", 4, is_down, 0x61) for is_down in (1, 0))
 
 
-class Ended(Exception):
-    """What a socket raises whose viewer has gone."""
-
-
-class FakeViewer:
-    """A viewer: `sends` is what it sends, `got` what it has read; it may stop reading."""
+class ScreenViewer(FakeViewer):
+    """A viewer of a screen, to whom nobody sends text."""
 
     def __init__(self, *, is_control: bool = True) -> None:
-        self.is_control = is_control
-        self.sends: asyncio.Queue[bytes | str | None] = asyncio.Queue()
-        self.got = bytearray()
-        self.reads = asyncio.Event()
-        self.reads.set()
+        super().__init__(is_control=is_control)
         self.waits = 0
         """Most bytes that waited for it."""
-        self.end: tuple[int, str] | None = None
 
     async def send(self, data: bytes | str) -> None:
         assert isinstance(data, bytes)
         self.waits = max(self.waits, len(data))
-        await self.reads.wait()
-        self.got += data
-
-    async def receive(self) -> bytes | str:
-        message = await self.sends.get()
-        if message is None:
-            raise Ended
-        return message
-
-    def fail(self, code: int, reason: str) -> NoReturn:
-        self.end = (code, reason)
-        raise Ended
+        await super().send(data)
 
     async def has(self, size: int) -> None:
         async with asyncio.timeout(60):
@@ -83,7 +64,7 @@ async def server(path: Path) -> AsyncIterator[FakeRfb]:
         yield server
 
 
-async def serve(relay: Relay, viewer: FakeViewer) -> None:
+async def serve(relay: Relay, viewer: ScreenViewer) -> None:
     with pytest.raises(Ended):
         await relay.serve(VM.vm_id, viewer)
 
@@ -98,7 +79,7 @@ async def until(condition: object) -> None:
 async def test_two_viewers_share_the_screen_and_are_counted(
     relay: Relay, server: FakeRfb, fleet: FakeFleet
 ) -> None:
-    viewers = [FakeViewer(), FakeViewer(is_control=False)]
+    viewers = [ScreenViewer(), ScreenViewer(is_control=False)]
     async with asyncio.TaskGroup() as group:
         for viewer in viewers:
             viewer.sends.put_nowait(HELLO)
@@ -115,7 +96,7 @@ async def test_two_viewers_share_the_screen_and_are_counted(
 
 
 async def test_who_only_looks_types_nothing(relay: Relay, server: FakeRfb) -> None:
-    looks, controls = FakeViewer(is_control=False), FakeViewer()
+    looks, controls = ScreenViewer(is_control=False), ScreenViewer()
     async with asyncio.TaskGroup() as group:
         for viewer in (looks, controls):
             viewer.sends.put_nowait(HELLO)
@@ -131,7 +112,7 @@ async def test_who_only_looks_types_nothing(relay: Relay, server: FakeRfb) -> No
 
 async def test_keys_do_not_wait_for_pictures_and_little_is_held(relay: Relay, path: Path) -> None:
     async with FakeRfb(path, flood_bytes=64 << 20) as server, asyncio.TaskGroup() as group:
-        viewer = FakeViewer()
+        viewer = ScreenViewer()
         viewer.sends.put_nowait(HELLO)
         serving = group.create_task(serve(relay, viewer))
         await viewer.has(1 << 20)
@@ -150,7 +131,7 @@ async def test_keys_do_not_wait_for_pictures_and_little_is_held(relay: Relay, pa
 
 
 async def test_keys_of_a_viewer_that_goes_are_released(relay: Relay, server: FakeRfb) -> None:
-    viewer = FakeViewer()
+    viewer = ScreenViewer()
     viewer.sends.put_nowait(HELLO + A_DOWN)
     viewer.sends.put_nowait(None)
     await serve(relay, viewer)
@@ -160,7 +141,7 @@ async def test_keys_of_a_viewer_that_goes_are_released(relay: Relay, server: Fak
 async def test_the_end_of_the_vm_is_told_with_its_reason(
     relay: Relay, server: FakeRfb, fleet: FakeFleet
 ) -> None:
-    viewer = FakeViewer()
+    viewer = ScreenViewer()
     viewer.sends.put_nowait(HELLO)
     async with asyncio.TaskGroup() as group:
         _ = group.create_task(serve(relay, viewer))
@@ -169,7 +150,7 @@ async def test_the_end_of_the_vm_is_told_with_its_reason(
         await until(lambda: fleet.viewers == {VM.vm_id: 0})
         fleet.end(VM.vm_id, "the guest powered off")
     assert viewer.end == (VM_ENDED, "the guest powered off")
-    later = FakeViewer()
+    later = ScreenViewer()
     await serve(relay, later)
     assert later.end == (VM_ENDED, "the guest powered off")
 
@@ -178,7 +159,7 @@ async def test_a_screen_that_goes_while_the_vm_runs_asks_to_come_again(
     relay: Relay, server: FakeRfb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "END_KNOWN_S", 0.01)
-    viewer = FakeViewer()
+    viewer = ScreenViewer()
     viewer.sends.put_nowait(HELLO)
     async with asyncio.TaskGroup() as group:
         _ = group.create_task(serve(relay, viewer))
@@ -192,7 +173,7 @@ async def test_no_vnc_server_is_a_lost_screen(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "END_KNOWN_S", 0.01)
-    viewer = FakeViewer()
+    viewer = ScreenViewer()
     await serve(relay, viewer)
     assert viewer.end is not None
     assert viewer.end[0] == SCREEN_LOST
@@ -202,7 +183,7 @@ async def test_no_vnc_server_is_a_lost_screen(
 async def test_who_does_not_speak_rfb_is_cut(
     relay: Relay, server: FakeRfb, data: bytes | str
 ) -> None:
-    viewer = FakeViewer()
+    viewer = ScreenViewer()
     viewer.sends.put_nowait(data)
     await serve(relay, viewer)
     assert viewer.end is not None

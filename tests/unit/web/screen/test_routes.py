@@ -15,9 +15,8 @@ from qemu_node.web.access.rights import Right
 from qemu_node.web.access.sockets import Socket
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.frame.application import add_routes, make_application
-from qemu_node.web.keys.ports import KeysFleet
+from qemu_node.web.frame.viewing import SocketGuard, Viewer, VMs
 from qemu_node.web.screen.pauses import Limits
-from qemu_node.web.screen.ports import ScreenFleet, SocketGuard, Viewer
 from qemu_node.web.screen.relay import Relay
 from qemu_node.web.screen.routes import ScreenRoutes
 from qemu_node.web.screen.thumbnails import Thumbnails
@@ -28,9 +27,9 @@ URL = f"/api/v1/vms/{VM.vm_id}"
 
 def _the_real_ones_fit(
     fleet: Fleet, guard: Guard, socket: Socket
-) -> tuple[ScreenFleet, KeysFleet, SocketGuard, Viewer]:
+) -> tuple[VMs, SocketGuard, Viewer]:
     """For mypy."""
-    return fleet, fleet, guard, socket
+    return fleet, guard, socket
 
 
 @pytest.fixture

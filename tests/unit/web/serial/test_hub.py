@@ -4,7 +4,8 @@ from fakes.fake_screens import FakeFleet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.web.serial.hub import VM_ENDED, Hub, Member
+from qemu_node.web.frame.viewing import VM_ENDED
+from qemu_node.web.serial.hub import Hub, Member
 
 STEPS = st.lists(
     st.one_of(

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.web.serial.outbox import OUTBOX_BYTES, TOO_SLOW, Outbox
+from qemu_node.web.access.sockets import SLOW
+from qemu_node.web.serial.outbox import OUTBOX_BYTES, Outbox
 
 
 async def read(outbox: Outbox) -> list[bytes | str]:
@@ -60,7 +61,7 @@ async def test_who_does_not_read_is_cut_at_the_bound() -> None:
     outbox.put(b"x")
     assert outbox.cut.is_set()
     assert outbox.end is not None
-    assert outbox.end[0] == TOO_SLOW
+    assert outbox.end[0] == SLOW
     assert await read(outbox) == []
 
 

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 from fakes.fake_screens import FakeFleet
-from fakes.fake_serial import VM, Ended, FakePort, FakeViewer, make_fleet, no_log, until
+from fakes.fake_serial import VM, FakePort, make_fleet, no_log, until
+from fakes.fake_viewer import Ended, FakeViewer
 
 from qemu_node.errors import HostError
 from qemu_node.web.access.grant import Grant
+from qemu_node.web.access.sockets import SLOW
 from qemu_node.web.fleet.model import VMView
+from qemu_node.web.frame.viewing import VM_ENDED
 from qemu_node.web.serial import hub as hub_module
 from qemu_node.web.serial import tap as tap_module
-from qemu_node.web.serial.hub import VM_ENDED, Hubs
-from qemu_node.web.serial.outbox import OUTBOX_BYTES, TOO_SLOW
+from qemu_node.web.serial.hub import Hubs
+from qemu_node.web.serial.outbox import OUTBOX_BYTES
 from qemu_node.web.serial.viewers import BAD_FRAME, Viewers
 
 
@@ -162,7 +165,7 @@ async def test_a_slow_viewer_is_cut_and_the_others_go_on(
         quick.sends.put_nowait(None)
     assert quick.got == printed * (3 * OUTBOX_BYTES // len(printed))
     assert slow.end is not None
-    assert slow.end[0] == TOO_SLOW
+    assert slow.end[0] == SLOW
 
 
 async def test_whoever_comes_later_first_gets_what_was_printed(

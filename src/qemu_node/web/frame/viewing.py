@@ -1,4 +1,8 @@
-"""What this room needs of the fleet and of a viewer's socket."""
+"""What parts that show a VM to somebody need: of the fleet, and of a viewer's socket.
+
+Owns these contracts, which `Fleet`, `Socket` and `Guard` keep, and what a viewer is told when the
+VM ends.
+"""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -9,10 +13,22 @@ from aiohttp import web
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import QmpEvent
 from qemu_node.vm.record.record import VMRecord
+from qemu_node.web.access.grant import Grant
 from qemu_node.web.fleet.model import VMView
 
+VM_ENDED = 4410
+"""Close code: the VM has ended; the reason says why. Connect again when it runs."""
 
-class ScreenFleet(Protocol):
+END_KNOWN_S = 2.0
+"""How long after QEMU's last byte the fleet may take to know why."""
+
+
+def why_ended(vm: VMView | None) -> str:
+    """Return why a VM has ended, for its viewers; None: the fleet does not know it any more."""
+    return "the VM has ended" if vm is None or vm.end is None else vm.end.reason
+
+
+class VMs(Protocol):
     """The VMs of this node."""
 
     def get(self, vm_id: str) -> VMView | None:
@@ -44,6 +60,10 @@ class ScreenFleet(Protocol):
         """Say that a VM has another picture."""
         ...
 
+    def on_begin(self, call: Callable[[str], object]) -> None:
+        """Have `call` told the vm_id of every VM that runs, and of every one that begins."""
+        ...
+
     def on_end(self, call: Callable[[VMView], object]) -> None:
         """Have `call` told of every VM that ends."""
         ...
@@ -58,7 +78,9 @@ class ScreenFleet(Protocol):
 
 
 class Viewer(Protocol):
-    """A viewer's socket, after all checks: `access.sockets.Socket`."""
+    """A viewer's socket, after all checks."""
+
+    grant: Grant
 
     @property
     def is_control(self) -> bool:
@@ -79,7 +101,7 @@ class Viewer(Protocol):
 
 
 class SocketGuard(Protocol):
-    """What opens a viewer's socket: `access.guard.Guard`."""
+    """What opens a viewer's socket."""
 
     async def socket(
         self,
