@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 
@@ -31,12 +30,7 @@ class FakeRfb:
         self._server = await asyncio.start_unix_server(self._serve, self.path)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         assert self._server is not None
         self._server.close()
         self.hang_up()

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 
@@ -30,12 +29,7 @@ class UnixPeer:
         self._server = await asyncio.start_unix_server(self._accept, self.path, limit=64 << 20)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         self.stop_listening()
         for task in self._tasks:
             task.cancel()

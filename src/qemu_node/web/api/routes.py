@@ -6,7 +6,6 @@ async with Api(fleet, guard=access.guard, nomad=api, config=config) as api:
 """
 
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Self
 
 from aiohttp import web
@@ -67,12 +66,7 @@ class Api:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         await self._tasks.aclose()
 
     def routes(self) -> list[Route]:

@@ -18,7 +18,6 @@ from collections.abc import (
     Mapping,
 )
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import msgspec
@@ -98,12 +97,7 @@ class Fleet:
     ) -> Coroutine[Any, Any, NoReturn]:
         return repeat(work, name=name, interval_s=interval_s, troubles=self.troubles)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         """Let go of all VMs; they go on."""
         if self._follower is not None:
             self._follower.close()

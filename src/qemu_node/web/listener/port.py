@@ -14,7 +14,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Self
 
 from aiohttp import web
@@ -123,12 +122,7 @@ class Port:
             _ = self._tasks.start(self._accept(sock), name="accept connections")
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         """Accept no more; what is open stays open."""
         await self._tasks.aclose()
         for sock in self._sockets:
