@@ -66,6 +66,11 @@ def json_response(value: object, *, status: int = 200) -> web.Response:
     )
 
 
+def has_version(request: web.Request, etag: str) -> bool:
+    """Tell whether the client has what `etag` names already (RFC 9110, 13.1.2: If-None-Match)."""
+    return any(tag.value in (etag, "*") for tag in request.if_none_match or ())
+
+
 def _serve(
     route: Route, guard: Guard, find_vm: FindVM
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.web.frame.application import has_version
 from qemu_node.web.frame.route import Call, Route
 from qemu_node.web.page.files import ASSETS, PageFile, PageFiles, read_page
 from qemu_node.web.problems import Problem
@@ -85,7 +86,7 @@ def _answer(request: web.Request, file: PageFile, cache_control: str) -> web.Res
         "ETag": f'"{file.etag}"',
         "Vary": "Accept-Encoding",
     }
-    if any(tag.value in (file.etag, "*") for tag in request.if_none_match or ()):
+    if has_version(request, file.etag):
         # With its type: a browser takes the headers of this answer, of which one is the policy that
         # depends on it.
         return web.Response(status=304, content_type=file.content_type, headers=headers)

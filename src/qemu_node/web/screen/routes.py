@@ -6,6 +6,7 @@ from functools import partial
 from aiohttp import web
 
 from qemu_node.web.access.rights import Right
+from qemu_node.web.frame.application import has_version
 from qemu_node.web.frame.route import VM_PATH, Call, Route
 from qemu_node.web.frame.viewing import SocketGuard
 from qemu_node.web.problems import Problem
@@ -58,7 +59,7 @@ class ScreenRoutes:
             # A browser keeps it and asks whether it is still the one.
             "Cache-Control": "private, no-cache",
         }
-        if any(tag.value in (version, "*") for tag in call.request.if_none_match or ()):
+        if has_version(call.request, version):
             return web.Response(status=304, headers=headers)
         return web.Response(body=thumbnail.jpeg, content_type="image/jpeg", headers=headers)
 
