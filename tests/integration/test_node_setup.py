@@ -308,6 +308,7 @@ def test_a_file_system_is_data_if_its_disk_is_the_remembered_one(
             "PATH": os.environ["PATH"],
             "QEMU_NODE_RECORD": str(record),
             "QEMU_NODE_KMSG": str(log),
+            "QEMU_NODE_CLAIM": str(tmp_path / "claim"),
             "DEVNAME": "/dev/sdz1",
         },
         check=False,
@@ -316,3 +317,48 @@ def test_a_file_system_is_data_if_its_disk_is_the_remembered_one(
     assert log.exists() is not is_ours
     if not is_ours:
         assert "/dev/sdz1 has the label DATA and is not /data" in log.read_text()
+
+
+class FirstDisk:
+    """A node that remembers no data disk, and the devices of which udev asks."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log = directory / "kmsg"
+        self.link, self.claim = directory / "data", directory / "claim"
+        self._directory = directory
+
+    def ask(self, device: str) -> "subprocess.Popen[bytes]":
+        env = {
+            "PATH": os.environ["PATH"],
+            "DEVNAME": device,
+            "QEMU_NODE_RECORD": str(self._directory / "record"),
+            "QEMU_NODE_KMSG": str(self.log),
+            "QEMU_NODE_DATA_LINK": str(self.link),
+            "QEMU_NODE_CLAIM": str(self.claim),
+        }
+        return subprocess.Popen([_script("is-data-disk")], env=env)
+
+
+# Devices that every machine has stand for disks.
+_ONE, _TWO = "/dev/zero", "/dev/null"
+
+
+def test_of_two_data_disks_that_are_found_at_once_one_is_the_nodes(tmp_path: Path) -> None:
+    node = FirstDisk(tmp_path)
+    assert node.ask(_ONE).wait() == 0
+    with node.ask(_TWO) as second:
+        # udev makes the link after it has asked, while it asks of the other disk.
+        node.link.symlink_to(_ONE)
+        assert second.wait() == 1
+    assert f"{_TWO} has the label DATA and is not /data: {_ONE} has it, too" in node.log.read_text()
+    assert node.ask(_ONE).wait() == 0
+
+
+@pytest.mark.parametrize("first", ["/dev/gone", _ONE], ids=["gone", "lost its label"])
+def test_a_disk_whose_link_is_gone_keeps_no_other_from_being_the_nodes(
+    tmp_path: Path, first: str
+) -> None:
+    node = FirstDisk(tmp_path)
+    node.claim.symlink_to(first)
+    assert node.ask(_TWO).wait() == 0
+    assert node.ask(_TWO).wait() == 0
