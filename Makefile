@@ -15,8 +15,9 @@ PYTEST := $(PYTHON) -m pytest
 # SYSTEM_TESTS, the longest first, for one that begins last would be waited for alone.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 SYSTEM_TESTS := tests/e2e tests/os tests/integration tests/network tests/browser
-# The longest first here, too; then the one that need not wait for the other's installation.
-LONGEST := $(addprefix tests/scenario/test_, power_cuts.py unattended.py fall_back.py)
+# The longest first here, too, but for the one that need not wait for the other's installation.
+LONGEST := power_cuts unattended fall_back upgrade node live
+LONGEST := $(patsubst %,tests/scenario/test_%.py,$(LONGEST))
 SCENARIO := $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/scenario/test_*.py))
 
 # One thing at a time: the targets share one environment and the machine.

@@ -14,6 +14,7 @@ from scenario.machine import Machine, create_disk
 from scenario.remote import Remote
 
 DATA_SIZE = "16G"
+HEALTHY_TIMEOUT_S = 1200
 GUEST_IMAGE = "/data/local-images/small.qcow2"
 """Where jobs find the small guest, in a directory that the sample node.toml allows."""
 
@@ -46,8 +47,8 @@ def configured(installation: Installation, guest_image: Path) -> Node:
 
     def make(target: Path, scratch: Path) -> None:
         target.mkdir()
-        shutil.copyfile(installation.key, target / "key")
-        (target / "key").chmod(0o600)
+        for key in (installation.key, installation.key.with_suffix(".pub")):
+            shutil.copy(key, target)
         data = create_disk(target / "data.qcow2", DATA_SIZE)
         machine = installation.machine(target, disks=[data])
         with machine:
@@ -74,3 +75,11 @@ def _configure(machine: Machine, remote: Remote, guest_image: Path) -> dict[str,
     remote.call("systemctl poweroff || true")
     machine.wait_until_off(timeout_s=300)
     return seen
+
+
+def wait_until_healthy(remote: Remote) -> None:
+    """Return when Nomad has found the driver healthy, so that VMs can start."""
+    # One command that waits: to ask again and again takes the node what its own start needs.
+    remote.run(
+        f"qemu-node os health --timeout {HEALTHY_TIMEOUT_S}s", timeout_s=HEALTHY_TIMEOUT_S + 60
+    )

@@ -75,6 +75,7 @@ class Machine:
         self._qmp: socket.socket | None = None
         self._console: SerialConsole | None = None
         self.ssh_port = 0
+        self.web_port = 0
         self.serial_log = directory / "serial.log"
 
     @property
@@ -96,8 +97,11 @@ class Machine:
         variables = self.directory / "vars.fd"
         if not variables.exists():
             shutil.copyfile(_VARS, variables)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.ssh_port = probe.getsockname()[1]
+        with (
+            socket.create_server(("127.0.0.1", 0)) as ssh,
+            socket.create_server(("127.0.0.1", 0)) as web,
+        ):
+            self.ssh_port, self.web_port = ssh.getsockname()[1], web.getsockname()[1]
         argv = self._argv(variables)
         (self.directory / "argv").write_text("\n".join(argv))
         with (self.directory / "qemu.log").open("ab") as log:
@@ -195,7 +199,8 @@ class Machine:
             "-device", "virtio-rng-pci", "-device", "i6300esb",
             "-device", "virtio-scsi-pci,id=drives", "-device", "qemu-xhci",
             "-netdev", f"user,id=net,hostname={HOST_NAME},"
-                       f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22",
+                       f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22,"
+                       f"hostfwd=tcp:127.0.0.1:{self.web_port}-:5800",
             "-netdev", "hubport,id=outside,hubid=1,netdev=net",
         ]
         for index, nic in enumerate(hardware.nics):

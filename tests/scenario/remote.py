@@ -29,7 +29,7 @@ class Remote:
         self._options = [
             "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
             "-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15",
-            "-o", "ServerAliveInterval=15", "-i", str(key),
+            "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=20", "-i", str(key),
         ]
         # fmt: on
 

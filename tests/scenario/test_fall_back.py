@@ -13,6 +13,9 @@ FALL_BACK_TIMEOUT_S = 3000
 _CHECK = "usr/libexec/elemental-checker/60-test"
 _FAILS = '#!/bin/sh\n[ "$1" = check ] || exit 0\nexit 1\n'
 _HANGS = '#!/bin/sh\n[ "$1" = check ] || exit 0\ntrap "" TERM\nwhile :; do sleep 60; done\n'
+# Two checks that hang take as long as both limits together.
+_SHORT = "usr/lib/systemd/system/elemental-boot-assessment.service.d/60-test.conf"
+_LIMIT = "[Service]\nTimeoutStartSec=60\n"
 
 
 @pytest.mark.parametrize("check", [_FAILS, _HANGS], ids=["fails", "hangs"])
@@ -20,7 +23,7 @@ def test_node_goes_back_by_itself_and_stays_back(
     node: Upgradable, check: str, request: pytest.FixtureRequest
 ) -> None:
     old, name = node.tag, f"bad-{request.node.callspec.id}"
-    bad = node.publish(name, {_CHECK: (0o755, check)})
+    bad = node.publish(name, {_CHECK: (0o755, check), _SHORT: (0o644, _LIMIT)})
     node.upgrade(bad)
     # What did not come up before is nothing to go back to.
     assert list(node.fall_back_targets().values()) == [old]

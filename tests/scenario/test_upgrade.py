@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from scenario.datanode import configured
+from scenario.datanode import configured, wait_until_healthy
 from scenario.installation import BOOT_TIMEOUT_S, Installation
 from scenario.ocilayout import Layout
 from scenario.remote import Remote
 from scenario.upgrading import SNAPSHOTS, STATE, UPGRADE_TIMEOUT_S, Upgradable, Upgrades
 
-from osimage.build.artefact.manifest import render
+from osimage.build.artefact.manifest import render, with_names
 from qemu_node.host.process.command import run_blocking
 from qemu_node.nodeos.upgrade.manifest import MEDIA_TYPE, SIGNATURE_TYPE
 
@@ -20,8 +20,6 @@ pytestmark = [
     pytest.mark.timeout(6000),
     pytest.mark.skipif(shutil.which("minisign") is None, reason="apt install minisign"),
 ]
-
-HEALTHY_TIMEOUT_S = 1200
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +30,7 @@ def installation(installation: Installation, small_guest_image: Path) -> Install
 
 @pytest.fixture(scope="module", autouse=True)
 def nomad_runs(upgrades: Upgrades) -> None:
-    upgrades.prepare = _wait_until_healthy
-
-
-def _wait_until_healthy(remote: Remote) -> None:
-    remote.until("qemu-node os health", timeout_s=HEALTHY_TIMEOUT_S)
+    upgrades.prepare = wait_until_healthy
 
 
 def _sign(manifest: str, directory: Path) -> tuple[bytes, Path]:
@@ -50,9 +44,10 @@ def _sign(manifest: str, directory: Path) -> tuple[bytes, Path]:
     return signature.read_bytes(), public
 
 
-def _manifest_of(layout: Layout, tag: str) -> str:
+def _manifest_of(layout: Layout, tag: str, *more_tags: str) -> str:
     now = int(datetime.datetime.now(datetime.UTC).timestamp())
-    return render(layout.directory, tag=tag, epoch=now, unpacked_bytes=1 << 30)
+    document = render(layout.directory, tag=tag, epoch=now, unpacked_bytes=1 << 30)
+    return with_names(document.encode(), more_tags, tag).decode()
 
 
 def test_upgrade_needs_no_argument_and_keeps_identity_settings_and_data(
@@ -61,7 +56,7 @@ def test_upgrade_needs_no_argument_and_keeps_identity_settings_and_data(
     remote, old = node.remote, node.tag
     image = node.derive("good")
     node.registry.push(image, "good", "stable")
-    manifest = _manifest_of(image, "good")
+    manifest = _manifest_of(image, "good", "stable")
     signature, key = _sign(manifest, tmp_path)
     node.registry.push_artifact(
         "stable.manifest", {MEDIA_TYPE: manifest.encode(), SIGNATURE_TYPE: signature}
@@ -102,7 +97,7 @@ def test_power_cuts_of_a_confirmed_system_do_not_fall_back(node: Upgradable) -> 
         node.machine.console.expect(r"Command line: ", timeout_s=BOOT_TIMEOUT_S)
     node.power_cycle()
     assert (node.tag, node.mode) == (tag, "active_mode")
-    _wait_until_healthy(node.remote)
+    wait_until_healthy(node.remote)
 
 
 @pytest.mark.parametrize("program", ["elemental", "/usr/bin/elemental"], ids=["ours", "elemental"])

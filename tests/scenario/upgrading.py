@@ -118,7 +118,8 @@ class Upgradable:
         said = self.remote.run(
             f"cd {SNAPSHOTS}/{number} && test ! -e snapshot.workDir && "
             "e2fsck -fn snapshot.img >/dev/null 2>&1 && "
-            "debugfs -R 'cat /usr/lib/os-release' snapshot.img 2>/dev/null"
+            "debugfs -R 'cat /usr/lib/os-release' snapshot.img 2>/dev/null",
+            timeout_s=300,
         )
         return parse_release(said).tag
 
