@@ -14,7 +14,7 @@ from osimage.build.tree.initrd import copy_root, make_with_initrd
 from osimage.build.tree.lay import lay, resolve
 from osimage.build.tree.osrelease import extend, image_lines
 from osimage.build.tree.package import PACKAGE, install_package, make_package
-from osimage.build.tree.tidy import tidy
+from osimage.build.tree.tidy import clamp_times, tidy
 from qemu_node.nodeos.paths import NodePaths
 
 FILES = REPO / "osimage" / "files"
@@ -28,6 +28,8 @@ _BOOT_LOADERS = {
 }
 # Mount points: the root is read only.
 _DIRECTORIES = {"data": 0o755, "oem": 0o700}
+_KEPT_EPOCH = 1767225600
+"""The time of what earlier steps have made: before every commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,8 @@ def make_tree(stages: Stages, request: TreeRequest) -> Path:
     def make(target: Path, scratch: Path) -> None:
         del scratch
         copy_root(with_initrd, target)
+        # They may have been made before the commit or after it.
+        clamp_times(target, min(_KEPT_EPOCH, request.epoch))
         install_package(package, target)
         shutil.copyfile(request.nomad, target / "usr/bin/nomad")
         (target / "usr/bin/nomad").chmod(0o755)
