@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 from guests import cache, debian, small
-from scenario.datanode import configured
+from scenario.datanode import configured, wait_until_healthy
 from scenario.installation import BOOT_TIMEOUT_S, DISK_SIZE, installed
 from scenario.machine import Hardware, Machine, create_disk
 from scenario.remote import Remote
@@ -85,7 +85,7 @@ def _boot_node(machine: Machine, key: Path) -> tuple[float, float, float]:
         remote.run("systemctl start nomad", timeout_s=_NOMAD_TIMEOUT_S)
         started = "systemctl show --property=ActiveEnterTimestampMonotonic --value nomad"
         nomad_us = int(remote.run(started))
-        remote.until("qemu-node os health", timeout_s=_NOMAD_TIMEOUT_S)
+        wait_until_healthy(remote)
         lines = remote.run("cat /proc/meminfo").splitlines()
         kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
         _switch_off(machine, remote)
