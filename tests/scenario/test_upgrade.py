@@ -9,7 +9,6 @@ import pytest
 from scenario.datanode import configured, wait_until_healthy
 from scenario.installation import BOOT_TIMEOUT_S, Installation
 from scenario.ocilayout import Layout
-from scenario.remote import Remote
 from scenario.upgrading import SNAPSHOTS, STATE, UPGRADE_TIMEOUT_S, Upgradable, Upgrades
 
 from osimage.build.artefact.manifest import render, with_names
