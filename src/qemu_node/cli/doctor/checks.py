@@ -358,7 +358,7 @@ def check_leftovers(found: Leftovers) -> Check:
         return ok("left-overs", "none")
     advice = "the driver recovers what runs and removes the rest within a minute of its start"
     if found.unreadable:
-        advice = "upgrade the driver if a newer one started them; none removes them while they run"
+        advice = "upgrade the driver if a newer one started them; else they stay until they end"
     return warn("left-overs", "; ".join(parts), advice)
 
 

@@ -176,6 +176,7 @@ def report_lines(report: VMReport) -> list[tuple[str, str]]:
         ("QEMU", report.qemu_version or f"unknown: {report.qemu_problem}"),
         ("os", record.hardware.os),
         ("firmware", record.hardware.firmware),
+        *_hardware_lines(record),
         ("accelerator", record.accelerator),
         ("image", record.image),
         ("uuid", record.uuid),
@@ -197,12 +198,21 @@ def report_lines(report: VMReport) -> list[tuple[str, str]]:
     return lines
 
 
+def _hardware_lines(record: VMRecord) -> list[tuple[str, str]]:
+    """Return what else the job decided of the hardware, each under the option's name."""
+    return [
+        (name, msgspec.json.encode(value).decode())
+        for name, value in msgspec.structs.asdict(record.hardware).items()
+        if name not in ("os", "firmware", "vcpus")
+    ]
+
+
 def _state(report: VMReport) -> str:
     state = report.summary.status.value
     if report.summary.status is VMStatus.UNMANAGED:
         state += " (no driver holds it; the next one takes it up)"
     if report.summary.status is VMStatus.UNREADABLE:
-        state += " (a newer driver started it, or its state.json is damaged; none removes it)"
+        state += " (a newer driver started it, or its state.json is damaged; no driver removes it)"
     if report.summary.status is VMStatus.DISK_FULL:
         state += " (it goes on when the node's disk has room again)"
     if report.run_state is not None and report.run_state != "running":

@@ -48,6 +48,16 @@ def test_an_image_is_known_by_its_last_part(image: str, name: str) -> None:
     assert vmtable.image_name(image) == name
 
 
+def test_show_tells_all_that_a_job_decided_of_the_hardware(node: Node, capsys: Output) -> None:
+    record = node.publish()
+    assert node.vm("show", "web") == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    decided = msgspec.to_builtins(record.hardware)
+    for name, value in decided.items():
+        if name != "vcpus":  # told with what they use
+            assert lines[name] == (value if isinstance(value, str) else str(value).lower())
+
+
 def test_show_tells_a_port_s_vlans_and_what_was_dropped(node: Node, capsys: Output) -> None:
     access = NicRecord(
         mode="vlan", mac="02:00:00:00:00:01", ifname="qn0", vlan=30, isolated=True,
