@@ -1,4 +1,4 @@
-"""Writes the tables of keyboard layouts in src/qemu_node/web/keys/data from xkeyboard-config.
+"""Writes keyboard layouts into src/qemu_node/web/viewer/keys/data, from xkeyboard-config.
 
     python tools/keylayouts.py --release 2.35.1
 
@@ -11,7 +11,7 @@ import argparse
 import ctypes
 from pathlib import Path
 
-DATA = Path(__file__).parents[1] / "src/qemu_node/web/keys/data"
+DATA = Path(__file__).parents[1] / "src/qemu_node/web/viewer/keys/data"
 
 LAYOUTS = {
     "at": "German (Austria)",

@@ -17,18 +17,18 @@ from browser.fake_rfb import FakeScreen
 from browser.fake_vms import jpeg_of, make_vms
 
 from qemu_node.config.node import NodeConfig, Paths
-from qemu_node.web.access.rights import Right
-from qemu_node.web.access.settings import AccessSettings
-from qemu_node.web.access.sockets import Socket
-from qemu_node.web.api.cluster import ClusterView, NodeRow, VMRow
-from qemu_node.web.api.routes import Api
+from qemu_node.web.access.access_settings import AccessSettings
+from qemu_node.web.access.acl.rights import Right
+from qemu_node.web.access.session.websocket import Socket
+from qemu_node.web.api.allroutes import Api
+from qemu_node.web.api.clusterroutes import ClusterView, NodeRow, VMRow
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.fleet.model import EndView, VMView
 from qemu_node.web.frame.application import add_routes, make_application
 from qemu_node.web.frame.route import VM_PATH, Call, Route
-from qemu_node.web.keys.paste import PasteBody, PasteState, PasteView
-from qemu_node.web.login.access import Access
-from qemu_node.web.page.routes import PageRoutes
+from qemu_node.web.page.pageroutes import PageRoutes
+from qemu_node.web.service.accessparts import Access
+from qemu_node.web.viewer.keys.paste import PasteBody, PasteState, PasteView
 
 _MADE_UP = ("/log", "/events", "/api/v1/cluster", "/power-button", "/reset", "/stop", "/restart")
 LOG = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from browser.fake_vms import picture_of
 
-from qemu_node.web.access.sockets import Socket
+from qemu_node.web.access.session.websocket import Socket
 
 _WIDTH, _HEIGHT = 720, 400
 # 32 bits, depth 24, little-endian, true colour; red at 0, as noVNC asks for it anyway.

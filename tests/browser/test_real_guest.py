@@ -12,7 +12,7 @@ from integration.vmnode import VMNode
 from playwright.async_api import expect
 
 from qemu_node.config.node import NodeConfig
-from qemu_node.web.serve import serving_by_link
+from qemu_node.web.service.serving import serving_by_link
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),

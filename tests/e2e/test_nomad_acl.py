@@ -23,20 +23,20 @@ from e2e.acl_cases import (
 )
 from e2e.oidc_provider import CLIENT_ID, running_provider
 
-from qemu_node.web.access.identity import (
+from qemu_node.web.access.access_settings import AccessSettings
+from qemu_node.web.access.acl.nomadacl import Rules, compile_acl
+from qemu_node.web.access.acl.nomadapi import NomadApi, NomadServer
+from qemu_node.web.access.acl.nomadtoken import (
     AclsDisabledError,
     TokenError,
     are_acls_disabled,
     identify,
 )
-from qemu_node.web.access.nomadacl import Rules, compile_acl
-from qemu_node.web.access.sessions import Sessions
-from qemu_node.web.access.settings import AccessSettings
-from qemu_node.web.login.door import Door
-from qemu_node.web.login.oidc import callback_of
-from qemu_node.web.login.ways import Visitor
-from qemu_node.web.nomadapi import NomadApi, NomadServer
-from qemu_node.web.problems import Problem
+from qemu_node.web.access.login.door import Door
+from qemu_node.web.access.login.oidc import callback_of
+from qemu_node.web.access.login.ways import Visitor
+from qemu_node.web.access.session.sessions import Sessions
+from qemu_node.web.http.problems import Problem
 
 pytestmark = [
     pytest.mark.needs_nomad,

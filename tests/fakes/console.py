@@ -13,13 +13,13 @@ from aiohttp.test_utils import TestServer
 from unit.web.fleet.test_model import vm
 
 from fakes.fake_nomad import FakeNomad
-from qemu_node.web.access.rights import Right
-from qemu_node.web.access.settings import AccessSettings
-from qemu_node.web.access.sockets import Socket
+from qemu_node.web.access.access_settings import AccessSettings
+from qemu_node.web.access.acl.rights import Right
+from qemu_node.web.access.session.websocket import Socket
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame.application import add_routes, make_application
 from qemu_node.web.frame.route import VM_PATH, Call, Route
-from qemu_node.web.login.access import Access
+from qemu_node.web.service.accessparts import Access
 
 VM = vm()
 OTHER = msgspec.structs.replace(vm(), vm_id="other-0123456789ab", namespace="other")

@@ -13,7 +13,7 @@ from typing import Any, Self
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from qemu_node.web.nomadapi import NomadApi, NomadServer
+from qemu_node.web.access.acl.nomadapi import NomadApi, NomadServer
 
 
 def token_id(number: int) -> str:

@@ -13,7 +13,7 @@ from fakes.unix_peer import UnixPeer
 from qemu_node.errors import QmpError
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.vm.record.record import VMRecord
-from qemu_node.web.access.grant import Grant
+from qemu_node.web.access.session.grant import Grant
 from qemu_node.web.fleet.model import VMView
 
 VM = vm()

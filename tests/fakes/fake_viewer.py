@@ -4,7 +4,7 @@ import asyncio
 from typing import NoReturn
 
 from fakes.web_sessions import make_grant
-from qemu_node.web.access.grant import Grant
+from qemu_node.web.access.session.grant import Grant
 
 
 class Ended(Exception):

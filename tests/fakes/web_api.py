@@ -14,16 +14,16 @@ from fakes.web_sessions import make_session
 from qemu_node.config.node import NodeConfig, Paths
 from qemu_node.inventory.state import VMSummary
 from qemu_node.vm.life.guestnet import GuestNetwork
-from qemu_node.web.access.grant import Grant
-from qemu_node.web.access.nomadacl import MANAGEMENT, Acl
-from qemu_node.web.access.rights import Right
-from qemu_node.web.api.routes import Api
+from qemu_node.web.access.acl.nomadacl import MANAGEMENT, Acl
+from qemu_node.web.access.acl.nomadapi import NomadApi, NomadServer
+from qemu_node.web.access.acl.rights import Right
+from qemu_node.web.access.session.grant import Grant
+from qemu_node.web.api.allroutes import Api
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame.application import add_routes, make_application
 from qemu_node.web.frame.route import Route
-from qemu_node.web.nomadapi import NomadApi, NomadServer
-from qemu_node.web.problems import forbidden, no_such_vm, not_logged_in
+from qemu_node.web.http.problems import forbidden, no_such_vm, not_logged_in
 
 READER = Acl(namespaces={"default": frozenset({"list-jobs", "read-job"})})
 """May see the VMs of the namespace `default`, and do nothing with them."""

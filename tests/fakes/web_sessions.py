@@ -1,9 +1,9 @@
 """A session for tests of handlers that ask what somebody may do."""
 
-from qemu_node.web.access.grant import Grant
-from qemu_node.web.access.nomadacl import MANAGEMENT, Acl
-from qemu_node.web.access.rights import Right
-from qemu_node.web.access.sessions import Session
+from qemu_node.web.access.acl.nomadacl import MANAGEMENT, Acl
+from qemu_node.web.access.acl.rights import Right
+from qemu_node.web.access.session.grant import Grant
+from qemu_node.web.access.session.sessions import Session
 
 
 def make_session(acl: Acl = MANAGEMENT) -> Session:

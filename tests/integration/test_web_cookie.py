@@ -8,7 +8,7 @@ from aiohttp import ClientSession, CookieJar, TCPConnector
 from fakes.console import VM, running_console
 from fakes.fake_nomad import POWER, namespaces, token_id
 
-from qemu_node.web.listener import selfmade
+from qemu_node.web.http.listener import selfmade
 
 TOKEN = token_id(1)
 

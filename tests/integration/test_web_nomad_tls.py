@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from qemu_node.web.listener import selfmade
-from qemu_node.web.nomadapi import NomadApi, NomadError, NomadServer
+from qemu_node.web.access.acl.nomadapi import NomadApi, NomadError, NomadServer
+from qemu_node.web.http.listener import selfmade
 
 
 async def make_agent(path: Path) -> TestServer:

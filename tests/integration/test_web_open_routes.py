@@ -10,7 +10,7 @@ from fakes.console import make_browser
 
 from qemu_node.config.node import NodeConfig, Paths
 from qemu_node.config.web import WebConfig
-from qemu_node.web.serve import serving_by_link
+from qemu_node.web.service.serving import serving_by_link
 
 OPEN = {
     ("GET", "/api/v1/login"),

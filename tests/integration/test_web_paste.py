@@ -12,11 +12,11 @@ from integration.vmnode import VMNode, until
 from qemu_node.qmp import commands
 from qemu_node.vm.life.machine import VM
 from qemu_node.web.fleet.fleet import Fleet
-from qemu_node.web.keys.layouts import load
-from qemu_node.web.keys.paste import PER_SECOND, Pastes, PasteState, PasteView
-from qemu_node.web.keys.strokes import plan_strokes
-from qemu_node.web.keys.typist import press
-from qemu_node.web.problems import Problem
+from qemu_node.web.http.problems import Problem
+from qemu_node.web.viewer.keys.layouts import load
+from qemu_node.web.viewer.keys.paste import PER_SECOND, Pastes, PasteState, PasteView
+from qemu_node.web.viewer.keys.strokes import plan_strokes
+from qemu_node.web.viewer.keys.typist import press
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(600)]
 

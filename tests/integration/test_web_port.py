@@ -16,9 +16,9 @@ from aiohttp import web
 
 from qemu_node.errors import HostError
 from qemu_node.host.process.command import run
-from qemu_node.web.listener import openers, port, selfmade
-from qemu_node.web.listener.port import Port, listen
-from qemu_node.web.listener.tls import Certificate, CertificateFiles
+from qemu_node.web.http.listener import openers, port, selfmade
+from qemu_node.web.http.listener.port import Port, listen
+from qemu_node.web.http.listener.tls import Certificate, CertificateFiles
 
 HELLO = "hello over https"
 

@@ -19,7 +19,7 @@ from fakes.fake_viewer import Ended
 from guests import bootsector
 from PIL import Image
 from unit.web.fleet.test_model import vm
-from unit.web.screen.test_relay import ScreenViewer
+from unit.web.viewer.screen.test_relay import ScreenViewer
 
 from qemu_node.errors import NodeError, QmpError
 from qemu_node.host.process.command import Child, spawn
@@ -27,13 +27,13 @@ from qemu_node.host.process.pidfd import send_signal
 from qemu_node.host.sockets import listen_unix
 from qemu_node.qmp import commands
 from qemu_node.qmp.connection import QmpConnection
-from qemu_node.web.frame.viewing import VM_ENDED
-from qemu_node.web.keys.typist import press
-from qemu_node.web.screen.jpeg import Thumbnail
-from qemu_node.web.screen.pauses import FRESH_S, Limits
-from qemu_node.web.screen.ppm import PictureError
-from qemu_node.web.screen.relay import Relay
-from qemu_node.web.screen.thumbnails import Thumbnails
+from qemu_node.web.viewer.contract import VM_ENDED
+from qemu_node.web.viewer.keys.typist import press
+from qemu_node.web.viewer.screen.jpeg import Thumbnail
+from qemu_node.web.viewer.screen.pauses import FRESH_S, Limits
+from qemu_node.web.viewer.screen.ppm import PictureError
+from qemu_node.web.viewer.screen.relay import Relay
+from qemu_node.web.viewer.screen.thumbnails import Thumbnails
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(180)]
 

@@ -46,7 +46,7 @@ def serve(app: App, *, fingerprint: bool, make_password: bool) -> None:
         click.echo("web.enabled is false in node.toml: there is no console", err=True)
         return
     # Imported here: `qemu-node serve --help` needs none of it.
-    from qemu_node.web.daemon import run_daemon
+    from qemu_node.web.service.daemon import run_daemon
 
     run_daemon(config)
 
@@ -57,7 +57,7 @@ def _make_password() -> str:
     Raises:
         ConfigError: it is too short.
     """
-    from qemu_node.web.login.password import make_hash
+    from qemu_node.web.access.login.password import make_hash
 
     if sys.stdin.isatty():
         typed = click.prompt(
@@ -77,7 +77,7 @@ def _fingerprint(run: str) -> str:
     from pathlib import Path
 
     from qemu_node.errors import MissingPartError
-    from qemu_node.web.listener.tls import fingerprint
+    from qemu_node.web.http.listener.tls import fingerprint
 
     path = Path(run) / "web" / "certificate.pem"
     try:
@@ -91,7 +91,7 @@ def _fingerprint(run: str) -> str:
 
 def _set_up_logging() -> None:
     """Log to stderr: in the journal's form if that is where it goes."""
-    from qemu_node.web.daemonlog import JournalFormatter
+    from qemu_node.web.service.daemonlog import JournalFormatter
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JournalFormatter(is_journal="JOURNAL_STREAM" in os.environ))

@@ -59,8 +59,8 @@ class WebConsole:
 
     async def _serve(self, config: NodeConfig) -> None:
         # Half a second, for which VMs that start need not wait.
-        await asyncio.to_thread(importlib.import_module, "qemu_node.web.serve")
-        from qemu_node.web.serve import serving_by_link
+        await asyncio.to_thread(importlib.import_module, "qemu_node.web.service.serving")
+        from qemu_node.web.service.serving import serving_by_link
 
         async with serving_by_link(config) as make_link:
             self._make_link = make_link

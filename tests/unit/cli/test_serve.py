@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from qemu_node.cli.main import cli
-from qemu_node.web.login.password import parse_hash
+from qemu_node.web.access.login.password import parse_hash
 
 
 def test_a_password_that_is_piped_in_becomes_its_hash() -> None:

@@ -6,8 +6,9 @@ Does not own the guest's log, which goes on beside it, nor cleaning what the gue
 
 QEMU serves one client of the port at a time. The next one can connect, but gets no data until the
 first has disconnected, and nothing on the socket says that it waits. The daemon of the web console,
-if it runs, shares the port with browsers and other consoles (`web.serial.commandline` says how it
-is spoken to). Without it QEMU's port is used, and a daemon that dies meanwhile ends no console.
+if it runs, shares the port with browsers and other consoles (`web.viewer.serial.commandline` says
+how it is spoken to). Without it QEMU's port is used, and a daemon that dies meanwhile ends no
+console.
 """
 
 import asyncio

@@ -15,7 +15,7 @@ For handlers of other parts:
   It is cancelled when the session ends; its errors become a close code.
 
 Does not own how somebody becomes a session (`login`), nor what a page of others may send at all
-(`browser.middleware`, which has judged every request before).
+(`http.middleware`, which has judged every request before).
 """
 
 import asyncio
@@ -27,17 +27,17 @@ from aiohttp import web
 
 from qemu_node.text import DECODE_ERRORS, printable
 from qemu_node.web.access import audit
-from qemu_node.web.access.attachments import RIGHT_LOST, Attachment, Attachments
-from qemu_node.web.access.grant import Grant
-from qemu_node.web.access.rights import CAPABILITIES, Right
-from qemu_node.web.access.sessions import Session, Sessions
-from qemu_node.web.access.settings import AccessSettings
-from qemu_node.web.access.sockets import FRAME_MAX_BYTES, PING_S, Socket
-from qemu_node.web.access.tickets import Kind, Mode, Tickets
-from qemu_node.web.browser.middleware import is_from_own_page, is_from_this_node, token_of
-from qemu_node.web.browser.origins import is_cross_site
+from qemu_node.web.access.access_settings import AccessSettings
+from qemu_node.web.access.acl.rights import CAPABILITIES, Right
+from qemu_node.web.access.session.attachments import RIGHT_LOST, Attachment, Attachments
+from qemu_node.web.access.session.grant import Grant
+from qemu_node.web.access.session.sessions import Session, Sessions
+from qemu_node.web.access.session.tickets import Kind, Mode, Tickets
+from qemu_node.web.access.session.websocket import FRAME_MAX_BYTES, PING_S, Socket
 from qemu_node.web.fleet.model import VMView
-from qemu_node.web.problems import Problem, forbidden, no_such_vm, not_logged_in
+from qemu_node.web.http.middleware import is_from_own_page, is_from_this_node, token_of
+from qemu_node.web.http.origins import is_cross_site
+from qemu_node.web.http.problems import Problem, forbidden, no_such_vm, not_logged_in
 
 FIRST_MESSAGE_S = 5.0
 BAD_TICKET = 4400

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from qemu_node.web.nomadapi import NomadApi, NomadError, NomadRefusedError, quoted
-from qemu_node.web.problems import Problem
+from qemu_node.web.access.acl.nomadapi import NomadApi, NomadError, NomadRefusedError, quoted
+from qemu_node.web.http.problems import Problem
 
 T = TypeVar("T")
 

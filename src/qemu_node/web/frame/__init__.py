@@ -3,5 +3,4 @@
 - `application`: aiohttp's part
 - `openapi`: the document of the routes
 - `route`: one route, and what its handler is given
-- `viewing`: what parts need that show a VM to somebody
 """

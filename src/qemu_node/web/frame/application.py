@@ -12,11 +12,11 @@ import msgspec
 from aiohttp import web
 
 from qemu_node.text import DECODE_ERRORS, printable
-from qemu_node.web.access.rights import Right
-from qemu_node.web.browser.middleware import add_headers
+from qemu_node.web.access.acl.rights import Right
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame.route import Call, Guard, Query, Route
-from qemu_node.web.problems import Problem, bad_request, no_such_vm, problem_of
+from qemu_node.web.http.middleware import add_headers
+from qemu_node.web.http.problems import Problem, bad_request, no_such_vm, problem_of
 
 BODY_MAX_BYTES = 64 << 10
 """More than any request of ours needs."""

@@ -9,7 +9,7 @@ import msgspec
 
 from qemu_node.version import VERSION
 from qemu_node.web.frame.route import Route
-from qemu_node.web.problems import ProblemBody
+from qemu_node.web.http.problems import ProblemBody
 
 _PARAMETER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 
 from aiohttp import web
 
-from qemu_node.web.access.grant import Grant
-from qemu_node.web.access.rights import Right
+from qemu_node.web.access.acl.rights import Right
+from qemu_node.web.access.session.grant import Grant
 from qemu_node.web.fleet.model import VMView
 
 VM_PATH = "/api/v1/vms/{vm_id}"

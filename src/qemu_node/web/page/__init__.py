@@ -2,6 +2,6 @@
 
 - `index.html`, `style.css`, `app/`: ours; `vendor/`: of others, fetched by tools/webmodules.py
 - `modules`: which modules import which
-- `files`: all files, as they are served
-- `routes`: the routes
+- `pagefiles`: all files, as they are served
+- `pageroutes`: the routes
 """

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 from fakes.web_sessions import make_grant
 
-from qemu_node.web.access.attachments import Attachments
+from qemu_node.web.access.access_settings import AccessSettings
 from qemu_node.web.access.guard import Guard
-from qemu_node.web.access.sessions import Session, Sessions
-from qemu_node.web.access.settings import AccessSettings
-from qemu_node.web.access.tickets import Tickets
-from qemu_node.web.problems import Problem
+from qemu_node.web.access.session.attachments import Attachments
+from qemu_node.web.access.session.sessions import Session, Sessions
+from qemu_node.web.access.session.tickets import Tickets
+from qemu_node.web.http.problems import Problem
 
 
 async def nobody(_token: str, _request: object) -> Session:

@@ -12,13 +12,13 @@ from fakes.web_sessions import make_session
 from unit.web.fleet.test_model import vm
 
 from qemu_node.errors import HostError
-from qemu_node.web.access.grant import Grant
-from qemu_node.web.access.rights import Right
+from qemu_node.web.access.acl.rights import Right
+from qemu_node.web.access.session.grant import Grant
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame import application
 from qemu_node.web.frame.application import BODY_MAX_BYTES, add_routes, make_application
 from qemu_node.web.frame.route import VM_PATH, Call, Route
-from qemu_node.web.problems import not_logged_in
+from qemu_node.web.http.problems import not_logged_in
 
 VM = vm()
 

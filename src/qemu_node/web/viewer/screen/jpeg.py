@@ -1,0 +1,77 @@
+"""From QEMU's picture to a small one: for a thread.
+
+Owns reading what QEMU has written, and the small picture's size, quality and name. Pillow is
+imported at the first picture.
+"""
+
+import os
+import zlib
+from dataclasses import dataclass
+
+from qemu_node.web.viewer.screen.ppm import HEADER_MAX_BYTES, PictureError, parse_header
+
+SIDE_PX = 320
+"""About the longer side of a small picture; a smaller screen stays as it is."""
+
+_QUALITY = 70
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thumbnail:
+    """A small picture of a screen."""
+
+    jpeg: bytes
+    crc: int
+    """Of its pixels."""
+    width: int
+    height: int
+    """Of the screen."""
+    is_blank: bool
+    """The screen has one colour."""
+
+    @property
+    def version(self) -> str:
+        """Its name, which changes with the screen."""
+        name = f"{self.width}x{self.height}-{self.crc:08x}"
+        return f"{name}-blank" if self.is_blank else name
+
+
+def make_thumbnail(fd: int, before: Thumbnail | None) -> Thumbnail:
+    """Return the small picture of the PPM in `fd`; `before` itself if the screen is the same.
+
+    Raises:
+        PictureError: it is no such file, or too large.
+    """
+    size_bytes = os.fstat(fd).st_size
+    header = parse_header(os.pread(fd, HEADER_MAX_BYTES, 0), size_bytes)
+    # Not mapped: QEMU can still make it shorter, and that would be a SIGBUS here.
+    pixels = os.pread(fd, header.end - header.begin, header.begin)
+    if len(pixels) < header.end - header.begin:
+        raise PictureError("QEMU's picture of the screen is not complete")
+    crc = zlib.crc32(pixels)
+    if before is not None and (before.crc, before.width, before.height) == (
+        crc,
+        header.width,
+        header.height,
+    ):
+        return before
+    jpeg, is_blank = _shrink(pixels, header.width, header.height)
+    return Thumbnail(
+        jpeg=jpeg, crc=crc, width=header.width, height=header.height, is_blank=is_blank
+    )
+
+
+def _shrink(pixels: bytes, width: int, height: int) -> tuple[bytes, bool]:
+    """Return a JPEG of the pixels, and whether they all have one colour."""
+    import io
+
+    from PIL import Image
+
+    image = Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
+    factor = max(1, round(max(width, height) / SIDE_PX))
+    if factor > 1:
+        image = image.reduce((min(factor, width), min(factor, height)))
+    is_blank = image.getcolors(maxcolors=1) is not None
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=_QUALITY)
+    return out.getvalue(), is_blank

@@ -1,0 +1,194 @@
+"""The unix sockets by which `qemu-node vm console` shares a VM's serial port with browsers.
+
+Owns one socket for each VM, and who may use it: root, this user, the group `qemu-node`. They are
+there from a VM's beginning on: a `vm console` that came first would otherwise have QEMU's port for
+itself.
+
+The client sends one line, `control` or `view`. The answer is one line, a `PortState`; after `open`
+the connection is the guest's serial port, without anything that was printed before. Its end says
+nothing of the reason: whoever wants to know looks at the VM.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Collection
+from pathlib import Path
+
+from qemu_node.errors import NodeError
+from qemu_node.host.concurrency.cancellation import race
+from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.host.files.directories import make_directory
+from qemu_node.host.sockets import listen_unix
+from qemu_node.web.fleet.model import VMView
+from qemu_node.web.viewer.contract import VMs
+from qemu_node.web.viewer.serial.hub import Hub, Hubs, Member
+from qemu_node.web.viewer.serial.serialtap import READ_BYTES
+
+log = logging.getLogger(__name__)
+
+FIRST_LINE_S = 5.0
+PORT_S = 5.0
+"""How long somebody waits until it is known how it is with the port."""
+_LINE_BYTES = 64
+_SUFFIX = ".sock"
+_SO_PEERGROUPS = 59  # include/uapi/asm-generic/socket.h; Linux 4.13
+_GROUPS_MAX = 256  # Of Python's getsockopt; who is in more counts with the first one alone.
+_NOBODY = 65534  # /proc/sys/kernel/overflowuid
+_MAY_TYPE = {b"control\n": True, b"view\n": False}
+
+
+def may_use(uid: int, gids: Collection[int], *, own_uid: int, shared_gid: int | None) -> bool:
+    """Tell whether a user may use the sockets: pure."""
+    return uid in (0, own_uid) or (shared_gid is not None and shared_gid in gids)
+
+
+class CommandLineSockets:
+    """Of all VMs of this node; for `async with`."""
+
+    def __init__(self, fleet: VMs, hubs: Hubs, directory: Path, *, shared_gid: int | None) -> None:
+        """Serve the VMs of `fleet` in `directory`, to the group `shared_gid` as well."""
+        self._fleet = fleet
+        self._hubs = hubs
+        self._directory = directory
+        self._shared_gid = shared_gid
+        self._tasks = TaskOwner("serial sockets")
+        self._servers: dict[str, asyncio.Task[None]] = {}
+
+    async def __aenter__(self) -> "CommandLineSockets":
+        try:
+            if not self._directory.is_dir():
+                make_directory(self._directory, 0o755)
+            await asyncio.to_thread(_remove_stale, self._directory)
+        except (NodeError, OSError) as exc:
+            log.warning("`vm console` cannot share serial ports", extra={"error": str(exc)})
+            return self
+        self._fleet.on_begin(self._begin)
+        self._fleet.on_end(self._note_end)
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._tasks.aclose()
+
+    def _begin(self, vm_id: str) -> None:
+        if vm_id in self._servers:
+            self._servers[vm_id].cancel()
+        name = f"socket of {vm_id}"
+        with contextlib.suppress(RuntimeError):
+            self._servers[vm_id] = self._tasks.start(self._serve(vm_id), name=name)
+
+    def _note_end(self, vm: VMView) -> None:
+        if (server := self._servers.pop(vm.vm_id, None)) is not None:
+            server.cancel()
+
+    async def _serve(self, vm_id: str) -> None:
+        path = self._directory / f"{vm_id}{_SUFFIX}"
+        if _is_served(path):
+            log.info("another daemon shares this serial port", extra={"vm_id": vm_id})
+            return
+        is_shared = self._shared_gid is not None
+        owner = (os.geteuid(), self._shared_gid) if self._shared_gid is not None else None
+        try:
+            fd = listen_unix(path, mode=0o660 if is_shared else 0o600, owner=owner)
+        except NodeError as exc:
+            log.warning("no socket for `vm console`", extra={"vm_id": vm_id, "error": str(exc)})
+            return
+        sock = socket.socket(fileno=fd)
+        sock.settimeout(0)
+        try:
+            async with TaskOwner(f"console of {vm_id}") as tasks:
+                while True:
+                    client, _ = await asyncio.get_running_loop().sock_accept(sock)
+                    _ = tasks.start(self._meet(vm_id, client), name=f"console of {vm_id}")
+        finally:
+            path.unlink(missing_ok=True)
+            sock.close()
+
+    async def _meet(self, vm_id: str, client: socket.socket) -> None:
+        with client:
+            uid, gids = _peer(client)
+            if not may_use(uid, gids, own_uid=os.geteuid(), shared_gid=self._shared_gid):
+                log.warning("refused a console", extra={"vm_id": vm_id, "uid": uid})
+                return
+            reader, writer = await asyncio.open_unix_connection(sock=client, limit=READ_BYTES)
+            try:
+                with contextlib.suppress(OSError, TimeoutError, ValueError):
+                    await self._share(vm_id, _name_of(uid), reader, writer)
+            finally:
+                writer.close()
+
+    async def _share(
+        self, vm_id: str, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        async with asyncio.timeout(FIRST_LINE_S):
+            may_type = _MAY_TYPE.get(await reader.readline())
+        if may_type is None:
+            return
+        joined = self._hubs.joined(vm_id, name, may_type=may_type)
+        with self._fleet.viewing(vm_id), joined as (hub, member):
+            state = await hub.settled(PORT_S)
+            writer.write(f"{state}\n".encode())
+            await writer.drain()
+            if state != "open":
+                return
+            _ = hub.begin(member)
+            log.info("console opened", extra={"vm_id": vm_id, "user": name, "may_type": may_type})
+            _ = await race(
+                _receive(hub, member, reader), _send(member, writer), member.outbox.cut.wait()
+            )
+            if member.outbox.cut.is_set():
+                # What waits for it in the kernel would keep the connection open.
+                writer.transport.abort()
+        log.info("console closed", extra={"vm_id": vm_id, "user": name})
+
+
+async def _receive(hub: Hub, member: Member, reader: asyncio.StreamReader) -> None:
+    while data := await reader.read(READ_BYTES):
+        hub.type(member, data)
+
+
+async def _send(member: Member, writer: asyncio.StreamWriter) -> None:
+    async for frame in member.outbox.frames():
+        if isinstance(frame, bytes):
+            writer.write(frame)
+            await writer.drain()
+
+
+def _peer(client: socket.socket) -> tuple[int, set[int]]:
+    """Return the user who connected, and all of his groups."""
+    _, uid, gid = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    groups = b""
+    with contextlib.suppress(OSError):
+        groups = client.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _GROUPS_MAX)
+    return uid, {gid, *struct.unpack(f"{len(groups) // 4}I", groups)}
+
+
+def _name_of(uid: int) -> str:
+    with contextlib.suppress(KeyError):
+        # In the daemon's user namespace (PrivateUsers=) all others are nobody.
+        if uid != _NOBODY:
+            return f"{pwd.getpwuid(uid).pw_name} (vm console)"
+    return "vm console"
+
+
+def _is_served(path: Path) -> bool:
+    """Tell whether somebody listens at `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            sock.connect(str(path))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True
+
+
+def _remove_stale(directory: Path) -> None:
+    """Remove the sockets of a daemon that was killed."""
+    for path in directory.glob(f"*{_SUFFIX}"):
+        if path.is_socket() and not _is_served(path):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,110 @@
+"""The stream of what changes."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import ClientResponse
+from fakes.published import VM_ID, make_record, publish
+from fakes.web_api import READER, ApiUnderTest, running_api
+
+from qemu_node.config.node import Paths
+from qemu_node.web.access.acl.nomadacl import Acl
+
+OTHER = "db-ba9876543210"
+
+
+async def read_events(response: ClientResponse) -> AsyncGenerator[tuple[str, Any]]:
+    """Yield event and data; a comment is `("", None)`."""
+    event = ""
+    async for raw in response.content:
+        line = raw.decode().rstrip("\n")
+        if line.startswith(":"):
+            yield "", None
+        elif line.startswith("event: "):
+            event = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield event, json.loads(line.removeprefix("data: "))
+
+
+async def open_stream(api: ApiUnderTest) -> ClientResponse:
+    response = await api.client.get("/api/v1/events")
+    assert response.status == 200
+    assert response.content_type == "text/event-stream"
+    return response
+
+
+async def test_a_stream_begins_with_who_one_is_and_all_one_may_see(paths: Paths) -> None:
+    publish(paths, make_record(paths))
+    publish(paths, make_record(paths, OTHER, namespace="secret"))
+    async with running_api(paths) as api:
+        api.guard.acl = READER
+        async with aclosing(read_events(await open_stream(api))) as events:
+            assert await anext(events) == (
+                "session",
+                {"user": "me", "rights": {"default": ["see"]}},
+            )
+            event, snapshot = await anext(events)
+    assert event == "snapshot"
+    assert [vm["vm_id"] for vm in snapshot["vms"]] == [VM_ID]
+    assert snapshot["vms"][0]["uptime_s"] > 0
+    assert snapshot["now"] > 1e9
+
+
+async def test_only_changes_that_one_may_see_are_told(paths: Paths) -> None:
+    publish(paths, make_record(paths))
+    async with running_api(paths) as api:
+        api.guard.acl = READER
+        async with aclosing(read_events(await open_stream(api))) as events:
+            await anext(events)
+            await anext(events)
+            publish(paths, make_record(paths, OTHER, namespace="secret"))
+            while api.fleet.get(OTHER) is None:
+                await asyncio.sleep(0.01)
+            api.fleet.set_thumbnail(VM_ID, "7")
+            assert await anext(events) == ("delta", {"changed": {VM_ID: {"thumbnail": "7"}}})
+            third = "web-abcdefabcdef"
+            publish(paths, make_record(paths, third))
+            event, delta = await anext(events)
+            assert event == "delta"
+            assert list(delta["changed"]) == [third]
+            assert delta["changed"][third]["uptime_s"] > 0
+
+
+async def test_a_silent_stream_gives_signs_of_life_and_follows_the_rights(paths: Paths) -> None:
+    publish(paths, make_record(paths))
+    async with (
+        running_api(paths, heartbeat_s=0.2) as api,
+        aclosing(read_events(await open_stream(api))) as events,
+    ):
+        await anext(events)
+        await anext(events)
+        assert await anext(events) == ("", None)
+        api.guard.session.acl = Acl(namespaces={})
+        while (event := await anext(events)) == ("", None):
+            pass
+        assert event == ("session", {"user": "me"})
+        assert await anext(events) == ("delta", {"gone": [VM_ID]})
+
+
+async def test_a_stream_ends_with_its_session(paths: Paths) -> None:
+    async with (
+        running_api(paths) as api,
+        aclosing(read_events(await open_stream(api))) as events,
+    ):
+        await anext(events)
+        await anext(events)
+        api.guard.streams[0].reschedule(asyncio.get_running_loop().time())
+        assert await anext(events) == ("session", {"is_over": True})
+        assert [event async for event in events] == []
+
+
+async def test_a_client_that_leaves_is_not_followed_for(paths: Paths) -> None:
+    async with running_api(paths, heartbeat_s=0.05) as api:
+        response = await open_stream(api)
+        assert api.fleet._board.is_looked_at
+        response.close()
+        while api.fleet._board.is_looked_at:
+            await asyncio.sleep(0.01)
