@@ -12,9 +12,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from bench import crowd, images, job, launch, many, memory, network, original, rate, ready, system
-from bench.agent import JobFailedError
-from bench.node import CannotRunError
+from bench import original, system
+from bench.driver import crowd, job, launch, many, memory, rate, ready
+from bench.images import goals as images
+from bench.network import goals as network
+from bench.rig.agent import JobFailedError
+from bench.rig.node import CannotRunError
 from bench.setting import Setting, find_nomad
 from bench.table import Figure, NotMeasured, Report, render_table, report_json
 from qemu_node.errors import MissingPartError, NodeError

@@ -23,9 +23,9 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from bench import procs
-from bench.agent import Agent, JobFailedError, nomad_agent, time_job
-from bench.jobtext import job_text
+from bench.rig import procs
+from bench.rig.agent import Agent, JobFailedError, nomad_agent, time_job
+from bench.rig.jobtext import job_text
 from qemu_node.errors import NodeError
 from qemu_node.host.process import command, identity
 from qemu_node.units import MIB

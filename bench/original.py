@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from bench.apart import DATA, VNC, OriginalRun
-from bench.node import CannotRunError
+from bench.rig.node import CannotRunError
 from bench.setting import OriginalFigures, Setting
 from bench.table import Figure
 from qemu_node.host.process import command

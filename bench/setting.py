@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.node import CannotRunError
+from bench.rig.node import CannotRunError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

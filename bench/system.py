@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.node import CannotRunError
+from bench.rig.node import CannotRunError
 from bench.setting import Setting
 from bench.table import Figure, Goal
 from qemu_node.host.process import command

@@ -13,7 +13,7 @@ from e2e.nomad_agent import NomadAgent
 from e2e.nomad_node import Node, running_agent
 from fakes.image_server import ImageServer, Resource
 
-from bench.jobtext import job_text, user_data
+from bench.rig.jobtext import job_text, user_data
 from qemu_node.cli.doctor.agentfacts import read_agent
 from qemu_node.host.process import command, identity, pidfd
 from qemu_node.run.allocation.placement import node_attributes

@@ -7,7 +7,7 @@ import pytest
 from e2e.nomad_agent import NomadAgent
 from e2e.nomad_node import Node, running_agent
 
-from bench.jobtext import job_text
+from bench.rig.jobtext import job_text
 from qemu_node.host.process import command, identity
 
 pytestmark = [

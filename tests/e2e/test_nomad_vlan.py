@@ -19,7 +19,7 @@ from e2e.nomad_node import Node, running_agent
 from network.facts import set_elements, taps, vlans_of
 from network.namespaces import inside, ip, private_network
 
-from bench.jobtext import job_text, user_data
+from bench.rig.jobtext import job_text, user_data
 from qemu_node.host.process import command
 
 pytestmark = [

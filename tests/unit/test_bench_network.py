@@ -1,9 +1,9 @@
 import pytest
 
-from bench.netfacts import NetworkRun, PortTimes, Rates, StopTimes, WayRates
-from bench.netflow import tcp_mbit, udp_packets
-from bench.network import HostFacts, figures, program_for
-from bench.node import CannotRunError
+from bench.network.facts import NetworkRun, PortTimes, Rates, StopTimes, WayRates
+from bench.network.flow import tcp_mbit, udp_packets
+from bench.network.goals import HostFacts, figures, program_for
+from bench.rig.node import CannotRunError
 from bench.table import Verdict
 
 ALL = {"mmdebstrap", "mksquashfs", "qemu-system-x86_64", "iperf3", "nft"}
@@ -40,8 +40,8 @@ def verdicts(found: NetworkRun) -> dict[str, Verdict]:
 
 
 def test_a_kernel_that_filters_vlans_is_measured_itself_and_another_in_the_vm() -> None:
-    assert program_for(facts(vlans=True)) == "bench.netinside"
-    assert program_for(facts(vlans=False)) == "bench.netvm"
+    assert program_for(facts(vlans=True)) == "bench.network.inside"
+    assert program_for(facts(vlans=False)) == "bench.network.vm"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_this_machine_lacks_is_named(lacking: HostFacts, said: str) -> None
 
 
 def test_the_vm_brings_its_own_iperf3() -> None:
-    assert program_for(facts(installed=ALL - {"iperf3", "nft"})) == "bench.netvm"
+    assert program_for(facts(installed=ALL - {"iperf3", "nft"})) == "bench.network.vm"
 
 
 def test_each_goal_is_judged_by_pairs_of_one_round() -> None:

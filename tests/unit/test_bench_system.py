@@ -1,7 +1,7 @@
 import pytest
 
 from bench import system
-from bench.node import CannotRunError
+from bench.rig.node import CannotRunError
 from bench.setting import Setting
 from bench.table import Verdict
 

@@ -15,9 +15,9 @@ version, which is named beside them.
 
 from pathlib import Path
 
-from bench import procs
-from bench.ksm import ksm_merged
-from bench.node import BenchDriver, StartedVM, bench_driver
+from bench.driver.ksm import ksm_merged
+from bench.rig import procs
+from bench.rig.node import BenchDriver, StartedVM, bench_driver
 from bench.setting import OriginalFigures, Setting
 from bench.table import Figure, Goal
 from qemu_node.config.node import QemuConfig

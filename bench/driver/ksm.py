@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.agent import until
-from bench.node import CannotRunError
+from bench.rig.agent import until
+from bench.rig.node import CannotRunError
 
 _KNOBS = Path("/sys/kernel/mm/ksm")
 # Quick rather than cheap: only the state afterwards is measured.

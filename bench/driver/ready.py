@@ -6,7 +6,7 @@ time is that from the spawn to the first answer over gRPC.
 
 import time
 
-from bench.node import DRIVER_ARGV
+from bench.rig.node import DRIVER_ARGV
 from bench.setting import Setting
 from bench.table import Figure, Goal
 from qemu_node.nomad.agent.pluginclient import PluginClient

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench import procs
-from bench.agent import Agent, nomad_agent
-from bench.jobtext import job_text
-from bench.node import DRIVER_ARGV, TASK_MEMORY_MIB, TASK_NAME, BenchNode
+from bench.rig import procs
+from bench.rig.agent import Agent, nomad_agent
+from bench.rig.jobtext import job_text
+from bench.rig.node import DRIVER_ARGV, TASK_MEMORY_MIB, TASK_NAME, BenchNode
 from qemu_node.host.process.identity import ProcessId, command_line, identify
 
 _PLUGIN_CONFIG = """

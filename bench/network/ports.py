@@ -13,8 +13,8 @@ from contextlib import closing, contextmanager
 
 from network.namespaces import inside, ip
 
-from bench.netbare import BarePort
-from bench.netfacts import PortTimes
+from bench.network.bare import BarePort
+from bench.network.facts import PortTimes
 from qemu_node.config.network import NetworkConfig
 from qemu_node.net.filter.filtertable import FilterTable
 from qemu_node.net.filter.nft import Nft

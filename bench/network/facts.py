@@ -1,6 +1,6 @@
 """What the network's bench finds where it can measure: values that travel as JSON. Pure.
 
-Owns their form. Does not own how they are measured (`netports`, `netstop`, `netflow`) nor the goals
+Owns their form. Does not own how they are measured (`ports`, `stop`, `flow`) nor the goals
 (`network`).
 """
 
@@ -61,4 +61,4 @@ class NetworkRun(msgspec.Struct, frozen=True, kw_only=True):
     udp_packets: Rates
     """Datagrams of 64 bytes that arrived, a second."""
     ways: dict[str, WayRates]
-    """By the names that `netways` has for them."""
+    """By the names that `ways` has for them."""

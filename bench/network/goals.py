@@ -1,11 +1,11 @@
 """Goals of the node's network: attaching is quick, no stop waits for a TAP, filtering is cheap.
 
 Attach: `PortManager.attach` of one NIC takes at most 1.5 times what the kernel and libnftables take
-by themselves for the same state (`netbare`), p50. Stop: a VM with ports is stopped little later
+by themselves for the same state (`bare`), p50. Stop: a VM with ports is stopped little later
 than one without, compared with the destruction of its TAPs. Filter: with the table at least 0.95 of
 the TCP and 0.85 of the datagrams of 64 bytes pass that pass without it.
 
-All of it is measured by `netinside`: in network namespaces of this machine where its kernel filters
+All of it is measured by `inside`: in network namespaces of this machine where its kernel filters
 VLANs on bridges, else in the tests' VM.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from bench.netfacts import NetworkRun, WayRates
-from bench.node import CannotRunError
+from bench.network.facts import NetworkRun, WayRates
+from bench.rig.node import CannotRunError
 from bench.setting import Setting
 from bench.table import Figure, Goal
 from qemu_node.errors import NodeError
@@ -27,7 +27,7 @@ from qemu_node.host.process import command
 
 NAME = "network"
 
-_REPO = Path(__file__).resolve().parents[1]
+_REPO = Path(__file__).resolve().parents[2]
 _TIMEOUT_S = 1500.0
 """The VM's files are built first where they are not there yet."""
 
@@ -68,7 +68,7 @@ def program_for(facts: HostFacts) -> str:
     for tool, package in tools.items():
         if tool in facts.missing:
             raise CannotRunError(f"{tool} is not installed (apt install {package})")
-    return "bench.netinside" if facts.filters_vlans else "bench.netvm"
+    return "bench.network.inside" if facts.filters_vlans else "bench.network.vm"
 
 
 async def measure(_setting: Setting) -> list[Figure]:
@@ -148,7 +148,7 @@ def figures(run: NetworkRun) -> list[Figure]:
 
 
 def _compare_ways(ways: Mapping[str, WayRates]) -> Iterator[Figure]:
-    """Yield what the ways of `netways` cost, beside the one that finishes nothing."""
+    """Yield what the ways of `ways` cost, beside the one that finishes nothing."""
     base = ways["offloading"]
     yield _figure("TCP, offloading", "Mbit/s", base.tcp_mbit)
     yield _figure("TCP, offloading: CPU", "s/Gbit", base.tcp_cpu_s)

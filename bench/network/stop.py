@@ -19,8 +19,8 @@ from typing import Literal
 
 from integration.vmnode import VMNode, until
 
-from bench.netfacts import StopTimes
-from bench.netports import BRIDGE, UPLINK, VLAN, build_bridge, port_spec
+from bench.network.facts import StopTimes
+from bench.network.ports import BRIDGE, UPLINK, VLAN, build_bridge, port_spec
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
 from qemu_node.net.manager import PortManager

@@ -5,8 +5,8 @@ Nomad; against the same command line started by hand until query-status is answe
 other and in turns, so that both see the same machine.
 """
 
-from bench.byhand import by_hand
-from bench.node import bench_driver
+from bench.rig.byhand import by_hand
+from bench.rig.node import bench_driver
 from bench.setting import Setting
 from bench.table import Figure, Goal
 

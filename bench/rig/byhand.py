@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.node import BenchDriver, BenchNode
+from bench.rig.node import BenchDriver, BenchNode
 from qemu_node.host.process import command, identity, pidfd
 from qemu_node.host.process.command import Child
 from qemu_node.host.sockets import listen_unix

@@ -12,12 +12,12 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from bench import procs
-from bench.agent import Agent, time_job
-from bench.node import BenchNode, CannotRunError, bench_node
+from bench.rig import procs
+from bench.rig.agent import Agent, time_job
+from bench.rig.node import BenchNode, CannotRunError, bench_node
+from bench.rig.vmjob import plugins, vm_agent, write_job
 from bench.setting import Setting
 from bench.table import Figure, Goal
-from bench.vmjob import plugins, vm_agent, write_job
 from qemu_node.config.node import Paths
 from qemu_node.host.concurrency.looptime import BUSY_EVENT
 from qemu_node.host.files.lock import held_locks

@@ -6,12 +6,12 @@ import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from bench.agent import until
+from bench.rig.agent import until
 from qemu_node.host.process import command, pidfd
 
 
 class FileServer:
-    """`bench.fileserver` on loopback; `requests` are those since the last `forget`."""
+    """`bench.images.fileserver` on loopback; `requests` are those since the last `forget`."""
 
     def __init__(self, directory: Path, log: Path) -> None:
         self.directory = directory
@@ -27,7 +27,7 @@ class FileServer:
         log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             child = command.spawn(
-                [sys.executable, "-m", "bench.fileserver", str(directory)],
+                [sys.executable, "-m", "bench.images.fileserver", str(directory)],
                 stdin_fd=reading,
                 stderr_fd=log_fd,
                 env={**command.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)},

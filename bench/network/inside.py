@@ -1,4 +1,4 @@
-"""`python -m bench.netinside`: measures the network's goals in this kernel; prints JSON.
+"""`python -m bench.network.inside`: measures the network's goals in this kernel; prints JSON.
 
 A process of its own, in network namespaces of its own, with the tests' directory in PYTHONPATH: so
 it runs on the machine at hand and in the test VM alike. Prints a `NetworkRun`.
@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 from network.namespaces import private_network
 
-from bench.netfacts import NetworkRun
-from bench.netflow import measure_flow
-from bench.netports import measure_ports
-from bench.netstop import measure_stops
-from bench.netways import measure_ways
+from bench.network.facts import NetworkRun
+from bench.network.flow import measure_flow
+from bench.network.ports import measure_ports
+from bench.network.stop import measure_stops
+from bench.network.ways import measure_ways
 from qemu_node.errors import NodeError
 
 

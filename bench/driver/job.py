@@ -15,13 +15,13 @@ import os
 import time
 from pathlib import Path
 
-from bench import procs
-from bench.agent import Agent, TimedJob, time_job
-from bench.byhand import by_hand
-from bench.node import BenchNode, bench_driver, bench_node
+from bench.rig import procs
+from bench.rig.agent import Agent, TimedJob, time_job
+from bench.rig.byhand import by_hand
+from bench.rig.node import BenchNode, bench_driver, bench_node
+from bench.rig.vmjob import plugins, vm_agent, write_job
 from bench.setting import Setting
 from bench.table import Figure, Goal
-from bench.vmjob import plugins, vm_agent, write_job
 
 NAME = "job"
 

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import msgspec
 from network.namespaces import ip
 
-from bench.netfacts import Rates
-from bench.netports import BRIDGE, build_bridge, port_spec
+from bench.network.facts import Rates
+from bench.network.ports import BRIDGE, build_bridge, port_spec
 from qemu_node.host.process import command
 from qemu_node.net.filter.elements import elements
 from qemu_node.net.filter.filtertable import FilterTable

@@ -14,9 +14,9 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from bench.node import CannotRunError
-from bench.pull import bench_cache
-from bench.served import FileServer
+from bench.images.pull import bench_cache
+from bench.images.served import FileServer
+from bench.rig.node import CannotRunError
 from bench.setting import Setting
 from bench.table import Figure, Goal
 from qemu_node.host.concurrency.tasks import TaskOwner
@@ -190,7 +190,7 @@ async def _measure_large(root: Path, server: FileServer) -> list[Figure]:
 
 async def _pull(url: str, images_dir: Path) -> tuple[float, float]:
     """Return the seconds of a pull and the memory of a process that does nothing else."""
-    argv = [sys.executable, "-m", "bench.pull", url, str(images_dir)]
+    argv = [sys.executable, "-m", "bench.images.pull", url, str(images_dir)]
     env = {**command.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)}
     done = await command.run(argv, env=env, timeout_s=_TIMEOUT_S)
     took_s, peak_kib = done.stdout.split()

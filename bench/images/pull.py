@@ -1,4 +1,4 @@
-"""`python -m bench.pull URL DIR`: pulls one image; prints the seconds and the peak memory in KiB.
+"""`python -m bench.images.pull URL DIR`: pulls one image; prints seconds and peak memory (KiB).
 
 A process of its own, so that its memory is that of a pull and nothing else.
 """

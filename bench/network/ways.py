@@ -5,7 +5,7 @@
 - *plain*: a TAP without a virtio-net header. Guests finish and cut by themselves, both ways. That
   each of their frames is then handed over alone, by QEMU or vhost-net, is not in these figures.
 
-The guests are those of `netflow`. Each round measures all ways, one after the other.
+The guests are those of `flow`. Each round measures all ways, one after the other.
 """
 
 import fcntl
@@ -18,8 +18,8 @@ from pathlib import Path
 
 from network.namespaces import inside
 
-from bench.netfacts import WayRates
-from bench.netflow import TCP, UDP, Guests, open_guests, send, server, tcp_mbit, udp_packets
+from bench.network.facts import WayRates
+from bench.network.flow import TCP, UDP, Guests, open_guests, send, server, tcp_mbit, udp_packets
 from qemu_node.net.errors import NetworkError
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.netlink.traffic import forget_redirect, redirect

@@ -9,8 +9,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from bench.byhand import ByHand, by_hand
-from bench.node import BenchDriver, StartedVM, bench_driver
+from bench.rig.byhand import ByHand, by_hand
+from bench.rig.node import BenchDriver, StartedVM, bench_driver
 from bench.setting import Setting
 from bench.table import Figure, Goal
 

@@ -1,4 +1,4 @@
-"""`python -m bench.fileserver DIR`: serves the files of a directory on loopback, for `images`.
+"""`python -m bench.images.fileserver DIR`: serves a directory on loopback, for `images`.
 
 A process of its own, which hands files to the kernel (sendfile), so that neither downloader waits
 for Python. Prints its port, then a line for each request. `?rate=N` makes it send at N bytes a

@@ -1,4 +1,4 @@
-"""`python -m bench.netvm`: runs `bench.netinside` in the tests' VM and prints what that prints.
+"""`python -m bench.network.vm`: runs `bench.network.inside` in the tests' VM; prints its output.
 
 For machines whose own kernel filters no VLANs on bridges. The VM has Debian's kernel, under TCG:
 its times are long, and what counts are ratios within the run.
@@ -15,7 +15,7 @@ from qemu_node.errors import NodeError
 
 _SOURCES = ("src", "tests", "bench", "pyproject.toml")
 _COMMAND = """
-PYTHONPATH="$PYTHONPATH:/test/tests" python3 -m bench.netinside >/results/network.json
+PYTHONPATH="$PYTHONPATH:/test/tests" python3 -m bench.network.inside >/results/network.json
 """
 _TIMEOUT_S = 540.0
 

@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 
-from bench import procs
-from bench.node import BenchDriver, CannotRunError, StartedVM, bench_driver
-from bench.rate import start_many
+from bench.driver.rate import start_many
+from bench.rig import procs
+from bench.rig.node import BenchDriver, CannotRunError, StartedVM, bench_driver
 from bench.setting import Setting
 from bench.table import Figure, Goal
 from qemu_node.host.process.identity import cpu_times

@@ -1,0 +1,1 @@
+"""The goals of the driver: starts, many VMs at once, memory."""

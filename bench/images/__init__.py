@@ -1,0 +1,1 @@
+"""The goals of the image cache, and the server that they download from."""
