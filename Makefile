@@ -71,6 +71,7 @@ screenshots: setup ## Make the pictures of the docs anew
 	@PYTHONPATH=src:tests $(PYTHON) -m browser.screenshots docs
 
 bench: setup ## Measure the performance goals (ARGS=--json for programs)
+	@.tools/bin/uv sync --quiet --locked --group bench
 	@$(PYTHON) -m bench $(ARGS)
 
 iso: setup ## The node's operating system as an ISO (ARGS=--tag=NAME; docs/os-build.md)

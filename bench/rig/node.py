@@ -39,9 +39,10 @@ TASK_MEMORY_MIB = 256
 _PREFIX = "qn-bench-"
 _SHARED_MEMORY = Path("/dev/shm")
 
-# cli; hlt; and back to hlt should anything wake it. BIOS loads the sector and runs it.
-_HALT = b"\xfa\xf4\xeb\xfd"
-_BOOT_SECTOR = _HALT.ljust(510, b"\0") + b"\x55\xaa"
+HALT = b"\xfa\xf4\xeb\xfd"
+"""cli; hlt; and back to hlt should anything wake it. BIOS loads the sector and runs it."""
+DOTS = b"\xfb\xb9\x12\x00\xf4\xe2\xfd\xb8\x2e\x0e\xcd\x10\xeb\xf3"
+"""sti; 18 times hlt, which BIOS's timer ends; a dot on the screen; again: a dot a second."""
 
 # The driver's proof that an accelerator works runs a guest by another name and must not be paused.
 _PAUSING_QEMU = """\
@@ -83,11 +84,12 @@ class BenchNode:
 
 
 @contextmanager
-def bench_node(*, is_paused: bool) -> Generator[BenchNode]:
+def bench_node(*, is_paused: bool, boot_code: bytes = HALT) -> Generator[BenchNode]:
     """Give a node in a directory of its own, removed in the end.
 
     Args:
-        is_paused: The guests do not run; else they run their firmware and halt.
+        is_paused: The guests do not run; else they run their firmware and `boot_code`.
+        boot_code: Of the guests' disk, in real mode.
 
     Raises:
         CannotRunError: there is no QEMU.
@@ -104,7 +106,7 @@ def bench_node(*, is_paused: bool) -> Generator[BenchNode]:
         run_dir.chmod(0o755)
         image = root / "images" / "halt.raw"
         image.parent.mkdir()
-        image.write_bytes(_BOOT_SECTOR.ljust(MIB, b"\0"))
+        image.write_bytes((boot_code.ljust(510, b"\0") + b"\x55\xaa").ljust(MIB, b"\0"))
         node = BenchNode(root=root, image=image, node_toml=root / "node.toml", run_dir=run_dir)
         binary = Path(qemu)
         if is_paused:
@@ -226,14 +228,14 @@ class BenchDriver:
 
 
 @asynccontextmanager
-async def bench_driver(*, is_paused: bool) -> AsyncGenerator[BenchDriver]:
+async def bench_driver(*, is_paused: bool, boot_code: bytes = HALT) -> AsyncGenerator[BenchDriver]:
     """Give a driver on a node of its own; in the end its VMs and the node are gone.
 
     Raises:
         CannotRunError: there is no QEMU.
         NodeError: the driver does not come up or is not healthy.
     """
-    with bench_node(is_paused=is_paused) as node:
+    with bench_node(is_paused=is_paused, boot_code=boot_code) as node:
         # It ends its VMs when its stdin ends, so that not even a killed bench leaves any.
         reading, writing = os.pipe()
         try:

@@ -1,6 +1,6 @@
-"""What processes cost: their memory by mapping, and who started whom.
+"""What processes cost: CPU time, their memory by mapping, and who started whom.
 
-Owns reading /proc for the benches. Sizes in bytes.
+Owns reading /proc for the benches. Sizes in bytes, times in seconds.
 """
 
 import re
@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_node.host.process.identity import cpu_times, identify
 from qemu_node.units import KIB
 
 _HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)\s*(.*)")
@@ -81,6 +82,13 @@ def pss_as_if_alone(pid: int, shared_files: Container[str]) -> int:
         else mapping.pss_bytes
         for mapping in mappings(pid)
     )
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used, of all its threads; 0 if it is gone."""
+    process = identify(pid)
+    times = None if process is None else cpu_times(process)
+    return 0.0 if times is None else times.user_s + times.system_s
 
 
 def descendants(pid: int) -> Iterator[int]:

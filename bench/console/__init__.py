@@ -1,0 +1,1 @@
+"""The goals of the console: `goals` judges what `relay` and `fleets` find, each a process."""

@@ -1,0 +1,1 @@
+"""What relays cost: `inside` measures ours and `others` in turns, by a bare `viewer`."""
