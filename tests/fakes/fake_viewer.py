@@ -5,6 +5,7 @@ from typing import NoReturn
 
 from fakes.web_sessions import make_grant
 from qemu_node.web.access.session.grant import Grant
+from qemu_node.web.access.session.websocket import HEAD_BYTES
 
 
 class Ended(Exception):
@@ -30,6 +31,18 @@ class FakeViewer:
             self.notices.append(data)
         else:
             self.got += data
+
+    def write(self, frame: memoryview) -> bool:
+        # What a transport may keep is the buffer itself.
+        self.got += frame[HEAD_BYTES:]
+        return self.reads.is_set()
+
+    @property
+    def has_room(self) -> bool:
+        return self.reads.is_set()
+
+    async def room(self) -> None:
+        await self.reads.wait()
 
     async def receive(self) -> bytes | str:
         message = await self.sends.get()

@@ -91,6 +91,23 @@ class Viewer(Protocol):
         """Send a frame; return when there is room for the next. It cuts one that is too slow."""
         ...
 
+    def write(self, frame: memoryview) -> bool:
+        """Send a binary frame at once; tell whether `frame` may be used again.
+
+        Args:
+            frame: `HEAD_BYTES`, which are overwritten, and the payload.
+        """
+        ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the next frame should be written now, or after `room`."""
+        ...
+
+    async def room(self) -> None:
+        """Return when there is room for the next frame. It cuts one that is too slow."""
+        ...
+
     async def receive(self) -> bytes | str:
         """Return the next frame."""
         ...

@@ -1,9 +1,8 @@
 """Between a viewer's socket and QEMU's VNC server: bytes, and why they end.
 
-Owns one connection to QEMU for each viewer, so that each has its own encodings and its own pace.
-What is held for a viewer is bounded: one read of 64 KiB and what the kernel's sockets hold; then
-QEMU is not read, and it sends less (ui/vnc.c, vnc_should_update). Keys go another way and wait for
-no picture. Does not own who may look (`access`) nor what passes (`rfb`).
+Owns one connection to QEMU for each viewer, so that each has its own encodings and its own pace
+(`pictures`). Keys go another way and wait for no picture. Does not own who may look (`access`) nor
+what passes (`rfb`).
 """
 
 import asyncio
@@ -17,11 +16,11 @@ from qemu_node.host.concurrency.flag import Flag
 from qemu_node.host.sockets import connect_unix
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.viewer.contract import END_KNOWN_S, VM_ENDED, Viewer, VMs, why_ended
+from qemu_node.web.viewer.screen.pictures import Buffer, Pictures
 from qemu_node.web.viewer.screen.rfb import ClientParser, RfbError
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 64 << 10
 CONNECT_S = 5.0
 QEMU_READS_S = 10.0
 """How long a viewer's keys may wait for a QEMU that does not read."""
@@ -37,6 +36,7 @@ class Relay:
 
     def __init__(self, fleet: VMs) -> None:
         self._fleet = fleet
+        self._buffer = Buffer()
         self._waiting: dict[str, Flag] = {}
         """Of VMs whose screen has gone and whose end is not known yet."""
         fleet.on_end(self._note_end)
@@ -47,7 +47,7 @@ class Relay:
         Leaving it: by the viewer's own error, or by `Viewer.fail` with a close code of this module.
         """
         try:
-            reader, writer = await self._connect(vm_id)
+            pictures = await self._connect(vm_id, viewer)
         except VMNotFoundError:
             viewer.fail(VM_ENDED, why_ended(self._fleet.get(vm_id)))
         except (OSError, TimeoutError) as exc:
@@ -56,24 +56,28 @@ class Relay:
         parser = ClientParser(is_control=viewer.is_control)
         try:
             with self._fleet.viewing(vm_id):
-                _ = await race(_send_pictures(reader, viewer), _take_keys(viewer, parser, writer))
+                _ = await race(pictures.run(), _take_keys(viewer, parser, pictures))
         except RfbError as exc:
             viewer.fail(NO_RFB, str(exc))
         except (OSError, TimeoutError):
             pass
         finally:
-            _release(parser, writer)
+            # Keys that the viewer holds down are let go of, too.
+            pictures.close(parser.releases())
         await self._fail(vm_id, viewer)
 
-    async def _connect(self, vm_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, vm_id: str, viewer: Viewer) -> Pictures:
         path = Path(self._fleet.record(vm_id).sockets.vnc)
         async with asyncio.timeout(CONNECT_S):
             sock = await connect_unix(path)
             try:
-                return await asyncio.open_unix_connection(sock=sock, limit=READ_BYTES)
+                _, pictures = await asyncio.get_running_loop().create_unix_connection(
+                    lambda: Pictures(viewer, self._buffer), sock=sock
+                )
             except BaseException:
                 sock.close()
                 raise
+        return pictures
 
     async def _fail(self, vm_id: str, viewer: Viewer) -> NoReturn:
         """Tell the viewer why there is no screen any more."""
@@ -96,24 +100,11 @@ class Relay:
             flag.set()
 
 
-async def _send_pictures(reader: asyncio.StreamReader, viewer: Viewer) -> None:
-    while data := await reader.read(READ_BYTES):
-        await viewer.send(data)
-
-
-async def _take_keys(viewer: Viewer, parser: ClientParser, writer: asyncio.StreamWriter) -> None:
+async def _take_keys(viewer: Viewer, parser: ClientParser, pictures: Pictures) -> None:
     while True:
         data = await viewer.receive()
         if isinstance(data, str):
             raise RfbError("the viewer sends text")
         if passed := parser.feed(data):
-            writer.write(passed)
             async with asyncio.timeout(QEMU_READS_S):
-                await writer.drain()
-
-
-def _release(parser: ClientParser, writer: asyncio.StreamWriter) -> None:
-    """Let go of the keys that a viewer holds down, and of QEMU."""
-    if not writer.is_closing() and (releases := parser.releases()):
-        writer.write(releases)
-    writer.close()
+                await pictures.send(passed)

@@ -5,14 +5,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from aiohttp import ClientWebSocketResponse, web
+from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 from fakes.web_sessions import make_grant
 from unit.web.fleet.test_model import vm
 
 from qemu_node.errors import QmpError
 from qemu_node.web.access.session import websocket as sockets
-from qemu_node.web.access.session.websocket import FAILED, IDLE, SLOW, Socket, SocketEndedError
+from qemu_node.web.access.session.websocket import (
+    FAILED,
+    HEAD_BYTES,
+    IDLE,
+    SLOW,
+    Socket,
+    SocketEndedError,
+)
 
 Serve = Callable[[Socket], Awaitable[object]]
 
@@ -41,9 +48,10 @@ class Server:
         while True:
             await socket.send(await socket.receive())
 
-    async def connect(self) -> ClientWebSocketResponse:
+    async def connect(self, **options: Any) -> ClientWebSocketResponse:
         assert self.client is not None
-        return await self.client.ws_connect("/")
+        ws: ClientWebSocketResponse = await self.client.ws_connect("/", **options)
+        return ws
 
 
 @pytest.fixture
@@ -133,3 +141,87 @@ async def test_an_end_from_elsewhere_cancels_the_handler(server: Server) -> None
     seen[0].end(4403, "later")
     assert await code_of(ws) == 4401
     assert server.ended == ["ended"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 300_000])
+async def test_what_is_written_at_once_is_a_frame_like_any_other(server: Server, size: int) -> None:
+    payload = bytes(n % 251 for n in range(size))
+    used_again: list[bool] = []
+
+    async def write(socket: Socket) -> None:
+        frame = memoryview(bytearray(HEAD_BYTES) + payload)
+        used_again.append(socket.write(frame))
+        await socket.room()
+        await socket.send("behind it")
+        assert socket.bytes_out == size + len("behind it")
+        assert await socket.receive() == b"answer"
+
+    server.serve = write
+    ws = await server.connect()
+    assert await ws.receive_bytes() == payload
+    assert await ws.receive_str() == "behind it"
+    await ws.send_bytes(b"answer")
+    assert await code_of(ws) == 1000
+    assert used_again
+
+
+async def test_a_frame_that_a_slow_client_has_not_read_is_not_changed_any_more(
+    server: Server,
+) -> None:
+    sizes: list[int] = []
+
+    async def write(socket: Socket) -> None:
+        while socket.has_room:
+            frame = memoryview(bytearray(HEAD_BYTES + (1 << 20)))
+            frame[HEAD_BYTES:] = bytes([len(sizes) % 256]) * (1 << 20)
+            sizes.append(len(sizes) % 256)
+            if socket.write(frame):
+                # It may be used again: whatever is put there is not sent.
+                frame[:] = bytes(len(frame))
+        await socket.room()
+
+    server.serve = write
+    ws = await server.connect(max_msg_size=0)
+    while (message := await ws.receive(timeout=30)).type is WSMsgType.BINARY:
+        assert set(message.data) == {sizes.pop(0)}
+    assert not sizes
+
+
+async def test_who_does_not_read_what_was_written_at_once_is_cut(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "SLOW_READER_S", 0.2)
+    seen: list[Socket] = []
+
+    async def flood(socket: Socket) -> None:
+        seen.append(socket)
+        while True:
+            _ = socket.write(memoryview(bytearray(1 << 20)))
+            await socket.room()
+
+    server.serve = flood
+    ws = await server.connect()
+    async with asyncio.timeout(30):
+        while not server.ended:
+            await asyncio.sleep(0.05)
+    assert seen[0]._ended is not None
+    assert seen[0]._ended[0] == SLOW
+    await ws.close()
+
+
+async def test_nothing_is_written_at_once_to_a_client_that_has_gone(server: Server) -> None:
+    raised: list[Exception] = []
+
+    async def write(socket: Socket) -> None:
+        with pytest.raises(SocketEndedError):
+            await socket.receive()
+        with pytest.raises(SocketEndedError) as found:
+            _ = socket.write(memoryview(bytearray(HEAD_BYTES + 1)))
+        raised.append(found.value)
+
+    server.serve = write
+    ws = await server.connect()
+    await ws.close()
+    async with asyncio.timeout(30):
+        while not raised:
+            await asyncio.sleep(0.01)
