@@ -1,6 +1,6 @@
 """`qemu-node config`: node.toml and Nomad's configuration, checked; settings as they take effect.
 
-Owns the two commands, and where each setting comes from. Does not own the settings
+Owns the commands, and where each setting comes from. Does not own the settings
 (`config.node`), what is wrong with Nomad's (`nodeos.agent.check`), nor whether the host suits them
 (`doctor`).
 """
@@ -67,23 +67,13 @@ Examples:
 )
 @click.argument("directory", required=False, metavar="[DIRECTORY]",
                 type=click.Path(file_okay=False, exists=True, path_type=Path))  # fmt: skip
-@click.option("--certificates", "makes_certificates", is_flag=True,
-              help="Make missing certificates before, as `os certificates` does.")  # fmt: skip
 @_json
 @pass_app
 @click.pass_context
-def check(
-    ctx: click.Context,
-    app: App,
-    directory: Path | None,
-    makes_certificates: bool,
-    as_json: bool,
-) -> None:
+def check(ctx: click.Context, app: App, directory: Path | None, as_json: bool) -> None:
     """Check the configuration."""
     from qemu_node.config import node as node_config
 
-    if makes_certificates and directory is not None:
-        _make_certificates(directory)
     beside = None if directory is None else directory / "node.toml"
     path = app.config_path or (beside if beside is not None and beside.exists() else None)
     found, problem = _check_node_toml(path)
@@ -166,11 +156,17 @@ def check_data(data: str) -> None:
         )
 
 
-def _make_certificates(directory: Path) -> None:
-    """Do what `os certificates` does.
+@config.command(
+    hidden=True,
+    help="""Make missing certificates, then check the configuration: before Nomad starts.
 
-    In this process: another one, with its own parser, would take a good part of a boot.
-    """
+    For Nomad's unit on the node's own operating system. It is `os certificates` and `config check
+    DIRECTORY` in one process, because the start of a second one is a good part of a boot.""",
+)
+@click.argument("directory", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.pass_context
+def prepare(ctx: click.Context, directory: Path) -> None:
+    """Prepare Nomad's start; without certificates the check says what is missing."""
     from qemu_node.nodeos.agent.certificates import make_certificates
     from qemu_node.nodeos.agent.config import read_agent_config
 
@@ -181,6 +177,7 @@ def _make_certificates(directory: Path) -> None:
         show_error(exc)
     else:
         click.echo(making.say(config))
+    ctx.invoke(check, directory=directory, as_json=False)
 
 
 def _check_nomad(directory: Path) -> "list[Finding]":

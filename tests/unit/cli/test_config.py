@@ -218,7 +218,7 @@ def test_nomads_unit_has_certificates_made_before_the_check_which_goes_on_withou
         return outcome
 
     monkeypatch.setattr(certificates, "make_certificates", make)
-    assert main(["config", "check", "--certificates", str(directory)]) == 0
+    assert main(["config", "prepare", str(directory)]) == 0
     shown = capsys.readouterr()
     assert said in shown.out + shown.err
     assert "Nomad's configuration is ok" in shown.out
