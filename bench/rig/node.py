@@ -26,7 +26,7 @@ from qemu_node.nomad.agent.encoding import encode_config
 from qemu_node.nomad.agent.pluginclient import PluginClient
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.qemu.spec import FirmwareMode
-from qemu_node.run.driverlink import DriverInfo, DriverLink, driver_environment
+from qemu_node.run.driverlink import DriverInfo, DriverLink
 from qemu_node.units import MIB
 from qemu_node.vm.record.processes import find_vm_processes
 from qemu_node.vm.record.record import VMRecord
@@ -240,7 +240,7 @@ async def bench_driver(*, is_paused: bool, boot_code: bytes = HALT) -> AsyncGene
         reading, writing = os.pipe()
         try:
             client = await PluginClient.launch(
-                [*DRIVER_ARGV, "--stop-with-parent"], env=driver_environment(), stdin_fd=reading
+                [*DRIVER_ARGV, "--stop-with-parent"], env=os.environ, stdin_fd=reading
             )
         except BaseException:
             os.close(writing)

@@ -14,9 +14,9 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from qemu_node.errors import HostError, JobError, NodeError
-from qemu_node.nomad.plugin import handshake, server
+from qemu_node.errors import ConfigError, HostError, JobError, NodeError
 from qemu_node.nomad.plugin import log as plugin_log
+from qemu_node.nomad.plugin import server
 from qemu_node.nomad.plugin.grpcstatus import TaskNotFoundError
 from qemu_node.nomad.plugin.service import DriverService, PluginBase
 from qemu_node.nomad.proto import base_pb2, driver_pb2
@@ -235,7 +235,7 @@ def main(argv: list[str]) -> int:
         stop.set = lambda: None  # type: ignore[method-assign]
     try:
         asyncio.run(server.serve(FakeBase(), driver, run_dirs=[run_dir], stop=stop))
-    except handshake.HandshakeError as exc:
+    except ConfigError as exc:
         sys.stderr.write(exc.explain() + "\n")
         return 1
     return 0

@@ -25,11 +25,8 @@ from qemu_node.errors import HostError, JobError, MissingPartError, NodeError
 from qemu_node.host import limits
 from qemu_node.host.files import tree
 from qemu_node.host.process import identity, pidfd
-from qemu_node.nomad.agent.calls import DriverCalls
+from qemu_node.nomad.agent.calls import driver_calls
 from qemu_node.nomad.driver.driver import (
-    TaskBusyError,
-    TaskRunningError,
-    TaskStoppedError,
     VMDriver,
 )
 from qemu_node.nomad.driver.runtime import DriverRuntime
@@ -37,8 +34,8 @@ from qemu_node.nomad.driver.vmplugin import VMPlugin
 from qemu_node.nomad.plugin.grpcstatus import PluginError, TaskNotFoundError, UnsupportedError
 from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, unix_target
 from qemu_node.nomad.plugin.server import PluginServer
+from qemu_node.nomad.plugin.service import DriverService
 from qemu_node.nomad.proto import driver_pb2
-from qemu_node.nomad.task.exec import ExecError
 from qemu_node.nomad.task.task import NotRunningError, StartLostError, Task
 from qemu_node.qemu.accel.accelerator import AcceleratorChoice
 from qemu_node.qemu.accel.qemubinary import find_qemu
@@ -47,7 +44,6 @@ from qemu_node.vm.admission import BASE_RESERVE, OpenFilesError
 from qemu_node.vm.record.directory import VMBusyError
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import StateError, VMState
-from qemu_node.vm.start.qemuprocess import QemuStartError
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -334,7 +330,7 @@ async def test_exec_is_refused_where_the_job_does_not_allow_it(
     driver: VMDriver, nomad: NomadNode
 ) -> None:
     await start(driver, nomad.task())
-    with pytest.raises(ExecError, match="not allowed by this job"):
+    with pytest.raises(JobError, match="not allowed by this job"):
         await driver.exec_task(driver_pb2.ExecTaskRequest(task_id=TASK_ID, command=["id"]))
 
     async def requests() -> AsyncIterator[driver_pb2.ExecTaskStreamingRequest]:
@@ -358,7 +354,7 @@ async def test_a_vm_that_comes_up_as_its_caller_goes_away_is_removed(
 
     monkeypatch.setattr(Task, "started", cancelled)
     async with driver_on(nomad) as driver:
-        with pytest.raises(TaskStoppedError):
+        with pytest.raises(NodeError, match="was stopped while it was being started"):
             await start(driver, nomad.task())
         assert nomad.vms().running() == set()
         assert nomad.vms().leftovers() == []
@@ -386,7 +382,7 @@ async def test_a_start_whose_image_takes_long_goes_on_behind_its_answer(
         assert (await inspect(driver)).task.state == driver_pb2.TaskState.RUNNING
         with pytest.raises(NotRunningError):
             await driver.exec_task(driver_pb2.ExecTaskRequest(task_id=TASK_ID, command=["id"]))
-        with pytest.raises(TaskBusyError):
+        with pytest.raises(NodeError, match="started already"):
             await start(driver, nomad.task(image=nomad.image_url))
         slow.resume.set()
         assert (await stats(driver)).stats.id == TASK_ID
@@ -556,7 +552,7 @@ async def test_a_task_that_runs_is_destroyed_by_force_only(
 ) -> None:
     state = state_of(await start(driver, nomad.task()))
     unforced = driver_pb2.DestroyTaskRequest(task_id=TASK_ID, force=False)
-    with pytest.raises(TaskRunningError, match=TASK_ID):
+    with pytest.raises(NodeError, match=TASK_ID):
         await driver.destroy_task(unforced)
     assert identity.is_alive(state.record.process)
     assert (await inspect(driver)).task.state == driver_pb2.TaskState.RUNNING
@@ -644,7 +640,7 @@ async def test_the_task_s_stderr_says_why_its_start_failed(
 ) -> None:
     nomad.configure(fake_qemu(short_tmp_path, "echo 'a bad day' >&2; exit 3"))
     async with driver_on(nomad) as driver:
-        with pytest.raises(QemuStartError, match="a bad day"):
+        with pytest.raises(HostError, match="a bad day"):
             await start(driver, nomad.task())
     assert "VM did not start" in nomad.log("stderr")
     assert "a bad day" in nomad.log("stderr")
@@ -728,7 +724,7 @@ async def test_a_stop_during_a_start_ends_it_and_leaves_nothing(nomad: NomadNode
         await stop(driver, 5.0)
         assert nomad.vms().running() == set()
         assert nomad.vms().leftovers() == []
-        with pytest.raises(TaskStoppedError):
+        with pytest.raises(NodeError, match="was stopped while it was being started"):
             await starting
         with pytest.raises(TaskNotFoundError):
             await inspect(driver)
@@ -767,14 +763,14 @@ async def test_an_agent_that_goes_away_during_a_start_takes_it_along(nomad: Noma
 
 
 @contextlib.asynccontextmanager
-async def served(driver: VMDriver, root: Path) -> AsyncIterator[DriverCalls]:
+async def served(driver: VMDriver, root: Path) -> AsyncIterator[DriverService]:
     """Serve `driver` on a socket and give its caller's side."""
     server = PluginServer(VMPlugin(driver._runtime), driver, on_shutdown=lambda: None)
     path = root / "plugin.sock"
     await server.start(path)
     async with grpc.aio.insecure_channel(unix_target(path), options=CHANNEL_OPTIONS) as channel:
         try:
-            yield DriverCalls(channel)
+            yield driver_calls(channel)
         finally:
             await server.stop()
 
@@ -789,11 +785,11 @@ async def test_a_second_start_of_one_id_is_refused_and_the_first_goes_on(
         # As root a process is known by its VM's user, which this one does not have.
         logs = (nomad.root / "d" / "vm").glob
         await until(lambda: list(logs("*/qemu.log")), bool, "QEMU", 60)
-        with pytest.raises(TaskBusyError):
+        with pytest.raises(NodeError, match="started already"):
             await start(driver, nomad.task())
         state = state_of(await first)
         assert identity.is_alive(state.record.process)
-        with pytest.raises(TaskBusyError):
+        with pytest.raises(NodeError, match="started already"):
             await start(driver, nomad.task())
         assert identity.is_alive(state.record.process)
 

@@ -9,7 +9,8 @@ import pytest
 from network.namespaces import ip, private_network
 
 from qemu_node.config.network import NetworkConfig
-from qemu_node.net.errors import BridgeUnfitError, NetworkError, NetworkOwnedError
+from qemu_node.errors import MissingPartError
+from qemu_node.net.errors import NetworkError, NetworkOwnedError
 from qemu_node.net.manager import PortManager
 from qemu_node.net.netlink.messages import delete_link, set_master
 from qemu_node.net.netlink.rtnl import RouteSocket
@@ -54,7 +55,7 @@ def run(
 )
 def test_a_bridge_that_keeps_no_vlans_apart_is_refused(made: str, named: str) -> None:
     async def scenario(manager: PortManager) -> None:
-        with pytest.raises(BridgeUnfitError, match=named):
+        with pytest.raises(MissingPartError, match=named):
             await manager.attach(PORT)
         assert not [name for _, name in socket.if_nameindex() if name.startswith(TAP_PREFIX)]
         assert await manager.counters() == {}
@@ -69,7 +70,7 @@ def test_without_a_bridge_in_node_toml_there_is_no_port_and_no_problem() -> None
         assert await manager.problems() == []
         await manager.begin()
         await manager.reconcile([PORT])
-        with pytest.raises(BridgeUnfitError, match="no bridge"):
+        with pytest.raises(MissingPartError, match="no bridge"):
             await manager.attach(PORT)
         assert await manager.counters() == {}
 
@@ -79,7 +80,7 @@ def test_without_a_bridge_in_node_toml_there_is_no_port_and_no_problem() -> None
 def test_reconcile_empties_the_filter_although_the_bridge_is_gone() -> None:
     async def scenario(manager: PortManager) -> None:
         for live in ([PORT], []):
-            with pytest.raises(BridgeUnfitError):
+            with pytest.raises(MissingPartError, match="br0 does not exist"):
                 await manager.reconcile(live)
             assert set(await manager.counters()) == {port.ifname for port in live}
 
@@ -98,7 +99,7 @@ def test_one_driver_at_a_time_manages_the_network_and_the_other_says_so() -> Non
             assert any("another driver manages" in problem for problem in await second.problems())
             await first.aclose()
             # The bridge is not there; but the network is its own now.
-            with pytest.raises(BridgeUnfitError):
+            with pytest.raises(MissingPartError, match="br0 does not exist"):
                 await second.reconcile([])
             assert not any("another driver" in problem for problem in await second.problems())
         finally:

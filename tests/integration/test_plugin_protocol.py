@@ -13,10 +13,10 @@ from fakes import fake_plugin
 from fakes.fake_plugin import FakeBase, FakeDriver
 
 import qemu_node
-from qemu_node.errors import MissingPartError
+from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.host.process import command, identity, pidfd
-from qemu_node.nomad.agent.calls import DriverCalls, GoPluginCalls
-from qemu_node.nomad.agent.pluginclient import LogEntry, PluginClient, PluginStartError
+from qemu_node.nomad.agent.calls import GoPluginCalls, driver_calls
+from qemu_node.nomad.agent.pluginclient import LogEntry, PluginClient
 from qemu_node.nomad.plugin import running
 from qemu_node.nomad.plugin.grpcstatus import PluginError
 from qemu_node.nomad.plugin.rpc import CHANNEL_OPTIONS, grpc, methods_of, unix_target
@@ -262,12 +262,12 @@ async def test_program_started_by_hand_exits_1_with_a_hint(tmp_path: Path) -> No
 async def test_plugin_without_a_handshake_is_ended_with_its_last_words(
     tmp_path: Path, mode: str, message: str
 ) -> None:
-    with pytest.raises(PluginStartError, match=message):
+    with pytest.raises(NodeError, match=message):
         await _launch(tmp_path, mode)
 
 
 async def test_silent_plugin_is_given_up_in_time(tmp_path: Path) -> None:
-    with pytest.raises(PluginStartError, match=r"no answer within 0\.5 s"):
+    with pytest.raises(NodeError, match=r"no answer within 0\.5 s"):
         await _launch(tmp_path, "silent", timeout_s=0.5)
 
 
@@ -341,7 +341,7 @@ async def test_stream_that_fails_gives_first_what_it_had(plugin: PluginClient) -
 async def test_hundreds_of_waits_do_not_hold_up_other_calls(tmp_path: Path) -> None:
     driver = FakeDriver()
     async with _served(driver, tmp_path) as (_, channel):
-        calls = DriverCalls(channel)
+        calls = driver_calls(channel)
         await calls.start_task(_start())
         request = driver_pb2.WaitTaskRequest(task_id="t")
         async with asyncio.TaskGroup() as group:
@@ -357,7 +357,7 @@ async def test_hundreds_of_waits_do_not_hold_up_other_calls(tmp_path: Path) -> N
 async def test_call_that_is_given_up_is_cancelled_in_the_driver(tmp_path: Path) -> None:
     driver = FakeDriver()
     async with _served(driver, tmp_path) as (_, channel):
-        calls = DriverCalls(channel)
+        calls = driver_calls(channel)
         await calls.start_task(_start())
         waiting = asyncio.ensure_future(calls.wait_task(driver_pb2.WaitTaskRequest(task_id="t")))
         await _until(lambda: driver.waiting == 1)
@@ -368,7 +368,7 @@ async def test_call_that_is_given_up_is_cancelled_in_the_driver(tmp_path: Path) 
 async def test_stream_that_is_given_up_is_closed_in_the_driver(tmp_path: Path) -> None:
     driver = FakeDriver()
     async with _served(driver, tmp_path) as (_, channel):
-        stream = DriverCalls(channel).fingerprint(driver_pb2.FingerprintRequest())
+        stream = driver_calls(channel).fingerprint(driver_pb2.FingerprintRequest())
         reply = await anext(stream)
         assert reply.health == driver_pb2.FingerprintResponse.HEALTHY
         assert reply.attributes["driver.vm"].bool_val
@@ -379,7 +379,7 @@ async def test_stream_that_is_given_up_is_closed_in_the_driver(tmp_path: Path) -
 async def test_stopping_the_server_lets_calls_undo_what_they_began(tmp_path: Path) -> None:
     driver = FakeDriver(undo_s=0.1)
     async with _served(driver, tmp_path) as (server, channel):
-        calls = DriverCalls(channel)
+        calls = driver_calls(channel)
         async with asyncio.TaskGroup() as group:
             failure = group.create_task(_failure(calls.start_task(_start("slow", "s"))))
             await calls.init(driver_pb2.InitRequest())
@@ -391,7 +391,7 @@ async def test_stopping_the_server_lets_calls_undo_what_they_began(tmp_path: Pat
 async def test_message_of_many_megabytes_passes(tmp_path: Path) -> None:
     async with _served(FakeDriver(), tmp_path) as (_, channel):
         config = driver_pb2.TaskConfig(id="t", env={"BIG": "x" * (8 << 20)})
-        reply = await DriverCalls(channel).start_task(driver_pb2.StartTaskRequest(task=config))
+        reply = await driver_calls(channel).start_task(driver_pb2.StartTaskRequest(task=config))
         assert reply.handle.config == config
         assert reply.handle.driver_state == b"\0\xff"
 

@@ -17,7 +17,7 @@ from integration.vmnode import VMNode, until
 
 from qemu_node.config.node import QemuConfig
 from qemu_node.errors import HostError, MissingPartError, NodeError
-from qemu_node.host.files.space import DiskReserveError, read_space
+from qemu_node.host.files.space import read_space
 from qemu_node.host.process import command
 from qemu_node.images.errors import ImageGoneError
 from qemu_node.images.format.imagefile import ImageFormat
@@ -28,7 +28,6 @@ from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.vm.names import VM_ID
 from qemu_node.vm.record.outcome import FORCED_OFF
 from qemu_node.vm.start import qemuprocess, steps, vmfiles
-from qemu_node.vm.start.qemuprocess import QemuStartError
 from qemu_node.vm.start.steps import StartStep
 
 pytestmark = pytest.mark.timeout(120)
@@ -91,7 +90,7 @@ async def test_a_qemu_that_ends_during_the_start_is_quoted(
 ) -> None:
     broken = node_with(node, fake_qemu(short_tmp_path, script))
     async with nothing_left(broken):
-        with pytest.raises(QemuStartError, match=words) as caught:
+        with pytest.raises(HostError, match=words) as caught:
             await broken.start(broken.request())
     assert caught.value.retry
     assert len(str(caught.value)) < 1000
@@ -126,7 +125,7 @@ async def test_a_qemu_that_does_not_talk_sense_is_ended(
     monkeypatch.setattr(qemuprocess, "_QMP_TIMEOUT_S", 4.0 if words == "did not greet" else 15.0)
     broken = node_with(node, fake_qemu_with_qmp(short_tmp_path, **behaviour))
     async with nothing_left(broken):
-        with pytest.raises(QemuStartError, match=words) as caught:
+        with pytest.raises(HostError, match=words) as caught:
             await broken.start(broken.request())
     assert caught.value.retry
 
@@ -172,7 +171,7 @@ async def test_a_qemu_that_vanished_after_it_was_found_is_named(
 ) -> None:
     bare = node_with(node, str(short_tmp_path / "gone"))
     async with nothing_left(bare):
-        with pytest.raises(QemuStartError, match="gone"):
+        with pytest.raises(HostError, match="gone"):
             await bare.start(bare.request())
 
 
@@ -424,7 +423,7 @@ async def test_a_start_is_refused_as_recoverable_while_the_disk_has_only_its_res
     node = VMNode(short_tmp_path, image, disk_reserve="100%")
     asked: list[int] = []
     monkeypatch.setattr(ImageKeeper, "make_room", lambda _self, needed: asked.append(needed))
-    with pytest.raises(DiskReserveError, match="kept in reserve") as refused:
+    with pytest.raises(HostError, match="kept in reserve") as refused:
         await node.start(node.request())
     assert refused.value.retry
     # Images that nobody uses would have gone first.

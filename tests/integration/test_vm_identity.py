@@ -17,7 +17,7 @@ from qemu_node.config.node import Paths, QemuConfig
 from qemu_node.errors import HostError
 from qemu_node.host.process.command import Child, spawn
 from qemu_node.host.process.identity import is_alive
-from qemu_node.host.process.users import CLAIMS_DIR, UserClaim, UserTakenError, is_claimed
+from qemu_node.host.process.users import CLAIMS_DIR, UserClaim, is_claimed
 from qemu_node.qemu.cmdline import build_argv
 from qemu_node.vm import reconcile
 from qemu_node.vm.reconcile import Reconciler
@@ -246,7 +246,7 @@ async def test_a_process_that_poses_as_a_zombie_is_still_found_and_ended(node: V
         assert is_alive(child.process)
         with pytest.raises(HostError, match="still runs"):
             VMDirectory.of(node.paths, VM_ID).remove()
-        with pytest.raises(UserTakenError):
+        with pytest.raises(HostError, match="runs as it"):
             UserClaim.take(user.uid, VMDirectory.of(node.paths, VM_ID).data)
         assert await node.supervisor.reconcile() == [VM_ID]
         assert not is_alive(child.process)
@@ -310,7 +310,7 @@ async def test_a_user_that_a_foreign_process_runs_as_is_not_given_to_a_vm(
     node = VMNode(short_tmp_path, image, qemu=QemuConfig(first_uid=UIDS.start, uid_count=1))
     with running(uid=UIDS.start) as child:
         await became(child, UIDS.start)
-        with pytest.raises(UserTakenError, match=f"process {child.process.pid}") as caught:
+        with pytest.raises(HostError, match=f"process {child.process.pid}") as caught:
             await node.start(node.request())
     assert caught.value.hint is not None
     assert "qemu.first_uid" in caught.value.hint

@@ -21,20 +21,19 @@ from network.namespaces import ip, private_network
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import Paths
-from qemu_node.errors import NodeError
+from qemu_node.errors import HostError, NodeError
 from qemu_node.host.process import command
 from qemu_node.host.process.pidfd import close_descriptors, send_signal
 from qemu_node.net.filter.usermode import table_name, table_text
 from qemu_node.net.mac import stable_mac
 from qemu_node.net.portspec import PortSpec
-from qemu_node.nomad.driver.driver import TaskStoppedError, VMDriver
+from qemu_node.nomad.driver.driver import VMDriver
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.qemu.accel.accelerator import AcceleratorChoice
 from qemu_node.qemu.spec import Accelerator
 from qemu_node.vm.life.transitions import VMPhase
 from qemu_node.vm.life.usage import Usage
 from qemu_node.vm.record.directory import VMDirectory
-from qemu_node.vm.start.qemuprocess import QemuStartError
 from qemu_node.vm.vmnetwork import Network
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_root, pytest.mark.timeout(600)]
@@ -179,7 +178,7 @@ async def test_a_start_that_fails_gives_its_ports_up(
 ) -> None:
     program = fake_qemu(short_tmp_path, "exit 1")
     node = make_node(short_tmp_path, empty_image, manager, program)
-    with pytest.raises(QemuStartError):
+    with pytest.raises(HostError, match="during the start"):
         await node.start(node.request(nics=(port(node),)))
     assert manager.detached == [port(node)]
     assert (taps(), open_taps()) == (set(), 0)
@@ -387,7 +386,7 @@ async def test_a_task_stopped_while_its_address_is_waited_for_leaves_nothing(
         lambda: list((nomad.root / "d" / "vm").glob("*/state.json")), lambda f: bool(f), "state"
     )
     await stop(vm_driver, 5.0)
-    with pytest.raises(TaskStoppedError):
+    with pytest.raises(NodeError, match="was stopped while it was being started"):
         await starting
     assert manager.detached == manager.attached
     await until(taps, lambda left: not left, "end of the TAP")

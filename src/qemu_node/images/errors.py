@@ -53,10 +53,6 @@ class ImageGoneError(ImageStorageError):
     """The cache removed the image between two steps of a start; the start can ask for it again."""
 
 
-class ImageInUseError(ImageError):
-    """VMs run on the image, or it is pinned or prefetched; nothing was removed."""
-
-
 @contextlib.contextmanager
 def storage_errors(action: str, path: Path) -> Generator[None]:
     """Turn an OSError inside the block into an `ImageStorageError` that says what was tried."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from qemu_node.config.images import ImagesConfig
 from qemu_node.errors import ImageError
 from qemu_node.host.files.space import read_space
-from qemu_node.images.errors import ImageInUseError, ImageStorageError, UnsafeImageError
+from qemu_node.images.errors import ImageStorageError, UnsafeImageError
 from qemu_node.images.format import imagefile
 from qemu_node.images.format.imagefile import ImageFormat
 from qemu_node.images.format.qemuimg import check_image
@@ -112,7 +112,7 @@ class ImageKeeper:
         """Remove an image from the cache; VMs that run on it keep it by their own link.
 
         Raises:
-            ImageInUseError: VMs run on it, it is pinned or prefetched, and `force` is not set.
+            ImageError: VMs run on it, it is pinned or prefetched, and `force` is not set.
             ImageError: it is gone already.
             ImageStorageError: the host refused.
         """
@@ -248,16 +248,14 @@ def _images_of(plan: Sequence[Eviction]) -> list[RemovedImage]:
 def _refuse_kept(image: KeptImage) -> None:
     if image.is_in_use:
         who = ", ".join(image.users) or "another hard link"
-        raise ImageInUseError(
+        raise ImageError(
             f"image {image.label} is in use by {who}",
             hint="--force removes it from the cache; running VMs keep it",
         )
     if image.is_pinned:
-        raise ImageInUseError(
-            f"image {image.label} is pinned", hint="unpin it first, or use --force"
-        )
+        raise ImageError(f"image {image.label} is pinned", hint="unpin it first, or use --force")
     if image.is_prefetched:
-        raise ImageInUseError(
+        raise ImageError(
             f"image {image.label} is one of images.prefetch in node.toml",
             hint="remove it there first: the driver would download it again",
         )

@@ -11,15 +11,11 @@ from qemu_node.vm.record.outcome import guest_end_of_status
 from qemu_node.vm.record.record import VMRecord
 
 
-class ResetRefusedError(NodeError):
-    """The guest was not reset, because it does not run."""
-
-
 async def reset_guest(record: VMRecord) -> None:
     """Reset the guest of a VM that runs; its QEMU, its disk and its network stay.
 
     Raises:
-        ResetRefusedError: the guest has ended or is paused; nothing was changed.
+        NodeError: the guest has ended or is paused; nothing was changed.
         QmpError: QEMU gave no answer; the guest may have been reset.
     """
     async with await connect_monitor(record) as qmp:
@@ -29,7 +25,7 @@ async def reset_guest(record: VMRecord) -> None:
         await commands.system_reset(qmp)
 
 
-def refusal(status: StatusInfo, vm_id: str) -> ResetRefusedError | None:
+def refusal(status: StatusInfo, vm_id: str) -> NodeError | None:
     """Return why a guest in this state is not reset; None for one that runs: pure.
 
     A reset takes QEMU out of every other state, into `prelaunch` (system/runstate.c,
@@ -40,17 +36,17 @@ def refusal(status: StatusInfo, vm_id: str) -> ResetRefusedError | None:
         return None
     end = guest_end_of_status(status)
     if end is not None:
-        return ResetRefusedError(
+        return NodeError(
             f"{vm_id} has ended: {end.reason or 'the guest powered off'}; a reset would lose that",
             hint="its driver reports the end, and Nomad starts the task again as its restart block "
             f"says; without a driver, `qemu-node vm stop --now {vm_id}` removes its QEMU",
         )
     if status.status is RunState.IO_ERROR:
-        return ResetRefusedError(
+        return NodeError(
             f"{vm_id} is paused until the node's disk has room",
             hint="free space, and it goes on by itself; `qemu-node image gc` removes images",
         )
-    return ResetRefusedError(
+    return NodeError(
         f"{vm_id} does not run: QEMU says {status.status}",
         hint=f"`qemu-node vm stop {vm_id}` ends it",
     )

@@ -11,10 +11,6 @@ class TapBusyError(NetworkError):
     """A TAP of this name still exists: that of the VM's last run, whose QEMU is exiting."""
 
 
-class BridgeUnfitError(MissingPartError):
-    """The bridge does not exist or does not keep VLANs apart; nothing was changed."""
-
-
 class NftError(NetworkError):
     """libnftables refused a transaction; nothing was changed."""
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from qemu_node.config.network import NetworkConfig
-from qemu_node.errors import NodeError
+from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.host.concurrency.threads import Worker, to_the_end
 from qemu_node.net.announce import announce
-from qemu_node.net.errors import BridgeUnfitError, NetworkOwnedError, NftMissingError, TapBusyError
+from qemu_node.net.errors import NetworkOwnedError, NftMissingError, TapBusyError
 from qemu_node.net.filter.elements import elements
 from qemu_node.net.filter.filtertable import FilterTable
 from qemu_node.net.filter.guard import UserGuard
@@ -179,7 +179,7 @@ class PortManager:
         Waits until the kernel has removed the TAP of the VM's last run.
 
         Raises:
-            BridgeUnfitError: the bridge or the uplink does not exist or is not fit for VLANs.
+            MissingPartError: the bridge or the uplink does not exist or is not fit for VLANs.
             NetworkError: the kernel refused a step. In all cases nothing is left.
         """
         deadline = asyncio.get_running_loop().time() + _BUSY_WAIT_S
@@ -255,7 +255,7 @@ class PortManager:
 
     def _filter(self) -> FilterTable:
         if not self._config.bridge:
-            raise BridgeUnfitError(
+            raise MissingPartError(
                 "this node has no bridge for VMs", hint="set network.bridge in node.toml"
             )
         return self._begin()

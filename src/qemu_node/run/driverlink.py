@@ -4,7 +4,6 @@ Owns the order in which an agent first talks to a plugin, and the translation of
 own the process and the connection (`nomad.agent.pluginclient`).
 """
 
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,6 @@ from qemu_node.run.allocation.taskconfig import DriverFacts
 from qemu_node.text import DECODE_ERRORS
 
 _API_VERSION = "v0.1.0"
-
-
-class DriverProtocolError(NodeError):
-    """The driver's answer is not one that the driver of this project gives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +135,7 @@ class DriverLink:
     async def _first_fingerprint(self) -> driver_pb2.FingerprintResponse:
         async for response in self._driver.fingerprint(driver_pb2.FingerprintRequest()):
             return response
-        raise DriverProtocolError("the driver gave no fingerprint")
+        raise NodeError("the driver gave no fingerprint")
 
     async def start(self, task: driver_pb2.TaskConfig) -> str:
         """Start a task and return its vm_id.
@@ -152,7 +147,7 @@ class DriverLink:
         try:
             state = msgspec.json.decode(answer.handle.driver_state, type=_DriverState)
         except DECODE_ERRORS as exc:
-            raise DriverProtocolError(f"the driver's state names no VM: {exc}") from exc
+            raise NodeError(f"the driver's state names no VM: {exc}") from exc
         return state.vm_id
 
     async def wait(self, task_id: str) -> TaskEnd:
@@ -220,8 +215,3 @@ def _attribute(attribute: structs_pb2.Attribute) -> str:
     value = "" if kind is None else getattr(attribute, kind)
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text + attribute.unit
-
-
-def driver_environment() -> dict[str, str]:
-    """Return what the driver's process sees: all of ours, as an agent passes on its own."""
-    return dict(os.environ)

@@ -23,7 +23,7 @@ from qemu_node.nomad.agent.pluginclient import LogEntry, PluginClient
 from qemu_node.nomad.plugin.running import STOP_WITH_PARENT
 from qemu_node.run.allocation.allocdir import SessionDir, sweep
 from qemu_node.run.allocation.placement import own_cpus, pick_free_ports, place
-from qemu_node.run.driverlink import DriverLink, driver_environment
+from qemu_node.run.driverlink import DriverLink
 from qemu_node.run.guestwatch import AgentWatch
 from qemu_node.run.jobfile.job import Job
 from qemu_node.run.runevents import EventKind, RunEvent
@@ -114,7 +114,7 @@ async def _driver(config_path: Path | None) -> AsyncIterator[DriverLink]:
     try:
         client = await PluginClient.launch(
             driver_argv(config_path),
-            env=driver_environment(),
+            env=os.environ,  # an agent passes on its own, too
             stdin_fd=reading_end,
             on_log=_log_driver,
         )

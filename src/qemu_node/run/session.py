@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qemu_node.errors import NodeError
+from qemu_node.host.concurrency.cancellation import race
 from qemu_node.inventory.access import reachable_address
 from qemu_node.inventory.consolelog import ConsoleLog
 from qemu_node.run.allocation.placement import Placement
@@ -100,14 +101,13 @@ class Session:
         if info is not None:
             self._emit(EventKind.NODE, info.health or "the driver is ready", None,
                        attributes=info.facts.attributes)  # fmt: skip
-            async with _helpers(self._pump_events(), self._watch_clock()):
-                await self._run_all(info)
+            async with (
+                _helpers(self._pump_events(), self._watch_clock()),
+                asyncio.TaskGroup() as group,
+            ):
+                for placement in self._placements:
+                    group.create_task(self._run_vm(placement, info))
         return SessionResult(failed=tuple(self._failed), was_forced=self._forced_stop.is_set())
-
-    async def _run_all(self, info: DriverInfo) -> None:
-        async with asyncio.TaskGroup() as group:
-            for placement in self._placements:
-                group.create_task(self._run_vm(placement, info))
 
     async def _run_vm(self, placement: Placement, info: DriverInfo) -> None:
         try:
@@ -148,15 +148,12 @@ class Session:
             pid=record.pid if record is not None else None,
             address=reachable_address(record) if record is not None else "",
         )
-        helpers: list[Coroutine[object, object, None]] = []
-        if record is not None:
-            helpers.append(self._watch_guest(placement, record))
         alloc_dir = self._session_dir / "alloc" / placement.alloc_id
         tail = LogTail(ConsoleLog(alloc_dir, placement.task.name))
-        if self._options.show_logs:
-            helpers.append(self._follow_logs(placement, tail))
-        else:
-            helpers.append(self._follow_console(placement, tail))
+        follow = self._follow_logs if self._options.show_logs else self._follow_console
+        helpers = [follow(placement, tail)]
+        if record is not None:
+            helpers.append(self._watch_guest(placement, record))
         async with _helpers(*helpers), asyncio.TaskGroup() as group:
             stopper = group.create_task(self._stop_when_asked(placement))
             end = await self._wait(placement)
@@ -181,10 +178,9 @@ class Session:
     async def _stop_when_asked(self, placement: Placement) -> None:
         await self._stop.wait()
         limit_s = placement.task.kill_timeout_s
-        message = f"shutting down, at most {limit_s:g} s"
-        self._emit(EventKind.STOPPING, message, placement.vm)
+        self._emit(EventKind.STOPPING, f"shutting down, at most {limit_s:g} s", placement.vm)
         async with _helpers(self._force_when_asked(placement)):
-            is_stopped = await self._stop_vm(placement, placement.task.kill_timeout_s)
+            is_stopped = await self._stop_vm(placement, limit_s)
         if not is_stopped:
             await self._force_when_asked(placement)
 
@@ -300,18 +296,11 @@ class Session:
         Raises:
             NodeError: `work` raised it.
         """
-        outcome: T | NodeError | None = None
-        async with asyncio.TaskGroup() as group:
-            working = group.create_task(_caught(work))
-            stopping = group.create_task(self._stop.wait())
-            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                outcome = working.result()
-            working.cancel()
-            stopping.cancel()
-        if isinstance(outcome, NodeError):
-            raise outcome
-        return outcome
+        which_and_outcome: tuple[int, T | None] = await race(work, self._stopped())
+        return which_and_outcome[1]
+
+    async def _stopped(self) -> None:
+        await self._stop.wait()
 
     def _read_record(self, vm_id: str) -> VMRecord | None:
         try:
@@ -323,14 +312,6 @@ class Session:
     def _emit(self, kind: EventKind, message: str, vm: str | None, **details: object) -> None:
         given = {name: value for name, value in details.items() if value is not None}
         self._on_event(RunEvent(kind=kind, message=message, vm=vm, details=given))
-
-
-async def _caught(work: Coroutine[object, object, T]) -> T | NodeError:
-    """Return what `work` returns or, if it raises one, its NodeError."""
-    try:
-        return await work
-    except NodeError as exc:
-        return exc
 
 
 @contextlib.asynccontextmanager

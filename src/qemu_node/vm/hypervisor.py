@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qemu_node.config.node import Paths, QemuConfig
@@ -22,17 +22,10 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hypervisor:
+class Hypervisor(AcceleratorChoice):
     """The QEMU that starts VMs here, and who executes the guests' code."""
 
     binary: QemuBinary
-    accelerator: Accelerator
-    kvm_problem: str | None
-    """Why it is not KVM, where KVM was wanted: one sentence."""
-    kvm_detail: str = ""
-    """What QEMU said about it."""
-    is_kvm_lost: bool = False
-    """KVM ran guests on this node before, and does not now."""
     aio: DiskAio
 
 
@@ -95,7 +88,7 @@ class HypervisorFinder:
                 ),
                 self._memory,
             )
-        return _hypervisor(binary, choice)
+        return Hypervisor(binary=binary, aio=choose_aio(), **asdict(choice))
 
     @contextlib.asynccontextmanager
     async def _proof_user(self, work_dir: Path) -> AsyncGenerator[int | None]:
@@ -128,11 +121,10 @@ class HypervisorFinder:
             require_passage(self._paths.vm_data_dir, "paths.data")
 
     def _default_firmware(self) -> Firmware | None:
-        try:
+        # A missing one is the fingerprint's to tell: here the firmware that QEMU carries will do.
+        with contextlib.suppress(MissingPartError):
             return find_firmware(FirmwareMode.SECURE_BOOT, self._config.firmware_paths)
-        except MissingPartError:
-            # Told by the fingerprint; the accelerator is proven with the firmware QEMU carries.
-            return None
+        return None
 
     def _make_work_dir(self) -> Path:
         """Make the directory of the proof's guest, and that of the memory."""
@@ -150,17 +142,6 @@ def _give_up(claim: UserClaim, work_dir: Path) -> None:
     claim.close()
     with contextlib.suppress(OSError):
         drop_claim(claim.uid, work_dir, lambda: None)
-
-
-def _hypervisor(binary: QemuBinary, choice: AcceleratorChoice) -> Hypervisor:
-    return Hypervisor(
-        binary=binary,
-        accelerator=choice.accelerator,
-        kvm_problem=choice.kvm_problem,
-        kvm_detail=choice.kvm_detail,
-        is_kvm_lost=choice.is_kvm_lost,
-        aio=choose_aio(),
-    )
 
 
 def _tell(found: Hypervisor, last: Hypervisor | None) -> None:

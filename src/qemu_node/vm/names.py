@@ -50,11 +50,6 @@ def check_vm_id(text: str) -> None:
         raise VMIdError(f"not the id of a VM: {text!r}")
 
 
-def vm_uuid(alloc_id: str, task_name: str) -> str:
-    """Return the SMBIOS UUID of a task's VM, the same for every start within one allocation."""
-    return str(uuid.uuid5(_UUID_NAMESPACE, f"{alloc_id}/{task_name}"))
-
-
 def default_hostname(job_name: str, group: str, task: str, index: int | None) -> str:
     """Return the host name of a guest whose job names none: a label such as `web-api-3`.
 
@@ -97,8 +92,8 @@ class TaskIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def uuid(self) -> str:
-        """The VM's SMBIOS UUID."""
-        return vm_uuid(self.alloc_id, self.task)
+        """The VM's SMBIOS UUID, likewise."""
+        return str(uuid.uuid5(_UUID_NAMESPACE, f"{self.alloc_id}/{self.task}"))
 
     @property
     def hostname(self) -> str:

@@ -1,8 +1,8 @@
 """What is left of VMs that nobody manages: found, judged, removed.
 
-Owns the rule (`judge`, pure) and its application. References are found, never counted: a VM is
-what has a directory, a process, or a leased user id. A VM whose lock another driver holds is left
-alone.
+Owns the rule (`is_left_over`, pure) and its application. References are found, never counted: a VM
+is what has a directory, a process, or a leased user id. A VM whose lock another driver holds is
+left alone.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Collection, Container
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from qemu_node.config.node import Paths
@@ -35,13 +34,6 @@ RECOVERY_GRACE_S = 30.0
 _SHOWN = 3
 
 
-class Verdict(StrEnum):
-    """What to do with a VM that nobody manages."""
-
-    KEEP = "keep"
-    REMOVE = "remove"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundVM:
     """What there is of one unmanaged VM."""
@@ -57,21 +49,17 @@ class FoundVM:
     """How long this process has known it without a manager."""
 
 
-def judge(found: FoundVM) -> Verdict:
-    """Return what becomes of a VM without a manager.
+def is_left_over(found: FoundVM) -> bool:
+    """Tell whether a VM without a manager is removed.
 
     A start that was never completed is of no use to anyone: Nomad starts the task again. A VM of an
     allocation that Nomad has removed is nobody's. A running VM is kept for the driver that will
     recover it, and the files of an ended one for a while, because they say how it ended. So is one
     whose state cannot be read: a newer driver may have started it.
     """
-    if not found.was_started:
-        return Verdict.REMOVE
-    if found.unreadable is None and not found.has_alloc:
-        return Verdict.REMOVE
-    if found.is_running or found.unmanaged_s < EVIDENCE_GRACE_S:
-        return Verdict.KEEP
-    return Verdict.REMOVE
+    if not found.was_started or (found.unreadable is None and not found.has_alloc):
+        return True
+    return not found.is_running and found.unmanaged_s >= EVIDENCE_GRACE_S
 
 
 def some(vm_ids: Collection[str]) -> str:
@@ -158,7 +146,7 @@ class Reconciler:
             found = await to_the_end(
                 examine, directory, is_running=is_running, unmanaged_s=unmanaged_s
             )
-            if judge(found) is Verdict.KEEP:
+            if not is_left_over(found):
                 self._note(vm_id, found)
                 return False
             log.info("removing what is left of a VM", extra={"vm_id": vm_id})

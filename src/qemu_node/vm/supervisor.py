@@ -28,7 +28,7 @@ from qemu_node.vm.output.vmlogs import NO_LOGS, TaskLogs, VMLogs, opened_at_firs
 from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record.directory import DirectoryLock, VMBusyError, VMDirectory
 from qemu_node.vm.record.record import VMState
-from qemu_node.vm.record.removal import VMName, remove_files, remove_named
+from qemu_node.vm.record.removal import remove_files
 from qemu_node.vm.services import NodeServices, Tell
 from qemu_node.vm.start.launch import launch
 from qemu_node.vm.start.request import VMRequest
@@ -64,10 +64,6 @@ class NodeStopError(NodeError):
 
 OpenLogs = Callable[[Path, str], TaskLogs]
 """Opens the logs of a task: its allocation's directory, its name."""
-
-
-def _tell_nobody(_text: str, _notes: dict[str, str]) -> None:
-    pass
 
 
 @dataclass(slots=True, kw_only=True)
@@ -181,11 +177,7 @@ class Supervisor:
             await self._serve_health(vm)
         return vm
 
-    def directory_of(self, request: VMRequest) -> VMDirectory:
-        """Return where the VM that `request` describes will be."""
-        return VMDirectory.of(self._node.config.paths, request.identity.vm_id)
-
-    async def recover(self, state: VMState, tell: Tell = _tell_nobody) -> VM:
+    async def recover(self, state: VMState, tell: Tell = lambda _text, _notes: None) -> VM:
         """Take up a VM of an earlier driver, or report the end of one that is gone. Idempotent.
 
         It is where `state` says, also if node.toml has other paths by now. What happens to it later
@@ -293,17 +285,6 @@ class Supervisor:
         if managed.health is not None:
             await managed.health.close()
 
-    async def destroy_named(self, name: VMName) -> None:
-        """End a VM that could not be recovered and remove its files, if it is still there.
-
-        A VM that was started since for the same task is not touched. Where another driver holds the
-        VM, it is killed, and that driver removes the files.
-
-        Raises:
-            HostError: it does not die or its files cannot be removed.
-        """
-        await remove_named(name, self._node.config.paths)
-
     async def destroy_all(self) -> None:
         """End every managed VM and remove its files; what fails is logged and left to reconcile."""
         for result in await asyncio.gather(
@@ -410,9 +391,10 @@ class Supervisor:
         self._managed[vm.record.vm_id].health = server
 
     async def _measure(self) -> None:
-        """Write the usage of every VM; one that cannot be written is no reason to wait longer.
+        """Write the usage of every VM.
 
-        A QEMU that its guest has taken over can have a directory in the file's place.
+        If one cannot be written, the others are: a QEMU that its guest has taken over can have a
+        directory in the file's place.
         """
         drops = await self._drops()
         failure: Exception | None = None

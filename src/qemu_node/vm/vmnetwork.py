@@ -91,9 +91,9 @@ class Network:
             raise MissingPartError(
                 "only root can give a VM a VLAN", hint='use network { mode = "user" }'
             )
-        taken = await asyncio.to_thread(_macs_in_use, self._paths)
+        live = await asyncio.to_thread(live_vms, self._paths)
         async with Undo() as undo:
-            self._claim(ports, taken)
+            self._claim(ports, live)
             undo.callback(self._unclaim, ports)
             attached = []
             for port in ports:
@@ -255,10 +255,10 @@ class Network:
             return [f"VMs cannot use the bridge {self._config.bridge}: the driver is not root"]
         return []
 
-    def _claim(self, ports: Sequence[PortSpec], taken: Mapping[str, str]) -> None:
+    def _claim(self, ports: Sequence[PortSpec], live: "LiveVMs") -> None:
         """Note whose `ports` are; refused where another VM has one of their MAC addresses."""
         # Nothing is awaited between the look and the note: two starts cannot both find it free.
-        others = {**taken, **{port.mac: port.vm_id for port in self._claims.values()}}
+        others = {port.mac: port.vm_id for port in (*live.ports, *self._claims.values())}
         for port in ports:
             names = {mac: f"VM {vm_id}" for mac, vm_id in others.items() if vm_id != port.vm_id}
             check_unused(port.mac, names)
@@ -314,8 +314,3 @@ def live_vms(paths: Paths) -> LiveVMs:
     if unreadable:
         unreadable &= running_vm_ids(paths.vm_data_dir)
     return LiveVMs(records=tuple(records), unknown=tuple(sorted(unreadable)))
-
-
-def _macs_in_use(paths: Paths) -> dict[str, str]:
-    """Return the MAC addresses on the bridge, and which VM has each."""
-    return {port.mac: port.vm_id for port in live_vms(paths).ports}

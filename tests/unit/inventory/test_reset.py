@@ -5,7 +5,8 @@ from fakes.fake_qmp import FakeQmp
 from fakes.published import VM_ID, make_record, publish
 
 from qemu_node.config.node import Paths
-from qemu_node.inventory.reset import ResetRefusedError, refusal, reset_guest
+from qemu_node.errors import NodeError
+from qemu_node.inventory.reset import refusal, reset_guest
 from qemu_node.qmp.events import RunState, StatusInfo
 
 
@@ -52,7 +53,7 @@ async def test_a_guest_is_asked_for_its_state_before_it_is_reset(
         if status == "running":
             await reset_guest(make_record(paths))
         else:
-            with pytest.raises(ResetRefusedError):
+            with pytest.raises(NodeError, match="has ended"):
                 await reset_guest(make_record(paths))
     asked = [request["execute"] for request in qemu.received]
     assert asked == ["query-status", "system_reset"][: 2 if status == "running" else 1]

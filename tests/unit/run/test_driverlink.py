@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from fakes.fake_plugin import FakeBase, FakeDriver
 
-from qemu_node.errors import MissingPartError
+from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task.options import parse_plugin_config
-from qemu_node.run.driverlink import DriverLink, DriverProtocolError, TaskEnd
+from qemu_node.run.driverlink import DriverLink, TaskEnd
 
 
 class UnhealthyDriver(FakeDriver):
@@ -57,7 +57,7 @@ async def test_an_unhealthy_drivers_text_is_the_error() -> None:
 
 
 async def test_a_state_without_a_vm_id_is_refused() -> None:
-    with pytest.raises(DriverProtocolError, match="names no VM"):
+    with pytest.raises(NodeError, match="names no VM"):
         await link(FakeDriver()).start(driver_pb2.TaskConfig(id="x"))
 
 

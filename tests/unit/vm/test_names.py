@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_node.vm.names import VM_ID, VM_ID_MAX_BYTES, default_hostname, vm_id, vm_uuid
+from qemu_node.vm.names import VM_ID, VM_ID_MAX_BYTES, TaskIdentity, default_hostname, vm_id
 
 ALLOC = "3f9c1a7b-e2d0-4c55-8f6e-0123456789ab"
 
@@ -31,9 +31,22 @@ def test_the_id_stays_over_restarts_and_differs_over_allocations_and_tasks() -> 
     assert len(others) == 3
 
 
+def identity(task: str) -> TaskIdentity:
+    return TaskIdentity(
+        alloc_id=ALLOC,
+        namespace="default",
+        job_id="shop",
+        job_name="shop",
+        group="api",
+        task=task,
+        index=0,
+        node_name="node1",
+    )
+
+
 def test_the_uuid_is_a_uuid_of_the_task() -> None:
-    assert uuid.UUID(vm_uuid(ALLOC, "web")).version == 5
-    assert vm_uuid(ALLOC, "web") != vm_uuid(ALLOC, "db")
+    assert uuid.UUID(identity("web").uuid).version == 5
+    assert identity("web").uuid != identity("db").uuid
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from fakes.published import VM_ID, make_record, publish
 from qemu_node.config.node import Paths
 from qemu_node.vm import reconcile
 from qemu_node.vm.names import vm_id
-from qemu_node.vm.reconcile import EVIDENCE_GRACE_S, FoundVM, Reconciler, Verdict, judge, some
+from qemu_node.vm.reconcile import EVIDENCE_GRACE_S, FoundVM, Reconciler, is_left_over, some
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory
 
 WAIT_S = 60.0
@@ -33,31 +33,31 @@ def found(
 
 @pytest.mark.parametrize("running", [True, False])
 def test_a_start_that_was_never_completed_goes_at_once(running: bool) -> None:
-    assert judge(found(started=False, running=running, alloc=False)) is Verdict.REMOVE
+    assert is_left_over(found(started=False, running=running, alloc=False))
 
 
 def test_a_running_vm_waits_for_the_driver_that_will_recover_it() -> None:
-    assert judge(found(running=True, for_s=1e6)) is Verdict.KEEP
+    assert not is_left_over(found(running=True, for_s=1e6))
 
 
 def test_a_vm_of_an_allocation_that_nomad_removed_goes_even_while_it_runs() -> None:
-    assert judge(found(running=True, alloc=False)) is Verdict.REMOVE
+    assert is_left_over(found(running=True, alloc=False))
 
 
 def test_the_files_of_an_ended_vm_wait_for_whoever_asks_how_it_ended() -> None:
-    assert judge(found(for_s=EVIDENCE_GRACE_S - 1)) is Verdict.KEEP
-    assert judge(found(for_s=EVIDENCE_GRACE_S)) is Verdict.REMOVE
+    assert not is_left_over(found(for_s=EVIDENCE_GRACE_S - 1))
+    assert is_left_over(found(for_s=EVIDENCE_GRACE_S))
 
 
 def test_a_running_vm_whose_state_cannot_be_read_is_kept_for_ever() -> None:
-    assert judge(found(running=True, alloc=False, for_s=1e6, unreadable="newer")) is Verdict.KEEP
+    assert not is_left_over(found(running=True, alloc=False, for_s=1e6, unreadable="newer"))
 
 
 def test_an_ended_vm_whose_state_cannot_be_read_waits_as_any_other() -> None:
     ended = found(alloc=False, for_s=EVIDENCE_GRACE_S - 1, unreadable="damaged")
-    assert judge(ended) is Verdict.KEEP
+    assert not is_left_over(ended)
     ended = found(alloc=False, for_s=EVIDENCE_GRACE_S, unreadable="damaged")
-    assert judge(ended) is Verdict.REMOVE
+    assert is_left_over(ended)
 
 
 @pytest.fixture

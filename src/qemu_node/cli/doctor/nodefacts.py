@@ -36,8 +36,8 @@ from qemu_node.qemu.accel.qemubinary import QemuBinary, find_qemu
 from qemu_node.qemu.firmware import Firmware, find_firmware
 from qemu_node.qemu.spec import FirmwareMode
 from qemu_node.vm.hypervisor import Hypervisor, HypervisorFinder
-from qemu_node.vm.reconcile import Verdict, judge
 from qemu_node.vm.reconcile import examine as examine_vm
+from qemu_node.vm.reconcile import is_left_over
 from qemu_node.vm.record.directory import VMDirectory, visible_vm_ids
 from qemu_node.vm.record.processes import running_vm_ids
 
@@ -229,7 +229,7 @@ def find_leftovers(paths: Paths) -> Leftovers:
         if is_locked(directory.data, locks) is not False:
             continue
         found = examine_vm(directory, is_running=vm_id in running, unmanaged_s=0.0)
-        if judge(found) is Verdict.REMOVE:
+        if is_left_over(found):
             removable.append(vm_id)
         elif found.is_running:
             (unmanaged if found.unreadable is None else unreadable).append(vm_id)

@@ -23,10 +23,6 @@ MakeRoom = Callable[[int], None]
 Raises a NodeError if it cannot."""
 
 
-class DiskReserveError(HostError):
-    """The request would need space that is kept in reserve; nothing was begun."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskSpace:
     """A file system's space, in bytes."""
@@ -74,7 +70,7 @@ def require_free(
     statvfs(2), and for `make_room` before it refuses.
 
     Raises:
-        DiskReserveError: it has not; recoverable, because space may become free.
+        HostError: it has not; recoverable, because space may become free.
         HostError: the host did not say.
     """
     space = read_space(path)
@@ -90,7 +86,7 @@ def require_free(
         return
     kept = reserve.of(space.total_bytes)
     wanted = f" and {format_size(wanted_bytes)} are wanted" if wanted_bytes else ""
-    raise DiskReserveError(
+    raise HostError(
         f"the disk of {path} is full: {format_size(space.free_bytes)} are free{wanted}, and "
         f"{format_size(kept)} are kept in reserve",
         hint="free space there, or set disk.reserve in node.toml",

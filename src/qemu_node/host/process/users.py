@@ -31,10 +31,6 @@ _UIDS = re.compile(r"^Uid:\s+(\d+)\s+(\d+)", re.MULTILINE)
 """Of /proc/PID/status: the real and the effective uid. No name of a process has a line break."""
 
 
-class UserTakenError(HostError):
-    """A process that belongs to no VM of ours runs as a user that was meant for a VM."""
-
-
 class UserClaim:
     """The right of one holder to run processes as a user of this host.
 
@@ -53,7 +49,7 @@ class UserClaim:
         """Return the claim of `holder` on `uid`; None if another holder has it.
 
         Raises:
-            UserTakenError: a process runs as `uid` without a claim.
+            HostError: a process runs as `uid` without a claim.
             HostError: the host refused.
         """
         path = CLAIMS_DIR / str(uid)
@@ -163,7 +159,7 @@ def _write_holder(path: Path, holder: Path) -> None:
 
 def _check_unused(uid: int) -> None:
     for process in processes_of_user(uid):
-        raise UserTakenError(
+        raise HostError(
             f"user id {uid} was meant for a VM, but process {process.pid} runs as it",
             hint="set qemu.first_uid in node.toml to a range of ids that nobody else here uses",
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.errors import MissingPartError
-from qemu_node.net.errors import BridgeUnfitError, NetworkError
+from qemu_node.net.errors import NetworkError
 from qemu_node.net.netlink.answers import BridgeFacts
 from qemu_node.net.netlink.rtnl import RouteSocket
 from qemu_node.net.portspec import TAP_NAME
@@ -24,23 +24,23 @@ def check_bridge(route: RouteSocket, ifname: str) -> BridgeFacts:
     discovery.
 
     Raises:
-        BridgeUnfitError: it does not exist, is not a bridge, does not filter VLANs, or snoops.
+        MissingPartError: it does not exist, is not a bridge, does not filter VLANs, or snoops.
         NetworkError: the kernel did not answer.
     """
     facts = route.read_bridge(ifname)
     if facts is None:
-        raise BridgeUnfitError(
+        raise MissingPartError(
             f"the bridge {ifname} does not exist", hint="network.bridge in node.toml names it"
         )
     if not facts.is_bridge:
-        raise BridgeUnfitError(f"{ifname} is not a bridge", hint="see network.bridge in node.toml")
+        raise MissingPartError(f"{ifname} is not a bridge", hint="see network.bridge in node.toml")
     if not facts.vlan_filtering:
-        raise BridgeUnfitError(
+        raise MissingPartError(
             f"the bridge {ifname} does not filter VLANs",
             hint=f"ip link set {ifname} type bridge vlan_filtering 1 vlan_default_pvid 0",
         )
     if facts.mcast_snooping:
-        raise BridgeUnfitError(
+        raise MissingPartError(
             f"the bridge {ifname} snoops multicast: one guest could cut off others' IPv6",
             hint=f"ip link set {ifname} type bridge mcast_snooping 0",
         )

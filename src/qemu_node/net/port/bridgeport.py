@@ -9,7 +9,8 @@ import logging
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-from qemu_node.net.errors import BridgeUnfitError, NetworkError
+from qemu_node.errors import MissingPartError
+from qemu_node.net.errors import NetworkError
 from qemu_node.net.netlink.answers import BridgeFacts, LinkFacts
 from qemu_node.net.netlink.messages import (
     add_address,
@@ -52,11 +53,11 @@ def join_bridge(
         checksums: The ifindex of the device that completes checksums, for a strict port.
 
     Raises:
-        BridgeUnfitError: the NIC's MTU is larger than the bridge's; nothing was changed.
+        MissingPartError: the NIC's MTU is larger than the bridge's; nothing was changed.
         NetworkError: the kernel refused a step; the steps before it were done.
     """
     if port.mtu is not None and port.mtu > bridge.mtu:
-        raise BridgeUnfitError(
+        raise MissingPartError(
             f"the NIC's MTU of {port.mtu} is more than the bridge's, which is {bridge.mtu}"
         )
     # A bridge gives each new port its default VLAN, which is 1 by default.

@@ -9,7 +9,7 @@ import logging
 import socket
 from collections.abc import Mapping
 
-from qemu_node.net.errors import BridgeUnfitError
+from qemu_node.errors import MissingPartError
 from qemu_node.net.netlink.answers import PortVlans
 from qemu_node.net.netlink.messages import add_vlans, delete_vlans
 from qemu_node.net.netlink.rtnl import RouteSocket
@@ -52,7 +52,7 @@ class Uplink:
         """Carry `vids` until `user` releases them.
 
         Raises:
-            BridgeUnfitError: there is no such device.
+            MissingPartError: there is no such device.
             NetworkError: the kernel refused. In both cases `user` still counts as their user until
                 it releases them.
         """
@@ -66,7 +66,7 @@ class Uplink:
         """Stop carrying the VLANs that only `user` had. An unknown user is OK.
 
         Raises:
-            BridgeUnfitError, NetworkError: as `acquire`; `user` no longer counts.
+            MissingPartError, NetworkError: as `acquire`; `user` no longer counts.
         """
         vids = self._users.pop(user, frozenset())
         if last := vids - self._used():
@@ -76,7 +76,7 @@ class Uplink:
         """Carry exactly the VLANs of `users`, whatever the device carries now.
 
         Raises:
-            BridgeUnfitError, NetworkError: as `acquire`.
+            MissingPartError, NetworkError: as `acquire`.
         """
         self._users = dict(users)
         self._vms_vlans |= self._used()
@@ -92,7 +92,7 @@ class Uplink:
         try:
             ifindex = socket.if_nametoindex(self._ifname)
         except OSError as exc:
-            raise BridgeUnfitError(
+            raise MissingPartError(
                 f"the uplink {self._ifname} does not exist",
                 hint="network.uplink in node.toml names it",
             ) from exc

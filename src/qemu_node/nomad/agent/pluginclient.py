@@ -17,7 +17,7 @@ from typing import Any, Self
 from qemu_node.errors import NodeError
 from qemu_node.host.process import command, identity, pidfd
 from qemu_node.host.process.exitstatus import describe_exit, with_last_words
-from qemu_node.nomad.agent.calls import BaseCalls, DriverCalls, GoPluginCalls
+from qemu_node.nomad.agent.calls import GoPluginCalls, base_calls, driver_calls
 from qemu_node.nomad.agent.pipe import LinePipe
 from qemu_node.nomad.plugin import handshake
 from qemu_node.nomad.plugin.grpcstatus import PluginError
@@ -29,10 +29,6 @@ LogEntry = dict[str, Any]
 _SHUTDOWN_WAIT_S = 2.0  # go-plugin's Kill waits as long, then kills
 _LAST_WORDS_WAIT_S = 2.0
 _STDERR_TAIL_LINES = 20
-
-
-class PluginStartError(NodeError):
-    """The plugin did not answer; its process has been killed."""
 
 
 class PluginClient:
@@ -50,8 +46,8 @@ class PluginClient:
         self._pipes = pipes
         self._stderr = stderr
         self._go_plugin = GoPluginCalls(channel)
-        self.base = BaseCalls(channel)
-        self.driver = DriverCalls(channel)
+        self.base = base_calls(channel)
+        self.driver = driver_calls(channel)
 
     @property
     def process(self) -> identity.ProcessId:
@@ -79,7 +75,7 @@ class PluginClient:
 
         Raises:
             MissingPartError: the program cannot be executed.
-            PluginStartError: no answer in time, or one of another protocol. The message has the
+            NodeError: no answer in time, or one of another protocol. The message has the
                 end of its log.
         """
         said: deque[str] = deque(maxlen=_STDERR_TAIL_LINES)
@@ -119,7 +115,7 @@ class PluginClient:
             except (handshake.HandshakeLineError, PluginError, TimeoutError) as exc:
                 reason = await _why_not_started(child, exc, timeout_s)
                 stderr.drain()
-                raise PluginStartError(with_last_words(reason, "\n".join(said))) from exc
+                raise NodeError(with_last_words(reason, "\n".join(said))) from exc
             undo.pop_all()
             return client
 

@@ -27,26 +27,17 @@ from qemu_node.nomad.task.stats import build_stats
 from qemu_node.nomad.task.task import PendingState, Task, decode_state, named_vm
 from qemu_node.nomad.task.vmrequest import build_request
 from qemu_node.vm.life.machine import VM
+from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.outcome import VMExit
+from qemu_node.vm.record.removal import remove_named
 from qemu_node.vm.services import Tell
 from qemu_node.vm.start.request import Advertise, VMRequest
+from qemu_node.vm.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
 HANDLE_VERSION = 1
 _DEFAULT_STATS_INTERVAL_S = 1.0
-
-
-class TaskBusyError(NodeError):
-    """The task is already being started; that start goes on."""
-
-
-class TaskRunningError(NodeError):
-    """The task's VM runs and was not told to end; it goes on."""
-
-
-class TaskStoppedError(NodeError):
-    """The task was stopped during its start; nothing is left of it."""
 
 
 class VMDriver(DriverService):
@@ -131,14 +122,14 @@ class VMDriver(DriverService):
         config = request.task
         await self._runtime.begin()
         if config.id in self._tasks:
-            raise TaskBusyError(f"task {config.id} is started already")
+            raise NodeError(f"task {config.id} is started already")
         supervisor = self._runtime.supervisor()
         options = parse_options(config.msgpack_driver_config)
         wanted = build_request(
             config,
             options,
-            merge_default=self._runtime.merge_default,
-            network=self._runtime.network,
+            merge_default=self._runtime.config.qemu.merge,
+            network=self._runtime.config.network,
         )
         task = self._tasks[config.id] = Task(TaskName.of(config))
         override = driver_pb2.NetworkOverride()
@@ -146,7 +137,9 @@ class VMDriver(DriverService):
         # Nomad takes the address only from the answer to StartTask.
         may_be_late = wanted.advertise is None and not self._waits_for_images
         task.begin(
-            self._start(task, wanted, override, is_late.set if may_be_late else lambda: None),
+            self._start(
+                task, supervisor, wanted, override, is_late.set if may_be_late else lambda: None
+            ),
             self._runtime.tasks,
         )
         try:
@@ -158,13 +151,12 @@ class VMDriver(DriverService):
             if current is not None and current.cancelling():
                 raise
             # The caller still waits, but gRPC sends no answer for a call that ends cancelled.
-            raise TaskStoppedError(
-                f"task {config.id} was stopped while it was being started"
-            ) from None
+            raise NodeError(f"task {config.id} was stopped while it was being started") from None
         if is_running:
             state = task.vm.state.encode()
         else:
-            state = PendingState.of(supervisor.directory_of(wanted), config.id).encode()
+            directory = VMDirectory.of(self._runtime.config.paths, wanted.identity.vm_id)
+            state = PendingState.of(directory, config.id).encode()
         return driver_pb2.StartTaskResponse(
             result=driver_pb2.StartTaskResponse.SUCCESS,
             handle=driver_pb2.TaskHandle(
@@ -198,6 +190,7 @@ class VMDriver(DriverService):
     async def _start(
         self,
         task: Task,
+        supervisor: Supervisor,
         wanted: VMRequest,
         override: driver_pb2.NetworkOverride,
         on_long_wait: Callable[[], None],
@@ -207,7 +200,6 @@ class VMDriver(DriverService):
         def tell(message: str, notes: dict[str, str]) -> None:
             self._events.tell(task.name, message, notes)
 
-        supervisor = self._runtime.supervisor()
         vm = await supervisor.start(wanted, tell, on_long_wait)
         async with Undo() as undo:
             # Nomad does not know this VM yet.
@@ -294,11 +286,11 @@ class VMDriver(DriverService):
         task = self._tasks.get(request.task_id)
         if task is not None:
             if task.exit is None and not request.force:
-                raise TaskRunningError(f"task {request.task_id} is running; only force destroys it")
+                raise NodeError(f"task {request.task_id} is running; only force destroys it")
             await task.cancel()
             await self._destroy(task)
         elif request.force and (handle := self._unrecovered.get(request.task_id)) is not None:
-            await self._runtime.vms.destroy_named(named_vm(handle))
+            await remove_named(named_vm(handle), self._runtime.config.paths)
             self._unrecovered.pop(request.task_id, None)
         return driver_pb2.DestroyTaskResponse()
 

@@ -93,32 +93,36 @@ def build_fingerprint(
     """
     attributes = _attributes(hypervisor, facts)
     if problem is None and facts is not None:
-        secure_problem = facts.firmware_problems.get(FirmwareMode.SECURE_BOOT)
-        problem = MissingPartError(secure_problem) if secure_problem else None
-        if problem is None and not facts.network.bridge and not facts.network.allow_host:
-            # There is only user mode, and no VM in user mode starts unless the node is protected
-            # from it.
-            problem = next((MissingPartError(text) for text in facts.network_problems), None)
-    if problem is None and facts is not None and facts.is_disk_full:
-        # No figures: Nomad stores each change of the text through Raft.
-        problem = HostError(
-            "the data disk is full: only its reserve is free, and no VM is started",
-            hint="free space there, or set disk.reserve in node.toml",
-        )
-    if problem is None and facts is not None and facts.is_short_of_files:
-        problem = HostError(
-            "the driver can open too few files for one more VM, and none is started",
-            hint="raise LimitNOFILE of the agent's service",
-        )
-    if problem is not None or hypervisor is None or facts is None:
-        text = problem.explain() if problem is not None else "QEMU was not found"
-        is_healthy = False
+        problem = _problem_of(facts)
+    is_healthy = problem is None and hypervisor is not None and facts is not None
+    if problem is not None:
+        text = problem.explain()
     else:
-        text = _describe(hypervisor, facts)
-        is_healthy = True
+        text = _describe(hypervisor, facts) if hypervisor and facts else "QEMU was not found"
     if facts is not None:
         text = "; ".join(filter(None, (text, *facts.vm_problems, facts.earlier_data)))
     return Fingerprint(is_healthy=is_healthy, description=text, attributes=attributes)
+
+
+def _problem_of(facts: HostFacts) -> NodeError | None:
+    """Return why no VM is started on this host."""
+    if secure_problem := facts.firmware_problems.get(FirmwareMode.SECURE_BOOT):
+        return MissingPartError(secure_problem)
+    if facts.network_problems and not facts.network.bridge and not facts.network.allow_host:
+        # There is only user mode, and the node is not protected from it.
+        return MissingPartError(facts.network_problems[0])
+    # No figures: Nomad stores each change of the text through Raft.
+    if facts.is_disk_full:
+        return HostError(
+            "the data disk is full: only its reserve is free, and no VM is started",
+            hint="free space there, or set disk.reserve in node.toml",
+        )
+    if facts.is_short_of_files:
+        return HostError(
+            "the driver can open too few files for one more VM, and none is started",
+            hint="raise LimitNOFILE of the agent's service",
+        )
+    return None
 
 
 def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[str, str | bool]:

@@ -14,8 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from qemu_node.config import node as node_config
-from qemu_node.config.network import NetworkConfig
-from qemu_node.config.node import LogsConfig, NodeConfig
+from qemu_node.config.node import NodeConfig
 from qemu_node.errors import ConfigError, HostError, NodeError
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.host.process.users import group_id
@@ -131,14 +130,9 @@ class DriverRuntime:
         return self._supervisor
 
     @property
-    def merge_default(self) -> bool:
-        """KSM for VMs whose job does not say."""
-        return self._config is not None and self._config.qemu.merge
-
-    @property
-    def network(self) -> NetworkConfig:
-        """What the operator gives VMs of the network."""
-        return NetworkConfig() if self._config is None else self._config.network
+    def config(self) -> NodeConfig:
+        """What node.toml says; the defaults until it could be read."""
+        return self._config or NodeConfig()
 
     async def flush_logs(self) -> None:
         """Move what the guests have printed so far into the tasks' logs."""
@@ -226,7 +220,7 @@ class DriverRuntime:
 
     def _open_logs(self, alloc_dir: Path, task_name: str) -> TaskLogs:
         """Open a task's log files, which `nomad alloc logs` reads."""
-        limits = LogsConfig() if self._config is None else self._config.logs
+        limits = self.config.logs
         stdout, stderr = (
             TaskLog(
                 alloc_dir / "alloc" / "logs",

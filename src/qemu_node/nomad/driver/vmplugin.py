@@ -84,7 +84,7 @@ def run_driver(*, config_path: Path | None, stop_with_parent: bool) -> None:
             `qemu-node run` is killed. A plugin of Nomad inherits the agent's stdin and ignores it.
 
     Raises:
-        HandshakeError: no agent started this process.
+        ConfigError: no agent started this process.
         HostError: there is no place for the plugin's socket.
     """
     # If we inherited "ignored" from the agent, we would not learn how a child ended (man 2

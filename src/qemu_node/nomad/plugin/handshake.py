@@ -43,10 +43,6 @@ _SOCKET_DIR_KEY = "PLUGIN_UNIX_SOCKET_DIR"
 _SOCKET_GROUP_KEY = "PLUGIN_UNIX_SOCKET_GROUP"
 
 
-class HandshakeError(ConfigError):
-    """The parent process does not speak the protocol; exit with code 1."""
-
-
 class HandshakeLineError(NodeError):
     """What a plugin printed is not a handshake of this protocol."""
 
@@ -98,26 +94,24 @@ def check_environment(environ: Mapping[str, str]) -> None:
     """Return if a Nomad agent that speaks this protocol has started this process.
 
     Raises:
-        HandshakeError: none has; the message is for the person who started it.
+        ConfigError: none has; the message is for the person who started it.
     """
     if environ.get(COOKIE_KEY) != COOKIE_VALUE:
-        raise HandshakeError(
+        raise ConfigError(
             NOT_BY_HAND,
             hint="put it into the agent's plugin_dir; to start VMs without Nomad: qemu-node run",
         )
     offered = environ.get(VERSIONS_KEY)
     # Without it: the agent has an old go-plugin, which accepts the plugin's version.
     if offered is not None and str(PROTOCOL_VERSION) not in offered.split(","):
-        raise HandshakeError(
+        raise ConfigError(
             f"the agent speaks plugin protocol {offered or 'of no version'}, "
             f"this plugin {PROTOCOL_VERSION}",
             hint="use Nomad 1.11.3 or later",
         )
     if environ.get(_CERTIFICATE_KEY):
         # With AutoMTLS an agent cannot reattach to a plugin, so Nomad never uses it.
-        raise HandshakeError(
-            f"{_CERTIFICATE_KEY} is set: TLS on the plugin's socket is unsupported"
-        )
+        raise ConfigError(f"{_CERTIFICATE_KEY} is set: TLS on the plugin's socket is unsupported")
 
 
 class HandshakeOutput:
@@ -147,7 +141,7 @@ def plugin_socket(run_dir: Path, environ: Mapping[str, str]) -> Iterator[Path]:
     the directory that PLUGIN_UNIX_SOCKET_DIR names. Directories of dead plugins are removed first.
 
     Raises:
-        HandshakeError: the path does not fit into a socket address or into the handshake line.
+        ConfigError: the path does not fit into a socket address or into the handshake line.
         HostError: the directory cannot be made.
     """
     named = environ.get(_SOCKET_DIR_KEY)
@@ -186,7 +180,7 @@ def temporary_socket() -> Iterator[Path]:
     """Yield a path for this process's socket in a temporary directory of our user.
 
     Raises:
-        HandshakeError: as `plugin_socket`.
+        ConfigError: as `plugin_socket`.
         HostError: no temporary directory can be made.
     """
     try:
@@ -203,7 +197,7 @@ def grant_group(socket: Path, environ: Mapping[str, str]) -> None:
     """If PLUGIN_UNIX_SOCKET_GROUP is set, let that group use `socket`.
 
     Raises:
-        HandshakeError: no such group.
+        ConfigError: no such group.
         HostError: we may not give the socket to the group.
     """
     name = environ.get(_SOCKET_GROUP_KEY)
@@ -212,7 +206,7 @@ def grant_group(socket: Path, environ: Mapping[str, str]) -> None:
     try:
         gid = int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise HandshakeError(f"{_SOCKET_GROUP_KEY}: there is no group {name!r}") from None
+        raise ConfigError(f"{_SOCKET_GROUP_KEY}: there is no group {name!r}") from None
     try:
         os.chown(socket, -1, gid)
         socket.chmod(0o660)
@@ -263,10 +257,10 @@ def lock_path(directory: Path) -> Path:
 def _check_socket_path(socket: Path) -> None:
     raw = os.fsencode(socket)
     if len(raw) > SUN_PATH_MAX_BYTES:
-        raise HandshakeError(
+        raise ConfigError(
             f"the plugin's socket path is longer than {SUN_PATH_MAX_BYTES} bytes: {socket}",
             hint="shorten paths.run in node.toml",
         )
     # The line has fields between "|", and go-plugin trims it.
     if b"|" in raw or b"\n" in raw:
-        raise HandshakeError(f"the plugin's socket path cannot hold '|' or a newline: {socket!s}")
+        raise ConfigError(f"the plugin's socket path cannot hold '|' or a newline: {socket!s}")

@@ -9,14 +9,7 @@ schema it keeps the agent from starting; so does an empty type. Both are refused
 
 from collections.abc import Mapping
 
-from qemu_node.nomad.proto.hclspec_pb2 import (
-    Attr,
-    Block,
-    BlockAttrs,
-    BlockList,
-    Object,
-    Spec,
-)
+from qemu_node.nomad.proto.hclspec_pb2 import Attr, Block, BlockAttrs, BlockList, Object, Spec
 
 
 def attr(name: str, hcl_type: str, *, required: bool = False) -> Spec:
@@ -32,21 +25,19 @@ def attr(name: str, hcl_type: str, *, required: bool = False) -> Spec:
     return Spec(attr=Attr(name=name, type=hcl_type, required=required))
 
 
-def block(name: str, nested: Spec, *, required: bool = False) -> Spec:
+def block(name: str, nested: Spec) -> Spec:
     """Return a block that may appear once. If it is left out, it arrives as nil."""
-    return Spec(block_value=Block(name=name, required=required, nested=nested))
+    return Spec(block_value=Block(name=name, nested=nested))
 
 
-def block_list(name: str, nested: Spec, *, min_items: int = 0, max_items: int = 0) -> Spec:
+def block_list(name: str, nested: Spec, *, max_items: int = 0) -> Spec:
     """Return a repeatable block. It arrives as a list, which may be empty. 0: no limit."""
-    return Spec(
-        block_list=BlockList(name=name, min_items=min_items, max_items=max_items, nested=nested)
-    )
+    return Spec(block_list=BlockList(name=name, max_items=max_items, nested=nested))
 
 
-def block_attrs(name: str, hcl_type: str, *, required: bool = False) -> Spec:
+def block_attrs(name: str, hcl_type: str) -> Spec:
     """Return a block `name { key = value }` of any keys; if it is left out, it arrives as nil."""
-    return Spec(block_attrs=BlockAttrs(name=name, type=hcl_type, required=required))
+    return Spec(block_attrs=BlockAttrs(name=name, type=hcl_type))
 
 
 def object_of(attributes: Mapping[str, Spec]) -> Spec:

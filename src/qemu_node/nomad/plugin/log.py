@@ -62,7 +62,8 @@ class JsonLinesFormatter(logging.Formatter):
             ),
         }
         fields = {
-            _field_name(key): _field(key, value)
+            # None looks like one of go-plugin's own.
+            key.lstrip("@") or "field": _field(key, value)
             for key, value in vars(record).items()
             if key not in _RECORD_ATTRIBUTES
         }
@@ -80,11 +81,6 @@ def _message(record: logging.LogRecord) -> str:
         return record.getMessage()
     except (TypeError, ValueError):
         return f"{record.msg} {record.args!r}"
-
-
-def _field_name(key: str) -> str:
-    """Return the name of an extra field, changed if it looks like one of go-plugin's own."""
-    return key.lstrip("@") or "field"
 
 
 def _field(key: str, value: Any) -> Any:

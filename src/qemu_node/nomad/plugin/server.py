@@ -51,7 +51,7 @@ async def serve(
         stop: When set, ends the plugin as SIGTERM does.
 
     Raises:
-        HandshakeError: no agent started this process. Exit with code 1 and the message.
+        ConfigError: no agent started this process. Exit with code 1 and the message.
         HostError: there is no place for the socket; no handshake was printed.
     """
     environ = os.environ if environ is None else environ
@@ -81,7 +81,7 @@ async def _listen(
     """Start `server`, and return its socket; `stack` removes it.
 
     Raises:
-        HostError, HandshakeError: there is no place for it.
+        HostError, ConfigError: there is no place for it.
     """
     places = [handshake.plugin_socket(run_dir, environ) for run_dir in run_dirs]
     places.append(handshake.temporary_socket())

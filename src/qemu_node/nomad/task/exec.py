@@ -41,18 +41,14 @@ _Setup = driver_pb2.ExecTaskStreamingRequest.Setup
 _Requests = AsyncIterator[driver_pb2.ExecTaskStreamingRequest]
 
 
-class ExecError(JobError):
-    """The command was not run."""
-
-
 def check_allowed(vm: VM) -> None:
     """Raise unless the job allows commands in this guest.
 
     Raises:
-        ExecError: the job does not allow it.
+        JobError: the job does not allow it.
     """
     if not vm.record.allow_exec:
-        raise ExecError(
+        raise JobError(
             "exec is not allowed by this job",
             hint="set guest_agent { allow_exec = true } in the task's config",
         )
@@ -62,7 +58,7 @@ async def run_once(vm: VM, command: list[str], timeout_s: float) -> driver_pb2.E
     """Run `command` and return what it printed. A `timeout_s` of 0 means no limit.
 
     Raises:
-        ExecError: the job does not allow it.
+        JobError: the job does not allow it.
         GuestAgentError: the agent did not answer, or has no such command.
     """
     check_allowed(vm)
@@ -122,7 +118,7 @@ class _Command:
         try:
             check_allowed(self.vm)
             if self._setup.tty:
-                raise ExecError(
+                raise JobError(
                     "the guest agent offers no terminal",
                     hint="use `nomad alloc exec -i=false -t=false`, or `qemu-node vm console` on "
                     "the node",
@@ -157,7 +153,7 @@ class _Command:
         async for request in self._requests:
             stdin += request.stdin.data
             if len(stdin) > INPUT_MAX_BYTES:
-                raise ExecError(
+                raise JobError(
                     f"more than {INPUT_MAX_BYTES >> 20} MiB on stdin",
                     hint="copy files into the guest over its network",
                 )
@@ -193,11 +189,9 @@ def _output(result: ExecResult) -> Iterator[_Response]:
     if result.truncated:
         stderr += b"\n[output cut: the guest agent keeps 16 MiB]\n"
     for start in range(0, len(result.stdout), _CHUNK_BYTES):
-        data = result.stdout[start : start + _CHUNK_BYTES]
-        yield _Response(stdout=_Operation(data=data))
+        yield _Response(stdout=_Operation(data=result.stdout[start : start + _CHUNK_BYTES]))
     for start in range(0, len(stderr), _CHUNK_BYTES):
-        data = stderr[start : start + _CHUNK_BYTES]
-        yield _Response(stderr=_Operation(data=data))
+        yield _Response(stderr=_Operation(data=stderr[start : start + _CHUNK_BYTES]))
     yield _Response(stdout=_Operation(close=True))
     yield _Response(stderr=_Operation(close=True))
     yield _Response(exited=True, result=_exit_result(result))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from qemu_node.errors import HostError, JobError, NodeError
-from qemu_node.host.files.atomic import write_all
 from qemu_node.host.files.beneath import open_beneath
 from qemu_node.host.files.directories import make_directory, open_directory
 from qemu_node.host.files.lock import FileLock
@@ -137,23 +136,15 @@ def write_rendered(path: str, text: str, perms: int, task_dir: Path, where: str)
     """
 
     def write(dir_fd: int, relative: str) -> None:
+        for parent in reversed(list(Path(relative).parents)[:-1]):
+            if not (task_dir / parent).is_dir():
+                make_directory(task_dir / parent, _OPEN_MODE)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        fd = open_beneath(dir_fd, relative, flags, mode=perms)
-        try:
-            write_all(fd, text.encode())
-            os.fchmod(fd, perms)
-        finally:
-            os.close(fd)
+        with os.fdopen(open_beneath(dir_fd, relative, flags, mode=perms), "wb") as file:
+            file.write(text.encode())
+            os.fchmod(file.fileno(), perms)
 
-    def make_parents_and_write(dir_fd: int, relative: str) -> None:
-        parts = Path(relative).parts
-        for depth in range(1, len(parts)):
-            parent = task_dir.joinpath(*parts[:depth])
-            if not parent.is_dir():
-                make_directory(parent, _OPEN_MODE)
-        write(dir_fd, relative)
-
-    _beneath(task_dir, path, where, make_parents_and_write)
+    _beneath(task_dir, path, where, write)
 
 
 def _read(dir_fd: int, relative: str) -> str:

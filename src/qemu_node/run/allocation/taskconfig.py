@@ -30,10 +30,6 @@ _INDEXED = re.compile(r'(?P<root>env|attr|meta)\s*\[\s*"(?P<key>[^"\\]*)"\s*\]')
 _SIMPLE = re.compile(r"\$\{([a-zA-Z0-9_.-]+)\}")
 
 
-class UnknownVariableError(JobError):
-    """A `${…}` names nothing that this node knows."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverFacts:
     """What a driver says about itself that decides how its tasks are prepared."""
@@ -64,9 +60,13 @@ def prepare_task(
     task_dir = alloc_dir / task.name
     for number, template in enumerate(task.templates):
         _render(template, f"{placement.vm}: template {number + 1}", values, task_dir)
-    config = interpolate_value(dict(task.config), values, f"{placement.vm}: config")
+    where = f"{placement.vm}: config"
+    config = {
+        key: interpolate_value(value, values, f"{where}.{key}")
+        for key, value in task.config.items()
+    }
     try:
-        options = encode_config(driver.task_schema, _mapping(config))
+        options = encode_config(driver.task_schema, config)
     except OptionError as exc:
         raise JobError(f"{_place_of(exc.option, placement)}{exc}", hint=exc.hint) from exc
     logs = alloc_dir / "alloc" / "logs"
@@ -127,10 +127,6 @@ def _render(template: Template, where: str, values: Mapping[str, str], task_dir:
     write_rendered(destination, rendered, template.perms, task_dir, where)
 
 
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _resources(placement: Placement) -> driver_pb2.Resources:
     wanted = placement.task.resources
     cpuset = ",".join(map(str, placement.cpus))
@@ -162,8 +158,8 @@ def interpolate(text: str, values: Mapping[str, str], where: str) -> str:
     the variable X.
 
     Raises:
-        UnknownVariableError: a name is not in `values`.
-        JobError: a `${` has no end, or an expression is more than a name.
+        JobError: a name is not in `values`, a `${` has no end, or an expression is more than a
+            name.
     """
     try:
         parts = split_template(text)
@@ -199,7 +195,7 @@ def interpolate_simple(text: str, values: Mapping[str, str], where: str) -> str:
     There are no escapes and no expressions: everything else, also `$${`, is plain text.
 
     Raises:
-        UnknownVariableError: a name is not in `values`. Nomad would leave the text as it is.
+        JobError: a name is not in `values`. Nomad would leave the text as it is.
     """
 
     def replace(match: re.Match[str]) -> str:
@@ -225,7 +221,7 @@ def _lookup(name: str, values: Mapping[str, str], where: str) -> str:
                 hint="only names such as ${NOMAD_ALLOC_INDEX} are known once a job is placed",
             )
     if name_in_values not in values:
-        raise UnknownVariableError(f"{where}: there is no variable named ${{{_shorten(name)}}}")
+        raise JobError(f"{where}: there is no variable named ${{{_shorten(name)}}}")
     return values[name_in_values]
 
 

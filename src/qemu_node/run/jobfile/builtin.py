@@ -11,7 +11,7 @@ Source: Nomad's api/jobs.go, api/tasks.go (hcl tags), jobspec2/parse_job.go.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qemu_node.nomad.agent.cty import (
@@ -41,42 +41,24 @@ from qemu_node.run.jobfile.syntax import (
 from qemu_node.run.jobfile.variables import resolve_variables
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Shape:
     """What a block may contain: names as in HCL, and the API's keys of what is used here."""
 
     attributes: Mapping[str, str]
-    types: Mapping[str, Conversion]
+    ignored: str = ""
+    """Names with blanks between them."""
+    types: Mapping[str, Conversion] = field(default_factory=dict)
     """Conversions of the arguments that are not strings."""
-    ignored: frozenset[str]
-    refused: Mapping[str, str]
-    maps: Mapping[str, str]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    maps: Mapping[str, str] = field(default_factory=dict)
     """`env`, `meta`: a block of arguments or an object."""
-    nested: frozenset[str]
-    """Blocks that are read further."""
+    nested: str = ""
+    """Blocks that are read further, as `ignored`."""
 
 
-def _shape(
-    attributes: Mapping[str, str],
-    ignored: str = "",
-    *,
-    types: Mapping[str, Conversion] | None = None,
-    refused: Mapping[str, str] | None = None,
-    maps: Mapping[str, str] | None = None,
-    nested: str = "",
-) -> _Shape:
-    return _Shape(
-        attributes=attributes,
-        types=types or {},
-        ignored=frozenset(ignored.split()),
-        refused=refused or {},
-        maps=maps or {},
-        nested=frozenset(nested.split()),
-    )
-
-
-_FILE = _shape({}, "variable variables locals", nested="job")
-_JOB = _shape(
+_FILE = _Shape({}, "variable variables locals", nested="job")
+_JOB = _Shape(
     {"id": "ID", "name": "Name", "namespace": "Namespace", "region": "Region", "type": "Type",
      "datacenters": "Datacenters"},
     "priority all_at_once node_pool constraint affinity spread update migrate reschedule ui "
@@ -87,7 +69,7 @@ _JOB = _shape(
     maps={"meta": "Meta"},
     nested="group task",
 )  # fmt: skip
-_GROUP = _shape(
+_GROUP = _Shape(
     {"count": "Count"},
     "constraint affinity spread update migrate reschedule restart disconnect ephemeral_disk "
     "shutdown_delay max_run_duration stop_after_client_disconnect max_client_disconnect consul "
@@ -96,13 +78,13 @@ _GROUP = _shape(
     maps={"meta": "Meta"},
     nested="network task service scaling",
 )
-_NETWORK = _shape({"mode": "Mode"}, "device mbits dns hostname cni cidr ip", nested="port")
-_PORT = _shape(
+_NETWORK = _Shape({"mode": "Mode"}, "device mbits dns hostname cni cidr ip", nested="port")
+_PORT = _Shape(
     {"static": "Value", "to": "To"},
     "host_network ignore_collision",
     types={"static": to_int, "to": to_int},
 )
-_TASK = _shape(
+_TASK = _Shape(
     {"driver": "Driver", "kill_timeout": "KillTimeout", "kill_signal": "KillSignal"},
     "user leader shutdown_delay kind constraint affinity restart logs consul action",
     types={"kill_timeout": to_nanoseconds},
@@ -112,14 +94,14 @@ _TASK = _shape(
     maps={"env": "Env", "meta": "Meta"},
     nested="config template resources service identity scaling",
 )  # fmt: skip
-_TEMPLATE = _shape(
+_TEMPLATE = _Shape(
     {"data": "EmbeddedTmpl", "source": "SourcePath", "destination": "DestPath", "perms": "Perms",
      "left_delimiter": "LeftDelim", "right_delimiter": "RightDelim", "env": "Envvars"},
     "change_mode change_signal change_script splay once uid gid vault_grace wait "
     "error_on_missing_key",
     types={"env": to_bool},
 )  # fmt: skip
-_RESOURCES = _shape(
+_RESOURCES = _Shape(
     {"cpu": "CPU", "cores": "Cores", "memory": "MemoryMB", "memory_max": "MemoryMaxMB"},
     "disk iops numa secrets",
     types={"cpu": to_int, "cores": to_int, "memory": to_int, "memory_max": to_int},
@@ -263,7 +245,7 @@ class _JobReader:
                     fields[shape.attributes[name]] = value
             elif name in shape.maps:
                 fields[shape.maps[name]] = self._converted(attribute, optional(map_of(to_string)))
-            elif name not in shape.ignored:
+            elif name not in shape.ignored.split():
                 raise attribute.error(f"there is no argument {name!r} here")
         seen = set(body.attributes)
         for block in body.blocks:
@@ -282,11 +264,8 @@ class _JobReader:
                     hint="run this job under Nomad, or leave it out to try the VM",
                 )
             elif block.type == "dynamic":
-                raise block.error(
-                    "dynamic blocks cannot be evaluated here",
-                    hint="install the `nomad` program, which evaluates all of HCL",
-                )
-            elif block.type not in shape.ignored | shape.nested:
+                raise _dynamic(block)
+            elif block.type not in f"{shape.ignored} {shape.nested}".split():
                 raise block.error(f"there is no block {block.type!r} here")
         return fields
 
@@ -296,14 +275,12 @@ class _JobReader:
         for name, attribute in body.attributes.items():
             value = self._value(attribute)
             # An object written out is taken for a block (jobspec2/hclutil, BlocksAsAttrs).
-            is_object = isinstance(value, dict) and _is_constructor(attribute)
-            fields[name] = [value] if is_object else value
+            node = attribute.expression
+            is_written_out = node.data == "expr_term" and subtrees(node)[0].data == "object"
+            fields[name] = [value] if isinstance(value, dict) and is_written_out else value
         for block in body.blocks:
             if block.type == "dynamic":
-                raise block.error(
-                    "dynamic blocks cannot be evaluated here",
-                    hint="install the `nomad` program, which evaluates all of HCL",
-                )
+                raise _dynamic(block)
             if block.type in body.attributes:
                 raise block.error(f"{block.type} is given as an argument and as a block")
             item: Value = self._config(block.body)
@@ -323,6 +300,13 @@ class _JobReader:
             raise attribute.error(f"{attribute.name}: {exc}") from exc
 
 
+def _dynamic(block: Block) -> HclError:
+    return block.error(
+        "dynamic blocks cannot be evaluated here",
+        hint="install the `nomad` program, which evaluates all of HCL",
+    )
+
+
 def _label(block: Block) -> str:
     if len(block.labels) != 1:
         raise block.error(f"a {block.type} block has one label, its name")
@@ -340,8 +324,3 @@ def _inherited(body: Body) -> dict[str, Value]:
 
 def _presence(body: Body, type_: str) -> list[Value]:
     return [{} for _ in body.blocks_of(type_)]
-
-
-def _is_constructor(attribute: Attribute) -> bool:
-    node = attribute.expression
-    return node.data == "expr_term" and subtrees(node)[0].data == "object"

@@ -22,10 +22,6 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\", "'": "'"}
 _SUPPORTED = "env, envOrDefault, toLower, toUpper, trimSpace, base64Encode"
 
 
-class TemplateError(JobError):
-    """A template cannot be rendered; the message says where in it."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Token:
     kind: str
@@ -47,7 +43,7 @@ def render(
     An environment variable that is not set renders as nothing, as under Nomad.
 
     Raises:
-        TemplateError: an action has no end, or uses what is not supported.
+        JobError: an action has no end, or uses what is not supported.
     """
     return _Renderer(text, env, where, left_delimiter, right_delimiter).render()
 
@@ -180,10 +176,10 @@ class _Renderer:
             raise self._error(head.offset, f"{head.value} takes {arity} argument(s)")
         return call(self._env, *arguments)
 
-    def _error(self, offset: int, problem: str) -> TemplateError:
+    def _error(self, offset: int, problem: str) -> JobError:
         line = self._text.count("\n", 0, offset) + 1
         column = offset - (self._text.rfind("\n", 0, offset) + 1) + 1
-        return TemplateError(
+        return JobError(
             f"{self._where}, line {line}, column {column}: {problem}",
             hint=f"`qemu-node run` knows {_SUPPORTED}; other templates need Nomad",
         )

@@ -10,6 +10,7 @@ import base64
 import posixpath
 import re
 from collections.abc import Callable, Mapping
+from operator import add, ge, gt, le, lt, mul, sub, truediv
 from pathlib import Path
 from typing import TypeVar
 
@@ -126,25 +127,23 @@ class Evaluator:
         return f"${{{source.text_of(node)}}}"
 
     def _get_attr_expr_term(self, node: Node, source: Source) -> Value:
-        return self._traverse(node, source)
-
-    def _index_expr_term(self, node: Node, source: Source) -> Value:
-        return self._traverse(node, source)
-
-    def _traverse(self, node: Node, source: Source) -> Value:
         base, step = subtrees(node)
         root = _root_name(base, source)
         if root is not None and root not in ("var", "local"):
             # Nothing that a job file defines: left for the node, exactly as written.
             return f"${{{source.text_of(node)}}}"
         key = self._step_key(step, source)
-        if root is not None and _is_identifier(base):
+        inner = subtrees(base)
+        is_name = base.data == "identifier" or [each.data for each in inner] == ["identifier"]
+        if root is not None and is_name:
             return self._named(root, key, node, source)
         value = self.evaluate(base, source)
         try:
             return value[str(key)] if isinstance(value, dict) else value[_position(value, key)]
         except (KeyError, IndexError, TypeError, ValueError):
             raise source.error(node, f"{source.text_of(node)}: there is no {key!r} in it") from None
+
+    _index_expr_term = _get_attr_expr_term
 
     def _step_key(self, step: Node, source: Source) -> Value:
         if step.data == "get_attr":
@@ -180,7 +179,9 @@ class Evaluator:
         left = self.evaluate(left_node, source)
         right = self.evaluate(right_node, source)
         if operator in ("==", "!="):
-            return _same(left, right) == (operator == "==")
+            # HCL's values of different types are never equal; Python's True equals 1.
+            is_same = isinstance(left, bool) == isinstance(right, bool) and left == right
+            return is_same == (operator == "==")
         if operator in ("&&", "||"):
             first = _converted(to_bool, left, node, source)
             second = _converted(to_bool, right, node, source)
@@ -245,19 +246,11 @@ class Evaluator:
         return "".join(values)
 
 
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "<": lambda a, b: a < b,
-    ">": lambda a, b: a > b,
-    "<=": lambda a, b: a <= b,
-    ">=": lambda a, b: a >= b,
-}
+_COMPARE: dict[str, Callable[[float, float], bool]] = {"<": lt, ">": gt, "<=": le, ">=": ge}
 _ARITHMETIC: dict[str, Callable[[float, float], float]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
+    "+": add, "-": sub, "*": mul, "/": truediv,
     "%": lambda a, b: abs(a) % abs(b) * (-1 if a < 0 else 1),  # the sign of the dividend, as in Go
-}
+}  # fmt: skip
 _FUNCTIONS: dict[str, Callable[..., Value]] = {
     "abspath": lambda base, path: str(Path(path).absolute()),
     "base64encode": lambda base, text: base64.b64encode(text.encode()).decode(),
@@ -282,21 +275,11 @@ def _converted(convert: Callable[[Value], T], value: Value, node: Node, source: 
         raise source.error(node, f"{source.text_of(node)}: {exc}") from exc
 
 
-def _same(left: Value, right: Value) -> bool:
-    # HCL's values of different types are never equal; Python's True equals 1.
-    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
-
-
 def _position(value: Value, key: Value) -> int:
     position = int(key)
     if not isinstance(value, list) or position < 0:
         raise IndexError(position)
     return position
-
-
-def _is_identifier(node: Node) -> bool:
-    inner = subtrees(node)
-    return node.data == "identifier" or (len(inner) == 1 and inner[0].data == "identifier")
 
 
 def _root_name(node: Node, source: Source) -> str | None:

@@ -284,7 +284,7 @@ class VMDirectory:
             uid: The user id that the VM has leased; looked for among all leases if None.
 
         Raises:
-            UserBusyError: a process of the VM lives; nothing was removed.
+            HostError: a process of the VM lives; nothing was removed.
             HostError: something could not be removed.
         """
         uids = leased_uids(self.data.parent, self.vm_id, uid)

@@ -29,17 +29,13 @@ _BUSY_WAIT_S = 1.0
 """For a moment, between fork and exec, a child of ours holds all of our descriptors."""
 
 
-class UserBusyError(HostError):
-    """A process of the VM lives, so that nothing of it was removed."""
-
-
 def lease_uid(vm_data_dir: Path, vm_id: str, first_uid: int, count: int) -> UserClaim:
     """Return the claim on a user id that nobody else on this host has, and write down whose it is.
 
     The VM's processes are to inherit the claim.
 
     Raises:
-        UserTakenError: others run something as a user that was meant for VMs.
+        HostError: others run something as a user that was meant for VMs.
         HostError: all are taken, or the file system refused.
     """
     leases = vm_data_dir / ".uid"
@@ -162,13 +158,13 @@ def check_unused(directory: Path, uids: Iterable[int]) -> None:
     """Return if nothing runs as the users `uids` of the VM in `directory`.
 
     Raises:
-        UserBusyError: something does.
+        HostError: something does.
     """
     deadline = time.monotonic() + _BUSY_WAIT_S
     for uid in uids:
         while is_in_use(directory, uid):
             if time.monotonic() > deadline:
-                raise UserBusyError(
+                raise HostError(
                     f"a process of VM {directory.name} still runs as user {uid}: its files stay"
                 )
             time.sleep(_BUSY_POLL_S)

@@ -13,6 +13,7 @@ other one raises it, and then:
   that such a VM lives, keep its ports, and kill it where Nomad orders that.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -34,6 +35,11 @@ STATE_VERSION = 2
 """Of state.json and driver_state. 1: the keys of identity and hardware were the record's own."""
 
 _Decoded = TypeVar("_Decoded")
+
+_OF_A_PORT = tuple(
+    field.name for field in dataclasses.fields(PortSpec) if field.name not in ("vm_id", "index")
+)
+"""What a `NicRecord` keeps of a port: all but whose and which it is."""
 
 
 class StateError(NodeError):
@@ -71,19 +77,7 @@ class NicRecord(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of_port(cls, port: PortSpec) -> "NicRecord":
         """Return what is written down of a port of the bridge."""
-        return cls(
-            mode="vlan",
-            mac=port.mac,
-            ifname=port.ifname,
-            vlan=port.vlan,
-            trunk=port.trunk,
-            isolated=port.isolated,
-            strict=port.strict,
-            queues=port.queues,
-            mtu=port.mtu,
-            rate_mbit=port.rate_mbit,
-            addresses=port.addresses,
-        )
+        return cls(mode="vlan", **{name: getattr(port, name) for name in _OF_A_PORT})
 
 
 class RecordHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,16 +98,7 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True):
             PortSpec(
                 vm_id=self.vm_id,
                 index=index,
-                ifname=nic.ifname,
-                mac=nic.mac,
-                vlan=nic.vlan,
-                trunk=nic.trunk,
-                isolated=nic.isolated,
-                strict=nic.strict,
-                queues=nic.queues,
-                mtu=nic.mtu,
-                rate_mbit=nic.rate_mbit,
-                addresses=nic.addresses,
+                **{name: getattr(nic, name) for name in _OF_A_PORT},
             )
             for index, nic in enumerate(self.nics)
             if nic.ifname is not None

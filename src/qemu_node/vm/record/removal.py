@@ -102,7 +102,7 @@ async def _end_processes(directory: VMDirectory) -> None:
 
     Raises:
         UnkillableError: a process does not end.
-        UserBusyError: a process has the VM's user claimed and does not become it.
+        HostError: a process has the VM's user claimed and does not become it.
     """
     vm_data_dir, vm_id = directory.data.parent, directory.vm_id
     with contextlib.suppress(TimeoutError):

@@ -44,10 +44,6 @@ _END_TIMEOUT_S = 1.0
 """How long a QEMU that has closed its control socket may take to exit."""
 
 
-class QemuStartError(HostError):
-    """QEMU ended or did not answer during the start; it is gone, with all that was made for it."""
-
-
 class Listeners:
     """A VM's listening sockets, ours until QEMU has inherited them."""
 
@@ -202,7 +198,7 @@ async def greet(directory: VMDirectory, child: Child) -> QmpConnection:
     """Return the control connection once QEMU has greeted and runs the guest.
 
     Raises:
-        QemuStartError: QEMU ended first, with its last words, or did not greet in time.
+        HostError: QEMU ended first, with its last words, or did not greet in time.
     """
     try:
         _, qmp = await race(
@@ -213,7 +209,7 @@ async def greet(directory: VMDirectory, child: Child) -> QmpConnection:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_TIMEOUT_S):
                 await _until_gone(directory, child)
-        raise QemuStartError(with_last_words(str(exc), last_words_of(directory))) from exc
+        raise HostError(with_last_words(str(exc), last_words_of(directory))) from exc
     return qmp
 
 
@@ -234,7 +230,7 @@ async def _until_gone(directory: VMDirectory, child: Child) -> QmpConnection:
     # None: somebody else has reaped it.
     how = "ended" if status is None else describe_exit(status)
     problem = f"QEMU {how} during the start"
-    raise QemuStartError(with_last_words(problem, last_words_of(directory)))
+    raise HostError(with_last_words(problem, last_words_of(directory)))
 
 
 def _open_to_group(vnc: Path, gid: int) -> None:

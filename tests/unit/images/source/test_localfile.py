@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu_node.errors import ImageError, JobError
-from qemu_node.host.files.space import DiskReserveError
+from qemu_node.errors import HostError, ImageError, JobError
 from qemu_node.images.source.localfile import copy_private, is_shared, open_local
 from qemu_node.images.source.name import PathSource
 from qemu_node.units import Share
@@ -132,7 +131,7 @@ def test_a_copy_leaves_the_disks_reserve_alone(task_dir: Path, shared: Path) -> 
     (shared / "disk").write_bytes(b"x")
     _, fd = open_local(PathSource("/alloc/disk"), task_dir, ())
     try:
-        with pytest.raises(DiskReserveError):
+        with pytest.raises(HostError, match="reserve"):
             copy_private(fd, task_dir, Share(pct=100.0))
     finally:
         os.close(fd)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from qemu_node.errors import ConfigError
 from qemu_node.nomad.plugin import handshake
-from qemu_node.nomad.plugin.handshake import Handshake, HandshakeError, HandshakeLineError
+from qemu_node.nomad.plugin.handshake import Handshake, HandshakeLineError
 
 _GOOD = handshake.client_environment()
 
@@ -16,14 +17,14 @@ def test_environment_that_an_agent_gives_is_accepted() -> None:
 
 
 def test_person_who_starts_the_plugin_by_hand_gets_a_hint() -> None:
-    with pytest.raises(HandshakeError) as caught:
+    with pytest.raises(ConfigError, match="run by hand") as caught:
         handshake.check_environment({})
     assert "qemu-node run" in caught.value.explain()
 
 
 @pytest.mark.parametrize("offered", ["1", "3,4", "", "22"])
 def test_agent_of_another_protocol_is_refused(offered: str) -> None:
-    with pytest.raises(HandshakeError, match="protocol"):
+    with pytest.raises(ConfigError, match="protocol"):
         handshake.check_environment(_GOOD | {handshake.VERSIONS_KEY: offered})
 
 
@@ -32,7 +33,7 @@ def test_protocol_among_several_is_enough() -> None:
 
 
 def test_tls_is_refused_by_name() -> None:
-    with pytest.raises(HandshakeError, match="PLUGIN_CLIENT_CERT"):
+    with pytest.raises(ConfigError, match="PLUGIN_CLIENT_CERT"):
         handshake.check_environment(_GOOD | {"PLUGIN_CLIENT_CERT": "-----BEGIN"})
 
 
@@ -115,7 +116,7 @@ def test_socket_directory_that_the_agent_names_is_honoured(tmp_path: Path) -> No
 
 def test_path_beyond_the_kernel_s_limit_is_refused(tmp_path: Path) -> None:
     with (
-        pytest.raises(HandshakeError, match=re.escape("107 bytes")),
+        pytest.raises(ConfigError, match=re.escape("107 bytes")),
         handshake.plugin_socket(tmp_path / ("x" * 100), {}),
     ):
         pass
@@ -123,14 +124,14 @@ def test_path_beyond_the_kernel_s_limit_is_refused(tmp_path: Path) -> None:
 
 def test_path_that_would_break_the_line_is_refused(tmp_path: Path) -> None:
     with (
-        pytest.raises(HandshakeError, match="newline"),
+        pytest.raises(ConfigError, match="newline"),
         handshake.plugin_socket(Path("/run/a|b"), {}),
     ):
         pass
 
 
 def test_unknown_socket_group_is_named(tmp_path: Path) -> None:
-    with pytest.raises(HandshakeError, match="no group 'no-such-group'"):
+    with pytest.raises(ConfigError, match="no group 'no-such-group'"):
         handshake.grant_group(tmp_path, {"PLUGIN_UNIX_SOCKET_GROUP": "no-such-group"})
 
 

@@ -12,7 +12,6 @@ from qemu_node.nomad.task.options import parse_options, task_schema
 from qemu_node.run.allocation.placement import place
 from qemu_node.run.allocation.taskconfig import (
     DriverFacts,
-    UnknownVariableError,
     interpolate,
     interpolate_simple,
     interpolate_value,
@@ -209,7 +208,7 @@ def test_config_strings_are_filled_in_as_nomad_does(text: str, expected: str) ->
 
 
 def test_an_unknown_name_is_named_with_its_option() -> None:
-    with pytest.raises(UnknownVariableError, match=r"config\.args\[1\].*NOMAD_NOPE"):
+    with pytest.raises(JobError, match=r"config\.args\[1\].*NOMAD_NOPE"):
         interpolate_value({"args": ["x", "${NOMAD_NOPE}"]}, VALUES, "config")
 
 
@@ -229,7 +228,7 @@ def test_env_values_know_no_escape() -> None:
 
 
 def test_an_unknown_name_in_env_is_named() -> None:
-    with pytest.raises(UnknownVariableError, match=r"env X: .*NOPE"):
+    with pytest.raises(JobError, match=r"env X: .*NOPE"):
         interpolate_simple("${NOPE}", VALUES, "env X")
 
 

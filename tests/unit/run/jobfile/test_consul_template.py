@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qemu_node.run.jobfile.consul_template import TemplateError, render
+from qemu_node.errors import JobError
+from qemu_node.run.jobfile.consul_template import render
 
 ENV = {"NOMAD_ALLOC_INDEX": "1", "KEY": " ssh-ed25519 AAAA "}
 
@@ -53,19 +54,19 @@ def test_other_delimiters_leave_the_usual_ones_alone() -> None:
     ],
 )
 def test_everything_else_is_named_not_guessed(text: str, named: str) -> None:
-    with pytest.raises(TemplateError, match=named):
+    with pytest.raises(JobError, match=named):
         render(text, ENV, "t")
 
 
 def test_an_error_says_where_it_is() -> None:
-    with pytest.raises(TemplateError, match="user_data, line 2, column 9: 'range'"):
+    with pytest.raises(JobError, match="user_data, line 2, column 9: 'range'"):
         render("ok\n   a {{ range x }}", ENV, "user_data")
 
 
 @settings(max_examples=300)
 @given(st.text(alphabet='{}-/*"`|\\ \nenvab$.'))
 def test_hostile_text_renders_or_is_refused(text: str) -> None:
-    with contextlib.suppress(TemplateError):
+    with contextlib.suppress(JobError):
         render(text, ENV, "t")
 
 

@@ -15,7 +15,7 @@ from qemu_node.host.process import users
 from qemu_node.vm.names import VMIdError, vm_id
 from qemu_node.vm.record import leases
 from qemu_node.vm.record.directory import DirectoryLock, VMDirectory, known_vm_ids, visible_vm_ids
-from qemu_node.vm.record.leases import UserBusyError, lease_uid, uid_leases
+from qemu_node.vm.record.leases import lease_uid, uid_leases
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import StateError, VMState
 
@@ -58,7 +58,7 @@ def test_nothing_is_removed_and_the_user_not_given_back_while_a_process_has_it(
     # The descriptor stands for that of a QEMU which does not die.
     user = lease_uid(paths.vm_data_dir, VM_A, 4_000_000, 10)
     monkeypatch.setattr(leases, "_BUSY_WAIT_S", 0.0)
-    with pytest.raises(UserBusyError, match=VM_A):
+    with pytest.raises(HostError, match=VM_A):
         directory.remove(user.uid)
     assert directory.data.exists()
     assert directory.run.exists()

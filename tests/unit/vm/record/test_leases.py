@@ -10,7 +10,7 @@ from qemu_node.cli.doctor.nodefacts import uids_of_others
 from qemu_node.errors import HostError
 from qemu_node.host.process import users
 from qemu_node.host.process.identity import identify
-from qemu_node.host.process.users import UserTakenError, holder_of, is_claimed
+from qemu_node.host.process.users import holder_of, is_claimed
 from qemu_node.vm.names import vm_id
 from qemu_node.vm.record.leases import (
     lease_uid,
@@ -94,7 +94,7 @@ def test_a_user_that_a_foreign_process_runs_as_is_refused_with_the_setting_to_ch
     own = identify(1)
     assert own is not None
     monkeypatch.setattr(users, "processes_of_user", lambda uid: [own])
-    with pytest.raises(UserTakenError, match=f"user id {FIRST} .* process 1 runs as it") as caught:
+    with pytest.raises(HostError, match=f"user id {FIRST} .* process 1 runs as it") as caught:
         lease_uid(vms, VM_A, FIRST, 1)
     assert "qemu.first_uid" in (caught.value.hint or "")
     assert uid_leases(vms) == {}
