@@ -6,6 +6,7 @@ has to wait until it appears.
 """
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -89,14 +90,28 @@ def _remove_stale(path: Path) -> None:
 async def connect_unix(path: Path) -> socket.socket:
     """Return a non-blocking socket connected to `path`; waits while the backlog is full.
 
+    A link at `path` is not followed: where a server makes its socket itself, as QEMU does for VNC,
+    it could lead whoever connects to a socket of somebody else.
+
     Raises:
         OSError: there is no such socket, nobody listens, or we may not use it.
     """
+    file_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(file_fd).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), str(path))
+        # The file that was looked at, whatever is at the path by now; and any path is short enough.
+        return await _connect(f"/proc/self/fd/{file_fd}")
+    finally:
+        os.close(file_fd)
+
+
+async def _connect(address: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         while True:
             try:
-                sock.connect(str(path))
+                sock.connect(address)
             except BlockingIOError:
                 # The backlog is full. asyncio would take this for a connect in progress, find the
                 # socket writable, and return it although it was never connected.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qemu_node.errors import ConfigError, HostError
-from qemu_node.host.sockets import SUN_PATH_MAX_BYTES, listen_unix
+from qemu_node.host.sockets import SUN_PATH_MAX_BYTES, connect_unix, listen_unix
 
 
 def connect(path: Path) -> None:
@@ -85,3 +85,28 @@ def test_nobody_connects_before_owner_and_mode_are_set(
 
     monkeypatch.setattr(os, "chown", refused)
     os.close(listen_unix(path, owner=(0, 0)))
+
+
+async def test_a_client_connects_however_long_the_path_is(tmp_path: Path) -> None:
+    directory = tmp_path / ("d" * 90)
+    directory.mkdir()
+    fd = listen_unix(directory / "vnc.sock")
+    (await connect_unix(directory / "vnc.sock")).close()
+    os.close(fd)
+    with pytest.raises(ConnectionRefusedError):
+        await connect_unix(directory / "vnc.sock")
+
+
+async def test_a_link_leads_a_client_to_no_socket_of_others(tmp_path: Path) -> None:
+    fd = listen_unix(tmp_path / "monitor.sock")
+    (tmp_path / "vnc.sock").symlink_to(tmp_path / "monitor.sock")
+    (tmp_path / "file").touch()
+    for name in ("vnc.sock", "file"):
+        with pytest.raises(OSError, match="socket"):
+            await connect_unix(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        await connect_unix(tmp_path / "nothing")
+    with socket.socket(fileno=fd) as server:
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
