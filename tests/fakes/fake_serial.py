@@ -29,14 +29,21 @@ class FakePort(UnixPeer):
         self._writer: asyncio.StreamWriter | None = None
         self._is_open = asyncio.Event()
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a client is served."""
+        return self._is_open.is_set()
+
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         self._is_open.set()
         if not self._takes_input:
             await asyncio.Event().wait()
-        while data := await reader.read(1 << 16):
-            self.typed += data
-        self._is_open.clear()
+        try:
+            while data := await reader.read(1 << 16):
+                self.typed += data
+        finally:
+            self._is_open.clear()
 
     async def print(self, data: bytes) -> None:
         """Print, as soon as somebody is there; return when it is on its way."""

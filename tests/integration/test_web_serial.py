@@ -19,11 +19,14 @@ from guests import bootsector
 from integration.test_cli_vm import CommandLine, Terminal
 from integration.vmnode import VMNode, until
 
+from qemu_node.config.node import NodeConfig
 from qemu_node.host.process import command, pidfd
 from qemu_node.host.process.command import Child
 from qemu_node.inventory.access import connect_monitor
+from qemu_node.inventory.serialport import Join, join_any, shared_sockets
 from qemu_node.qmp.commands import system_reset
 from qemu_node.vm.life.machine import VM
+from qemu_node.web.service.serving import serving_by_link
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.timeout(600)]
 
@@ -229,6 +232,55 @@ async def test_browsers_and_a_console_share_the_port_and_outlive_a_reset_and_the
         assert await until(child.exit_status, lambda code: code is not None, "its end") == 0
     finally:
         terminal.close()
+    assert vm.exit is None
+
+
+async def get(session: aiohttp.ClientSession, url: str) -> Any:
+    async with session.get(url) as reply:
+        assert reply.status == 200, await reply.text()
+        return await reply.json() if reply.content_type == "application/json" else reply.status
+
+
+async def test_a_run_beside_the_daemon_shares_vms_with_it_and_outlives_it(
+    node: VMNode, vm: VM, daemon: Daemon, session: aiohttp.ClientSession
+) -> None:
+    vm_id = vm.record.vm_id
+    config = NodeConfig(paths=node.paths)
+    browser = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+    async with serving_by_link(config) as make_link, browser:
+        origin, _, link = make_link().partition("/#link=")
+        headers = {"X-QN": "1", "Origin": origin}
+        login = browser.post(f"{origin}/api/v1/login", json={"link": link}, headers=headers)
+        async with login as reply:
+            assert reply.status == 200, await reply.text()
+        # QEMU has one monitor for consoles; both are answered.
+        for asks, at in ((session, daemon.origin), (browser, origin)):
+            (shown,) = (await get(asks, f"{at}/api/v1/vms"))["vms"]
+            assert shown["vm_id"] == vm_id
+            async with asyncio.timeout(WAIT_S):
+                while True:
+                    details = await get(asks, f"{at}/api/v1/vms/{vm_id}")
+                    if details["qemu"].get("run_state") == "running":
+                        break
+                    await asyncio.sleep(0.2)
+            assert await get(asks, f"{at}/api/v1/vms/{vm_id}/thumbnail") == 200
+        # And one serial port, whoever comes first.
+        of_run = await Browser.open(browser, origin, vm_id)
+        of_daemon = await Browser.open(session, daemon.origin, vm_id)
+        await of_run.type(b"<run>")
+        await of_daemon.shows(b"<run>")
+        await of_daemon.type(b"<daemon>")
+        await of_run.shows(b"<daemon>")
+        await daemon.kill()
+        async with asyncio.timeout(WAIT_S):
+            while b"<alone>" not in of_run.seen:
+                await of_run.type(b"<alone>")
+                await asyncio.sleep(0.2)
+        # A console of the command line finds the one that is left.
+        (path,) = (p for p in shared_sockets(node.paths, vm_id) if p.parent.name == "web-run")
+        sock = await join_any([path], Join.VIEW)
+        assert sock is not None
+        sock.close()
     assert vm.exit is None
 
 

@@ -84,6 +84,21 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return Path(self.run) / "web"
 
     @property
+    def console_certificate(self) -> Path:
+        """What the console's daemon shows to browsers, for everybody to read while it runs."""
+        return self.web_run_dir / "certificate.pem"
+
+    @property
+    def session_web_dir(self) -> Path:
+        """The same of `qemu-node run`: as root it makes nothing in the daemon's directory."""
+        return Path(self.run) / "web-run"
+
+    @property
+    def web_run_dirs(self) -> tuple[Path, ...]:
+        """Both, the daemon's first."""
+        return self.web_run_dir, self.session_web_dir
+
+    @property
     def vm_data_dir(self) -> Path:
         """One directory per VM: its disk, varstore, config drive, logs."""
         return Path(self.data) / "vm"

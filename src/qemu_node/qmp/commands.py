@@ -291,6 +291,15 @@ async def is_serial_taken(connection: QmpConnection, *, timeout_s: float = 2.0) 
     return has_client(await connection.execute("query-chardev", timeout_s=timeout_s), "serial0")
 
 
+async def is_monitor_taken(connection: QmpConnection, *, timeout_s: float = 2.0) -> bool | None:
+    """Tell whether somebody is connected to the monitor for consoles; None if QEMU does not say.
+
+    Raises:
+        QmpError: QEMU did not answer in time.
+    """
+    return has_client(await connection.execute("query-chardev", timeout_s=timeout_s), "console")
+
+
 def has_client(chardevs: object, label: str) -> bool | None:
     """Return what `query-chardev` says of the socket `label`: pure; None if it says nothing.
 

@@ -132,12 +132,13 @@ def console(app: App, name: str, no_input: bool) -> None:
             "the console needs a terminal; --no-input only watches", click.get_current_context()
         )
     from qemu_node.cli.vm.console import open_console
+    from qemu_node.inventory.serialport import shared_sockets
 
     record = running_vm(app, name)
     has_left = asyncio.run(
         open_console(
             record,
-            app.load_config().paths.web_run_dir / f"{record.vm_id}.sock",
+            shared_sockets(app.load_config().paths, record.vm_id),
             input_fd=None if no_input else sys.stdin.fileno(),
             output_fd=sys.stdout.fileno(),
             say=lambda line: click.echo(line, err=True),

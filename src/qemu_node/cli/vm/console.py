@@ -5,10 +5,9 @@ Does not own the guest's log, which goes on beside it, nor cleaning what the gue
 (`consolefilter`).
 
 QEMU serves one client of the port at a time. The next one can connect, but gets no data until the
-first has disconnected, and nothing on the socket says that it waits. The daemon of the web console,
-if it runs, shares the port with browsers and other consoles (`web.viewer.serial.commandline` says
-how it is spoken to). Without it QEMU's port is used, and a daemon that dies meanwhile ends no
-console.
+first has disconnected, and nothing on the socket says that it waits. A web console, if one runs,
+shares the port with browsers and other consoles (`inventory.serialport`). Without it QEMU's port is
+used, and a daemon that dies meanwhile ends no console.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ import signal
 import socket
 import termios
 import tty
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from qemu_node.host.files.atomic import write_all
 from qemu_node.host.process.identity import is_alive
 from qemu_node.host.sockets import connect_unix
 from qemu_node.inventory.access import connect_monitor
+from qemu_node.inventory.serialport import Join, join_any
 from qemu_node.qmp.commands import is_serial_taken
 from qemu_node.text import clean
 from qemu_node.vm.record.record import VMRecord
@@ -38,7 +38,6 @@ ESCAPE = b"\x1d"
 
 _CHUNK_BYTES = 16 << 10
 _CONNECT_TIMEOUT_S = 5.0
-_ANSWER_MAX_BYTES = 64
 _PENDING_MAX_BYTES = 64 << 10
 """Input that a guest has not taken yet; what is typed beyond that is dropped with a bell."""
 
@@ -180,7 +179,7 @@ class Console:
 
 async def open_console(
     record: VMRecord,
-    shared: Path,
+    shared: Collection[Path],
     *,
     input_fd: int | None,
     output_fd: int,
@@ -190,7 +189,7 @@ async def open_console(
 
     Args:
         record: Of the VM.
-        shared: The daemon's socket, which need not be there.
+        shared: Where a web console may share the port; no socket need be there.
         input_fd: A terminal, which is raw meanwhile; None only looks on.
         output_fd: Where the guest's words go.
         say: Prints a line for the operator.
@@ -223,17 +222,18 @@ class _Joined:
 
     sock: socket.socket
     is_shared: bool
-    """By the daemon."""
+    """By a web console."""
 
 
-async def _join(record: VMRecord, shared: Path, *, is_viewer: bool) -> _Joined:
-    """Connect to the daemon, or else to QEMU.
+async def _join(record: VMRecord, shared: Collection[Path], *, is_viewer: bool) -> _Joined:
+    """Connect to a web console, or else to QEMU.
 
     Raises:
         ConsoleError: somebody has the port and does not share it, or there is none.
         MissingPartError: this user may not open it.
     """
-    if (sock := await _join_daemon(shared, is_viewer=is_viewer)) is not None:
+    how = Join.VIEW if is_viewer else Join.CONTROL
+    if (sock := await join_any(shared, how, timeout_s=_CONNECT_TIMEOUT_S)) is not None:
         return _Joined(sock, is_shared=True)
     if await is_taken(record):
         raise ConsoleError(
@@ -241,32 +241,6 @@ async def _join(record: VMRecord, shared: Path, *, is_viewer: bool) -> _Joined:
             hint=f"`qemu-node vm logs -f {record.vm_id}` shows what it prints",
         )
     return _Joined(await _connect(Path(record.sockets.serial)), is_shared=False)
-
-
-async def _join_daemon(shared: Path, *, is_viewer: bool) -> socket.socket | None:
-    """Return a connection to the daemon that shares the port; None if none shares it now."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            sock = await connect_unix(shared)
-            try:
-                await loop.sock_sendall(sock, b"view\n" if is_viewer else b"control\n")
-                answer = b""
-                while not answer.endswith(b"\n") and len(answer) < _ANSWER_MAX_BYTES:
-                    # Byte by byte: what follows is the guest's.
-                    byte = await loop.sock_recv(sock, 1)
-                    if not byte:
-                        break
-                    answer += byte
-            except BaseException:
-                sock.close()
-                raise
-    except (OSError, TimeoutError):
-        return None
-    if answer == b"open\n":
-        return sock
-    sock.close()
-    return None
 
 
 async def _run(sock: socket.socket, *, input_fd: int | None, output_fd: int) -> bool:

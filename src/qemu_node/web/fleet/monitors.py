@@ -1,9 +1,10 @@
 """The daemon's connection to each VM's QEMU, and what QEMU says of the guest.
 
-Owns connecting again after a loss, and one turn at a time at the monitor of a VM that has none for
-the daemon: there the command line is served first, so a turn is short. Does not own what follows
-from a state (`views`), nor the commands (`qmp.commands`). `query-qmp-schema` is never asked: it
-costs that QEMU 19 MiB (QEMU 7.2).
+Owns connecting again after a loss, and one turn at a time at the command line's monitor, where the
+command line is served first, so a turn is short. It is used for a VM that has no monitor for
+consoles, and while another console of this node has that one (`qemu-node run` beside the daemon):
+QEMU serves one client of each. Does not own what follows from a state (`views`), nor the commands
+(`qmp.commands`). `query-qmp-schema` is never asked: it costs that QEMU 19 MiB (QEMU 7.2).
 """
 
 import asyncio
@@ -69,11 +70,13 @@ class Monitor:
         self._look = Flag()
         self._turn = asyncio.Lock()
         self._problem = "QEMU's monitor is not connected yet"
+        self._is_taken = False
+        """Another console has the VM's monitor for consoles."""
 
     @property
     def is_own(self) -> bool:
-        """Whether the VM has a monitor for the daemon, so that its events are heard."""
-        return self._record.sockets.console is not None
+        """Whether this console can have a monitor of the VM to itself, and so hears its events."""
+        return self._record.sockets.console is not None and not self._is_taken
 
     @property
     def problem(self) -> str | None:
@@ -84,17 +87,20 @@ class Monitor:
         """Follow the guest until cancelled."""
         pause_s = _RECONNECT_MIN_S
         while True:
+            was_own = self.is_own
             try:
-                if self._record.sockets.console is None:
-                    async with self.connection() as qmp:
-                        await self._ask(qmp)
+                if was_own:
+                    await self._follow(Path(self._record.sockets.console or ""))
                 else:
-                    await self._follow(Path(self._record.sockets.console))
+                    await self._take_turn()
                 pause_s = _RECONNECT_MIN_S
             except QmpError as exc:
                 self._problem = str(exc)
                 log.debug("monitor lost", extra={"vm_id": self._record.vm_id, "error": str(exc)})
                 pause_s = min(2 * pause_s, _RECONNECT_MAX_S)
+            if was_own and not self.is_own:
+                # It was found to be taken: a turn at once.
+                continue
             if self.is_own:
                 # Not all at once, if one cause has ended them all.
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
@@ -121,7 +127,7 @@ class Monitor:
         except TimeoutError as exc:
             raise QmpTimeoutError(
                 f"QEMU's monitor was not free, or its answer took more than {TURN_MAX_S:g} s",
-                hint="this VM was started by an older driver: it has no monitor for the daemon",
+                hint="another console has the VM's own monitor, or an older driver has started it",
             ) from exc
 
     async def _connected(self) -> QmpConnection:
@@ -135,12 +141,24 @@ class Monitor:
             raise QmpError(f"QEMU cannot be asked: {self._problem}")
         return self._qmp
 
+    async def _take_turn(self) -> None:
+        """Ask once at the command line's monitor; also whether the own one is free by now."""
+        async with self.connection() as qmp:
+            await self._ask(qmp)
+            if self._is_taken:
+                self._is_taken = await commands.is_monitor_taken(qmp) is not False
+
     async def _follow(self, path: Path) -> None:
         """Hold one connection to its end."""
         async with self._gate:
-            qmp = await QmpConnection.connect(
-                path, timeout_s=_CONNECT_TIMEOUT_S, on_event=self._hear
-            )
+            try:
+                qmp = await QmpConnection.connect(
+                    path, timeout_s=_CONNECT_TIMEOUT_S, on_event=self._hear
+                )
+            except QmpTimeoutError:
+                # A QEMU that hangs gives no turn either, and is tried again.
+                self._is_taken = True
+                raise
         async with qmp:
             qmp.on_closed(self._lose)
             try:

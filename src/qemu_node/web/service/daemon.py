@@ -156,6 +156,7 @@ async def _run(config: NodeConfig) -> None:
                     nomad=nomad_server(web, os.environ),
                     sockets=sockets,
                     tls=certificate.context,
+                    share_dir=config.paths.web_run_dir,
                 )
             )
             _ = tasks.start(_tell_status(console, web), name="status")

@@ -7,11 +7,13 @@ serve the same application. Does not own the daemon's process (`daemon`).
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
@@ -19,6 +21,7 @@ from qemu_node.config.node import NodeConfig
 from qemu_node.errors import HostError
 from qemu_node.host.concurrency.cancellation import finish
 from qemu_node.host.process.users import own_group
+from qemu_node.inventory.serialport import shared_sockets
 from qemu_node.web.access.access_settings import AccessSettings
 from qemu_node.web.access.acl.nomadapi import NomadApi, NomadServer
 from qemu_node.web.api.allroutes import Api
@@ -79,8 +82,11 @@ async def serving(
     nomad: NomadServer | None,
     sockets: Sequence[socket.socket],
     tls: Callable[[], ssl.SSLContext] | None,
+    share_dir: Path,
 ) -> AsyncGenerator[Console]:
     """Serve the console while the block runs.
+
+    Others may serve the same VMs at the same time.
 
     Args:
         config: Of node.toml.
@@ -88,6 +94,7 @@ async def serving(
         nomad: Whose ACLs count; None: no Nomad.
         sockets: Of `listen`; they are closed at the end.
         tls: The certificate of now; None: plain http, for loopback alone.
+        share_dir: One of `Paths.web_run_dirs`, in which serial ports are shared.
 
     Raises:
         NodeError: a part cannot start.
@@ -100,7 +107,9 @@ async def serving(
         access = Access(settings, api=api)
         app = make_application(access.checks)
         app.on_response_prepare.append(_name_no_version)
-        routes = await _open_parts(stack, config, fleet=fleet, access=access, nomad=api)
+        routes = await _open_parts(
+            stack, config, fleet=fleet, access=access, nomad=api, share_dir=share_dir
+        )
         add_routes(app, routes, guard=access.guard, find_vm=fleet.get)
         runner = web.AppRunner(
             app,
@@ -131,6 +140,7 @@ async def _open_parts(
     fleet: Fleet,
     access: Access,
     nomad: NomadApi | None,
+    share_dir: Path,
 ) -> list[Route]:
     """Return the routes of all parts, which live until `stack` is closed."""
     api = await stack.enter_async_context(
@@ -138,11 +148,13 @@ async def _open_parts(
     )
     thumbnails = await stack.enter_async_context(Thumbnails(fleet))
     pastes = await stack.enter_async_context(Pastes(fleet))
-    hubs = await stack.enter_async_context(Hubs(fleet))
+
+    def others(vm_id: str) -> list[Path]:
+        return [s for s in shared_sockets(config.paths, vm_id) if s.parent != share_dir]
+
+    hubs = await stack.enter_async_context(Hubs(fleet, others=others))
     await stack.enter_async_context(
-        CommandLineSockets(
-            fleet, hubs, config.paths.web_run_dir, shared_gid=own_group(SHARED_GROUP)
-        )
+        CommandLineSockets(fleet, hubs, share_dir, shared_gid=own_group(SHARED_GROUP))
     )
     viewers = Viewers(fleet, hubs, partial(api.logs.read, lines=_SEED_LINES))
     routes = [
@@ -164,18 +176,26 @@ async def _name_no_version(_request: web.Request, response: web.StreamResponse) 
 async def serving_by_link(config: NodeConfig) -> AsyncGenerator[Callable[[], str]]:
     """Serve on loopback in clear, for whoever is given a link; give what makes such links.
 
-    Each link lets one browser in. The port is that of node.toml if it is free, else any.
+    Each link lets one browser in. The port is that of node.toml if it is free, else any. Root takes
+    any: the port is that of the node's daemon, which may not run at this moment.
 
     Raises:
         NodeError: there is no port, or a part cannot start.
     """
     try:
-        sockets = listen([_LOOPBACK], config.web.port)
+        sockets = listen([_LOOPBACK], 0 if os.geteuid() == 0 else config.web.port)
     except HostError:
         sockets = listen([_LOOPBACK], 0)
     url = f"http://{_LOOPBACK}:{sockets[0].getsockname()[1]}"
     settings = AccessSettings(auth="link", site=NodeSite())
-    async with serving(config, settings=settings, nomad=None, sockets=sockets, tls=None) as console:
+    async with serving(
+        config,
+        settings=settings,
+        nomad=None,
+        sockets=sockets,
+        tls=None,
+        share_dir=config.paths.session_web_dir,
+    ) as console:
         door = console.access.door
         yield lambda: f"{url}/#link={door.make_link()}"
 

@@ -190,7 +190,7 @@ class Shared:
     def open(self, output_fd: int) -> "asyncio.Task[bool]":
         return asyncio.ensure_future(
             open_console(
-                self.record, self.daemon, input_fd=None, output_fd=output_fd, say=self.said.append
+                self.record, [self.daemon], input_fd=None, output_fd=output_fd, say=self.said.append
             )
         )
 

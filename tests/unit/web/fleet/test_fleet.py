@@ -18,6 +18,7 @@ from qemu_node.inventory.state import VMStatus, VMSummary
 from qemu_node.vm.life.guestnet import GuestNetwork
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import VMRecord
+from qemu_node.web.fleet import monitors
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.fleet.model import EndView, VMView
 
@@ -240,6 +241,33 @@ async def test_a_vm_without_a_monitor_for_the_daemon_gives_short_turns(
             async with fleet.monitor(VM_ID):
                 await asyncio.Event().wait()
         assert qemu.connections >= 2
+
+
+async def test_a_monitor_that_another_console_has_is_left_to_it_and_taken_when_it_is_free(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitors, "_CONNECT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(monitors, "_TURN_INTERVAL_S", 0.1)
+    directory = publish(paths, make_record(paths))
+    chardev = {"label": "console", "filename": "unix:console.sock,server=on", "frontend-open": True}
+    replies: dict[str, object] = _SIZE | {"query-chardev": [chardev]}
+    async with (
+        # QEMU accepts a second client and says nothing to it.
+        FakeQmp(directory.socket("console"), greeting="absent") as taken,
+        FakeQmp(directory.socket("monitor"), status="paused", replies=replies) as monitor,
+        Fleet(paths, ask=ask) as fleet,
+    ):
+        await until(fleet, state_is("paused"))
+        async with fleet.monitor(VM_ID) as qmp:
+            await qmp.execute("query-status")
+        while monitor.commands.count("query-chardev") < 3:
+            await asyncio.sleep(0.01)
+        assert taken.connections == 1
+        taken.stop_listening()
+        async with FakeQmp(directory.socket("console"), replies=_SIZE) as free:
+            chardev["filename"] = "disconnected:unix:console.sock,server=on"
+            await until(fleet, state_is("unmanaged"))
+            assert free.connections == 1
 
 
 async def test_a_monitor_that_does_not_answer_is_an_error(fleet: Fleet, paths: Paths) -> None:

@@ -5,6 +5,7 @@
 - `commandline`: the unix sockets for `qemu-node vm console`
 - `hub`: one VM's port and everybody on it; `Hubs` has all of them
 - `serialtap`: the connection to QEMU
+- `notices`: what viewers are told beside the port's bytes
 - `outbox`: what waits for one viewer
 - `scrollback`: what somebody who comes later is shown first, pure
 - `modes`: how the guest has set the terminal, pure

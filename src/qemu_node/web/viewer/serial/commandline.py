@@ -4,9 +4,11 @@ Owns one socket for each VM, and who may use it: root, this user, the group `qem
 there from a VM's beginning on: a `vm console` that came first would otherwise have QEMU's port for
 itself.
 
-The client sends one line, `control` or `view`. The answer is one line, a `PortState`; after `open`
-the connection is the guest's serial port, without anything that was printed before. Its end says
+The client sends one line, a `Join`. The answer is one line, a `PortState`; after `open` the
+connection is the guest's serial port, without anything that was printed before. Its end says
 nothing of the reason: whoever wants to know looks at the VM.
+
+Another console of this node (`qemu-node run` beside the daemon) joins as well, by `Join.SHARE`.
 """
 
 import asyncio
@@ -15,15 +17,19 @@ import logging
 import os
 import pwd
 import socket
+import stat
 import struct
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
-from qemu_node.errors import NodeError
+from qemu_node.errors import HostError, NodeError
 from qemu_node.host.concurrency.cancellation import race
 from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.directories import make_directory
 from qemu_node.host.sockets import listen_unix
+from qemu_node.inventory.serialport import Join
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.viewer.contract import VMs
 from qemu_node.web.viewer.serial.hub import Hub, Hubs, Member
@@ -39,7 +45,10 @@ _SUFFIX = ".sock"
 _SO_PEERGROUPS = 59  # include/uapi/asm-generic/socket.h; Linux 4.13
 _GROUPS_MAX = 256  # Of Python's getsockopt; who is in more counts with the first one alone.
 _NOBODY = 65534  # /proc/sys/kernel/overflowuid
-_MAY_TYPE = {b"control\n": True, b"view\n": False}
+_JOINS = {f"{how}\n".encode(): how for how in Join}
+_TAKE_OVER_S = 5.0
+"""How soon the socket of another process of this user, which has ended, is replaced."""
+_NO_ROOM_PAUSE_S = 0.5
 
 
 def may_use(uid: int, gids: Collection[int], *, own_uid: int, shared_gid: int | None) -> bool:
@@ -63,6 +72,7 @@ class CommandLineSockets:
         try:
             if not self._directory.is_dir():
                 make_directory(self._directory, 0o755)
+            _check_own(self._directory)
             await asyncio.to_thread(_remove_stale, self._directory)
         except (NodeError, OSError) as exc:
             log.warning("`vm console` cannot share serial ports", extra={"error": str(exc)})
@@ -88,8 +98,10 @@ class CommandLineSockets:
     async def _serve(self, vm_id: str) -> None:
         path = self._directory / f"{vm_id}{_SUFFIX}"
         if _is_served(path):
-            log.info("another daemon shares this serial port", extra={"vm_id": vm_id})
-            return
+            log.info("another console shares this serial port", extra={"vm_id": vm_id})
+        # Nobody tells us when it ends.
+        while _is_served(path):  # noqa: ASYNC110
+            await asyncio.sleep(_TAKE_OVER_S)
         is_shared = self._shared_gid is not None
         owner = (os.geteuid(), self._shared_gid) if self._shared_gid is not None else None
         try:
@@ -102,11 +114,11 @@ class CommandLineSockets:
         try:
             async with TaskOwner(f"console of {vm_id}") as tasks:
                 while True:
-                    client, _ = await asyncio.get_running_loop().sock_accept(sock)
+                    client = await _accept(sock)
                     _ = tasks.start(self._meet(vm_id, client), name=f"console of {vm_id}")
         finally:
-            path.unlink(missing_ok=True)
             sock.close()
+            await to_the_end(partial(path.unlink, missing_ok=True))
 
     async def _meet(self, vm_id: str, client: socket.socket) -> None:
         with client:
@@ -125,12 +137,16 @@ class CommandLineSockets:
         self, vm_id: str, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         async with asyncio.timeout(FIRST_LINE_S):
-            may_type = _MAY_TYPE.get(await reader.readline())
-        if may_type is None:
+            how = _JOINS.get(await reader.readline())
+        if how is None:
             return
+        may_type = how is not Join.VIEW
+        if how is Join.SHARE:
+            name = "another console"
         joined = self._hubs.joined(vm_id, name, may_type=may_type)
         with self._fleet.viewing(vm_id), joined as (hub, member):
-            state = await hub.settled(PORT_S)
+            ask = hub.shareable if how is Join.SHARE else hub.settled
+            state = await ask(PORT_S)
             writer.write(f"{state}\n".encode())
             await writer.drain()
             if state != "open":
@@ -156,6 +172,28 @@ async def _send(member: Member, writer: asyncio.StreamWriter) -> None:
         if isinstance(frame, bytes):
             writer.write(frame)
             await writer.drain()
+
+
+async def _accept(sock: socket.socket) -> socket.socket:
+    """Return the next client, also after errors: no descriptor is free, or a client has gone."""
+    while True:
+        try:
+            return (await asyncio.get_running_loop().sock_accept(sock))[0]
+        except OSError as exc:
+            log.warning("no console can connect", extra={"error": str(exc)})
+            await asyncio.sleep(_NO_ROOM_PAUSE_S)
+
+
+def _check_own(directory: Path) -> None:
+    """Refuse a directory in which others can replace what we make there.
+
+    Raises:
+        HostError: it belongs to somebody else, or others may write to it.
+    """
+    status = directory.lstat()
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if not is_ours or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise HostError(f"{directory} is not only ours to write to")
 
 
 def _peer(client: socket.socket) -> tuple[int, set[int]]:

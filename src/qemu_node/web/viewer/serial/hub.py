@@ -13,21 +13,27 @@ colours and comes late.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-import msgspec
 
 from qemu_node.errors import VMNotFoundError
 from qemu_node.host.concurrency.flag import Flag
 from qemu_node.host.concurrency.tasks import TaskOwner
+from qemu_node.inventory.serialport import Join, join_any
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.viewer.contract import END_KNOWN_S, VM_ENDED, VMs, why_ended
+from qemu_node.web.viewer.serial.notices import (
+    DroppedNotice,
+    PortNotice,
+    PortState,
+    ViewersNotice,
+    ViewerView,
+    encode,
+)
 from qemu_node.web.viewer.serial.outbox import Outbox
 from qemu_node.web.viewer.serial.scrollback import Scrollback
-from qemu_node.web.viewer.serial.serialtap import TAKEN_POLL_S, Tap, is_taken
+from qemu_node.web.viewer.serial.serialtap import TAKEN_POLL_S, Tap, is_taken, open_port
 
 log = logging.getLogger(__name__)
 
@@ -35,38 +41,7 @@ LINGER_S = 10.0
 """How long the port stays open after the last viewer: a page that is loaded again finds the
 terminal as it was."""
 _RETRY_S = 1.0
-
-PortState = Literal["opening", "open", "taken", "lost"]
-"""`taken`: a client that does not share has it, such as a `vm console` without the daemon. `lost`:
-QEMU cannot be reached, and its VM has not ended."""
-
-
-class PortNotice(msgspec.Struct, frozen=True, tag="port", tag_field="type"):
-    """How it is with the port."""
-
-    state: PortState
-
-
-class ViewerView(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who is there."""
-
-    id: int
-    name: str
-    may_type: bool
-
-
-class ViewersNotice(msgspec.Struct, frozen=True, kw_only=True, tag="viewers", tag_field="type"):
-    """Who is there, and who typed last."""
-
-    you: int
-    viewers: list[ViewerView]
-    typing: int | None
-
-
-class DroppedNotice(msgspec.Struct, frozen=True, tag="dropped", tag_field="type"):
-    """Input of this viewer that the guest did not get: it takes none, or the port is not open."""
-
-    bytes: int
+_HANDOVER_S = 0.1
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -83,8 +58,12 @@ class Member:
 class Hub:
     """The port of one VM."""
 
-    def __init__(self, vm_id: str, fleet: VMs) -> None:
+    def __init__(self, vm_id: str, fleet: VMs, others: Sequence[Path] = ()) -> None:
+        """Have the port of `vm_id`, by one of the sockets `others` if another console has it."""
         self.vm_id = vm_id
+        self.is_direct = False
+        """Whether it has QEMU's port itself."""
+        self._others = others
         self.scrollback = Scrollback()
         self.seeding = asyncio.Lock()
         """Held while the log is read."""
@@ -108,7 +87,7 @@ class Hub:
         member = Member(id=self._next_id, name=name, may_type=may_type)
         self._next_id += 1
         self._members[member.id] = member
-        member.outbox.tell("port", _encode(PortNotice(self.state)))
+        member.outbox.tell("port", encode(PortNotice(self.state)))
         if self._end is not None:
             member.outbox.close(VM_ENDED, self._end)
         self._tell_viewers()
@@ -136,10 +115,20 @@ class Hub:
         if not member.may_type or not data:
             return
         if not self._tap.type(data):
-            member.outbox.tell("dropped", _encode(DroppedNotice(len(data))))
+            member.outbox.tell("dropped", encode(DroppedNotice(len(data))))
         elif self._typing != member.id:
             self._typing = member.id
             self._tell_viewers()
+
+    async def shareable(self, timeout_s: float) -> PortState:
+        """Return how it is with the port for another console, which may have it of nobody else.
+
+        One that waits for the port itself says so at once: the other may be whom it waits for.
+        """
+        if len(self._members) > 1 and not self.is_direct:
+            return "taken"
+        state = await self.settled(timeout_s)
+        return state if self.is_direct else "taken"
 
     async def settled(self, timeout_s: float) -> PortState:
         """Return how it is with the port, once it was tried."""
@@ -153,14 +142,22 @@ class Hub:
         while self._end is None:
             try:
                 path = Path(self._fleet.record(self.vm_id).sockets.serial)
-                while await is_taken(self._fleet, self.vm_id):
+                taken = await is_taken(self._fleet, self.vm_id)
+                # Where QEMU does not say, whoever shares the port is asked before it is entered.
+                if taken is not False and await self._use_other():
+                    continue
+                if taken:
                     self._set_state("taken")
                     await asyncio.sleep(TAKEN_POLL_S)
-                await self._tap.run(path, lambda: self._set_state("open"))
+                    continue
+                sock = await open_port(path)
+                self.is_direct = True
+                await self._tap.run(sock, lambda: self._set_state("open"))
             except VMNotFoundError:
                 break
             except (OSError, TimeoutError) as exc:
                 log.warning("no serial port", extra={"vm_id": self.vm_id, "error": str(exc)})
+            self.is_direct = False
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_KNOWN_S):
                     await self._has_ended.wait()
@@ -168,6 +165,16 @@ class Hub:
                 self._set_state("lost")
                 await asyncio.sleep(_RETRY_S)
         self.end(why_ended(self._fleet.get(self.vm_id)))
+
+    async def _use_other(self) -> bool:
+        """Share the port with the console that has it, until that one ends; False if none has."""
+        sock = await join_any(self._others, Join.SHARE)
+        if sock is None:
+            return False
+        await self._tap.run(sock, lambda: self._set_state("open"))
+        # QEMU may need a moment to notice that its client has gone.
+        await asyncio.sleep(_HANDOVER_S)
+        return True
 
     def end(self, reason: str) -> None:
         """Tell everybody that the VM has ended, after its last words."""
@@ -194,7 +201,7 @@ class Hub:
         self.state = state
         self._settled.set()
         for member in self._members.values():
-            member.outbox.tell("port", _encode(PortNotice(state)))
+            member.outbox.tell("port", encode(PortNotice(state)))
 
     def _tell_viewers(self) -> None:
         viewers = [
@@ -203,15 +210,29 @@ class Hub:
         ]
         for member in self._members.values():
             notice = ViewersNotice(you=member.id, viewers=viewers, typing=self._typing)
-            member.outbox.tell("viewers", _encode(notice))
+            member.outbox.tell("viewers", encode(notice))
 
 
 class Hubs:
     """The ports of this node that are open; for `async with`."""
 
-    def __init__(self, fleet: VMs, *, linger_s: float = LINGER_S) -> None:
+    def __init__(
+        self,
+        fleet: VMs,
+        *,
+        linger_s: float = LINGER_S,
+        others: Callable[[str], Sequence[Path]] = lambda _vm_id: (),
+    ) -> None:
+        """Open the ports of the VMs of `fleet` when somebody comes.
+
+        Args:
+            fleet: Of this node.
+            linger_s: How long a port stays open after the last viewer.
+            others: vm_id → the sockets by which other consoles of this node may share its port.
+        """
         self._fleet = fleet
         self._linger_s = linger_s
+        self._others = others
         self._hubs: dict[str, tuple[Hub, Callable[[], object]]] = {}
         self._closing: dict[str, asyncio.TimerHandle] = {}
         self._tasks = TaskOwner("serial")
@@ -246,7 +267,7 @@ class Hubs:
         known = self._hubs.get(vm_id)
         if known is not None:
             return known[0]
-        hub = Hub(vm_id, self._fleet)
+        hub = Hub(vm_id, self._fleet, self._others(vm_id))
         task = self._tasks.start(self._run(hub), name=f"serial port of {vm_id}")
         self._hubs[vm_id] = (hub, task.cancel)
         return hub
@@ -286,7 +307,3 @@ class Hubs:
     def _note_end(self, vm: VMView) -> None:
         if vm.vm_id in self._hubs:
             self._hubs[vm.vm_id][0].note_end(why_ended(vm))
-
-
-def _encode(notice: msgspec.Struct) -> str:
-    return msgspec.json.encode(notice).decode()

@@ -1,8 +1,9 @@
-"""The connection to QEMU's serial port: always read, and written as fast as the guest takes it.
+"""The connection to a serial port: always read, and written as fast as the guest takes it.
 
 Owns the pace, and the wait for the port. A client that does not read stops the guest's console and
 its log, so nothing here waits for a viewer. QEMU serves one client at a time; whoever connects
-beside it gets nothing until that one leaves, so the port is not entered while somebody has it.
+beside it gets nothing until that one leaves, so the port is not entered while somebody has it. Then
+the connection may be to another console that has it and shares it.
 """
 
 import asyncio
@@ -70,15 +71,8 @@ class Tap:
         self._has_typed.set()
         return True
 
-    async def run(self, path: Path, on_open: Callable[[], None]) -> None:
-        """Connect to the port at `path`, then pass bytes both ways until QEMU closes it.
-
-        Raises:
-            OSError: there is no such port.
-            TimeoutError: QEMU takes no connection.
-        """
-        async with asyncio.timeout(CONNECT_S):
-            sock = await connect_unix(path)
+    async def run(self, sock: socket.socket, on_open: Callable[[], None]) -> None:
+        """Pass bytes both ways until the other end of `sock` closes it; then close it here."""
         with sock:
             self._typed.clear()
             self._is_open = True
@@ -113,13 +107,24 @@ class Tap:
                 await Flag().wait()
 
 
-async def is_taken(fleet: VMs, vm_id: str) -> bool:
-    """Tell whether somebody else has the port; False where QEMU does not say.
+async def open_port(path: Path) -> socket.socket:
+    """Return a connection to QEMU's port at `path`.
+
+    Raises:
+        OSError: there is no such port.
+        TimeoutError: QEMU takes no connection.
+    """
+    async with asyncio.timeout(CONNECT_S):
+        return await connect_unix(path)
+
+
+async def is_taken(fleet: VMs, vm_id: str) -> bool | None:
+    """Tell whether somebody else has the port; None where QEMU does not say.
 
     Raises:
         VMNotFoundError: the VM does not run.
     """
     with contextlib.suppress(QmpError, TimeoutError):
         async with asyncio.timeout(CONNECT_S), fleet.monitor(vm_id) as qmp:
-            return bool(await commands.is_serial_taken(qmp))
-    return False
+            return await commands.is_serial_taken(qmp)
+    return None

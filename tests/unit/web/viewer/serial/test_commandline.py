@@ -145,6 +145,86 @@ async def test_a_port_that_somebody_has_is_not_waited_for(
     assert port.connections == 0
 
 
+@contextlib.asynccontextmanager
+async def console(fleet: FakeFleet, own: Path, other: Path) -> AsyncIterator[Hubs]:
+    """A console that shares at `own`, and joins one that shares at `other`."""
+    async with (
+        Hubs(fleet, linger_s=0.0, others=lambda _: [other]) as hubs,
+        CommandLineSockets(fleet, hubs, own.parent, shared_gid=None),
+    ):
+        await until(own.exists)
+        yield hubs
+
+
+async def test_two_consoles_share_one_port_and_the_second_outlives_the_first(
+    fleet: FakeFleet,
+    path: Path,
+    port: FakePort,
+    short_tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def is_taken(_fleet: object, _vm_id: str) -> bool:
+        return port.is_used
+
+    monkeypatch.setattr("qemu_node.web.viewer.serial.hub.is_taken", is_taken)
+    other = short_tmp_path / "web-run" / path.name
+    async with contextlib.AsyncExitStack() as first:
+        await first.enter_async_context(console(fleet, path, other))
+        async with console(fleet, other, path):
+            one, one_writer = await join(path)
+            assert await read(one, 5) == b"open\n"
+            two, two_writer = await join(other)
+            assert await read(two, 5) == b"open\n"
+            await port.print(b"login: ")
+            assert await read(one, 7) == await read(two, 7) == b"login: "
+            two_writer.write(b"root\r")
+            await until(lambda: port.typed == b"root\r")
+            assert port.connections == 1
+            # One that has the port of another console gives it to no third.
+            third, third_writer = await join(other, "share")
+            assert await read(third, 6) == b"taken\n"
+            await first.aclose()
+            await until(lambda: port.connections == 2)
+            await port.print(b"alone")
+            assert await read(two, 5) == b"alone"
+            for writer in (one_writer, two_writer, third_writer):
+                writer.close()
+
+
+async def test_a_console_takes_over_the_socket_of_one_that_has_ended(
+    fleet: FakeFleet, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TAKE_OVER_S", 0.02)
+    path.parent.mkdir()
+    earlier = listen_unix(path)
+    async with Hubs(fleet) as hubs, CommandLineSockets(fleet, hubs, path.parent, shared_gid=None):
+        await asyncio.sleep(0)
+        os.close(earlier)
+        # Nobody listens there until it is replaced.
+        await until(lambda: module._is_served(path))
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757])
+async def test_nothing_is_shared_in_a_directory_that_others_may_write_to(
+    fleet: FakeFleet, path: Path, mode: int
+) -> None:
+    path.parent.mkdir()
+    path.parent.chmod(mode)
+    async with Hubs(fleet) as hubs, CommandLineSockets(fleet, hubs, path.parent, shared_gid=None):
+        await asyncio.sleep(0)
+        assert not list(path.parent.iterdir())
+
+
+async def test_nothing_is_shared_in_a_directory_of_somebody_else(
+    fleet: FakeFleet, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.parent.mkdir()
+    monkeypatch.setattr(module.os, "geteuid", lambda: 12345)
+    async with Hubs(fleet) as hubs, CommandLineSockets(fleet, hubs, path.parent, shared_gid=None):
+        await asyncio.sleep(0)
+        assert not list(path.parent.iterdir())
+
+
 async def test_sockets_come_and_go_with_their_vms_and_with_the_daemon(
     fleet: FakeFleet, path: Path, short_tmp_path: Path
 ) -> None:

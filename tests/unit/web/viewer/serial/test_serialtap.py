@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from fakes.fake_serial import FakePort, until
 
-from qemu_node.web.viewer.serial.serialtap import FAST_BYTES, PAUSE_S, Pacer, Tap
+from qemu_node.web.viewer.serial.serialtap import FAST_BYTES, PAUSE_S, Pacer, Tap, open_port
 
 
 def paced(rate_bytes_per_s: float, *, piece: int = 6, reads: int = 60_000) -> float:
@@ -42,7 +42,9 @@ async def test_a_flood_is_read_whole_beside_others(short_tmp_path: Path) -> None
     heard = bytearray()
     tap = Tap(heard.extend)
     async with FakePort(short_tmp_path / "s") as port:
-        running = asyncio.ensure_future(tap.run(short_tmp_path / "s", lambda: None))
+        running = asyncio.ensure_future(
+            tap.run(await open_port(short_tmp_path / "s"), lambda: None)
+        )
         printed = b"0123456789abcdef" * (1 << 14)
         await port.print(printed)
         await until(lambda: heard == printed)
@@ -55,4 +57,4 @@ async def test_a_flood_is_read_whole_beside_others(short_tmp_path: Path) -> None
 
 async def test_no_port_is_an_error(short_tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        await Tap(lambda _: None).run(short_tmp_path / "s", lambda: None)
+        await open_port(short_tmp_path / "s")
