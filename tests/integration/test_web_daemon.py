@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -16,6 +17,9 @@ import pytest
 from integration.vmnode import VMNode
 
 import qemu_node
+from qemu_node.cli.doctor.consolecheck import read_console
+from qemu_node.config.node import NodeConfig
+from qemu_node.config.web import WebConfig
 from qemu_node.host.process import pidfd
 from qemu_node.host.process.command import SAFE_ENV, Child, run_blocking, spawn
 from qemu_node.host.process.identity import is_alive
@@ -152,7 +156,15 @@ async def test_a_user_of_the_group_serves_the_vms_of_root(shared: VMNode, daemon
     assert details["qemu"]["run_state"] == "running"
     # The socket that QEMU itself makes is for the group, too.
     run_blocking([*_AS_USER, sys.executable, "-c", _CONNECT, str(vm.directory.run / "vnc.sock")])
-    assert (shared.root / "runtime/certificate.pem").read_text().count("PRIVATE") == 0
+    shown_to_all = shared.root / "runtime/certificate.pem"
+    assert shown_to_all.read_text().count("PRIVATE") == 0
+    # What `qemu-node doctor` says of it.
+    shared.paths.console_certificate.parent.mkdir(exist_ok=True)
+    shutil.copy(shown_to_all, shared.paths.console_certificate)
+    config = NodeConfig(paths=shared.paths, web=WebConfig(port=daemon.port))
+    facts = await asyncio.to_thread(read_console, config)
+    assert facts is not None
+    assert (facts.problem, facts.ways, facts.why) == (None, ("open",), "")
     assert await daemon.end(signal.SIGTERM) == 0, daemon.log()
     await daemon.told("STOPPING=1")
 

@@ -6,10 +6,14 @@ Owns its options and its log. Does not own what is served (`web`), which is impo
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from qemu_node.cli.main import App, pass_app
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _EXAMPLES = """\b
 Examples:
@@ -38,7 +42,7 @@ def serve(app: App, *, fingerprint: bool, make_password: bool) -> None:
         return
     config = app.load_config()
     if fingerprint:
-        click.echo(_fingerprint(config.paths.run))
+        click.echo(_fingerprint(config.paths.console_certificate))
         return
     _set_up_logging()
     if not config.web.enabled:
@@ -68,18 +72,15 @@ def _make_password() -> str:
     return make_hash(typed)
 
 
-def _fingerprint(run: str) -> str:
+def _fingerprint(path: "Path") -> str:
     """Return the fingerprint of the certificate that the daemon shows to browsers.
 
     Raises:
         MissingPartError: no daemon runs.
     """
-    from pathlib import Path
-
     from qemu_node.errors import MissingPartError
     from qemu_node.web.http.listener.tls import fingerprint
 
-    path = Path(run) / "web" / "certificate.pem"
     try:
         return fingerprint(path.read_text())
     except OSError as exc:

@@ -42,7 +42,9 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     nomad_address: str = ""
     """Of Nomad's API; empty: the agent of this node."""
     nomad_ca_file: str = ""
-    """Who signs the certificate of Nomad's API; empty: what the agent's configuration says."""
+    """Who signs the certificate of Nomad's API; empty: what systemd hands over."""
+    nomad_server_name: str = ""
+    """The name in that certificate, if it is not the host of the address."""
 
     @property
     def session_idle_s(self) -> float:

@@ -1,7 +1,7 @@
 """A VM's serial port, as a console of this node shares it.
 
-Owns finding the consoles' sockets and joining one. Does not own the sockets (`web.viewer.serial`), nor
-QEMU's port, which serves one client at a time.
+Owns finding the consoles' sockets and joining one. Does not own the sockets (`web.viewer.serial`),
+nor QEMU's port, which serves one client at a time.
 
 Whoever joins sends one line that says how, and gets one that says how it is with the port. After
 `open` the connection is the port.

@@ -17,6 +17,7 @@ from qemu_node.cli.doctor import checks
 from qemu_node.cli.doctor.agentchecks import judge_agent
 from qemu_node.cli.doctor.agentfacts import read_agent
 from qemu_node.cli.doctor.checks import Check, DirectoryFacts, KsmFacts, Leftovers, UidRange
+from qemu_node.cli.doctor.consolecheck import judge_console, read_console
 from qemu_node.cli.doctor.netchecks import judge_network
 from qemu_node.cli.doctor.netfacts import read_network
 from qemu_node.config import node as node_config
@@ -66,6 +67,8 @@ async def examine(config_path: Path | None) -> AsyncIterator[Check]:
     for check in judge_network(config.network, network, is_root=is_root):
         yield check
     for check in judge_agent(await read_agent(os.environ.get("NOMAD") or "nomad")):
+        yield check
+    for check in judge_console(await asyncio.to_thread(read_console, config)):
         yield check
     yield await asyncio.to_thread(look_for_leftovers, config.paths)
     found = await prove(config, is_root=is_root) if isinstance(qemu, QemuBinary) else None

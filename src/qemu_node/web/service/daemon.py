@@ -88,15 +88,20 @@ def access_settings(web: WebConfig) -> AccessSettings:
 def nomad_server(web: WebConfig, env: Mapping[str, str]) -> NomadServer | None:
     """Return where Nomad's API is; None if nobody is let in by it.
 
-    By default it is the agent of this node: with TLS if systemd hands its CA over.
+    By default it is the agent of this node: with TLS if systemd hands its CA over. Variables of
+    Nomad's own command count as well.
     """
     if web.auth != "nomad":
         return None
-    ca = Path(web.nomad_ca_file) if web.nomad_ca_file else _credential(env, CA_CREDENTIAL)
+    ca_file = web.nomad_ca_file or env.get("NOMAD_CACERT")
+    ca = Path(ca_file) if ca_file else _credential(env, CA_CREDENTIAL)
+    given = web.nomad_address or env.get("NOMAD_ADDR")
     cert, key = _credential(env, CERT_CREDENTIAL), _credential(env, KEY_CREDENTIAL)
     default = DEFAULT_ADDRESS if ca is None else DEFAULT_ADDRESS.replace("http:", "https:")
     return NomadServer(
-        address=web.nomad_address or env.get("NOMAD_ADDR") or default,
+        address=given or default,
+        is_of_this_node=not given,
+        server_name=web.nomad_server_name or env.get("NOMAD_TLS_SERVER_NAME") or None,
         ca_file=ca,
         cert_file=cert if key is not None else None,
         key_file=key,

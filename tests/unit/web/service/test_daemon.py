@@ -50,6 +50,20 @@ def test_node_toml_goes_before_the_environment(handed_over: dict[str, str]) -> N
     assert (by_file.address, by_file.ca_file) == ("https://nomad.example:1", Path("/etc/ca.pem"))
 
 
+def test_only_an_address_that_nobody_named_is_of_this_node(handed_over: dict[str, str]) -> None:
+    servers = [
+        nomad_server(WebConfig(), handed_over),
+        nomad_server(WebConfig(nomad_server_name="n"), handed_over | {"NOMAD_ADDR": "https://x:1"}),
+        nomad_server(WebConfig(), {"NOMAD_CACERT": "/ca.pem", "NOMAD_TLS_SERVER_NAME": "m"}),
+    ]
+    found = [(s.is_of_this_node, s.server_name, s.address) for s in servers if s is not None]
+    assert found == [
+        (True, None, "https://127.0.0.1:4646"),
+        (False, "n", "https://x:1"),
+        (True, "m", "https://127.0.0.1:4646"),
+    ]
+
+
 @pytest.mark.parametrize("auth", ["password", "none"])
 def test_who_is_let_in_otherwise_has_no_nomad(auth: str) -> None:
     web = WebConfig(auth=auth, accept_open_access=True)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ daemon's. What this node asks for itself is `nodeos.agent.client`.
 """
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -18,6 +18,7 @@ from yarl import URL
 
 from qemu_node.errors import ConfigError, NodeError
 from qemu_node.text import DECODE_ERRORS, printable
+from qemu_node.web.http.listener.nodenames import own_addresses
 
 T = TypeVar("T")
 
@@ -51,14 +52,18 @@ class NomadServer:
 
     address: str = DEFAULT_ADDRESS
     """`http://` or `https://`, host and port."""
+    is_of_this_node: bool = False
+    """It is the agent of this node, whose address nobody has given. It may listen on another
+    address of the node than `address`, and its certificate may name none of them: Nomad's are for a
+    role and a region (`client.global.nomad`). So it is whoever answers on an address of the node
+    and has a certificate of `ca_file`; without that file names count, for everybody has one."""
     ca_file: Path | None = None
     """Who signs its certificate; None: whom the system trusts."""
     cert_file: Path | None = None
     key_file: Path | None = None
     """What is shown to an agent with `verify_https_client`."""
     server_name: str | None = None
-    """The name in its certificate, if not the host of `address`; for an agent of this node that is
-    `client.global.nomad`, or with another region, that."""
+    """The name in its certificate, if not the host of `address` (Nomad's tls_server_name)."""
 
 
 class NomadApi:
@@ -67,13 +72,8 @@ class NomadApi:
     def __init__(self, server: NomadServer) -> None:
         self._base = server.address.rstrip("/")
         self._ssl = _tls_context(server) if self._base.startswith("https:") else None
-        self._server_name = server.server_name
+        self._server = server
         self._session: aiohttp.ClientSession | None = None
-
-    @property
-    def address(self) -> str:
-        """Where the agent is asked."""
-        return self._base
 
     async def __aenter__(self) -> Self:
         # No cookies, and no proxy of the environment: a token goes to the agent and nowhere else.
@@ -123,6 +123,36 @@ class NomadApi:
         """
         return await self._exchange("GET", path, None, token, f"GET {path.partition('?')[0]}")
 
+    def _bases(self) -> list[str]:
+        """Return where the agent is asked, the likeliest first."""
+        if not self._server.is_of_this_node:
+            return [self._base]
+        usual = self._server.address.rstrip("/")
+        return list(dict.fromkeys([self._base, *bases_of_node(usual, own_addresses())]))
+
+    async def _send(
+        self,
+        base: str,
+        method: str,
+        path: str,
+        body: bytes | None,
+        token: str | None,
+        what: str,
+    ) -> tuple[int, bytes]:
+        """Return the status and the body of an answer."""
+        assert self._session is not None, "used outside of its context"
+        # A redirect would carry the token elsewhere.
+        async with self._session.request(
+            method,
+            URL(base + path, encoded=True),
+            data=body,
+            headers={"X-Nomad-Token": token} if token is not None else {},
+            ssl=self._ssl if self._ssl is not None else True,
+            server_hostname=self._server.server_name if self._ssl is not None else None,
+            allow_redirects=False,
+        ) as response:
+            return response.status, await _read(response, what)
+
     async def _ask(
         self,
         method: Literal["GET", "POST"],
@@ -142,31 +172,53 @@ class NomadApi:
     async def _exchange(
         self, method: str, path: str, body: bytes | None, token: str | None, what: str
     ) -> bytes:
-        assert self._session is not None, "used outside of its context"
-        try:
-            # A redirect would carry the token elsewhere.
-            async with self._session.request(
-                method,
-                URL(self._base + path, encoded=True),
-                data=body,
-                headers={"X-Nomad-Token": token} if token is not None else {},
-                ssl=self._ssl if self._ssl is not None else True,
-                server_hostname=self._server_name if self._ssl is not None else None,
-                allow_redirects=False,
-            ) as response:
-                data = await _read(response, what)
-                status = response.status
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
-            # ValueError: a header of the answer, or a token that cannot be one.
-            words = printable(str(exc) or type(exc).__name__)
-            raise NomadError(
-                f"Nomad does not answer on {self._base}: {words}",
-                hint="`systemctl status nomad` says whether it runs",
-            ) from exc
+        failed: NomadError | None = None
+        for base in self._bases():
+            try:
+                status, data = await self._send(base, method, path, body, token, what)
+            except aiohttp.ClientConnectorError as exc:
+                # Nothing was sent yet.
+                failed = failed or _no_answer(base, exc)
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+                # ValueError: a header of the answer, or a token that cannot be one.
+                raise _no_answer(base, exc) from exc
+            else:
+                self._base = base
+                break
+        else:
+            assert failed is not None
+            raise failed
         if status >= 300:
             words = data[:_WORDS_MAX_BYTES].decode(errors="replace")
             raise NomadRefusedError(what, status, words)
         return data
+
+
+def _no_answer(base: str, exc: Exception) -> NomadError:
+    """Return the error of an agent that cannot be asked."""
+    match exc:
+        case aiohttp.ClientConnectorCertificateError():
+            hint = (
+                "set web.nomad_ca_file, or web.nomad_server_name to a name in its certificate "
+                "(`client.global.nomad`), in node.toml"
+            )
+        case aiohttp.ClientSSLError():
+            hint = "if it speaks http: set web.nomad_address in node.toml"
+        case _:
+            hint = "`systemctl status nomad` says whether it runs"
+    words = printable(str(exc) or type(exc).__name__)
+    return NomadError(f"Nomad does not answer on {base}: {words}", hint=hint)
+
+
+def bases_of_node(address: str, own: Iterable[str]) -> list[str]:
+    """Return where the agent of this node may listen: pure.
+
+    Args:
+        address: Where it listens as a rule.
+        own: The node's addresses.
+    """
+    url = URL(address)
+    return [address, *(str(url.with_host(host)).rstrip("/") for host in own)]
 
 
 def quoted(text: str) -> str:
@@ -191,6 +243,8 @@ def _tls_context(server: NomadServer) -> ssl.SSLContext:
     """
     try:
         context = ssl.create_default_context(cafile=server.ca_file)
+        if server.is_of_this_node and server.ca_file is not None and server.server_name is None:
+            context.check_hostname = False
         if server.cert_file is not None and server.key_file is not None:
             context.load_cert_chain(server.cert_file, server.key_file)
     except OSError as exc:

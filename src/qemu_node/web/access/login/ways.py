@@ -89,7 +89,7 @@ class WaysIn:
                 return None
             methods = await self._oidc.methods()
         except NomadError as exc:
-            return Ways(ways=("token", "ott"), why=str(exc))
+            return Ways(ways=("token", "ott"), why=exc.explain())
         return Ways(
             ways=("token", "ott", *(["oidc"] if methods else [])),
             oidc_methods=tuple(method.name for method in methods),

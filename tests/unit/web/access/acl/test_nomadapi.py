@@ -13,6 +13,7 @@ from qemu_node.web.access.acl.nomadapi import (
     NomadError,
     NomadRefusedError,
     NomadServer,
+    bases_of_node,
     quoted,
 )
 
@@ -78,3 +79,11 @@ async def test_an_agent_that_is_not_there_says_what_to_do() -> None:
 def test_a_ca_that_is_missing_is_an_error_of_the_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         NomadApi(NomadServer(address="https://127.0.0.1:4646", ca_file=tmp_path / "none"))
+
+
+def test_the_agent_of_a_node_may_listen_on_any_of_its_addresses() -> None:
+    assert bases_of_node("https://127.0.0.1:4646", ["10.0.0.5", "2001:db8::1"]) == [
+        "https://127.0.0.1:4646",
+        "https://10.0.0.5:4646",
+        "https://[2001:db8::1]:4646",
+    ]
