@@ -219,7 +219,7 @@ async def test_nothing_is_shared_in_a_directory_of_somebody_else(
     fleet: FakeFleet, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.parent.mkdir()
-    monkeypatch.setattr(module.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
     async with Hubs(fleet) as hubs, CommandLineSockets(fleet, hubs, path.parent, shared_gid=None):
         await asyncio.sleep(0)
         assert not list(path.parent.iterdir())
