@@ -146,6 +146,9 @@ class Guard:
 
         def end(_code: int, _reason: str) -> None:
             nonlocal ended
+            if ended:
+                # A limit that has struck takes no other time, and raises.
+                return
             ended = True
             limit.reschedule(asyncio.get_running_loop().time())
 

@@ -64,6 +64,29 @@ async def test_a_stream_that_fails_is_not_taken_for_one_that_ended() -> None:
     assert grant.session.attached == 0
 
 
+async def test_a_stream_that_is_ending_may_be_ended_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    guard, attachments = make_guard()
+    grant = make_grant()
+    began = asyncio.Event()
+
+    async def stream() -> None:
+        async with guard.stream(grant):
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                attachments.end_of(grant.session, "logout")
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(stream())
+        await began.wait()
+        attachments.end_of(grant.session, "logout")
+        await task
+    assert not caplog.records
+
+
 async def test_a_session_has_so_many_streams() -> None:
     guard, _ = make_guard()
     grant = make_grant()

@@ -5,6 +5,7 @@ no, when the right to their VM is lost. Does not own what they carry (`websocket
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from qemu_node.web.access.session.sessions import (
     Sessions,
 )
 from qemu_node.web.http.problems import Problem
+
+log = logging.getLogger(__name__)
 
 OF_SESSION_MAX = 8
 OF_SESSION_AND_VM_MAX = 4
@@ -61,12 +64,12 @@ class Attachments:
         """End them all: a client comes back when there is a console again."""
         await self._tasks.aclose()
         for attachment in list(self._all):
-            attachment.end(GOING_AWAY, "the console ends")
+            _end(attachment, GOING_AWAY, "the console ends")
 
     def end_of(self, session: Session, why: str) -> None:
         """End everything of a session that has ended."""
         for attachment in [a for a in self._all if a.session is session]:
-            attachment.end(SESSION_OVER, why)
+            _end(attachment, SESSION_OVER, why)
 
     def count_of(self, vm_id: str) -> int:
         """Return how many look at a VM."""
@@ -107,7 +110,11 @@ class Attachments:
     async def _watch(self) -> None:
         while True:
             await self._is_used.wait()
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                # Without this loop a token that is revoked would count for ever.
+                log.exception("sessions not looked at")
             await asyncio.sleep(_TICK_S)
 
     def look(self) -> None:
@@ -131,4 +138,12 @@ class Attachments:
             if attachment.namespace is not None and not session.allows(
                 attachment.right, attachment.namespace
             ):
-                attachment.end(RIGHT_LOST, "you may not use this VM any more")
+                _end(attachment, RIGHT_LOST, "you may not use this VM any more")
+
+
+def _end(attachment: Attachment, code: int, why: str) -> None:
+    """End one; a bug in it keeps none of the others open."""
+    try:
+        attachment.end(code, why)
+    except Exception:
+        log.exception("attachment not ended", extra={"vm_id": attachment.vm_id})

@@ -169,7 +169,10 @@ class Socket:
                 raise SocketEndedError
 
     def end(self, code: int, reason: str) -> None:
-        """End the socket now, from anywhere: its handler is cancelled, its client told."""
+        """End the socket now, from anywhere: its handler is cancelled, its client told.
+
+        One that ends already goes on with that, whatever the reason.
+        """
         if self._ended is None:
             self._ended = (code, reason)
             if self._limit is not None:
@@ -205,6 +208,9 @@ class Socket:
         except Exception as exc:
             ended = self._judge(exc)
         finally:
+            # The client has some time for its goodbye. Meanwhile there is nothing to cancel, and a
+            # limit that has been left takes no other time.
+            self._limit = None
             self._watching.cancel()
             await finish(self._close(*(self._ended or ended)))
 
@@ -234,13 +240,15 @@ class Socket:
         try:
             async with asyncio.timeout(_CLOSE_S):
                 await self._ws.close(code=code, message=_reason(reason))
-        except TimeoutError:
-            # The client does not read, or does not answer.
-            if transport is not None and transport.get_write_buffer_size():
-                transport.abort()
-        except (ConnectionError, RuntimeError):
+        except (TimeoutError, ConnectionError, RuntimeError, asyncio.CancelledError):
+            # The client does not read, does not answer, or is gone. Nobody cancels this: it is
+            # aiohttp, whose wait for a reader was cancelled before; then every later one is
+            # (3.14.5, BaseProtocol._drain_helper).
             pass
         if transport is not None:
+            if transport.get_write_buffer_size():
+                # Nobody reads that; a close would wait for it as long as the connection lives.
+                transport.abort()
             transport.close()
 
 

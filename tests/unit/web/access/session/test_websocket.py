@@ -117,9 +117,13 @@ async def test_a_client_that_does_not_read_is_cut(
 
     server.serve = flood
     ws = await server.connect()
-    async with asyncio.timeout(30):
+    ws._response.connection.transport.pause_reading()  # type: ignore[union-attr]
+    async with asyncio.timeout(60):
         while not server.ended:
             await asyncio.sleep(0.05)
+        transport = seen[0]._request.transport
+        while transport is not None and transport.get_write_buffer_size():
+            await asyncio.sleep(0.01)
     assert seen[0]._ended is not None
     assert seen[0]._ended[0] == SLOW
     await ws.close()
@@ -225,3 +229,40 @@ async def test_nothing_is_written_at_once_to_a_client_that_has_gone(server: Serv
     async with asyncio.timeout(30):
         while not raised:
             await asyncio.sleep(0.01)
+
+
+async def test_an_end_while_the_client_has_time_for_its_goodbye_is_no_error(
+    server: Server,
+) -> None:
+    seen: list[Socket] = []
+
+    async def leave(socket: Socket) -> None:
+        seen.append(socket)
+
+    server.serve = leave
+    ws = await server.connect()
+    while not server.ended:
+        await asyncio.sleep(0.001)
+    seen[0].end(4401, "logout")
+    assert await code_of(ws) == 1000
+
+
+async def test_a_client_that_does_not_read_keeps_no_connection_open(server: Server) -> None:
+    transports: list[asyncio.Transport] = []
+
+    async def fill(socket: Socket) -> None:
+        transport = socket._request.transport
+        assert transport is not None
+        transports.append(transport)
+        while not transport.get_write_buffer_size():
+            transport.write(bytes(1 << 20))
+        # As aiohttp does when no pong has come.
+        transport.close()
+
+    server.serve = fill
+    ws = await server.connect()
+    ws._response.connection.transport.pause_reading()  # type: ignore[union-attr]
+    async with asyncio.timeout(60):
+        while not transports or transports[0].get_write_buffer_size():
+            await asyncio.sleep(0.01)
+    await ws.close()
