@@ -31,7 +31,9 @@ _TICK_S = 0.5
 GOING_AWAY = 1001
 SESSION_OVER = 4401
 RIGHT_LOST = 4403
-"""Close codes: come again later (RFC 6455 7.4.1); log in again; stay, but not here."""
+NOMAD_SILENT = 4504
+"""Close codes: come again later (RFC 6455 7.4.1); log in again; stay, but not here; come again when
+Nomad answers."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -66,10 +68,10 @@ class Attachments:
         for attachment in list(self._all):
             _end(attachment, GOING_AWAY, "the console ends")
 
-    def end_of(self, session: Session, why: str) -> None:
-        """End everything of a session that has ended."""
+    def end_of(self, session: Session, why: str, *, code: int = SESSION_OVER) -> None:
+        """End everything of a session, by default because it has ended."""
         for attachment in [a for a in self._all if a.session is session]:
-            _end(attachment, SESSION_OVER, why)
+            _end(attachment, code, why)
 
     def count_of(self, vm_id: str) -> int:
         """Return how many look at a VM."""
@@ -123,7 +125,7 @@ class Attachments:
             if self._sessions.end_if_over(session):
                 self.end_of(session, "the session has ended")
             elif not self._sessions.is_fresh(session, FRESH_MAX_S):
-                self.end_of(session, "Nomad does not say what you may do")
+                self.end_of(session, "Nomad does not say what you may do", code=NOMAD_SILENT)
             elif not self._sessions.is_fresh(session, CHECK_AFTER_S) and not session.lock.locked():
                 # Of its own: a Nomad that does not answer must not keep another session open.
                 _ = self._tasks.start(self._check(session), name=f"check of session {session.id}")

@@ -13,7 +13,12 @@ from yarl import URL
 from qemu_node.web.access.access_settings import AccessSettings
 from qemu_node.web.access.guard import BAD_TICKET
 from qemu_node.web.access.login.attempts import OF_ADDRESS_MAX
-from qemu_node.web.access.session.attachments import OF_SESSION_AND_VM_MAX, RIGHT_LOST, SESSION_OVER
+from qemu_node.web.access.session.attachments import (
+    NOMAD_SILENT,
+    OF_SESSION_AND_VM_MAX,
+    RIGHT_LOST,
+    SESSION_OVER,
+)
 from qemu_node.web.access.session.sessions import CHECK_AFTER_S, FRESH_MAX_S
 from qemu_node.web.access.session.tickets import TICKET_S
 
@@ -307,7 +312,7 @@ async def test_a_right_that_was_taken_before_the_upgrade_is_gone(
         ("revoked", SESSION_OVER),
         ("less", RIGHT_LOST),
         ("expired", SESSION_OVER),
-        ("unreachable", SESSION_OVER),
+        ("unreachable", NOMAD_SILENT),
     ],
 )
 async def test_a_socket_ends_with_the_right_to_it(

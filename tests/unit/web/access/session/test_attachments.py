@@ -6,8 +6,13 @@ import pytest
 from fakes.web_sessions import make_session
 
 from qemu_node.web.access.acl.rights import Right
-from qemu_node.web.access.session.attachments import SESSION_OVER, Attachment, Attachments
-from qemu_node.web.access.session.sessions import Session, Sessions
+from qemu_node.web.access.session.attachments import (
+    NOMAD_SILENT,
+    SESSION_OVER,
+    Attachment,
+    Attachments,
+)
+from qemu_node.web.access.session.sessions import FRESH_MAX_S, Session, Sessions, Standing
 
 
 class Clock:
@@ -80,3 +85,19 @@ async def test_sessions_are_looked_at_for_ever(monkeypatch: pytest.MonkeyPatch) 
         async with asyncio.timeout(60):
             await ends.has_ended.wait()
     assert ends.codes[0] == SESSION_OVER
+
+
+async def test_where_nomad_is_silent_a_client_comes_back_later() -> None:
+    clock, ends = Clock(), Ends()
+    sessions = Sessions(idle_s=60, age_s=60, clock=clock)
+
+    async def nobody(_session: Session) -> Standing:
+        raise AssertionError("it is too late to ask")
+
+    session = make_session()
+    session.check, session.checked_at = nobody, clock.at
+    attachments = Attachments(sessions)
+    async with attachments.attached(ends.of(session)):
+        clock.at += FRESH_MAX_S + 1
+        attachments.look()
+    assert ends.codes == [NOMAD_SILENT]
