@@ -6,6 +6,7 @@ that reads slowly gets the newest state, never a backlog; one that does not read
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -20,9 +21,12 @@ from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.fleet.model import Delta, VMView, difference
 from qemu_node.web.frame.route import Call, Route
 
+log = logging.getLogger(__name__)
+
 HEARTBEAT_S = 15.0
 """A proxy between here and the browser may cut what is silent for a minute."""
 _WRITE_TIMEOUT_S = 60.0
+_GOODBYE_S = 1.0
 _AGE_BEATS = 4
 """Every so many heartbeats the ages of guest agents are told."""
 
@@ -82,21 +86,37 @@ class EventRoutes:
         response = web.StreamResponse(headers=_HEADERS)
         response.content_type = "text/event-stream"
         response.charset = "utf-8"
+        is_writing = False
         async with self._guard.stream(call.the_grant):
             await response.prepare(call.request)
             async with contextlib.aclosing(self._messages(call.the_grant)) as messages:
                 async for message in messages:
+                    is_writing = True
                     try:
                         async with asyncio.timeout(_WRITE_TIMEOUT_S):
                             await response.write(message)
                     except ConnectionError:
                         # The client has gone, as every page does one day.
                         return response
+                    except TimeoutError:
+                        log.info("stream cut: its client does not read")
+                        _cut(call.request)
+                        return response
+                    is_writing = False
         # The session has ended; the client may be gone.
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(1.0):
+        if is_writing:
+            # It does not read, so there is no goodbye either: where aiohttp's wait for a reader was
+            # cancelled, every later one is (3.14.5, BaseProtocol._drain_helper).
+            _cut(call.request)
+            return response
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
                 await response.write(_message("session", SessionEvent(is_over=True)))
                 await response.write_eof()
+        except ConnectionError:
+            pass
+        except TimeoutError:
+            _cut(call.request)
         return response
 
     async def _messages(self, grant: Grant) -> AsyncGenerator[bytes]:
@@ -155,6 +175,12 @@ def rights_of(grant: Grant, visible: Mapping[str, VMView]) -> dict[str, list[str
     if grant.allows(Right.NODE, None):
         rights[""] = [Right.NODE.value]
     return rights
+
+
+def _cut(request: web.Request) -> None:
+    """Close the connection at once: whatever is written to it still would wait for ever."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _ages_of(vm: VMView) -> dict[str, Any]:

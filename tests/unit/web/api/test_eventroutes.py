@@ -6,12 +6,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from aiohttp import ClientResponse
+import pytest
+from aiohttp import ClientResponse, web
 from fakes.published import VM_ID, make_record, publish
 from fakes.web_api import READER, ApiUnderTest, running_api
 
 from qemu_node.config.node import Paths
 from qemu_node.web.access.acl.nomadacl import Acl
+from qemu_node.web.api import eventroutes as module
 
 OTHER = "db-ba9876543210"
 
@@ -108,3 +110,58 @@ async def test_a_client_that_leaves_is_not_followed_for(paths: Paths) -> None:
         response.close()
         while api.fleet._board.is_looked_at:
             await asyncio.sleep(0.01)
+
+
+async def open_and_read_nothing(api: ApiUnderTest) -> asyncio.StreamWriter:
+    """Ask for a stream whose first message is more than all buffers hold, and do not read it."""
+    api.fleet.set_thumbnail(VM_ID, "x" * (32 << 20))
+    url = api.client.make_url("/")
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return writer
+
+
+def connections(api: ApiUnderTest) -> list[web.RequestHandler]:
+    runner = api.client.server.runner
+    assert runner is not None
+    assert runner.server is not None
+    return runner.server.connections
+
+
+def waits(api: ApiUnderTest) -> bool:
+    """Tell whether the console waits for the client to read."""
+    transports = [connection.transport for connection in connections(api)]
+    return any(t is not None and t.get_write_buffer_size() for t in transports)
+
+
+async def until_closed(api: ApiUnderTest) -> None:
+    """Return once the console has no connection any more; the client still reads nothing."""
+    async with asyncio.timeout(60):
+        while connections(api):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_does_not_read_is_cut(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_WRITE_TIMEOUT_S", 0.2)
+    publish(paths, make_record(paths))
+    async with running_api(paths) as api:
+        writer = await open_and_read_nothing(api)
+        while not waits(api):
+            await asyncio.sleep(0.01)
+        await until_closed(api)
+        writer.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_session_ends_also_for_a_client_that_does_not_read(paths: Paths) -> None:
+    publish(paths, make_record(paths))
+    async with running_api(paths) as api:
+        writer = await open_and_read_nothing(api)
+        while not waits(api):
+            await asyncio.sleep(0.01)
+        api.guard.streams[0].reschedule(asyncio.get_running_loop().time())
+        await until_closed(api)
+        writer.close()
