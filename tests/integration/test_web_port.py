@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 import socket
@@ -36,6 +37,15 @@ def number_of(sockets: list[socket.socket]) -> int:
 @contextlib.asynccontextmanager
 async def serving(certificate: Certificate | None) -> AsyncGenerator[int]:
     """Serve one page on a port of loopback; give its number."""
+    async with running(listen(["127.0.0.1"], 0), certificate) as (number, _):
+        yield number
+
+
+@contextlib.asynccontextmanager
+async def running(
+    sockets: list[socket.socket], certificate: Certificate | None
+) -> AsyncGenerator[tuple[int, web.Server]]:
+    """Serve one page on `sockets`; give the port's number and aiohttp's server."""
     app = web.Application()
 
     async def hello(request: web.Request) -> web.Response:
@@ -45,7 +55,6 @@ async def serving(certificate: Certificate | None) -> AsyncGenerator[int]:
     runner = web.AppRunner(app, keepalive_timeout=30)
     await runner.setup()
     assert runner.server is not None
-    sockets = listen(["127.0.0.1"], 0)
     tls = None if certificate is None else certificate.context
     try:
         async with Port(
@@ -54,7 +63,7 @@ async def serving(certificate: Certificate | None) -> AsyncGenerator[int]:
             tls=tls,
             is_own_host=lambda host: host.startswith(("127.0.0.1:", "node1:")),
         ):
-            yield number_of(sockets)
+            yield number_of(sockets), runner.server
     finally:
         await runner.cleanup()
 
@@ -121,6 +130,20 @@ async def test_without_tls_the_page_itself_is_served() -> None:
             number, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
         )
         assert said.endswith(b"hello in clear")
+
+
+async def test_whoever_connects_again_and_again_keeps_nobody_from_his_turn() -> None:
+    sockets = listen(["127.0.0.1"], 0)
+    # The kernel completes the connections before anybody accepts them.
+    clients = [socket.create_connection(("127.0.0.1", number_of(sockets))) for _ in range(30)]
+    counts: list[int] = []
+    async with running(sockets, None) as (_, server):
+        while len(server.connections) < len(clients):
+            counts.append(len(server.connections))
+            await asyncio.sleep(0)
+    for client in clients:
+        client.close()
+    assert max(after - before for before, after in itertools.pairwise([*counts, 30])) < 10
 
 
 async def test_who_opens_slowly_is_given_up_and_keeps_nobody_out(

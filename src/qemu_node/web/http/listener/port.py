@@ -131,6 +131,9 @@ class Port:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            # `sock_accept` returns at once as long as somebody waits. Whoever connects again and
+            # again must not keep everything else from its turn.
+            await asyncio.sleep(0)
             try:
                 sock, address = await loop.sock_accept(listener)
             except OSError as exc:
