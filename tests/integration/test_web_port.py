@@ -180,6 +180,34 @@ async def test_one_address_gets_only_so_many_connections(
             return
 
 
+async def test_connections_in_clear_count_until_they_have_ended(
+    https: int, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openers, "OPENING_OF_ONE_MAX", 5)
+    first = [await asyncio.open_connection("127.0.0.1", https) for _ in range(5)]
+    for _, writer in first:
+        writer.write(b"GET / HTTP/1.1\r\n")
+    for _ in range(5):
+        # Each of them is open by now, and its request is not complete.
+        await get_refused(https)
+    for _, writer in first:
+        writer.write(b"Host: node1:1\r\n\r\n")
+    for reader, writer in first:
+        assert (await reader.read()).startswith(b"HTTP/1.1 308 ")
+        writer.close()
+    while True:
+        with contextlib.suppress(aiohttp.ClientError):
+            assert await get(https, trusting(certificate)) == HELLO
+            return
+
+
+async def get_refused(number: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", number)
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b"", "one too many is closed at once"
+    writer.close()
+
+
 async def test_without_free_descriptors_it_goes_on_when_there_are_some(
     https: int, certificate: Certificate
 ) -> None:

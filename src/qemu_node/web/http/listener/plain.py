@@ -6,6 +6,7 @@ Owns the limits of it: how much is read, and for how long. Does not own the answ
 import asyncio
 from collections.abc import Callable
 
+from qemu_node.host.concurrency.flag import Flag
 from qemu_node.web.http.listener.redirect import answer, is_complete
 
 HEAD_MAX_S = 10.0
@@ -24,6 +25,15 @@ class PlainHttp(asyncio.Protocol):
         self._is_answered = False
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._has_ended = Flag()
+
+    async def ended(self) -> None:
+        """Return when the connection has ended; a cancellation ends it."""
+        try:
+            await self._has_ended.wait()
+        finally:
+            if self._transport is not None:
+                self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the request."""
@@ -52,5 +62,6 @@ class PlainHttp(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._transport = None
+        self._has_ended.set()
         if self._timer is not None:
             self._timer.cancel()

@@ -184,7 +184,11 @@ class Port:
         loop = asyncio.get_running_loop()
         try:
             if self._tls is not None and not is_tls:
-                await loop.connect_accepted_socket(lambda: PlainHttp(self._is_own_host), sock)
+                _, plain = await loop.connect_accepted_socket(
+                    lambda: PlainHttp(self._is_own_host), sock
+                )
+                # Until then it counts as one that is being opened: aiohttp does not know it.
+                await plain.ended()
             elif self._tls is None:
                 await loop.connect_accepted_socket(self._server, sock)
             else:
