@@ -55,6 +55,8 @@ class VMSummary:
     """Frames of its guest that were not let through, by reason, as its driver last read them."""
     disk: DiskState | None = None
     """What it waits for, as its driver last found."""
+    usage: Usage | None = None
+    """All that its driver last wrote down; None: nothing yet."""
 
 
 def status_of(
@@ -136,6 +138,7 @@ def _summarize(
         pss_bytes=None if usage is None else usage.pss_bytes or None,
         drops={} if usage is None else usage.drops,
         disk=disk,
+        usage=usage,
     )
 
 

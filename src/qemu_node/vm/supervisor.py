@@ -1,12 +1,13 @@
 """All VMs that this process manages, and the loops that serve them.
 
-Owns the set of VMs, their logs' pumping, their usage files and the periodic reconcile. Does not own
-what Nomad calls them (task ids are `nomad.driver`'s).
+Owns the set of VMs, their logs' pumping, their usage files, counting their starts and ends, and the
+periodic reconcile. Does not own what Nomad calls them (task ids are `nomad.driver`'s).
 """
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +24,18 @@ from qemu_node.vm.life.endings import Endings
 from qemu_node.vm.life.healthserver import HealthServer
 from qemu_node.vm.life.machine import VM
 from qemu_node.vm.life.usage import DiskState, UsageMeter, drops_of, read_usage
+from qemu_node.vm.nodereport import NodeReport
 from qemu_node.vm.output.console_log import PumpTurns
 from qemu_node.vm.output.vmlogs import NO_LOGS, TaskLogs, VMLogs, opened_at_first_use
 from qemu_node.vm.reconcile import Reconciler
 from qemu_node.vm.record.directory import DirectoryLock, VMBusyError, VMDirectory
+from qemu_node.vm.record.outcome import kind_of
 from qemu_node.vm.record.record import VMState
 from qemu_node.vm.record.removal import remove_files
 from qemu_node.vm.services import NodeServices, Tell
 from qemu_node.vm.start.launch import launch
 from qemu_node.vm.start.request import VMRequest
+from qemu_node.vm.start.steps import StartStep
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +43,10 @@ T = TypeVar("T")
 
 _PUMP_INTERVAL_S = 0.25
 _USAGE_INTERVAL_S = 20.0
+_REPORT_INTERVAL_S = 5.0
 _RECONCILE_INTERVAL_S = 60.0
 _WATCH_AGAIN_S = 60.0
+_BEFORE_STEPS = "check"
 _SETTLE_S = 1.5
 """Before the first reconcile, which reads the files of every VM and looks at every process: the
 agent asks a new driver at once to recover the VMs of an earlier one, and that comes first."""
@@ -78,6 +84,8 @@ class _Managed:
     health: HealthServer | None = None
     is_unwanted: bool = False
     """Its removal has failed, and is tried again: Nomad asks for it once."""
+    is_counted: bool = False
+    """An earlier driver has counted its end."""
 
 
 class Supervisor:
@@ -91,7 +99,9 @@ class Supervisor:
         self._log_worker = Worker("logs")
         self._troubles = Troubles()
         self._reconciler = Reconciler(node.config.paths)
+        self._report = NodeReport(node.config.paths, node.keeper)
         self._is_watching = False
+        self._is_reporting = False
         self._endings = Endings()
         self._recovered: list[VM] = []
         """Those that are not followed yet."""
@@ -106,6 +116,8 @@ class Supervisor:
         """Begin to serve: pump logs, reconcile, measure and prefetch."""
         self._repeat(self._node.network.watch, "watching the network", _WATCH_AGAIN_S)
         self._repeat(self.reconcile, "reconciling", _RECONCILE_INTERVAL_S, _SETTLE_S)
+        self._is_reporting = True
+        self._repeat(self.report, "writing down how the node is", _REPORT_INTERVAL_S, _SETTLE_S)
         _ = self._node.tasks.start(self._node.prefetcher.run(self._troubles), name="prefetching")
         self.watch()
 
@@ -121,6 +133,7 @@ class Supervisor:
         """Have `node` from now on: its settings could be read at last."""
         self._node = node
         self._reconciler = Reconciler(node.config.paths)
+        self._report = NodeReport(node.config.paths, node.keeper)
         for vm in self.vms:
             node.network.adopt(vm.record)
 
@@ -139,6 +152,8 @@ class Supervisor:
     async def aclose(self) -> None:
         """Move what the guests have printed into the logs, and stop serving; the VMs run on."""
         await self.flush_logs()
+        if self._is_reporting:
+            await self._attempt(self.report, "writing down how the node is")
         self._log_worker.close()
 
     async def start(
@@ -149,6 +164,25 @@ class Supervisor:
         Raises:
             NodeError: it did not start; nothing is left of it.
         """
+        began, step = time.monotonic(), [_BEFORE_STEPS]
+        try:
+            vm = await self._start(request, tell, on_long_wait, lambda s: step.append(s.value))
+        except asyncio.CancelledError:
+            self._report.count_cancelled()
+            raise
+        except Exception:
+            self._report.count_failure(step[-1])
+            raise
+        self._report.count_start(time.monotonic() - began)
+        return vm
+
+    async def _start(
+        self,
+        request: VMRequest,
+        tell: Tell,
+        on_long_wait: Callable[[], None],
+        on_step: Callable[[StartStep], object],
+    ) -> VM:
         vm_id = request.identity.vm_id
         if vm_id in self._managed:
             # A restart in place comes after DestroyTask; whatever is here is a left-over of ours.
@@ -163,6 +197,7 @@ class Supervisor:
                 tell=tell,
                 admission=self.admission,
                 on_long_wait=on_long_wait,
+                on_step=on_step,
             )
         except BaseException as exc:
             if isinstance(exc, NodeError):
@@ -203,6 +238,7 @@ class Supervisor:
                 await to_the_end(directory.forget_node_stop)
             self._node.network.adopt(state.record)
             vm = self._take(state, directory, lock, logs, tell)
+            self._managed[state.vm_id].is_counted = directory.exit_file.exists()
         vm.adopt()
         self._follow_soon(vm)
         await self._serve_health(vm)
@@ -351,7 +387,11 @@ class Supervisor:
             directory, state.record.process, logs, self._node.config.logs, self._log_worker
         )
         earlier = read_usage(directory.usage_json)
-        meter = UsageMeter(state.record.process, earlier.disk if earlier else DiskState())
+        meter = UsageMeter(
+            state.record.process,
+            earlier.disk if earlier else DiskState(),
+            overlay=directory.overlay,
+        )
         disk = DiskGuard(directory, meter, reserve=self._node.config.disk.reserved, tell=tell)
         vm = VM(
             state,
@@ -361,11 +401,18 @@ class Supervisor:
             disk=disk,
             endings=self._endings,
             tasks=self._node.tasks,
-            on_end=lambda: self._detach_soon(managed),
+            on_end=lambda: self._note_end(managed),
         )
         managed = _Managed(vm=vm, logs=vm_logs, meter=meter)
         self._managed[state.vm_id] = managed
         return vm
+
+    def _note_end(self, managed: _Managed) -> None:
+        end = managed.vm.exit
+        if end is not None and not managed.is_counted:
+            managed.is_counted = True
+            self._report.count_end(kind_of(end))
+        self._detach_soon(managed)
 
     def _detach_soon(self, managed: _Managed) -> None:
         name = f"detach {managed.vm.record.vm_id}"
@@ -389,6 +436,10 @@ class Supervisor:
             log.warning("health port not served", extra={"error": str(exc)})
             return
         self._managed[vm.record.vm_id].health = server
+
+    async def report(self) -> None:
+        """Write down how the node is, for others of it: what was counted, and at times all."""
+        await self._report.write(self.problems)
 
     async def _measure(self) -> None:
         """Write the usage of every VM.

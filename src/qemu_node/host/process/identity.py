@@ -41,7 +41,19 @@ class ProcessTimes:
     system_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageIO:
+    """Bytes that a process has moved from and to storage since its start.
+
+    What the page cache has answered is not in it.
+    """
+
+    read_bytes: int
+    write_bytes: int
+
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def read_proc(path: str) -> str:
@@ -124,6 +136,35 @@ def pss_bytes(process: ProcessId) -> int | None:
         if line.startswith("Pss:") and is_alive(process):
             return int(line.split()[1]) * 1024
     return None
+
+
+def merged_bytes(process: ProcessId) -> int | None:
+    """Return how much memory of `process` KSM has merged with other memory.
+
+    That is more than what is saved: one of the equal pages stays. None if the process is gone, we
+    may not look, or the kernel does not say (Linux 5.19, admin-guide/mm/ksm.rst).
+    """
+    try:
+        pages = int(read_proc(f"/proc/{process.pid}/ksm_merging_pages"))
+    except (OSError, ValueError):
+        return None
+    return pages * _PAGE_BYTES if is_alive(process) else None
+
+
+def storage_io(process: ProcessId) -> StorageIO | None:
+    """Return what `process` has read from and written to storage (man 5 proc, /proc/PID/io).
+
+    None if it is gone, we may not look, or the kernel does not count.
+    """
+    counts: dict[str, int] = {}
+    try:
+        for line in read_proc(f"/proc/{process.pid}/io").splitlines():
+            name, _, number = line.partition(":")
+            counts[name] = int(number)
+        found = StorageIO(read_bytes=counts["read_bytes"], write_bytes=counts["write_bytes"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if is_alive(process) else None
 
 
 def command_line(pid: int, wait_s: float = EXEC_MAX_S) -> list[str]:

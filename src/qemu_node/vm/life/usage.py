@@ -1,7 +1,9 @@
 """What a VM uses of its host, and whether it waits for disk space.
 
 CPU time is one small read, done at every call. Pss walks page tables (11 ms per GiB): only
-`measure` reads it, every 20 seconds.
+`measure` reads it, every 20 seconds, and what only root can read beside it.
+
+A new key of usage.json has a default: readers of another version ignore or miss it.
 """
 
 import contextlib
@@ -13,7 +15,13 @@ from pathlib import Path
 import msgspec
 
 from qemu_node.host.files import atomic, beneath
-from qemu_node.host.process.identity import ProcessId, cpu_times, pss_bytes
+from qemu_node.host.process.identity import (
+    ProcessId,
+    cpu_times,
+    merged_bytes,
+    pss_bytes,
+    storage_io,
+)
 from qemu_node.net.portspec import PortSpec
 from qemu_node.text import DECODE_ERRORS
 
@@ -40,6 +48,13 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     drops: dict[str, int] = {}
     """Frames of the guest that were not let through, by reason; those of its whole life."""
     disk: DiskState = DiskState()
+    merged_bytes: int | None = None
+    """Memory that KSM has merged; None: not known, as in files of drivers before 0.1.0."""
+    overlay_bytes: int | None = None
+    """Space that its disk takes on the node; None likewise."""
+    read_bytes: int | None = None
+    """What its QEMU has read from storage in its life; None likewise."""
+    write_bytes: int | None = None
 
 
 class CpuShare(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,12 +72,20 @@ class CpuShare(msgspec.Struct, frozen=True, kw_only=True):
 class UsageMeter:
     """Reads one process's use. Safe to call after the process has gone: it then reports zeros."""
 
-    def __init__(self, process: ProcessId, disk: DiskState = DiskState()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        process: ProcessId,
+        disk: DiskState = DiskState(),  # noqa: B008 - frozen
+        *,
+        overlay: Path | None = None,
+    ) -> None:
+        """Measure `process`, and with it the file of its disk if `overlay` names one."""
         self.disk = disk
         """What the VM waits for, as its manager last found."""
         self.drops: dict[str, int] = {}
         """What the ruleset dropped, as the VM's manager last read it."""
         self._process = process
+        self._overlay = overlay
         self._pss_bytes = 0
         self._last: tuple[float, float, float] | None = None
 
@@ -75,6 +98,7 @@ class UsageMeter:
         """Read everything, also Pss, which is expensive. Blocks for some milliseconds."""
         self._pss_bytes = pss_bytes(self._process) or 0
         times = cpu_times(self._process)
+        moved = storage_io(self._process)
         return Usage(
             measured_at=time.time(),
             cpu_user_s=0.0 if times is None else times.user_s,
@@ -82,6 +106,10 @@ class UsageMeter:
             pss_bytes=self._pss_bytes,
             drops=self.drops,
             disk=self.disk,
+            merged_bytes=merged_bytes(self._process),
+            overlay_bytes=_allocated_bytes(self._overlay),
+            read_bytes=None if moved is None else moved.read_bytes,
+            write_bytes=None if moved is None else moved.write_bytes,
         )
 
     def publish(self, path: Path) -> None:
@@ -119,6 +147,12 @@ def drops_of(ports: Iterable[PortSpec], drops: Mapping[str, Mapping[str, int]]) 
     for port in ports:
         total.update(drops.get(port.ifname, {}))
     return {reason: count for reason, count in sorted(total.items()) if count}
+
+
+def _allocated_bytes(path: Path | None) -> int | None:
+    with contextlib.suppress(OSError):
+        return None if path is None else path.lstat().st_blocks * 512
+    return None
 
 
 def read_usage(path: Path) -> Usage | None:

@@ -7,6 +7,7 @@ the evidence.
 
 import signal
 from dataclasses import dataclass
+from enum import StrEnum
 
 import msgspec
 
@@ -47,6 +48,21 @@ FORCED_OFF = VMExit(exit_code=137, signal=int(signal.SIGKILL))
 """It did not, in the time that Nomad gave it, and was killed; reported like any killed task."""
 
 
+class EndKind(StrEnum):
+    """What an end is counted as."""
+
+    POWERED_OFF = "powered-off"
+    FORCED = "forced"
+    """It did not shut down in the time that Nomad gave it."""
+    PANICKED = "panicked"
+    HUNG = "hung"
+    OUT_OF_MEMORY = "out-of-memory"
+    """The kernel killed it, in its cgroup."""
+    QEMU = "qemu"
+    """QEMU failed, crashed, or was ended by somebody else."""
+
+
+_PANICKED = "the guest's kernel panicked"
 _HUNG = VMExit(exit_code=1, reason="the guest hung or halted: it no longer fed its watchdog")
 _INTERNAL_ERROR = VMExit(
     exit_code=1, reason="QEMU stopped the guest: internal error of the accelerator"
@@ -93,7 +109,7 @@ def guest_end_of_event(event: QmpEvent) -> VMExit | None:
 
 
 def _panicked(info: PanicInfo | None) -> VMExit:
-    reason = "the guest's kernel panicked"
+    reason = _PANICKED
     if info is not None and info.type == "hyper-v":
         code, *parameters = (
             f"{arg & _UINT64_MAX:#x}"
@@ -169,6 +185,21 @@ def is_nodes_end(*, is_marked: bool, is_end_written: bool, is_same_boot: bool) -
             the node took it along: a power cut, or a shutdown that ended it by force.
     """
     return is_marked or not (is_end_written or is_same_boot)
+
+
+def kind_of(outcome: VMExit) -> EndKind:
+    """Return what the end of a VM is counted as."""
+    if outcome.oom_killed:
+        return EndKind.OUT_OF_MEMORY
+    if outcome == POWERED_OFF:
+        return EndKind.POWERED_OFF
+    if outcome == FORCED_OFF:
+        return EndKind.FORCED
+    if outcome == _HUNG:
+        return EndKind.HUNG
+    if outcome.reason is not None and outcome.reason.startswith(_PANICKED):
+        return EndKind.PANICKED
+    return EndKind.QEMU
 
 
 def describe(outcome: VMExit) -> str:

@@ -24,7 +24,7 @@ from qemu_node.vm.record.record import VMState
 from qemu_node.vm.services import NodeServices, Tell
 from qemu_node.vm.start.qemuprocess import Inherited, attach, connect, limit, listen, publish, spawn
 from qemu_node.vm.start.request import VMRequest
-from qemu_node.vm.start.steps import Start, claim_directory, lease_user
+from qemu_node.vm.start.steps import Start, StartStep, claim_directory, lease_user
 from qemu_node.vm.start.vmfiles import copy_varstore, make_disk, take_image, write_config_drive
 from qemu_node.vm.start.vmspec import Checked, vm_spec, vm_state
 
@@ -47,10 +47,11 @@ async def launch(
     tell: Tell,
     admission: Admission,
     on_long_wait: Callable[[], None] = lambda: None,
+    on_step: Callable[[StartStep], object] = lambda _: None,
 ) -> Launched:
     """Start the VM that `request` describes and return once QMP says that it runs.
 
-    `on_long_wait` is called where the image takes long.
+    `on_long_wait` is called where the image takes long, `on_step` at the begin of each step.
 
     Raises:
         NodeError: a step failed; everything that was made has been removed again.
@@ -58,7 +59,7 @@ async def launch(
     config, shared_gid = node.config, node.rights.shared_gid
     checked = await _check(request, node, admission)
     async with Undo() as undo, AsyncExitStack() as turn:
-        start = Start(request=request, tell=tell, undo=undo)
+        start = Start(request=request, tell=tell, undo=undo, on_step=on_step)
         directory = await claim_directory(start, config.paths, node.network)
         taken = await take_image(
             start, directory, node.images, config.images.pull_timeout_s, on_long_wait

@@ -7,6 +7,7 @@ the next one begins. What a step needs of an earlier one is its argument.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -50,9 +51,11 @@ class Start:
     request: VMRequest
     tell: Tell
     undo: Undo
+    on_step: Callable[[StartStep], object] = lambda _: None
 
     def announce(self, step: StartStep) -> None:
-        """Log that `step` begins."""
+        """Log that `step` begins, and tell whoever counts."""
+        self.on_step(step)
         vm_id = self.request.identity.vm_id
         log.debug("start step", extra={"step": step.value, "vm_id": vm_id})
 

@@ -1,47 +1,24 @@
 """This node: its version, its memory, its images, and what does not work on it.
 
-Owns what may be read without root. What only root can read is absent, and `problems` says why.
+Owns what is shown of it. What only root can read comes from the driver, with its age.
 """
 
 import os
 import socket
+import time
 from collections import Counter
-from pathlib import Path
 
 import msgspec
 
 from qemu_node.config.node import NodeConfig
-from qemu_node.errors import NodeError
 from qemu_node.host.concurrency.threads import to_the_end
-from qemu_node.images.keeper import ImageKeeper
-from qemu_node.images.store.keptimage import KeptImage, file_name
+from qemu_node.inventory.nodefigures import KsmView, MemoryOfNode, read_figures
 from qemu_node.version import VERSION
+from qemu_node.vm.record.nodefile import CacheFacts
 from qemu_node.web.access.acl.rights import Right
 from qemu_node.web.api.nomadtasks import NomadTasks
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.frame.route import Call, Route
-
-_KSM = Path("/sys/kernel/mm/ksm")
-_MEMINFO = Path("/proc/meminfo")
-_IMAGES_MAX = 500
-
-
-class KsmView(msgspec.Struct, frozen=True, kw_only=True):
-    """Kernel same-page merging (Linux, admin-guide/mm/ksm.rst)."""
-
-    is_running: bool
-    merged_bytes: int
-    """What it saves."""
-    shared_bytes: int
-    """What the merged pages take."""
-    full_scans: int
-
-
-class MemoryOfNode(msgspec.Struct, frozen=True, kw_only=True):
-    """The node's memory."""
-
-    total_bytes: int
-    available_bytes: int
 
 
 class ImageView(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +31,17 @@ class ImageView(msgspec.Struct, frozen=True, kw_only=True):
     """How many VMs run on it."""
     is_pinned: bool
     is_outdated: bool
+
+
+class CacheView(msgspec.Struct, frozen=True, kw_only=True):
+    """The image cache, as the driver saw it last."""
+
+    age_s: float
+    count: int
+    bytes: int
+    """Space that the images take."""
+    in_use: int
+    """How many of them VMs run on."""
 
 
 class OtherView(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +64,10 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory: MemoryOfNode | None = None
     ksm: KsmView | None = None
     """None: this kernel has none."""
+    cache: CacheView | None = None
+    """None: no driver has written it down yet."""
     images: list[ImageView] | None = None
-    """None: only root can read them."""
+    """The first of the cache, by name; None likewise."""
     problems: list[str] = []
     """What does not work at present."""
 
@@ -88,8 +78,7 @@ class NodeRoutes:
     def __init__(self, fleet: Fleet, nomad: NomadTasks, config: NodeConfig) -> None:
         self._fleet = fleet
         self._nomad = nomad
-        paths = config.paths
-        self._keeper = ImageKeeper(paths.images_dir, paths.vm_data_dir, config.images)
+        self._config = config
 
     def routes(self) -> tuple[Route, ...]:
         """Return the table."""
@@ -106,15 +95,10 @@ class NodeRoutes:
 
     async def _show(self, _: Call) -> NodeView:
         vms = self._fleet.state().values()
-        problems = self._fleet.troubles.lines()
-        images: list[ImageView] | None = None
-        try:
-            kept = await to_the_end(self._keeper.images)
-            images = [_image(image) for image in kept[:_IMAGES_MAX]]
-        except PermissionError:
-            pass
-        except (NodeError, OSError) as exc:
-            problems.append(f"the images cannot be read: {exc}")
+        figures = await to_the_end(read_figures, self._config)
+        driver = figures.driver
+        cache = None if driver is None else driver.cache
+        age_s = 0.0 if driver is None else time.time() - (driver.cache_at or driver.written_at)
         return NodeView(
             name=next((vm.node for vm in vms if vm.node), "") or socket.gethostname(),
             version=VERSION,
@@ -125,54 +109,29 @@ class NodeRoutes:
                 OtherView(vm_id=vm_id, state=status.value)
                 for vm_id, status in sorted(self._fleet.others().items())
             ],
-            memory=parse_meminfo(_read(_MEMINFO)),
-            ksm=read_ksm(_KSM),
-            images=images,
-            problems=problems,
+            memory=figures.memory,
+            ksm=figures.ksm,
+            cache=None if cache is None else _cache(cache, age_s),
+            images=None if cache is None else _images(cache),
+            problems=[*self._fleet.troubles.lines(), *(driver.problems if driver else ())],
         )
 
 
-def parse_meminfo(text: str) -> MemoryOfNode | None:
-    """Return the memory that /proc/meminfo tells (man 5 proc); None if it does not: pure."""
-    sizes: dict[str, int] = {}
-    for line in text.splitlines():
-        name, _, rest = line.partition(":")
-        number = rest.strip().partition(" ")[0]
-        if number.isascii() and number.isdigit():
-            sizes[name] = int(number) * 1024
-    try:
-        return MemoryOfNode(total_bytes=sizes["MemTotal"], available_bytes=sizes["MemAvailable"])
-    except KeyError:
-        return None
-
-
-def read_ksm(directory: Path) -> KsmView | None:
-    """Return what the kernel says of KSM in `directory`; None if it has none."""
-    page_bytes = os.sysconf("SC_PAGE_SIZE")
-    try:
-        return KsmView(
-            is_running=int(_read(directory / "run")) == 1,
-            merged_bytes=int(_read(directory / "pages_sharing")) * page_bytes,
-            shared_bytes=int(_read(directory / "pages_shared")) * page_bytes,
-            full_scans=int(_read(directory / "full_scans")),
-        )
-    except ValueError:
-        return None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def _image(image: KeptImage) -> ImageView:
-    return ImageView(
-        name=file_name(image.label),
-        digest=image.digest,
-        size_bytes=image.blob.size_bytes,
-        vms=len(image.users),
-        is_pinned=image.is_pinned,
-        is_outdated=image.is_outdated,
+def _cache(cache: CacheFacts, age_s: float) -> CacheView:
+    return CacheView(
+        age_s=round(max(age_s, 0.0), 1), count=cache.count, bytes=cache.bytes, in_use=cache.in_use
     )
+
+
+def _images(cache: CacheFacts) -> list[ImageView]:
+    return [
+        ImageView(
+            name=image.name,
+            digest=image.digest,
+            size_bytes=image.size_bytes,
+            vms=image.vms,
+            is_pinned=image.is_pinned,
+            is_outdated=image.is_outdated,
+        )
+        for image in cache.images
+    ]

@@ -24,7 +24,7 @@ class MemoryView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pss_bytes: int | None = None
     """What the node spends on the VM."""
     merged_bytes: int | None = None
-    """What KSM saves of it."""
+    """How much of it KSM has merged with other memory of the node."""
 
 
 class EndView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

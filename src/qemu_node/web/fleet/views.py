@@ -74,6 +74,7 @@ def view_of(
             plugged_bytes=seen.plugged_bytes or record.memory_bytes,
             used_bytes=memory_used_bytes,
             pss_bytes=summary.pss_bytes,
+            merged_bytes=None if summary.usage is None else summary.usage.merged_bytes,
         ),
         host_name="" if network is None else network.host_name,
         addresses=forwarded_ports(record.nics) + (() if network is None else network.addresses),

@@ -61,3 +61,35 @@ def test_memory_and_command_line_of_a_live_process() -> None:
     assert pss > 1 << 20
     assert identity.command_line(OWN)
     assert identity.command_line(2**22 + 1) == []
+
+
+def test_what_a_process_has_moved_from_storage_is_known_of_our_own() -> None:
+    own = identity.identify(os.getpid())
+    assert own is not None
+    moved = identity.storage_io(own)
+    # A kernel without task I/O accounting does not count.
+    assert moved is None or min(moved.read_bytes, moved.write_bytes) >= 0
+    gone = identity.ProcessId(pid=own.pid, start_time=own.start_time + 1)
+    assert identity.storage_io(gone) is None
+    assert identity.merged_bytes(gone) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "read_bytes: 1", "read_bytes: x\nwrite_bytes: 1", "read_bytes: 1\nwrite_bytes"]
+)
+def test_counters_that_are_no_numbers_are_not_known(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = identity.identify(os.getpid())
+    assert own is not None
+    monkeypatch.setattr(identity, "read_proc", lambda _: text)
+    assert identity.storage_io(own) is None
+    assert identity.merged_bytes(own) is None
+
+
+def test_merged_pages_are_counted_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = identity.identify(os.getpid())
+    assert own is not None
+    monkeypatch.setattr(identity, "is_alive", lambda _: True)
+    monkeypatch.setattr(identity, "read_proc", lambda _: "3\n")
+    assert identity.merged_bytes(own) == 3 * os.sysconf("SC_PAGE_SIZE")

@@ -70,3 +70,25 @@ def test_a_file_of_an_older_driver_knows_no_disk(tmp_path: Path) -> None:
     usage = read_usage(path)
     assert usage is not None
     assert usage.disk == DiskState()
+    assert usage.merged_bytes is usage.overlay_bytes is usage.read_bytes is None
+
+
+def test_the_space_of_a_disk_is_what_it_takes_not_what_it_could(tmp_path: Path) -> None:
+    process = identify(os.getpid())
+    assert process is not None
+    overlay = tmp_path / "overlay.qcow2"
+    assert UsageMeter(process, overlay=overlay).measure().overlay_bytes is None
+    with overlay.open("wb") as file:
+        file.truncate(1 << 30)
+        file.write(b"x" * 8192)
+    found = UsageMeter(process, overlay=overlay).measure().overlay_bytes
+    assert found is not None
+    assert 8192 <= found < 1 << 20
+
+
+def test_a_newer_drivers_file_is_read_by_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "usage.json"
+    path.write_text(
+        '{"measured_at":1,"cpu_user_s":1,"cpu_system_s":1,"pss_bytes":1,"new_bytes":[1]}'
+    )
+    assert read_usage(path) is not None

@@ -8,6 +8,7 @@ from qemu_node.qmp.events import QmpEvent, RunState, StatusInfo
 from qemu_node.vm.record.outcome import (
     FORCED_OFF,
     POWERED_OFF,
+    EndKind,
     ProcessEnd,
     VMExit,
     describe,
@@ -15,6 +16,7 @@ from qemu_node.vm.record.outcome import (
     guest_end_of_status,
     is_nodes_end,
     judge_process_end,
+    kind_of,
 )
 
 
@@ -185,3 +187,27 @@ def test_an_end_is_the_nodes_if_the_node_took_the_vm_along(
     assert (
         is_nodes_end(is_marked=marked, is_end_written=written, is_same_boot=same_boot) is is_nodes
     )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [
+        (POWERED_OFF, EndKind.POWERED_OFF),
+        (FORCED_OFF, EndKind.FORCED),
+        (
+            guest_end_of_status(StatusInfo(status=RunState.GUEST_PANICKED, running=False)),
+            EndKind.PANICKED,
+        ),
+        (guest_end_of_status(StatusInfo(status=RunState.WATCHDOG, running=False)), EndKind.HUNG),
+        (
+            guest_end_of_status(StatusInfo(status=RunState.INTERNAL_ERROR, running=False)),
+            EndKind.QEMU,
+        ),
+        (judge_process_end(end(-9, oom_kills=1)), EndKind.OUT_OF_MEMORY),
+        (judge_process_end(end(-11)), EndKind.QEMU),
+        (judge_process_end(end(0)), EndKind.QEMU),
+        (judge_process_end(end(-9, stopping=True)), EndKind.FORCED),
+    ],
+)
+def test_every_end_is_counted_as_one_kind(outcome: VMExit, kind: EndKind) -> None:
+    assert kind_of(outcome) is kind

@@ -1,13 +1,18 @@
 """How the node is."""
 
-from pathlib import Path
-
-import pytest
 from fakes.published import VM_ID, make_record, publish
 from fakes.web_api import READER, running_api
 
 from qemu_node.config.node import Paths
-from qemu_node.web.api.noderoutes import parse_meminfo, read_ksm
+from qemu_node.vm.record.nodefile import CacheFacts, Counts, ImageFacts, NodeFile
+
+CACHE = CacheFacts(
+    count=1,
+    bytes=4096,
+    in_use=1,
+    in_use_bytes=4096,
+    images=(ImageFacts(name="debian.qcow2", digest="sha256:00", size_bytes=8192, vms=2),),
+)
 
 
 async def test_the_node_is_shown_to_whom_it_concerns(paths: Paths) -> None:
@@ -20,30 +25,19 @@ async def test_the_node_is_shown_to_whom_it_concerns(paths: Paths) -> None:
         assert shown["vms"] == {"unmanaged": 1}
         assert shown["others"] == [{"vm_id": "db-ba9876543210", "state": "orphan"}]
         assert shown["memory"]["total_bytes"] > 0
-        assert shown["images"] == []
+        assert "images" not in shown, "no driver has told of them"
         assert VM_ID not in str(shown)
         api.guard.acl = READER
         await api.get("/api/v1/node", 403)
 
 
-def test_a_kernel_without_ksm_has_none(tmp_path: Path) -> None:
-    assert read_ksm(tmp_path) is None
-    for name, value in (("run", 1), ("pages_sharing", 3), ("pages_shared", 1), ("full_scans", 7)):
-        (tmp_path / name).write_text(f"{value}\n")
-    ksm = read_ksm(tmp_path)
-    assert ksm is not None
-    assert (ksm.is_running, ksm.full_scans) == (True, 7)
-    assert ksm.merged_bytes == 3 * ksm.shared_bytes
-
-
-@pytest.mark.parametrize(
-    "text", ["", "MemTotal: 1 kB", "MemTotal: x kB\nMemAvailable: 1 kB", "MemTotal:\nMemAvailable:"]
-)
-def test_a_meminfo_that_does_not_say_it_is_none(text: str) -> None:
-    assert parse_meminfo(text) is None
-
-
-def test_meminfo_is_in_kibibytes() -> None:
-    memory = parse_meminfo("MemTotal:  2 kB\nMemFree: 0 kB\nMemAvailable:    1 kB\n")
-    assert memory is not None
-    assert (memory.total_bytes, memory.available_bytes) == (2048, 1024)
+async def test_what_only_root_can_read_comes_from_the_driver_with_its_age(paths: Paths) -> None:
+    NodeFile(paths).add(
+        Counts(), now_s=0.0, driver_version="1", problems=("no bridge",), cache=CACHE
+    )
+    async with running_api(paths) as api:
+        shown = await api.get("/api/v1/node")
+        assert [image["name"] for image in shown["images"]] == ["debian.qcow2"]
+        assert (shown["cache"]["count"], shown["cache"]["bytes"]) == (1, 4096)
+        assert shown["cache"]["age_s"] > 1000
+        assert "no bridge" in shown["problems"]

@@ -21,7 +21,7 @@ function Usage({ vm }) {
     ['Uptime', running == null ? '' : duration(running)],
     ['Memory range', memory.min_bytes === memory.max_bytes ? '' : `${bytes(memory.min_bytes)} to ${bytes(memory.max_bytes)}`],
     ['On the node (Pss)', memory.pss_bytes == null ? '' : bytes(memory.pss_bytes)],
-    ['Saved by KSM', memory.merged_bytes ? bytes(memory.merged_bytes) : ''],
+    ['Merged by KSM', memory.merged_bytes ? bytes(memory.merged_bytes) : ''],
     ['Guest agent', vm.end ? '' : vm.agent_age_s == null ? 'no answer yet' : `answered ${duration(vm.agent_age_s)} ago`],
     ['Looking at it', vm.viewers || ''],
   ]} /></section>`;

@@ -1,7 +1,7 @@
 // This node: its version, memory, images, and what does not work on it.
 import { html, useEffect, useState } from './html.mjs';
 import { get } from './api.mjs';
-import { bytes } from './format.mjs';
+import { bytes, duration } from './format.mjs';
 import { Bar, Notice } from './parts.mjs';
 
 export default function Node() {
@@ -24,7 +24,8 @@ export default function Node() {
       ${node.memory ? html`<section class="panel"><h2>Memory</h2><div class="meters"><span>Used</span><${Bar} value=${used / node.memory.total_bytes} /><span class="number">${bytes(used)} of ${bytes(node.memory.total_bytes)}</span></div>
         ${node.ksm ? html`<dl class="facts-list"><dt>KSM</dt><dd>${node.ksm.is_running ? 'on' : 'off'}</dd><dt>Saved</dt><dd class="number">${bytes(node.ksm.merged_bytes)}</dd><dt>Full scans</dt><dd class="number">${node.ksm.full_scans}</dd></dl>` : null}</section>` : null}
     </div>
-    <section class="part"><h2>Images</h2>${node.images == null ? html`<p class="dim">Only root can read them.</p>` : html`<div class="table"><table><thead><tr><th>Image</th><th>Size</th><th>VMs</th><th></th><th>Digest</th></tr></thead>
+    <section class="part"><h2>Images</h2>${node.cache ? html`<p class="dim">${node.cache.count} images, ${bytes(node.cache.bytes)}, ${node.cache.in_use} in use; ${duration(node.cache.age_s)} ago</p>` : null}
+      ${node.images == null ? html`<p class="dim">The driver has not told of them yet.</p>` : html`<div class="table"><table><thead><tr><th>Image</th><th>Size</th><th>VMs</th><th></th><th>Digest</th></tr></thead>
       <tbody>${node.images.map((image) => html`<tr key=${image.digest}><th scope="row">${image.name}</th><td class="number">${bytes(image.size_bytes)}</td><td class="number">${image.vms}</td><td>${[image.is_pinned && 'pinned', image.is_outdated && 'outdated'].filter(Boolean).join(', ')}</td><td class="mono">${image.digest}</td></tr>`)}</tbody></table></div>`}</section>
   </main>`;
 }
