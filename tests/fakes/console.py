@@ -19,6 +19,7 @@ from qemu_node.web.access.session.websocket import Socket
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame.application import add_routes, make_application
 from qemu_node.web.frame.route import VM_PATH, Call, Route
+from qemu_node.web.metrics.scrapers import Scrapers
 from qemu_node.web.service.accessparts import Access
 
 VM = vm()
@@ -81,7 +82,8 @@ async def running_console(
     async with contextlib.AsyncExitStack() as stack:
         nomad = await stack.enter_async_context(FakeNomad.running())
         api = await stack.enter_async_context(nomad.api())
-        access = Access(settings or AccessSettings(), api=api, clock=clock)
+        settings = settings or AccessSettings()
+        access = Access(settings, api=api, by_scrape=Scrapers(settings).find, clock=clock)
         await stack.enter_async_context(access)
         app = make_application(access.checks)
         server = TestServer(app, scheme="http" if tls is None else "https")
@@ -146,6 +148,13 @@ async def running_console(
                 right=Right.NODE,
                 handler=nothing,
                 summary="Node.",
+            ),
+            Route(
+                method="GET",
+                path="/metrics",
+                right=Right.METRICS,
+                handler=nothing,
+                summary="Figures.",
             ),
         )
         add_routes(app, routes, guard=access.guard, find_vm=lambda vm_id: console.vms.get(vm_id))

@@ -35,6 +35,10 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Whether everybody may do everything: with `auth = "none"`, or if Nomad has no ACLs."""
     password_file: str = ""
     """For `auth = "password"`: the file with its hash."""
+    metrics_token_file: str = ""
+    """The file with the token for which `/metrics` is given; empty: a token of Nomad's alone."""
+    metrics_on_loopback: bool = True
+    """Whether programs on this node get `/metrics` without any token."""
     session_idle: str = "30m"
     session_max: str = "12h"
     socket_idle: str = "1h"
@@ -78,7 +82,7 @@ def check_web(web: WebConfig) -> None:
             ) from None
     if not 1 <= web.port <= 65535:
         raise ConfigError(f"web.port must be 1 to 65535, not {web.port}")
-    for name in ("cert_file", "key_file", "password_file", "nomad_ca_file"):
+    for name in ("cert_file", "key_file", "password_file", "nomad_ca_file", "metrics_token_file"):
         path = getattr(web, name)
         if path and not path.startswith("/"):
             raise ConfigError(f"web.{name} must be an absolute path, not {path!r}")

@@ -71,6 +71,14 @@ class _GuestStats(msgspec.Struct, rename="kebab"):
     last_update: int = 0
 
 
+class MemoryUse(msgspec.Struct, frozen=True, kw_only=True):
+    """How much memory a guest uses, by its own account."""
+
+    used_bytes: int
+    said_at: int
+    """When it said so; Unix time."""
+
+
 class _BlockInfo(msgspec.Struct, rename="kebab"):
     """QAPI BlockInfo; other members are not needed."""
 
@@ -137,7 +145,7 @@ async def poll_memory_use(connection: QmpConnection, interval_s: int) -> None:
     )
 
 
-async def query_memory_use(connection: QmpConnection) -> int | None:
+async def query_memory_use(connection: QmpConnection) -> MemoryUse | None:
     """Return how many bytes the guest uses, by its own account; None if it has not said.
 
     That is what it has less what its programs could still get. See `poll_memory_use`.
@@ -151,7 +159,7 @@ async def query_memory_use(connection: QmpConnection) -> int | None:
     total, available = answer.stats.stat_total_memory, answer.stats.stat_available_memory
     if not answer.last_update or not 0 <= available <= total < _NOT_SAID:
         return None
-    return total - available
+    return MemoryUse(used_bytes=total - available, said_at=answer.last_update)
 
 
 async def system_powerdown(connection: QmpConnection) -> None:

@@ -20,6 +20,9 @@ class AccessSettings:
     open_without_acls: bool = False
     """`nomad`, and Nomad has no ACLs: whether others than this node itself are let in."""
     password_file: Path | None = None
+    metrics_token_file: Path | None = None
+    metrics_on_loopback: bool = False
+    """Whether programs on this node get `/metrics` without any token."""
     idle_s: float = 1800.0
     """A session without request, stream or socket ends."""
     age_s: float = 43_200.0

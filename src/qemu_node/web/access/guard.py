@@ -28,7 +28,7 @@ from aiohttp import web
 from qemu_node.text import DECODE_ERRORS, printable
 from qemu_node.web.access import audit
 from qemu_node.web.access.access_settings import AccessSettings
-from qemu_node.web.access.acl.rights import CAPABILITIES, Right
+from qemu_node.web.access.acl.rights import CAPABILITIES, OF_NODE, Right
 from qemu_node.web.access.session.attachments import RIGHT_LOST, Attachment, Attachments
 from qemu_node.web.access.session.grant import Grant
 from qemu_node.web.access.session.sessions import Session, Sessions
@@ -44,8 +44,21 @@ BAD_TICKET = 4400
 """Close code: the first message was no ticket that is good here."""
 RIGHT_OF_MODE: dict[Mode, Right] = {"view": Right.VIEW, "control": Right.CONTROL}
 
+_NO_SCRAPE = (
+    "give Prometheus a token (`authorization: { credentials_file: … }`): one of Nomad with "
+    '`node { policy = "read" }`, or that of web.metrics_token_file in node.toml; on the node '
+    "itself https://localhost needs none"
+)
+
 ByToken = Callable[[str, web.Request], Awaitable[Session]]
 """Returns the session of a token in a header, of Nomad. Raises `Problem`."""
+
+ByScrape = Callable[[web.Request], Awaitable[Session | None]]
+"""Returns the session of whoever may collect figures without a login, and may do nothing else."""
+
+
+async def no_scrape(_: web.Request) -> None:
+    """Let nobody in without a login."""
 
 
 class _FirstMessage(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,18 +76,29 @@ class Guard:
         tickets: Tickets,
         attachments: Attachments,
         by_token: ByToken,
+        by_scrape: ByScrape = no_scrape,
     ) -> None:
         self._settings = settings
         self._sessions = sessions
         self._tickets = tickets
         self._attachments = attachments
         self._by_token = by_token
+        self._by_scrape = by_scrape
 
     async def grant(
         self, request: web.Request, right: Right, vm: VMView | None, *, is_change: bool
     ) -> Grant:
         """Return the right of whoever sent `request`; see `frame.route.Guard`."""
-        session = await self.session(request, is_change=is_change)
+        if right is Right.METRICS:
+            scraper = await self._by_scrape(request)
+            if scraper is not None:
+                return Grant(user=scraper.user, right=right, session=scraper)
+        try:
+            session = await self.session(request, is_change=is_change)
+        except Problem as exc:
+            if right is Right.METRICS and exc.status in (401, 403):
+                raise Problem(exc.status, exc.error, str(exc), hint=_NO_SCRAPE) from exc
+            raise
         grant = Grant(user=session.user, right=right, session=session)
         try:
             _check_right(grant, vm)
@@ -255,7 +279,7 @@ def _check_right(grant: Grant, vm: VMView | None) -> None:
     """
     if vm is None:
         # Of a VM that is not there nobody may anything, and the frame says so.
-        if grant.right is Right.NODE and not grant.allows(Right.NODE, None):
+        if grant.right in OF_NODE and not grant.allows(grant.right, None):
             raise forbidden(
                 "you may not see what concerns the node",
                 hint='a policy with `node { policy = "read" }` allows it',

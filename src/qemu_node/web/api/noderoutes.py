@@ -12,13 +12,13 @@ import msgspec
 
 from qemu_node.config.node import NodeConfig
 from qemu_node.host.concurrency.threads import to_the_end
-from qemu_node.inventory.nodefigures import KsmView, MemoryOfNode, read_figures
 from qemu_node.version import VERSION
 from qemu_node.vm.record.nodefile import CacheFacts
 from qemu_node.web.access.acl.rights import Right
 from qemu_node.web.api.nomadtasks import NomadTasks
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.frame.route import Call, Route
+from qemu_node.web.metrics.nodefigures import KsmView, MemoryOfNode, read_figures
 
 
 class ImageView(msgspec.Struct, frozen=True, kw_only=True):

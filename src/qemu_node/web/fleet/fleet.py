@@ -36,7 +36,7 @@ from qemu_node.web.fleet.board import Board
 from qemu_node.web.fleet.ends import EndedVMs
 from qemu_node.web.fleet.follow import Follower
 from qemu_node.web.fleet.guests import Ask, GuestAsker, ask_network
-from qemu_node.web.fleet.livevm import LiveVM
+from qemu_node.web.fleet.livevm import LiveVM, VMFigures
 from qemu_node.web.fleet.model import Delta, VMView
 
 log = logging.getLogger(__name__)
@@ -141,6 +141,19 @@ class Fleet:
             VMNotFoundError: there is none, or it has ended.
         """
         return self._live(vm_id).record
+
+    def collect(self) -> list[VMFigures]:
+        """Return the figures of all VMs that run, by vm_id; nothing is asked for them.
+
+        From then on, and as long as this is called every few minutes, guests say how much memory
+        they use.
+        """
+        self._asker.note_collection()
+        return [
+            vm.figures(view, self._asker.facts(vm_id))
+            for vm_id, vm in sorted(self._vms.items())
+            if (view := self._board.views.get(vm_id)) and view.state != VMStatus.ENDED
+        ]
 
     def others(self) -> Mapping[str, VMStatus]:
         """Return what is there and is no published VM: it starts, or cannot be read."""

@@ -7,6 +7,7 @@ silent one is asked more and more rarely. Does not own which answers are believe
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -28,6 +29,11 @@ _LOOKED_AT_S = 60.0
 _IDLE_S = 300.0
 _SILENT_MAX_S = 600.0
 _MEMORY_POLL_S = 30
+_MEASURED_POLL_S = 60
+"""The same while nobody looks, and figures are collected."""
+_COLLECTED_S = 300.0
+"""So long after the last collection of figures another one is expected."""
+_MEMORY_LOOK_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,12 +44,14 @@ class GuestFacts:
     answered_s: float | None = None
     """When its agent answered last; the loop's time."""
     memory_used_bytes: int | None = None
+    memory_said_at: int | None = None
+    """When the guest said so; Unix time."""
     due_s: float = 0.0
     """When its agent is asked next."""
     silences: int = 0
     """How often it has not answered, in a row."""
-    is_polled: bool = False
-    """The guest reports its memory by itself."""
+    poll_s: int = 0
+    """How often the guest reports its memory by itself; 0: not at all."""
 
 
 Ask = Callable[[VMSummary], Awaitable[GuestNetwork | None]]
@@ -76,6 +84,7 @@ class GuestAsker:
         self._on_answer = on_answer
         self._ask = ask
         self._is_looked_at = False
+        self._collected_s = -_COLLECTED_S
         self._changed = Flag()
 
     def facts(self, vm_id: str) -> GuestFacts:
@@ -104,6 +113,10 @@ class GuestAsker:
                     facts.due_s = max(facts.due_s, now_s)
         self._is_looked_at = is_looked_at
         self._changed.set()
+
+    def note_collection(self) -> None:
+        """Note that somebody collects figures: guests say how much memory they use."""
+        self._collected_s = asyncio.get_running_loop().time()
 
     async def ask_agents(self) -> NoReturn:
         """Ask the agents, each in its time, until cancelled."""
@@ -137,26 +150,45 @@ class GuestAsker:
             self._on_answer(vm_id)
 
     async def ask_memory(self) -> NoReturn:
-        """While somebody looks, read how much memory guests use, until cancelled."""
+        """While somebody looks or collects, read how much memory guests use, until cancelled."""
+        asked_s = -math.inf
         while True:
-            for vm_id, (_, monitor) in list(self._vms.items()):
-                facts = self._facts.get(vm_id)
-                if facts is None or not monitor.is_own or monitor.problem is not None:
-                    continue
-                if self._is_looked_at or facts.is_polled:
-                    with contextlib.suppress(QmpError):
-                        await self._ask_balloon(monitor, facts, vm_id)
-            await asyncio.sleep(_MEMORY_POLL_S if self._is_looked_at else 5.0)
+            now_s = asyncio.get_running_loop().time()
+            poll_s = self._memory_poll_s(now_s)
+            if not poll_s or now_s - asked_s >= poll_s:
+                asked_s = now_s if poll_s else -math.inf
+                await self._ask_memory_of_all(poll_s)
+            await asyncio.sleep(min(_MEMORY_LOOK_S, poll_s or _MEMORY_LOOK_S))
 
-    async def _ask_balloon(self, monitor: Monitor, facts: GuestFacts, vm_id: str) -> None:
+    def _memory_poll_s(self, now_s: float) -> int:
+        """Return how often guests are to say how much they use; 0: nobody wants to know."""
+        if self._is_looked_at:
+            return _MEMORY_POLL_S
+        return _MEASURED_POLL_S if now_s - self._collected_s < _COLLECTED_S else 0
+
+    async def _ask_memory_of_all(self, poll_s: int) -> None:
+        for vm_id, (_, monitor) in list(self._vms.items()):
+            facts = self._facts.get(vm_id)
+            if facts is None or not monitor.is_own or monitor.problem is not None:
+                continue
+            if poll_s or facts.poll_s:
+                with contextlib.suppress(QmpError):
+                    await self._ask_balloon(monitor, facts, vm_id, poll_s)
+
+    async def _ask_balloon(
+        self, monitor: Monitor, facts: GuestFacts, vm_id: str, poll_s: int
+    ) -> None:
         async with monitor.connection() as qmp:
-            if facts.is_polled is not self._is_looked_at:
-                await commands.poll_memory_use(qmp, _MEMORY_POLL_S if self._is_looked_at else 0)
-                facts.is_polled = self._is_looked_at
-            used_bytes = await commands.query_memory_use(qmp) if facts.is_polled else None
+            if facts.poll_s != poll_s:
+                await commands.poll_memory_use(qmp, poll_s)
+                facts.poll_s = poll_s
+            use = await commands.query_memory_use(qmp) if poll_s else None
+        if use is None:
+            return
+        facts.memory_said_at = use.said_at
         # Whole MiB: a guest that is idle is not told of again and again.
-        used_bytes = None if used_bytes is None else used_bytes - used_bytes % MIB
-        if used_bytes is not None and used_bytes != facts.memory_used_bytes:
+        used_bytes = use.used_bytes - use.used_bytes % MIB
+        if used_bytes != facts.memory_used_bytes:
             facts.memory_used_bytes = used_bytes
             self._on_answer(vm_id)
 

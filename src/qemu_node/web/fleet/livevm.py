@@ -6,15 +6,17 @@ by (`follow`), nor what becomes of it after its end (`ends`).
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from qemu_node.config.node import Paths
-from qemu_node.host.process.identity import age_s, is_alive
+from qemu_node.host.process.identity import ProcessId, age_s, is_alive
 from qemu_node.host.process.pidfd import Hold
 from qemu_node.inventory.state import VMStatus, VMSummary
 from qemu_node.qmp.events import QmpEvent
-from qemu_node.vm.life.usage import UsageMeter
+from qemu_node.vm.life.usage import Usage, UsageMeter
 from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.record import VMRecord
 from qemu_node.web.fleet.ends import judge_end
@@ -24,6 +26,27 @@ from qemu_node.web.fleet.monitors import Monitor
 from qemu_node.web.fleet.views import settled_cpu, state_of, view_of
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VMFigures:
+    """What is known of a VM that runs, with the times of what was not read just now.
+
+    Times are Unix times, rounded; None: never.
+    """
+
+    view: VMView
+    process: ProcessId
+    nics: tuple[str | None, ...]
+    """The TAP of each NIC; None in user mode."""
+    started_at: float
+    usage: Usage | None
+    """What its driver wrote down last, and when."""
+    agent_answered_at: float | None
+    memory_said_at: float | None
+    """When the guest said how much memory it uses."""
+    is_monitor_open: bool
+    """Whether QEMU can be asked."""
 
 
 class LiveVM:
@@ -96,6 +119,23 @@ class LiveVM:
             thumbnail=self.thumbnail,
             viewers=self.viewers,
             end=self.end() if word == VMStatus.ENDED else None,
+        )
+
+    def figures(self, view: VMView, facts: GuestFacts) -> VMFigures:
+        """Return its figures; `view` is how it is."""
+        now = time.time()
+        answered_s = facts.answered_s
+        return VMFigures(
+            view=view,
+            process=self.record.process,
+            nics=tuple(nic.ifname for nic in self.record.nics),
+            started_at=round(now - age_s(self.record.process)),
+            usage=self.summary.usage,
+            agent_answered_at=None
+            if answered_s is None
+            else round(now - (self._loop.time() - answered_s)),
+            memory_said_at=facts.memory_said_at,
+            is_monitor_open=self.monitor.problem is None,
         )
 
     def ended_view(self, facts: GuestFacts) -> VMView:

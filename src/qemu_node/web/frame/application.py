@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from qemu_node.text import DECODE_ERRORS, printable
-from qemu_node.web.access.acl.rights import Right
+from qemu_node.web.access.acl.rights import OF_NODE, Right
 from qemu_node.web.fleet.model import VMView
 from qemu_node.web.frame.route import Call, Guard, Query, Route
 from qemu_node.web.http.middleware import add_headers
@@ -40,7 +40,7 @@ def add_routes(
         find_vm: vm_id → VM of this node.
     """
     for route in routes:
-        if route.right not in (None, Right.SEE, Right.NODE) and not route.is_of_vm:
+        if route.right not in (None, Right.SEE, *OF_NODE) and not route.is_of_vm:
             raise ValueError(f"{route.path}: {route.right} is a right to a VM, and names none")
         app.router.add_route(route.method, route.path, _serve(route, guard, find_vm))
 

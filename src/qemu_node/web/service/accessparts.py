@@ -16,7 +16,7 @@ from aiohttp import web
 
 from qemu_node.web.access.access_settings import AccessSettings
 from qemu_node.web.access.acl.nomadapi import NomadApi
-from qemu_node.web.access.guard import Guard
+from qemu_node.web.access.guard import ByScrape, Guard, no_scrape
 from qemu_node.web.access.login.door import Door
 from qemu_node.web.access.session.attachments import Attachments
 from qemu_node.web.access.session.sessions import Session, Sessions
@@ -34,6 +34,7 @@ class Access:
         settings: AccessSettings,
         *,
         api: NomadApi | None,
+        by_scrape: ByScrape = no_scrape,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Build the parts.
@@ -41,6 +42,7 @@ class Access:
         Args:
             settings: Of node.toml.
             api: Of Nomad, entered by the caller; None without it.
+            by_scrape: Who may collect figures without a login.
             clock: Seconds.
         """
         self.sessions = Sessions(
@@ -57,6 +59,7 @@ class Access:
             tickets=Tickets(clock=clock),
             attachments=self._attachments,
             by_token=self._by_token,
+            by_scrape=by_scrape,
         )
         self._routes = LoginRoutes(
             settings, guard=self.guard, door=self.door, sessions=self.sessions

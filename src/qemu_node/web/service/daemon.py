@@ -68,8 +68,14 @@ def run_daemon(config: NodeConfig) -> None:
         runner.run(_run(config))
 
 
-def access_settings(web: WebConfig) -> AccessSettings:
-    """Return who is let in: pure but for the names of the node."""
+def access_settings(web: WebConfig, *, has_guests_on_loopback: bool = False) -> AccessSettings:
+    """Return who is let in: pure but for the names of the node.
+
+    Args:
+        web: The settings.
+        has_guests_on_loopback: Whether guests in user mode can connect to the node's loopback: what
+            comes from there may be a guest.
+    """
     site = NodeSite(
         names=frozenset(name.lower().rstrip(".") for name in web.names),
         allowed_origins=parse_allowed(web.allowed_origins),
@@ -79,6 +85,8 @@ def access_settings(web: WebConfig) -> AccessSettings:
         site=site,
         open_without_acls=web.accept_open_access,
         password_file=Path(web.password_file) if web.password_file else None,
+        metrics_token_file=Path(web.metrics_token_file) if web.metrics_token_file else None,
+        metrics_on_loopback=web.metrics_on_loopback and not has_guests_on_loopback,
         idle_s=web.session_idle_s,
         age_s=web.session_max_s,
         socket_idle_s=web.socket_idle_s,
@@ -157,7 +165,7 @@ async def _run(config: NodeConfig) -> None:
             console = await stack.enter_async_context(
                 serving(
                     config,
-                    settings=access_settings(web),
+                    settings=access_settings(web, has_guests_on_loopback=config.network.allow_host),
                     nomad=nomad_server(web, os.environ),
                     sockets=sockets,
                     tls=certificate.context,

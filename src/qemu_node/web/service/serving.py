@@ -32,6 +32,9 @@ from qemu_node.web.http.listener.nodenames import own_names
 from qemu_node.web.http.listener.port import Port, listen
 from qemu_node.web.http.middleware import Site
 from qemu_node.web.http.origins import is_own_host
+from qemu_node.web.metrics.metricsroutes import MetricsRoutes
+from qemu_node.web.metrics.scrape import Scraper
+from qemu_node.web.metrics.scrapers import Scrapers
 from qemu_node.web.page.pageroutes import PageRoutes
 from qemu_node.web.service.accessparts import Access
 from qemu_node.web.viewer.keys.keyroutes import KeysRoutes
@@ -104,7 +107,7 @@ async def serving(
             stack.callback(sock.close)
         api = None if nomad is None else await stack.enter_async_context(NomadApi(nomad))
         fleet = await stack.enter_async_context(Fleet(config.paths))
-        access = Access(settings, api=api)
+        access = Access(settings, api=api, by_scrape=Scrapers(settings).find)
         app = make_application(access.checks)
         app.on_response_prepare.append(_name_no_version)
         routes = await _open_parts(
@@ -163,6 +166,7 @@ async def _open_parts(
         *ScreenRoutes(thumbnails, Relay(fleet), access.guard).routes(),
         *KeysRoutes(fleet, pastes).routes(),
         *SerialRoutes(viewers, access.guard).routes(),
+        *MetricsRoutes(Scraper(fleet, config)).routes(),
     ]
     return [*routes, *api.document(routes), *PageRoutes().routes()]
 

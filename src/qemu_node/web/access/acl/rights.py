@@ -24,6 +24,12 @@ class Right(StrEnum):
     """Reset it, press its power button, stop and restart its task."""
     NODE = "node"
     """See what concerns the whole node."""
+    METRICS = "metrics"
+    """Collect the figures of the node and of all its VMs."""
+
+
+OF_NODE = frozenset({Right.NODE, Right.METRICS})
+"""Rights that concern no VM, so no namespace."""
 
 
 CAPABILITIES: dict[Right, frozenset[str]] = {
@@ -33,8 +39,8 @@ CAPABILITIES: dict[Right, frozenset[str]] = {
     Right.AGENT_EXEC: frozenset({"read-job", "alloc-exec"}),
     Right.POWER: frozenset({"read-job", "alloc-lifecycle"}),
 }
-"""What a token needs in the namespace of the VM's job. `NODE` is `node:read`, which no namespace
-gives."""
+"""What a token needs in the namespace of the VM's job. Those of `OF_NODE` are `node:read`, which no
+namespace gives."""
 
 
 def allows(acl: Acl, right: Right, namespace: str | None) -> bool:
@@ -45,7 +51,7 @@ def allows(acl: Acl, right: Right, namespace: str | None) -> bool:
         right: What is asked for.
         namespace: Of a VM's job; None: what is asked for concerns the node.
     """
-    if right is Right.NODE:
+    if right in OF_NODE:
         return acl.may_read_node
     if namespace is None:
         return acl.is_management

@@ -8,13 +8,12 @@ systemd may hand it over (`LoadCredential=`).
 import base64
 import hashlib
 import hmac
-import os
 import secrets
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_node.errors import ConfigError
+from qemu_node.host.files.reading import read_secret
 
 PASSWORD_MIN_CHARS = 12
 PASSWORD_MAX_CHARS = 1024
@@ -24,7 +23,6 @@ _P = 1
 """Cost of one attempt: 32 MiB (128 · N · r) and about 0.1 s of a core."""
 _LOG2_N_MAX = 20
 _SALT_BYTES = 16
-_FILE_MAX_BYTES = 4096
 _HINT = "`qemu-node serve --make-password` makes what the file must hold"
 
 
@@ -86,22 +84,9 @@ def read_hash(path: Path) -> PasswordHash:
     Raises:
         ConfigError: it cannot be read, others may read or change it, or it holds no hash.
     """
+    text = read_secret(path, hint=_HINT)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            status = os.fstat(fd)
-            data = os.read(fd, _FILE_MAX_BYTES)
-        finally:
-            os.close(fd)
-    except OSError as exc:
-        raise ConfigError(f"{path}: {exc.strerror}", hint=_HINT) from exc
-    # The group may read it: it is the daemon's, and so systemd shows the mode of a credential.
-    if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o027:
-        raise ConfigError(f"{path}: others may read or change the file", hint=f"chmod 0640 {path}")
-    try:
-        return parse_hash(data.decode("ascii"))
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: this is no hash of a password", hint=_HINT) from exc
+        return parse_hash(text)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}", hint=exc.hint) from exc
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from qemu_node.config.node import NodeConfig, Paths
-from qemu_node.inventory.nodefigures import parse_meminfo, read_figures, read_ksm
+from qemu_node.web.metrics.nodefigures import parse_meminfo, read_figures, read_ksm
 
 
 def test_a_kernel_without_ksm_has_none(tmp_path: Path) -> None:
