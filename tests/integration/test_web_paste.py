@@ -1,6 +1,7 @@
 """Text that is typed into a real guest's text console, followed by the console's own fleet."""
 
 import base64
+import contextlib
 import random
 import string
 from collections.abc import AsyncIterator
@@ -67,6 +68,7 @@ async def paste(pastes: Pastes, vm: VM, text: str) -> PasteView:
         plan_strokes(load("us"), text),
         per_second=PER_SECOND,
         may_go_on=lambda: True,
+        session=contextlib.nullcontext(),
     )
 
 

@@ -15,7 +15,7 @@ from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.web.access.acl.nomadapi import NomadApi
 from qemu_node.web.access.acl.rights import Right
 from qemu_node.web.api.clusterroutes import ClusterRoutes
-from qemu_node.web.api.eventroutes import HEARTBEAT_S, EventRoutes, StreamGuard
+from qemu_node.web.api.eventroutes import HEARTBEAT_S, EventRoutes
 from qemu_node.web.api.noderoutes import NodeRoutes
 from qemu_node.web.api.nomadtasks import NomadTasks
 from qemu_node.web.api.vm.agentroutes import AgentRoutes
@@ -25,7 +25,7 @@ from qemu_node.web.api.vm.vmroutes import VMRoutes
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.frame.application import json_response
 from qemu_node.web.frame.openapi import describe
-from qemu_node.web.frame.route import Call, Route
+from qemu_node.web.frame.route import Call, Route, StreamGuard
 
 
 class Api:

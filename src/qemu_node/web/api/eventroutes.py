@@ -9,8 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -19,7 +18,7 @@ from qemu_node.web.access.acl.rights import CAPABILITIES, Right
 from qemu_node.web.access.session.grant import Grant
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.fleet.model import Delta, VMView, difference
-from qemu_node.web.frame.route import Call, Route
+from qemu_node.web.frame.route import Call, Route, StreamGuard
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +30,6 @@ _AGE_BEATS = 4
 """Every so many heartbeats the ages of guest agents are told."""
 
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-
-
-class StreamGuard(Protocol):
-    """Ends streams with their sessions."""
-
-    def stream(self, grant: Grant) -> AbstractAsyncContextManager[None]:
-        """Cancel the block when the session of `grant` ends, and leave it without an error."""
-        ...
 
 
 class SessionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

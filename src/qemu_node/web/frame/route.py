@@ -4,6 +4,7 @@ Owns the rule that every route says who may use it: there is no way to serve one
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -33,6 +34,18 @@ class Guard(Protocol):
 
         Raises:
             Problem: 401, 403, or 404 for a VM that this user may not see.
+        """
+        ...
+
+
+class StreamGuard(Protocol):
+    """Ends with their sessions what goes on after a request: streams, pastes."""
+
+    def stream(self, grant: Grant) -> AbstractAsyncContextManager[None]:
+        """Cancel the block when the session of `grant` ends, and leave it without an error.
+
+        Raises:
+            Problem: the session has too many; before the block.
         """
         ...
 

@@ -164,7 +164,7 @@ async def _open_parts(
         *access.routes(),
         *api.routes(),
         *ScreenRoutes(thumbnails, Relay(fleet), access.guard).routes(),
-        *KeysRoutes(fleet, pastes).routes(),
+        *KeysRoutes(fleet, pastes, access.guard).routes(),
         *SerialRoutes(viewers, access.guard).routes(),
         *MetricsRoutes(Scraper(fleet, config)).routes(),
     ]

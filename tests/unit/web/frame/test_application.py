@@ -1,6 +1,7 @@
 """What the frame does with requests before and after a route's handler."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -40,6 +41,10 @@ class FakeGuard:
         if "X-Me" not in request.headers:
             raise not_logged_in()
         return Grant(user="me", right=right, session=make_session())
+
+    @contextlib.asynccontextmanager
+    async def stream(self, _grant: Grant) -> AsyncIterator[None]:
+        yield
 
 
 async def echo(call: Call) -> Text:

@@ -7,7 +7,7 @@ import msgspec
 
 from qemu_node.text import nearest, printable
 from qemu_node.web.access.acl.rights import Right
-from qemu_node.web.frame.route import VM_PATH, Call, Route
+from qemu_node.web.frame.route import VM_PATH, Call, Route, StreamGuard
 from qemu_node.web.http.problems import Problem, bad_request
 from qemu_node.web.viewer.contract import VMs
 from qemu_node.web.viewer.keys import combinations, layouts
@@ -40,9 +40,10 @@ class KeyboardView(msgspec.Struct, frozen=True, kw_only=True):
 class KeysRoutes:
     """What is served of the VMs' keyboards."""
 
-    def __init__(self, fleet: VMs, pastes: Pastes) -> None:
+    def __init__(self, fleet: VMs, pastes: Pastes, guard: StreamGuard) -> None:
         self._fleet = fleet
         self._pastes = pastes
+        self._guard = guard
 
     def routes(self) -> Iterable[Route]:
         """Return the table."""
@@ -125,6 +126,7 @@ class KeysRoutes:
             characters,
             per_second=body.per_second,
             may_go_on=lambda: not grant.session.is_over and grant.allows(Right.CONTROL, vm),
+            session=self._guard.stream(grant),
         )
 
     async def _progress(self, call: Call) -> PasteView:

@@ -7,6 +7,7 @@ The text is kept no longer than it is typed, and is in no log: it may be a passw
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final
@@ -33,6 +34,9 @@ _ENDINGS: Final = {
     "GUEST_PANICKED": "the guest's kernel panicked",
 }
 """Events after which no key reaches what the text was meant for."""
+
+
+_NOT_ANY_MORE: Final = "whoever pasted may not type into this VM any more"
 
 
 class PasteBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,6 +145,7 @@ class Pastes:
         *,
         per_second: int,
         may_go_on: Callable[[], bool],
+        session: AbstractAsyncContextManager[None],
     ) -> PasteView:
         """Begin to type.
 
@@ -149,6 +154,8 @@ class Pastes:
             characters: The strokes of each.
             per_second: Strokes in a second.
             may_go_on: Asked again and again whether whoever pastes still may.
+            session: Of whoever pastes. It is entered while something is typed: then his rights are
+                asked again from time to time, and its end ends the paste.
 
         Raises:
             Problem: another paste runs, or the guest does not.
@@ -164,21 +171,24 @@ class Pastes:
 
         def look() -> None:
             if not may_go_on():
-                raise _Aborted("whoever pasted may not type into this VM any more")
+                raise _Aborted(_NOT_ANY_MORE)
 
         async def type_all() -> NodeError | None:
             try:
-                await type_strokes(
-                    self._fleet,
-                    vm_id,
-                    characters,
-                    per_second=per_second,
-                    look=look,
-                    on_typed=paste.note_typed,
-                )
+                async with session:
+                    await type_strokes(
+                        self._fleet,
+                        vm_id,
+                        characters,
+                        per_second=per_second,
+                        look=look,
+                        on_typed=paste.note_typed,
+                    )
+                    return None
             except NodeError as exc:
                 return exc
-            return None
+            # The block was left because the session has ended.
+            return _Aborted(_NOT_ANY_MORE)
 
         self._pastes[vm_id] = paste
         paste.task = self._tasks.start(type_all(), name=f"paste {paste.id}")

@@ -36,7 +36,7 @@ async def client(qemu: TypedQemu, guard: FakeGuard) -> AsyncIterator[TestClient[
     fleet.monitors[VM.vm_id] = qemu  # type: ignore[assignment]
     app = make_application()
     async with Pastes(fleet) as pastes:
-        add_routes(app, KeysRoutes(fleet, pastes).routes(), guard=guard, find_vm=fleet.get)
+        add_routes(app, KeysRoutes(fleet, pastes, guard).routes(), guard=guard, find_vm=fleet.get)
         async with TestClient(TestServer(app)) as client:
             yield client
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -64,13 +65,20 @@ async def pastes(fleet: FakeFleet) -> AsyncIterator[Pastes]:
         yield pastes
 
 
-async def start(pastes: Pastes, text: str, *, may: list[bool] | None = None) -> PasteView:
+async def start(
+    pastes: Pastes,
+    text: str,
+    *,
+    may: list[bool] | None = None,
+    session: AbstractAsyncContextManager[None] | None = None,
+) -> PasteView:
     allowed = may if may is not None else [True]
     return await pastes.start(
         VM_ID,
         plan_strokes(load("us"), text),
         per_second=PER_SECOND_MAX,
         may_go_on=lambda: allowed[0],
+        session=session or nullcontext(),
     )
 
 
@@ -99,6 +107,29 @@ async def test_a_paste_is_one_call_a_stroke_and_tells_how_far_it_is(
         [("shift", True), ("b", True), ("b", False), ("shift", False)],
         [("ret", True), ("ret", False)],
     ]
+
+
+async def test_a_paste_ends_with_the_session_that_has_begun_it(
+    pastes: Pastes, qemu: TypedQemu
+) -> None:
+    limit = asyncio.timeout(None)
+
+    @asynccontextmanager
+    async def session() -> AsyncIterator[None]:
+        # As `Guard.stream` does.
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            pass
+
+    begun = await start(pastes, LONG, session=session())
+    await typed(qemu, 3)
+    limit.reschedule(0.0)
+    done = await ended(pastes, begun)
+    assert done.state is PasteState.ABORTED
+    assert "may not type" in done.message
+    assert qemu.calls[-1] == RELEASE
 
 
 async def test_the_next_key_waits_until_the_guest_has_read_the_last_one(
