@@ -161,6 +161,28 @@ async def test_who_opens_slowly_is_given_up_and_keeps_nobody_out(
         writer.close()
 
 
+async def test_who_reads_nothing_is_cut_by_the_kernel(
+    https: int, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port, "_UNREAD_MAX_MS", 500)
+    loop = asyncio.get_running_loop()
+    context = trusting(certificate)
+    with socket.create_connection(("127.0.0.1", https)) as sock:
+        sock.setblocking(False)
+        transport, protocol = await loop.create_connection(
+            asyncio.Protocol, sock=sock, ssl=context, server_hostname="127.0.0.1"
+        )
+        transport.pause_reading()
+        del protocol
+        # Answers to more requests than all buffers hold.
+        request = b"GET / HTTP/1.1\r\nHost: node1:1\r\n\r\n"
+        with contextlib.suppress(ConnectionError):
+            while not transport.is_closing():
+                transport.write(request * 2000)
+                await asyncio.sleep(0.05)
+    assert await get(https, trusting(certificate)) == HELLO
+
+
 async def test_one_address_gets_only_so_many_connections(
     https: int, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +269,13 @@ async def test_a_certificate_is_private_and_names_the_node(tmp_path: Path) -> No
         assert words in text
     before = path.read_bytes()
     assert await selfmade.ensure(directory, ["node1"]) == path
+    # What a daemon leaves that was killed while it made one is removed with the next.
+    (directory / ".new-killed").mkdir()
+    (directory / ".new-killed/key.pem").write_text("a key")
+    path.write_text("half a file")
+    assert await selfmade.ensure(directory, ["node1"]) == path
+    assert [entry.name for entry in directory.iterdir()] == [path.name]
+    before = path.read_bytes()
     assert path.read_bytes() == before, "a good one stays"
 
 

@@ -23,6 +23,9 @@ BODY_MAX_BYTES = 64 << 10
 BODY_MAX_S = 10.0
 """How long a body may take to arrive; a client that sends a byte a second keeps nothing open."""
 
+SEND_MAX_S = 120.0
+"""How long a client may take for an answer; one that reads a byte a minute keeps nothing open."""
+
 Middleware = Callable[..., Awaitable[web.StreamResponse]]
 
 FindVM = Callable[[str], VMView | None]
@@ -126,6 +129,29 @@ async def _read_body(request: web.Request, kind: type) -> Any:
 
 @web.middleware
 async def _answer_problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    response = await _respond(request, handler)
+    if isinstance(response, web.Response):
+        await _send(request, response)
+    return response
+
+
+async def _send(request: web.Request, response: web.Response) -> None:
+    """Send a whole answer; end the connection of a client that does not take it."""
+    try:
+        async with asyncio.timeout(SEND_MAX_S):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+    except ConnectionError:
+        # The client has gone, which aiohttp finds as well.
+        pass
+
+
+async def _respond(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:

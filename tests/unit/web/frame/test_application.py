@@ -165,3 +165,28 @@ async def test_a_body_that_comes_too_slowly_is_given_up(
     )
     assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
     writer.close()
+
+
+async def test_who_does_not_take_an_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(application, "SEND_MAX_S", 0.3)
+
+    async def much(call: Call) -> web.Response:
+        del call
+        return web.Response(body=bytes(64 << 20))
+
+    app = make_application()
+    route = Route(method="GET", path="/much", right=None, handler=much, summary="Much.")
+    add_routes(app, [route], guard=FakeGuard(), find_vm=lambda _: None)
+    async with TestServer(app) as server:
+        reader, writer = await asyncio.open_connection(server.host, server.port, limit=1 << 10)
+        writer.write(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n")
+        manager = server.runner.server
+        assert manager is not None
+        async with asyncio.timeout(60):
+            while not manager.connections:
+                await asyncio.sleep(0.01)
+            # Not one byte is read here but what fills the buffers.
+            while manager.connections:
+                await asyncio.sleep(0.01)
+        writer.close()
+        del reader

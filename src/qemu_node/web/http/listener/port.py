@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 _OPEN_MAX_S = 10.0
 """How long a client may take for its first byte, and again for the handshake."""
 _BACKLOG = 512
+_UNREAD_MAX_MS = 60_000
+"""How long the other end may take nothing of what is sent, or be gone without a word: then the
+kernel ends the connection (man 7 tcp, TCP_USER_TIMEOUT; also while its window is closed since
+Linux 5.11)."""
 _TLS_HANDSHAKE = b"\x16"
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NO_ROOM_PAUSE_S = 0.5
@@ -147,6 +151,7 @@ class Port:
                 self._complain("a connection was refused: too many are open", peer)
                 sock.close()
                 continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MAX_MS)
             self._opening[sock] = peer
             _ = self._tasks.start(self._open(sock), name="open a connection")
 

@@ -8,6 +8,7 @@ where only the node's administrators look.
 import ipaddress
 import logging
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ DAYS = 397
 RENEW_DAYS = 30
 FILE_NAME = "certificate.pem"
 
+_NEW = ".new-"
 _TIMEOUT_S = 30.0
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62})")
 
@@ -67,7 +69,10 @@ def _make(path: Path, names: Sequence[str]) -> None:
     text = request_config(names, own_addresses())
     try:
         make_directory(path.parent, 0o700)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as made:
+        for left in path.parent.glob(f"{_NEW}*"):
+            # Of a daemon that was killed meanwhile: there may be a key in it.
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_NEW, dir=path.parent) as made:
             key, cert = Path(made) / "key.pem", Path(made) / "cert.pem"
             # fmt: off
             run_blocking([
