@@ -179,7 +179,7 @@ async def test_the_ways_in_are_those_of_a_nomad_with_acls(api: NomadApi) -> None
 async def test_a_login_by_a_provider_that_nomad_does_not_know_is_refused(api: NomadApi) -> None:
     door, _ = make_door(api)
     with pytest.raises(Problem) as refused:
-        await door.oidc.begin("nobody", "https://x:5800")
+        await door.begin_oidc("nobody", "https://x:5800", HERE)
     assert refused.value.status == 400
 
 
@@ -244,9 +244,9 @@ async def test_whom_a_provider_names_is_logged_in_with_the_rights_of_nomads_bind
         assert ways.ways == ("token", "ott", "oidc")
         assert ways.oidc_methods == ("company",)
         with pytest.raises(Problem) as refused:
-            await door.oidc.begin("company", "https://evil.example")
+            await door.begin_oidc("company", "https://evil.example", HERE)
         assert refused.value.status == 400
-        url, secret = await door.oidc.begin("company", origin)
+        url, secret = await door.begin_oidc("company", origin, HERE)
         state, code = provider.agree(url)
         token = await door.oidc.complete(secret, state=state, code=code, issuer="")
         session = sessions.find(await door.by_token(token, HERE))
@@ -254,7 +254,7 @@ async def test_whom_a_provider_names_is_logged_in_with_the_rights_of_nomads_bind
         assert session.acl.allows("dev", "alloc-exec")
         assert not session.acl.allows("web", "read-job")
         assert sessions.left_s(session) <= 3600
-        url, secret = await door.oidc.begin("company", origin)
+        url, secret = await door.begin_oidc("company", origin, HERE)
         state, _ = provider.agree(url)
         with pytest.raises(Problem) as refused:
             await door.oidc.complete(secret, state=state, code="stolen", issuer="")

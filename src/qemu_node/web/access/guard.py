@@ -103,11 +103,27 @@ class Guard:
         try:
             _check_right(grant, vm)
         except Problem:
+            self._count(session)
             _note("refused", request, grant, vm)
             raise
         if is_change:
+            self._count(session)
             _note("allowed", request, grant, vm)
         return grant
+
+    def _count(self, session: Session) -> None:
+        """Refuse somebody who sends more than the log is to have of him.
+
+        Raises:
+            Problem: 429; nothing was done.
+        """
+        if not self._sessions.may_be_noted(session):
+            raise Problem(
+                429,
+                "too-many-requests",
+                "this session sends too many requests",
+                hint="wait a while",
+            )
 
     async def session(self, request: web.Request, *, is_change: bool) -> Session:
         """Return the session of a request, with rights that are fresh.

@@ -193,7 +193,8 @@ class LoginRoutes:
 
     async def _begin_oidc(self, call: Call) -> web.Response:
         body: OidcBody = call.body
-        url, secret = await self._door.oidc.begin(body.method, _origin_of(call.request))
+        visitor = visitor_of(call.request)
+        url, secret = await self._door.begin_oidc(body.method, _origin_of(call.request), visitor)
         response = json_response(OidcView(url=url))
         # Lax: the browser comes back from the provider's page.
         response.set_cookie(

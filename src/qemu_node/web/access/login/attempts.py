@@ -4,10 +4,11 @@ Owns how many wrong attempts are taken, from one address and from all. Does not 
 An address is an IPv4 address or the first 64 bits of an IPv6 one, which one customer has.
 """
 
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+
+from qemu_node.web.http.listener.openers import network_of
 
 OF_ADDRESS_MAX = 10
 OF_ALL_MAX = 200
@@ -27,7 +28,7 @@ class Attempts:
         """Return how long this address has to wait for its next attempt; 0: it may."""
         now = self._clock()
         self._all = [at for at in self._all if now - at < WINDOW_S]
-        own = [at for at in self._wrong.get(_network(address), ()) if now - at < WINDOW_S]
+        own = [at for at in self._wrong.get(network_of(address), ()) if now - at < WINDOW_S]
         waits = [0.0]
         if len(own) >= OF_ADDRESS_MAX:
             waits.append(own[-OF_ADDRESS_MAX] + WINDOW_S - now)
@@ -38,19 +39,9 @@ class Attempts:
     def note_wrong(self, address: str) -> None:
         """Count a wrong attempt."""
         now = self._clock()
-        network = _network(address)
+        network = network_of(address)
         own = [at for at in self._wrong.pop(network, []) if now - at < WINDOW_S]
         self._wrong[network] = [*own, now][-OF_ADDRESS_MAX:]
         while len(self._wrong) > _ADDRESSES_MAX:
             self._wrong.popitem(last=False)
         self._all = [*self._all, now][-OF_ALL_MAX:]
-
-
-def _network(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(getattr(parsed, "ipv4_mapped", None) or parsed)

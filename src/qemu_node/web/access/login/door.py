@@ -85,6 +85,9 @@ class Door:
         api = self._nomad()
         self._check_attempts(visitor)
         identity = await self._identify(api, token, visitor)
+        if key is not None and self._sessions.find(key) is not None:
+            # The same program has sent several requests at once.
+            return key
         secret, session = self._sessions.begin(
             user=identity.user,
             auth="nomad",
@@ -189,6 +192,21 @@ class Door:
         """Return how this visitor can get in."""
         return await self._ways.find(visitor)
 
+    async def begin_oidc(self, method: str, origin: str, visitor: Visitor) -> tuple[str, str]:
+        """Return a provider's address and the secret of this attempt, for a cookie.
+
+        Raises:
+            Problem: as `Oidc.begin`; or there were too many wrong attempts.
+        """
+        oidc = self.oidc
+        self._check_attempts(visitor)
+        try:
+            return await oidc.begin(method, origin, address=visitor.address)
+        except Problem as exc:
+            if exc.status == 400:
+                self._attempts.note_wrong(visitor.address)
+            raise
+
     @property
     def oidc(self) -> Oidc:
         """Login through a provider.
@@ -208,7 +226,12 @@ class Door:
         """
         if self._settings.auth == "open":
             return self._begin("anybody", "open", visitor)
-        if self._settings.auth != "nomad" or not await self._has_no_acls():
+        if self._settings.auth != "nomad":
+            raise _closed("open")
+        self._check_attempts(visitor)
+        if not await self._has_no_acls():
+            # Counted, for each asks Nomad.
+            self._attempts.note_wrong(visitor.address)
             raise _closed("open")
         if not self._ways.is_open_to(visitor):
             raise acls_off()

@@ -20,11 +20,14 @@ import msgspec
 
 from qemu_node.text import printable
 from qemu_node.web.access.acl.nomadapi import NomadApi, NomadError, NomadRefusedError
+from qemu_node.web.http.listener.openers import network_of
 from qemu_node.web.http.problems import Problem, bad_request, not_logged_in, unreachable
 
 CALLBACK_PATH = "/oidc/callback"
 ATTEMPT_S = 600.0
 _ATTEMPTS_MAX = 256
+ATTEMPTS_OF_ADDRESS_MAX = 16
+"""Logins that one address has begun and not completed: it keeps nobody else out."""
 _SECRET_BYTES = 32
 
 
@@ -53,6 +56,7 @@ class _Attempt:
     nonce: str
     state: str
     redirect_uri: str
+    network: str
     until: float
 
 
@@ -76,16 +80,19 @@ class Oidc:
             return []
         return [method for method in listed or () if method.type == "OIDC"]
 
-    async def begin(self, method: str, origin: str) -> tuple[str, str]:
+    async def begin(self, method: str, origin: str, *, address: str) -> tuple[str, str]:
         """Return the provider's address and the secret of this attempt, for a cookie.
 
         Args:
             method: The auth method's name.
             origin: The console's, as the browser shows it.
+            address: Of whoever begins.
 
         Raises:
             Problem: Nomad refuses or does not answer.
         """
+        network = network_of(address)
+        self._make_room(network)
         nonce = secrets.token_urlsafe(_SECRET_BYTES)
         redirect_uri = callback_of(origin)
         try:
@@ -107,12 +114,12 @@ class Oidc:
         if url.scheme not in ("https", "http") or len(states) != 1:
             raise bad_request("Nomad named no address of a provider")
         secret = secrets.token_urlsafe(_SECRET_BYTES)
-        self._make_room()
         self._attempts[secret] = _Attempt(
             method=method,
             nonce=nonce,
             state=states[0],
             redirect_uri=redirect_uri,
+            network=network,
             until=self._clock() + ATTEMPT_S,
         )
         return answer.auth_url, secret
@@ -150,10 +157,11 @@ class Oidc:
             raise unreachable(exc) from exc
         return token.secret_id
 
-    def _make_room(self) -> None:
+    def _make_room(self, network: str) -> None:
         now = self._clock()
         self._attempts = {s: a for s, a in self._attempts.items() if a.until > now}
-        if len(self._attempts) >= _ATTEMPTS_MAX:
+        own = sum(attempt.network == network for attempt in self._attempts.values())
+        if len(self._attempts) >= _ATTEMPTS_MAX or own >= ATTEMPTS_OF_ADDRESS_MAX:
             raise Problem(429, "too-many-attempts", "too many logins have begun")
 
 

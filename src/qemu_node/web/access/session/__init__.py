@@ -5,4 +5,5 @@
 - `tickets`: one use of a VM's screen or serial port
 - `grant`: what a request was found to be allowed
 - `sessions`: who is logged in
+- `pace`: how much is written down of somebody, pure
 """

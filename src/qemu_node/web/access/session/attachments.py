@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 OF_SESSION_MAX = 8
 OF_SESSION_AND_VM_MAX = 4
+OF_USER_AND_VM_MAX = 16
+"""In all of his sessions: each viewer takes memory of the VM's QEMU, which has a limit."""
 STREAMS_OF_SESSION_MAX = 8
 _TICK_S = 0.5
 
@@ -88,14 +90,20 @@ class Attachments:
         if attachment.vm_id:
             of_vms = [a for a in own if a.vm_id]
             of_this = sum(a.vm_id == attachment.vm_id for a in of_vms)
-            is_full = len(of_vms) >= OF_SESSION_MAX or of_this >= OF_SESSION_AND_VM_MAX
+            user = attachment.session.user
+            of_user = sum(a.vm_id == attachment.vm_id and a.session.user == user for a in self._all)
+            is_full = (
+                len(of_vms) >= OF_SESSION_MAX
+                or of_this >= OF_SESSION_AND_VM_MAX
+                or of_user >= OF_USER_AND_VM_MAX
+            )
         else:
             is_full = len(own) >= STREAMS_OF_SESSION_MAX + OF_SESSION_MAX
         if is_full:
             raise Problem(
                 429,
                 "too-many-sockets",
-                "this session has too many screens and serial ports open",
+                "you have too many screens and serial ports open",
                 hint="close some of them",
             )
         self._all.add(attachment)

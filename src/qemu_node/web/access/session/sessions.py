@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from qemu_node.errors import NodeError
 from qemu_node.web.access.acl.nomadacl import Acl
 from qemu_node.web.access.acl.rights import Right, allows
+from qemu_node.web.access.session.pace import Pace
 from qemu_node.web.http.problems import Problem, not_logged_in
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ class Session:
     check: Checker | None = field(default=None, repr=False)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     """Whoever checks his rights; the others wait for the answer."""
+    pace: Pace = field(default_factory=Pace, repr=False)
+    """Of what is written down about him."""
     attached: int = 0
     """Streams and sockets that belong to it."""
     is_over: bool = False
@@ -207,6 +210,10 @@ class Sessions:
         session.checked_at = now
         if standing.expires_in_s is not None:
             session.ends_at = min(session.ends_at, now + standing.expires_in_s)
+
+    def may_be_noted(self, session: Session) -> bool:
+        """Tell whether something of a session may be written down now, and count it then."""
+        return session.pace.take(self._clock())
 
     def end_if_over(self, session: Session) -> bool:
         """Tell whether a session has ended, which it does here if its time has come."""

@@ -1,6 +1,7 @@
 """What somebody may try who is not who he says, or makes another's browser try it."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -16,6 +17,7 @@ from qemu_node.web.access.login.attempts import OF_ADDRESS_MAX
 from qemu_node.web.access.session.attachments import (
     NOMAD_SILENT,
     OF_SESSION_AND_VM_MAX,
+    OF_USER_AND_VM_MAX,
     RIGHT_LOST,
     SESSION_OVER,
 )
@@ -481,3 +483,55 @@ async def test_whoever_is_let_in_by_a_link_needs_no_nomad() -> None:
         url = f"{console.origin}/api/v1/login"
         body = {"token": TOKEN}
         assert await status(browser, "POST", url, json=body, headers=console.headers()) == 400
+
+
+async def test_nobody_floods_the_log_with_what_he_may_not_do(
+    console: Console, browser: ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    console.nomad.policies["control"] = namespaces(default=READ)
+    console.now(CHECK_AFTER_S + 1)
+    caplog.set_level("INFO", "qemu_node.audit")
+    caplog.clear()
+    url = console.origin + RESET
+    found = [await status(browser, "POST", url, headers=console.headers()) for _ in range(150)]
+    assert found == [403] * 100 + [429] * 50
+    assert len(caplog.records) == 100
+    console.now(1.0)
+    assert await status(browser, "POST", console.origin + RESET, headers=console.headers()) == 403
+
+
+async def test_many_sessions_of_one_user_share_the_viewers_of_a_vm(console: Console) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        found = []
+        for _ in range(OF_USER_AND_VM_MAX // OF_SESSION_AND_VM_MAX + 1):
+            browser = await stack.enter_async_context(make_browser())
+            await console.log_in(browser, token=TOKEN)
+            for _ in range(OF_SESSION_AND_VM_MAX):
+                try:
+                    ws = await browser.ws_connect(
+                        f"{console.origin}{SCREEN}", origin=console.origin
+                    )
+                except WSServerHandshakeError as exc:
+                    found.append(exc.status)
+                else:
+                    found.append(101)
+                    stack.push_async_callback(ws.close)
+        assert found == [101] * OF_USER_AND_VM_MAX + [429] * OF_SESSION_AND_VM_MAX
+
+
+async def test_whoever_asks_again_and_again_whether_it_is_open_is_refused(console: Console) -> None:
+    url, body = f"{console.origin}/api/v1/login", {"open": True}
+    async with make_browser() as stranger:
+        found = [
+            await status(stranger, "POST", url, json=body, headers=console.headers())
+            for _ in range(OF_ADDRESS_MAX + 1)
+        ]
+    assert found == [400] * OF_ADDRESS_MAX + [429]
+
+
+async def test_requests_of_one_program_at_once_are_one_session(console: Console) -> None:
+    async with make_browser() as program:
+        url, headers = f"{console.origin}/api/v1/vms", {"X-Nomad-Token": TOKEN}
+        many = [status(program, "GET", url, headers=headers) for _ in range(20)]
+        assert set(await asyncio.gather(*many)) == {200}
+    assert len(console.access.sessions.all()) == 1

@@ -7,7 +7,9 @@ from aiohttp import ClientSession
 from fakes.console import Console, make_browser, running_console
 from fakes.fake_nomad import POWER, namespaces, token_id
 
-from qemu_node.web.access.login.oidc import ATTEMPT_S
+from qemu_node.web.access.login.attempts import OF_ADDRESS_MAX
+from qemu_node.web.access.login.oidc import ATTEMPT_S, ATTEMPTS_OF_ADDRESS_MAX
+from qemu_node.web.http.problems import Problem
 
 TOKEN = token_id(1)
 
@@ -102,3 +104,27 @@ async def test_a_provider_that_nomad_does_not_know_is_refused(
     async with browser.post(url, json={"method": "x"}, headers=console.headers()) as reply:
         assert reply.status == 400
         assert "AllowedRedirectURIs" in (await reply.json())["hint"]
+
+
+async def test_logins_that_one_address_begins_keep_nobody_else_out(
+    console: Console, browser: ClientSession
+) -> None:
+    oidc = console.access.door.oidc
+    for _ in range(ATTEMPTS_OF_ADDRESS_MAX):
+        await oidc.begin("company", console.origin, address="192.0.2.1")
+    with pytest.raises(Problem) as refused:
+        await oidc.begin("company", console.origin, address="192.0.2.1")
+    assert refused.value.status == 429
+    state = await begin(console, browser)
+    assert await come_back(console, browser, state) == 303
+
+
+async def test_providers_that_are_not_there_are_asked_for_only_so_often(
+    console: Console, browser: ClientSession
+) -> None:
+    url, body = f"{console.origin}/api/v1/login/oidc", {"method": "guessed"}
+    found = []
+    for _ in range(OF_ADDRESS_MAX + 2):
+        async with browser.post(url, json=body, headers=console.headers()) as reply:
+            found.append(reply.status)
+    assert found == [400] * OF_ADDRESS_MAX + [429] * 2
