@@ -105,13 +105,17 @@ async def serving(
     async with contextlib.AsyncExitStack() as stack:
         for sock in sockets:
             stack.callback(sock.close)
-        api = None if nomad is None else await stack.enter_async_context(NomadApi(nomad))
+        # Who may do what is asked by connections of its own: what users ask for may be long.
+        api, users_api = [
+            None if nomad is None else await stack.enter_async_context(NomadApi(nomad))
+            for _ in range(2)
+        ]
         fleet = await stack.enter_async_context(Fleet(config.paths))
         access = Access(settings, api=api, by_scrape=Scrapers(settings).find)
         app = make_application(access.checks)
         app.on_response_prepare.append(_name_no_version)
         routes = await _open_parts(
-            stack, config, fleet=fleet, access=access, nomad=api, share_dir=share_dir
+            stack, config, fleet=fleet, access=access, nomad=users_api, share_dir=share_dir
         )
         add_routes(app, routes, guard=access.guard, find_vm=fleet.get)
         runner = web.AppRunner(

@@ -7,6 +7,7 @@ Owns which there are, and the bounds on a program's output. Does not own the age
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -25,8 +26,8 @@ from qemu_node.web.http.problems import Problem
 OUTPUT_MAX_CHARS = 256 * KIB
 EXEC_MAX_S = 60.0
 _ASK_MAX_S = 8.0
-_ASKED_AT_ONCE_MAX = 8
-"""On this node: each waits for a guest that may be silent."""
+_ASKED_AT_ONCE_MAX = 32
+"""On this node: each waits for a guest that may be silent. One of a VM."""
 
 _Text = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^\u0000]*$")]
 
@@ -79,6 +80,7 @@ class AgentRoutes:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._gate = asyncio.Semaphore(_ASKED_AT_ONCE_MAX)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def routes(self) -> tuple[Route, ...]:
         """Return the table."""
@@ -102,10 +104,11 @@ class AgentRoutes:
 
     def _reader(self, ask: Callable[[GuestAgent], Awaitable[object]]) -> Handler:
         async def handle(call: Call) -> object:
-            agent = agent_of(live_record(self._fleet, call.the_vm))
+            record = live_record(self._fleet, call.the_vm)
+            turn = self._turns.setdefault(record.vm_id, asyncio.Lock())
             try:
-                async with asyncio.timeout(_ASK_MAX_S), self._gate:
-                    return await ask(agent)
+                async with asyncio.timeout(_ASK_MAX_S), turn, self._gate:
+                    return await ask(agent_of(record))
             except TimeoutError as exc:
                 raise Problem(
                     503, "busy", "too many guests are asked at this moment", hint="try again"

@@ -30,6 +30,8 @@ DEADLINE_S = 2.0
 WAIT_S = 3.0
 """How long somebody who asks waits, also for others' pictures; then he gets the last one."""
 AT_A_TIME = 2
+SHOTS_AT_A_TIME = 8
+"""Screenshots, apart from the small pictures: a QEMU may take long, and holds up no small one."""
 ENDED = "ended"
 
 _RUNNING = frozenset({"running", "unmanaged"})
@@ -59,6 +61,7 @@ class Thumbnails:
         self._kept: dict[str, _Kept] = {}
         self._slots = asyncio.Semaphore(AT_A_TIME)
         self._shooting: set[str] = set()
+        self._shots = asyncio.Semaphore(SHOTS_AT_A_TIME)
         self._worker = Worker("thumbnails")
         self._tasks = TaskOwner("thumbnails")
         fleet.on_event(self._hear)
@@ -106,7 +109,7 @@ class Thumbnails:
             )
         self._shooting.add(vm_id)
         try:
-            async with self._slots, self._fleet.monitor(vm_id) as qmp:
+            async with self._shots, self._fleet.monitor(vm_id) as qmp:
                 return await commands.screendump_png(qmp)
         finally:
             self._shooting.discard(vm_id)

@@ -1,6 +1,8 @@
 """What a guest's agent is asked and told, and what a hostile one can do with that."""
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,10 @@ from fakes.published import VM_ID, make_record, publish
 from fakes.web_api import READER, running_api
 
 from qemu_node.config.node import Paths
+from qemu_node.web.api.vm import agentroutes
 from qemu_node.web.api.vm.agentroutes import OUTPUT_MAX_CHARS
 
+OTHER = "db-ba9876543210"
 AGENT = f"/api/v1/vms/{VM_ID}/agent"
 
 
@@ -138,3 +142,26 @@ async def test_no_program_runs_where_the_job_does_not_allow_it(paths: Paths) -> 
         await api.post(f"{AGENT}/exec", {"argv": ["id"]}, 403)
         await api.get(f"{AGENT}/osinfo", 403)
     assert guest.commands == []
+
+
+async def test_a_silent_guest_keeps_nobody_elses_waiting(
+    short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agentroutes, "_ASKED_AT_ONCE_MAX", 2)
+    paths = Paths(run=str(short_tmp_path / "r"), data=str(short_tmp_path / "d"))
+    silent = publish(paths, make_record(paths))
+    other = make_record(paths, vm_id=OTHER)
+    well = publish(paths, other)
+    replies: dict[str, object] = {"guest-get-host-name": {"host-name": "well"}}
+    async with (
+        FakeQga(silent.socket("qga"), silent=["guest-get-host-name"]),
+        FakeQga(well.socket("qga"), replies=replies),
+        running_api(paths) as api,
+    ):
+        asks = [asyncio.ensure_future(api.client.get(f"{AGENT}/hostname")) for _ in range(6)]
+        await asyncio.sleep(0.2)
+        assert not any(ask.done() for ask in asks)
+        assert await api.get(f"/api/v1/vms/{OTHER}/agent/hostname") == {"host_name": "well"}
+        for ask in asks:
+            ask.cancel()
+        await asyncio.gather(*asks, return_exceptions=True)

@@ -290,3 +290,21 @@ async def test_one_screenshot_of_a_vm_at_a_time(thumbnails: Thumbnails, qemu: Du
         qemu.may_answer.set()
     assert first.result() == qemu.picture
     assert await thumbnails.screenshot(VM.vm_id) == qemu.picture
+
+
+async def test_screenshots_that_take_long_hold_up_no_small_picture(
+    thumbnails: Thumbnails, qemu: DumpingQemu, fleet: FakeFleet
+) -> None:
+    stuck = DumpingQemu()
+    stuck.may_answer.clear()
+    shots = []
+    for number in range(4):
+        vm_id = f"stuck-00000000000{number}"
+        fleet.monitors[vm_id] = stuck  # type: ignore[assignment]
+        shots.append(asyncio.ensure_future(thumbnails.screenshot(vm_id)))
+    await asyncio.sleep(0)
+    assert (await thumbnails.get(VM)).jpeg
+    assert not any(shot.done() for shot in shots)
+    for shot in shots:
+        shot.cancel()
+    await asyncio.gather(*shots, return_exceptions=True)
