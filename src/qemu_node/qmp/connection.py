@@ -61,6 +61,7 @@ class QmpConnection:
         self._protocol = QmpProtocol(self._deliver)
         self._socket: socket.socket | None = None
         self._fd_lock = asyncio.Lock()
+        self._has_complained = False
 
     @classmethod
     async def connect(
@@ -194,7 +195,10 @@ class QmpConnection:
             return
         event = parse_message(message)
         if event is None:
-            log.warning("malformed QMP event", extra={"path": str(self._path)})
+            # Once: who sends one on purpose sends many.
+            if not self._has_complained:
+                log.warning("malformed QMP event", extra={"path": str(self._path)})
+            self._has_complained = True
             return
         try:
             self._on_event(event)

@@ -374,6 +374,18 @@ async def test_malformed_event_is_passed_over(path: Path) -> None:
     assert [event.name for event in seen] == ["STOP"]
 
 
+async def test_a_qemu_that_sends_malformed_events_does_not_flood_the_log(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[QmpEvent] = []
+    async with FakeQmp(path) as qemu, await connected(path, on_event=seen.append) as connection:
+        await connection.execute("query-status", timeout_s=LONG_S)
+        qemu.send(b'{"event": "STOP", "data": 5}\r\n' * 200)
+        qemu.emit("STOP")
+        await until(lambda: seen)
+    assert caplog.text.count("malformed QMP event") == 1
+
+
 async def test_nothing_is_logged_of_what_is_raised(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -180,6 +180,7 @@ async def test_who_does_not_take_an_answer_is_cut(monkeypatch: pytest.MonkeyPatc
     async with TestServer(app) as server:
         reader, writer = await asyncio.open_connection(server.host, server.port, limit=1 << 10)
         writer.write(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert server.runner is not None
         manager = server.runner.server
         assert manager is not None
         async with asyncio.timeout(60):

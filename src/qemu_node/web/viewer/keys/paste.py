@@ -174,6 +174,7 @@ class Pastes:
                 raise _Aborted(_NOT_ANY_MORE)
 
         async def type_all() -> NodeError | None:
+            is_whole = False
             try:
                 async with session:
                     await type_strokes(
@@ -184,11 +185,11 @@ class Pastes:
                         look=look,
                         on_typed=paste.note_typed,
                     )
-                    return None
+                    is_whole = True
             except NodeError as exc:
                 return exc
-            # The block was left because the session has ended.
-            return _Aborted(_NOT_ANY_MORE)
+            # Else the block was left because the session has ended.
+            return None if is_whole else _Aborted(_NOT_ANY_MORE)
 
         self._pastes[vm_id] = paste
         paste.task = self._tasks.start(type_all(), name=f"paste {paste.id}")
