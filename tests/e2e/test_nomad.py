@@ -162,7 +162,7 @@ async def test_a_wrong_node_toml_and_a_restart_of_the_agent_lose_no_vm(
     assert (seen.driver.detected, seen.driver.healthy) == (True, False)
     assert "metwork" in seen.driver.health_description
     assert seen.config is not None
-    assert (seen.config.has_plugin, seen.plugin_problem) == (True, None)
+    assert ("vm" in seen.config.plugins, seen.plugin_problem) == (True, None)
     await until_recovered(nomad, allocation["ID"])
     assert [found.process for found in node.records()] == [record.process]
     assert identity.is_alive(record.process)

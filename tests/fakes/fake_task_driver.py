@@ -13,7 +13,7 @@ from qemu_node.nomad.proto import driver_pb2
 from qemu_node.nomad.task.options import task_schema
 from qemu_node.qemu.spec import Accelerator, PortForward
 from qemu_node.run.allocation.taskconfig import DriverFacts
-from qemu_node.run.driverlink import DriverInfo, TaskEnd, TaskEvent
+from qemu_node.run.driverlink import DriverInfo, DriverLink, TaskEnd, TaskEvent
 from qemu_node.vm.names import TaskIdentity, vm_id
 from qemu_node.vm.record.record import NicRecord, SocketPaths, VMRecord
 
@@ -29,8 +29,8 @@ class FakeTask:
     stops: list[float] = field(default_factory=list)
 
 
-class FakeTaskDriver:
-    """Implements `run.driverlink.TaskDriver`.
+class FakeTaskDriver(DriverLink):
+    """A driver without a process.
 
     Args:
         run_dir: Where vm.json files go.

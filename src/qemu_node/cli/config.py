@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -251,17 +251,13 @@ def effective(config: "NodeConfig", text: str) -> list[Setting]:
     return [
         Setting(
             name=f"{section}.{name}",
-            value=_without_secrets(name, msgspec.to_builtins(getattr(config, section))[name]),
+            # A URL may hold a password or a signature.
+            value=[redact(url) for url in value] if name == "prefetch" else value,
             source="file" if name in written.get(section, {}) else "default",
         )
         for section in config.__struct_fields__
-        for name in getattr(config, section).__struct_fields__
+        for name, value in msgspec.to_builtins(getattr(config, section)).items()
     ]
-
-
-def _without_secrets(name: str, value: Any) -> Any:
-    """Return a setting's value as it may be shown: a URL may hold a password or a signature."""
-    return [redact(source) for source in value] if name == "prefetch" else value
 
 
 def rows(settings: Sequence[Setting]) -> list[list[Cell]]:

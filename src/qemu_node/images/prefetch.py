@@ -7,8 +7,7 @@ Owns when each is brought up to date, and the log when that fails. Does not own 
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
 
 from qemu_node.errors import ConfigError, JobError, NodeError
 from qemu_node.host.concurrency.loops import Troubles, repeat
@@ -22,11 +21,8 @@ log = logging.getLogger(__name__)
 _INTERVAL_MIN_S = 60.0
 
 
-class PullImage(Protocol):
-    """Brings the image of a source into the cache, as `ImageCache.pull` does."""
-
-    def __call__(self, source: str, /) -> Awaitable[Pulled]:
-        """Return the cached image once it is up to date."""
+PullImage = Callable[[str], Awaitable[Pulled]]
+"""Brings the image of a source into the cache and returns it, as `ImageCache.pull` does."""
 
 
 def prefetched_keys(sources: Sequence[str], credentials: CredentialStore) -> frozenset[str]:

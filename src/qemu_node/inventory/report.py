@@ -12,6 +12,7 @@ from qemu_node.errors import GuestAgentError, HostError, QmpError
 from qemu_node.inventory.access import agent_of, connect_monitor
 from qemu_node.inventory.state import VMSummary
 from qemu_node.qga.agent import GuestAgent
+from qemu_node.qga.replies import GuestInterface
 from qemu_node.vm.life.guestnet import GuestNetwork
 from qemu_node.vm.record.record import VMRecord
 
@@ -22,15 +23,6 @@ _DETAILS_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InterfaceReport:
-    """A network interface as the guest sees it."""
-
-    name: str
-    mac: str
-    addresses: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentReport:
     """What the guest says of itself; empty where it does not say."""
 
@@ -38,7 +30,7 @@ class AgentReport:
     host_name: str = ""
     os: str = ""
     kernel: str = ""
-    interfaces: tuple[InterfaceReport, ...] = ()
+    interfaces: tuple[GuestInterface, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +124,5 @@ async def _ask_guest(agent: GuestAgent) -> tuple[AgentReport | None, str | None]
         host_name=host_name,
         os=system.pretty_name or system.name,
         kernel=system.kernel_release,
-        interfaces=tuple(
-            InterfaceReport(name=item.name, mac=item.mac, addresses=item.addresses)
-            for item in interfaces
-        ),
+        interfaces=tuple(interfaces),
     ), None

@@ -298,11 +298,12 @@ class PortManager:
         parts: list[Callable[[], None]] = [
             partial(self._keep_guard, has_user_mode=has_user_mode, own_pids=own_pids)
         ]
+        route = self._route
         if self._config.bridge:
             parts += [
                 partial(self._reconcile_filter, wanted),
-                partial(self._reconcile_uplink, wanted),
-                partial(self._reconcile_ports, wanted),
+                lambda: self._uplink.restore(route, {port.ifname: port.vids for port in wanted}),
+                lambda: repair_ports(route, check_bridge(route, self._config.bridge), wanted),
             ]
         # Each part by itself: if the bridge is gone, the filter must still be repaired.
         problems: list[NodeError] = []
@@ -330,12 +331,6 @@ class PortManager:
         if added or removed:
             log.info("filter changed", extra={"added": len(added), "removed": len(removed)})
             table.change(added, removed)
-
-    def _reconcile_uplink(self, wanted: Iterable[PortSpec]) -> None:
-        self._uplink.restore(self._route, {port.ifname: port.vids for port in wanted})
-
-    def _reconcile_ports(self, wanted: Iterable[PortSpec]) -> None:
-        repair_ports(self._route, check_bridge(self._route, self._config.bridge), wanted)
 
     async def announce(self) -> None:
         """Tell the switches that the VMs are behind the NIC that the uplink uses now.

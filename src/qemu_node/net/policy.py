@@ -40,7 +40,8 @@ def decide(
             the file, that would have to allow it.
     """
     _check_shape(wish)
-    if wish.is_user or (not _asks_for_vlan(wish) and not config.default_vlan):
+    asks_for_vlan = wish.vlan is not None or bool(wish.trunk)
+    if wish.is_user or not (asks_for_vlan or config.default_vlan):
         return _user_port(wish, nic)
     vids = frozenset(wish.trunk) or frozenset((wish.vlan or config.default_vlan,))
     if not config.bridge:
@@ -68,10 +69,6 @@ def decide(
         rate_mbit=wish.rate_mbit,
         addresses=rule.addresses if rule is not None else (),
     )
-
-
-def _asks_for_vlan(wish: NicWish) -> bool:
-    return wish.vlan is not None or bool(wish.trunk)
 
 
 def _check_shape(wish: NicWish) -> None:

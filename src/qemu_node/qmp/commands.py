@@ -1,7 +1,8 @@
 """The QMP commands that this package uses, typed.
 
 Owns their names and the types of their replies. Does not own what follows from a reply. QMP is not
-passed through: no other command can be sent from outside.
+passed through: no other command can be sent from outside. Every function raises `QmpError` if QEMU
+gives no usable answer: then nobody knows whether it has carried the command out.
 """
 
 import contextlib
@@ -98,32 +99,20 @@ async def query_status(connection: QmpConnection, *, timeout_s: float = 5.0) -> 
 
 
 async def query_version(connection: QmpConnection) -> VersionTriple:
-    """Return the version of this QEMU, which may be older than the installed one.
-
-    Raises:
-        QmpError: no usable answer.
-    """
+    """Return the version of this QEMU, which may be older than the installed one."""
     reply = await connection.execute("query-version")
     return _convert(reply, _VersionInfo, "query-version").qemu
 
 
 async def is_out_of_space(connection: QmpConnection) -> bool:
-    """Tell whether a disk's last write failed because the host's file system was full.
-
-    Raises:
-        QmpError: no usable answer.
-    """
+    """Tell whether a disk's last write failed because the host's file system was full."""
     reply = await connection.execute("query-block")
     blocks = _convert(reply, list[_BlockInfo], "query-block")
     return any(block.io_status == "nospace" for block in blocks)
 
 
 async def query_memory_size(connection: QmpConnection) -> int | None:
-    """Return how many bytes of RAM the guest has; None if QEMU does not say.
-
-    Raises:
-        QmpError: no usable answer.
-    """
+    """Return how many bytes of RAM the guest has; None if QEMU does not say."""
     try:
         reply = await connection.execute("query-memory-size-summary")
     except QmpRefusedError:
@@ -163,20 +152,12 @@ async def query_memory_use(connection: QmpConnection) -> MemoryUse | None:
 
 
 async def system_powerdown(connection: QmpConnection) -> None:
-    """Press the ACPI power button. A guest may ignore it, and does while it boots.
-
-    Raises:
-        QmpError: QEMU did not confirm it.
-    """
+    """Press the ACPI power button. A guest may ignore it, and does while it boots."""
     await connection.execute("system_powerdown")
 
 
 async def system_reset(connection: QmpConnection) -> None:
-    """Press the reset button; the guest begins again at its firmware.
-
-    Raises:
-        QmpError: QEMU did not confirm it.
-    """
+    """Press the reset button; the guest begins again at its firmware."""
     await connection.execute("system_reset")
 
 
@@ -279,9 +260,6 @@ async def input_send_event(connection: QmpConnection, keys: Iterable[tuple[str, 
     Args:
         connection: To the VM's QEMU.
         keys: QAPI QKeyCode, and whether it goes down.
-
-    Raises:
-        QmpError: QEMU did not confirm it.
     """
     events = [
         {"type": "key", "data": {"down": is_down, "key": {"type": "qcode", "data": qcode}}}
@@ -291,11 +269,7 @@ async def input_send_event(connection: QmpConnection, keys: Iterable[tuple[str, 
 
 
 async def is_serial_taken(connection: QmpConnection, *, timeout_s: float = 2.0) -> bool | None:
-    """Tell whether somebody is connected to the guest's serial port; None if QEMU does not say.
-
-    Raises:
-        QmpError: QEMU did not answer in time.
-    """
+    """Tell whether somebody is connected to the guest's serial port; None if QEMU does not say."""
     return has_client(await connection.execute("query-chardev", timeout_s=timeout_s), "serial0")
 
 
@@ -327,9 +301,6 @@ async def count_keyboard_interrupts(connection: QmpConnection) -> int | None:
 
     None if this QEMU does not count them: KVM's own interrupt controller does not, and the command
     is experimental (qapi/machine.json, `x-query-irq`).
-
-    Raises:
-        QmpError: no usable answer.
     """
     try:
         reply = await connection.execute("x-query-irq")

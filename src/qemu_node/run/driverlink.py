@@ -7,7 +7,6 @@ own the process and the connection (`nomad.agent.pluginclient`).
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
@@ -65,30 +64,11 @@ class TaskEnd:
         return f"{words}: {self.reason}" if self.reason else words
 
 
-class TaskDriver(Protocol):
-    """What a session needs of a driver."""
-
-    async def begin(self) -> DriverInfo:
-        """Return the driver once it can start tasks."""
-
-    async def start(self, task: driver_pb2.TaskConfig) -> str:
-        """Start a task and return its vm_id."""
-
-    async def wait(self, task_id: str) -> TaskEnd:
-        """Return once the task ended."""
-
-    async def stop(self, task_id: str, timeout_s: float, signal: str) -> None:
-        """Stop a task within `timeout_s`; return when it is gone."""
-
-    async def destroy(self, task_id: str) -> None:
-        """Remove everything of a task."""
-
-    def events(self) -> AsyncIterator[TaskEvent]:
-        """Yield what the driver says about its tasks, without an end."""
-
-
 class DriverLink:
-    """A `TaskDriver` over a plugin's services. `config_path` is the driver's node.toml."""
+    """What a session needs of a driver, over a plugin's services.
+
+    `config_path` is the driver's node.toml.
+    """
 
     def __init__(
         self, base: PluginBase, driver: DriverService, *, config_path: Path | None

@@ -6,7 +6,6 @@ Owns what is asked. Does not own the agent's protocol (`qga`), nor which address
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from qemu_node.errors import GuestAgentError
 from qemu_node.qemu.spec import OsFamily
@@ -30,13 +29,6 @@ class GuestFacts:
     """IP addresses, no loopback or link-local ones."""
     secure_boot: bool | None
     """As the guest's kernel sees it; None if it was not asked or has no UEFI."""
-
-
-class GuestWatch(Protocol):
-    """Asks one guest."""
-
-    async def look(self) -> GuestFacts | None:
-        """Return what the guest says; None while its agent does not answer."""
 
 
 class AgentWatch:

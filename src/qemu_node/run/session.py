@@ -17,8 +17,8 @@ from qemu_node.inventory.access import reachable_address
 from qemu_node.inventory.consolelog import ConsoleLog
 from qemu_node.run.allocation.placement import Placement
 from qemu_node.run.allocation.taskconfig import prepare_task
-from qemu_node.run.driverlink import DriverInfo, TaskDriver, TaskEnd
-from qemu_node.run.guestwatch import GuestFacts, GuestWatch
+from qemu_node.run.driverlink import DriverInfo, DriverLink, TaskEnd
+from qemu_node.run.guestwatch import AgentWatch, GuestFacts
 from qemu_node.run.logtail import LogTail
 from qemu_node.run.runevents import EventKind, RunEvent
 from qemu_node.vm.record.record import StateError, VMRecord, read_record
@@ -60,13 +60,13 @@ class Session:
 
     def __init__(
         self,
-        driver: TaskDriver,
+        driver: DriverLink,
         placements: Sequence[Placement],
         *,
         session_dir: Path,
         node_id: str,
         vm_run_dir: Path,
-        watch: Callable[[VMRecord], GuestWatch],
+        watch: Callable[[VMRecord], AgentWatch],
         on_event: Callable[[RunEvent], None],
         options: SessionOptions,
     ) -> None:

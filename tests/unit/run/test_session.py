@@ -9,7 +9,7 @@ from fakes.fake_task_driver import FakeTaskDriver
 from qemu_node.errors import JobError, MissingPartError
 from qemu_node.run.allocation.placement import Placement, place
 from qemu_node.run.driverlink import TaskEnd, TaskEvent
-from qemu_node.run.guestwatch import GuestFacts
+from qemu_node.run.guestwatch import AgentWatch, GuestFacts
 from qemu_node.run.jobfile.job import job_from_api
 from qemu_node.run.runevents import EventKind, RunEvent
 from qemu_node.run.session import Session, SessionOptions, SessionResult
@@ -19,7 +19,7 @@ FACTS = GuestFacts(host_name="web-0", addresses=("10.0.2.15",), secure_boot=True
 FAST = SessionOptions(poll_s=0.01)
 
 
-class FakeWatch:
+class FakeWatch(AgentWatch):
     def __init__(self, answers: list[GuestFacts | None]) -> None:
         self._answers = answers
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from qemu_node.cli.doctor.checks import Check, fail, ok, warn
 from qemu_node.errors import NodeError
-from qemu_node.nodeos.agent.client import DriverInfo
-from qemu_node.nodeos.agent.config import DEFAULT_GC_MAX_ALLOCS
+from qemu_node.nodeos.agent.client import DRIVER_NAME, DriverInfo
+from qemu_node.nodeos.agent.config import AgentConfig
 
 PAGE = "docs/plain-debian.md"
 OLDEST_NOMAD = (1, 11, 3)
@@ -23,17 +23,6 @@ class Program:
 
     path: str
     version: tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentConfig:
-    """As much of the agent's configuration as the driver needs."""
-
-    plugin_dir: str | None = None
-    """None: it is not set."""
-    has_plugin: bool = False
-    """There is a block `plugin "vm"`."""
-    gc_max_allocs: int = DEFAULT_GC_MAX_ALLOCS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +59,7 @@ def judge_agent(facts: AgentFacts) -> Iterator[Check]:
         return
     if facts.config is not None:
         yield check_plugin_block(facts.config)
-        if facts.config.has_plugin:
+        if DRIVER_NAME in facts.config.plugins:
             yield check_plugin_file(facts.config, facts.plugin_problem)
             yield check_gc(facts.config.gc_max_allocs, facts.room)
             if facts.driver is not None:
@@ -121,7 +110,7 @@ def check_agent(facts: AgentFacts) -> Check:
 
 def check_plugin_block(config: AgentConfig) -> Check:
     """Judge whether the agent is told to load the plugin."""
-    if config.has_plugin:
+    if DRIVER_NAME in config.plugins:
         return ok("plugin conf", 'the agent\'s configuration has a block plugin "vm"')
     return warn(
         "plugin conf",
@@ -132,9 +121,9 @@ def check_plugin_block(config: AgentConfig) -> Check:
 
 def check_plugin_file(config: AgentConfig, problem: str | None) -> Check:
     """Judge whether what the agent would start is there and starts."""
-    if config.plugin_dir is None:
+    if not config.plugins_dir:
         return warn("plugin file", "plugin_dir is not set in the agent's configuration", PAGE)
-    path = f"{config.plugin_dir}/vm"
+    path = f"{config.plugins_dir}/{DRIVER_NAME}"
     if problem is not None:
         return warn("plugin file", f"{path} {problem}", f"the package qemu-node has it: {PAGE}")
     return ok("plugin file", path)

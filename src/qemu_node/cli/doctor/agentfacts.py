@@ -15,12 +15,16 @@ from typing import TypeVar
 
 import msgspec
 
-from qemu_node.cli.doctor.agentchecks import AgentConfig, AgentFacts, Program
+from qemu_node.cli.doctor.agentchecks import AgentFacts, Program
 from qemu_node.errors import ConfigError, MissingPartError, NodeError
 from qemu_node.host.process.command import SAFE_ENV, run
 from qemu_node.nodeos.agent.client import DRIVER_NAME, DriverInfo
-from qemu_node.nodeos.agent.config import DEFAULT_GC_MAX_ALLOCS, agent_config, read_settings
-from qemu_node.nodeos.agent.config import AgentConfig as NomadConfig
+from qemu_node.nodeos.agent.config import (
+    DEFAULT_GC_MAX_ALLOCS,
+    AgentConfig,
+    agent_config,
+    read_settings,
+)
 from qemu_node.nodeos.paths import NodePaths
 from qemu_node.nodeos.release import read_release
 from qemu_node.nomad.plugin.handshake import NOT_BY_HAND
@@ -73,8 +77,8 @@ async def read_agent(name: str, environ: Mapping[str, str] = os.environ) -> Agen
     try:
         agent = await _ask(program.path, "/v1/agent/self", _Self, environ)
         config: AgentConfig | None = AgentConfig(
-            plugin_dir=agent.config.plugin_dir or None,
-            has_plugin=any(plugin.name == DRIVER_NAME for plugin in agent.config.plugins or ()),
+            plugin_dir=agent.config.plugin_dir,
+            plugins=tuple(plugin.name for plugin in agent.config.plugins or ()),
             gc_max_allocs=(agent.config.client or _Client()).gc_max_allocs,
         )
         if node_id := agent.stats.get("client", {}).get("node_id"):
@@ -86,8 +90,8 @@ async def read_agent(name: str, environ: Mapping[str, str] = os.environ) -> Agen
         config = await asyncio.to_thread(read_config_files, config_dir(NodePaths()))
     is_here = host_name == os.uname().nodename
     plugin_problem = None
-    if is_here and config is not None and config.plugin_dir is not None and config.has_plugin:
-        plugin_problem = await find_plugin_problem(Path(config.plugin_dir) / DRIVER_NAME)
+    if is_here and config is not None and config.plugins_dir and DRIVER_NAME in config.plugins:
+        plugin_problem = await find_plugin_problem(Path(config.plugins_dir) / DRIVER_NAME)
     return AgentFacts(
         program=program,
         address=without_login(address),
@@ -148,17 +152,7 @@ def read_config_files(directory: Path) -> AgentConfig | None:
         settings = read_settings(directory)
     except ConfigError:
         return None
-    return summary(agent_config(settings)) if settings else None
-
-
-def summary(config: NomadConfig) -> AgentConfig:
-    """Return what the driver needs of a configuration: pure."""
-    default_dir = f"{config.data_dir}/plugins" if config.data_dir else None
-    return AgentConfig(
-        plugin_dir=config.plugin_dir or default_dir,
-        has_plugin=DRIVER_NAME in config.plugins,
-        gc_max_allocs=config.gc_max_allocs,
-    )
+    return agent_config(settings) if settings else None
 
 
 async def find_plugin_problem(path: Path) -> str | None:

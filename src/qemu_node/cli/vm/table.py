@@ -10,6 +10,7 @@ from dataclasses import asdict
 import msgspec
 
 from qemu_node.cli.terminal import Cell, Column, Row, short_size, short_time
+from qemu_node.images.store.keptimage import file_name
 from qemu_node.inventory.access import reachable_address
 from qemu_node.inventory.report import VMReport
 from qemu_node.inventory.state import VMStatus, VMSummary
@@ -67,7 +68,7 @@ def _row(vm: VMSummary) -> list[Cell]:
         Cell(_cpu(vm)),
         Cell(_memory(vm)),
         Cell("" if vm.uptime_s is None else short_time(vm.uptime_s)),
-        Cell(image_name(record.image) if record else ""),
+        Cell(file_name(record.image) if record else ""),
     ]
 
 
@@ -91,11 +92,6 @@ def _guest_cells(vm: VMSummary, guests: Guests) -> list[Cell]:
     reachable = "" if vm.record is None else reachable_address(vm.record)
     guest = guests.get(vm.vm_id, _SILENT)
     return [Cell(reachable), Cell(guest.host_name), Cell(" ".join(guest.addresses))]
-
-
-def image_name(image: str) -> str:
-    """Return the last part of an image's URL or path."""
-    return image.partition("?")[0].rstrip("/").rpartition("/")[2] or image
 
 
 def to_json(vms: Sequence[VMSummary], guests: Guests | None = None) -> list[object]:
@@ -188,7 +184,8 @@ def report_lines(report: VMReport) -> list[tuple[str, str]]:
         lines.append(("disk full", f"paused it {summary.disk.pauses} times so far"))
     lines += _nic_lines(record)
     if record.ports:
-        lines.append(("frames dropped", _drop_words(summary.drops)))
+        words = (f"{count} {reason}" for reason, count in summary.drops.items())
+        lines.append(("frames dropped", ", ".join(words) or "none"))
     lines += _agent_lines(report)
     lines += [
         (f"{name} socket", path)
@@ -266,11 +263,6 @@ def _nic_words(nic: NicRecord) -> str:
     words += [f"{nic.rate_mbit} Mbit/s"] if nic.rate_mbit is not None else []
     words += [f"addresses in {' '.join(nic.addresses)}"] if nic.addresses else []
     return ", ".join(words)
-
-
-def _drop_words(drops: Mapping[str, int]) -> str:
-    """Return what the guest was not let through with, by reason."""
-    return ", ".join(f"{count} {reason}" for reason, count in drops.items()) or "none"
 
 
 def _agent_lines(report: VMReport) -> list[tuple[str, str]]:

@@ -118,7 +118,8 @@ def find_in_sums(text: str, file_name: str, origin: str) -> Checksum:
     listed = list(_entries(text))
     found = {checksum for name, checksum in listed if name == file_name}
     if not found:
-        found = {checksum for name, checksum in listed if name and _last_part(name) == file_name}
+        # A directory may be before the name, as Unix or as Windows writes one.
+        found = {each for name, each in listed if re.split(r"[/\\]", name or "")[-1] == file_name}
     if not found and len(listed) == 1 and listed[0][0] is None:
         found = {listed[0][1]}
     for algorithm in Algorithm:
@@ -164,8 +165,3 @@ def _hex_of(digest: str) -> str:
     if digest.endswith("="):
         return base64.b64decode(digest).hex()
     return digest.replace(":", "").lower()
-
-
-def _last_part(name: str) -> str:
-    """Return the name without its directory, as Unix or as Windows writes one."""
-    return re.split(r"[/\\]", name)[-1]

@@ -19,7 +19,6 @@ Does not own finding the facts nor removing anything (`keeper`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 RECENT_S = 600.0
 """How long after its last use an image is not removed for lack of space.
@@ -35,32 +34,22 @@ class Reason(StrEnum):
     SPACE = "space"
 
 
-class Evictable(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evictable:
     """An image of the cache, or a part of one, as the rules see it."""
 
-    @property
-    def name(self) -> str:
-        """Of its file."""
-
-    @property
-    def allocated_bytes(self) -> int:
-        """How much space its removal frees."""
-
-    @property
-    def last_used_at(self) -> float:
-        """Unix time; in the future if the clock was set back."""
-
-    @property
-    def is_in_use(self) -> bool:
-        """Whether a VM uses it."""
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether it is pinned or prefetched."""
-
-    @property
-    def is_outdated(self) -> bool:
-        """Whether no source is known to serve it."""
+    name: str
+    """Of its file."""
+    allocated_bytes: int
+    """How much space its removal frees."""
+    last_used_at: float
+    """Unix time; in the future if the clock was set back."""
+    is_in_use: bool = False
+    """A VM uses it."""
+    is_kept: bool = False
+    """It stays although no VM uses it: it is pinned or prefetched."""
+    is_outdated: bool = False
+    """No source is known to serve it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qemu_node.errors import ImageError
 from qemu_node.images.source.checksum import Algorithm
 from qemu_node.images.store.blob import Blob, FileId
-from qemu_node.images.store.eviction import Reason
+from qemu_node.images.store.eviction import Evictable, Reason
 from qemu_node.images.store.sourcerecord import SourceRecord, Version
 from qemu_node.text import nearest
 
@@ -26,7 +26,7 @@ class KeptSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeptImage:
+class KeptImage(Evictable):
     """An image of the cache with its sources and its users."""
 
     blob: Blob
@@ -41,21 +41,6 @@ class KeptImage:
     def digest(self) -> str:
         """`sha256:…`."""
         return f"{Algorithm.SHA256}:{self.blob.sha256}"
-
-    @property
-    def name(self) -> str:
-        """The name of its file."""
-        return self.blob.path.name
-
-    @property
-    def allocated_bytes(self) -> int:
-        """How much space it takes."""
-        return self.blob.allocated_bytes
-
-    @property
-    def last_used_at(self) -> float:
-        """Unix time."""
-        return self.blob.last_used_at
 
     @property
     def label(self) -> str:
@@ -76,21 +61,6 @@ class KeptImage:
     def is_prefetched(self) -> bool:
         """Whether it is prefetched."""
         return any(source.is_prefetched for source in self.sources)
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether it stays although no VM uses it."""
-        return self.is_pinned or self.is_prefetched
-
-    @property
-    def is_outdated(self) -> bool:
-        """Whether no source serves it any more and no checksum names it."""
-        return not self.sources and not self.earlier_of
-
-    @property
-    def is_in_use(self) -> bool:
-        """Whether its file has another name than that in the cache."""
-        return self.blob.is_linked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +98,20 @@ def kept_images(
             for version in record.earlier
             if version.is_asked_for and _is_blob(version, blob)
         )
+        sources = tuple(
+            KeptSource(key=key, record=records[key], is_prefetched=key in prefetched)
+            for _, key in current
+        )
         images.append(
             KeptImage(
+                name=blob.path.name,
+                allocated_bytes=blob.allocated_bytes,
+                last_used_at=blob.last_used_at,
+                is_in_use=blob.is_linked,
+                is_kept=any(each.is_prefetched or each.record.pinned for each in sources),
+                is_outdated=not sources and not earlier,
                 blob=blob,
-                sources=tuple(
-                    KeptSource(key=key, record=records[key], is_prefetched=key in prefetched)
-                    for _, key in current
-                ),
+                sources=sources,
                 earlier_of=tuple(earlier),
                 users=users.get(blob.file_id, ()),
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 from qemu_node.errors import HostError
 from qemu_node.host.files import atomic, tree
 from qemu_node.images.errors import storage_errors
+from qemu_node.images.store.eviction import Evictable
 from qemu_node.images.store.partialfile import info_path, read_info
 from qemu_node.images.store.store import ImageStore
 
@@ -42,29 +43,21 @@ def clean(store: ImageStore, now_s: float) -> int:
         removed = _clean_partials(store, now_s)
         with store.exclusive():
             # Blobs and records are written under this lock only, so none is being written now.
-            removed += _remove(_stray_blobs(store))
-            removed += _remove(_stray_records(store))
+            for directory, known in (
+                (store.blobs_dir, {blob.path for blob in store.blobs()}),
+                (store.sources_dir, {store.record_path(key) for key in store.known_sources()}),
+            ):
+                removed += _remove([path for path in directory.iterdir() if path not in known])
     except OSError as exc:
         raise atomic.host_error("clean", store.root, exc) from exc
     return removed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """An interrupted download that can be resumed, as the rules of eviction see it."""
+class Part(Evictable):
+    """An interrupted download that can be resumed; its last use is when its last byte arrived."""
 
     path: Path
-    allocated_bytes: int
-    last_used_at: float
-    """Unix time at which its last byte arrived."""
-    is_in_use: bool = False
-    is_kept: bool = False
-    is_outdated: bool = False
-
-    @property
-    def name(self) -> str:
-        """The name of its file."""
-        return self.path.name
 
 
 @contextlib.contextmanager
@@ -89,7 +82,12 @@ def idle_parts(store: ImageStore) -> Generator[list[Part]]:
 
 def _part(path: Path) -> Part:
     info = path.lstat()
-    return Part(path=path, allocated_bytes=info.st_blocks * 512, last_used_at=info.st_mtime)
+    return Part(
+        path=path,
+        name=path.name,
+        allocated_bytes=info.st_blocks * 512,
+        last_used_at=info.st_mtime,
+    )
 
 
 def _clean_partials(store: ImageStore, now_s: float) -> int:
@@ -128,16 +126,6 @@ def _dead_parts(store: ImageStore, key: str, now_s: float) -> list[Path]:
         kept = (partial, info_path(partial)) if partial in parts else ()
         return [path for path in parts if path not in kept]
     return parts
-
-
-def _stray_blobs(store: ImageStore) -> list[Path]:
-    images = {blob.path for blob in store.blobs()}
-    return [path for path in store.blobs_dir.iterdir() if path not in images]
-
-
-def _stray_records(store: ImageStore) -> list[Path]:
-    records = {store.record_path(key) for key in store.known_sources()}
-    return [path for path in store.sources_dir.iterdir() if path not in records]
 
 
 def _names(directory: Path) -> set[str]:

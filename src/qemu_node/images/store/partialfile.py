@@ -336,11 +336,7 @@ def info_path(partial: Path) -> Path:
 
 
 def write_info(partial: Path, *, url: str, etag: str | None, total_bytes: int | None) -> None:
-    """Write the `PartialInfo` of a partial file, whose lock the caller holds.
-
-    Raises:
-        ImageStorageError: the host refused.
-    """
+    """Write the `PartialInfo` of a partial file, whose lock the caller holds."""
     path = info_path(partial)
     info = PartialInfo(url=url, etag=etag, total_bytes=total_bytes, boot_id=boot_id())
     with storage_errors("write", path):

@@ -64,7 +64,10 @@ class RemovalStep(StrEnum):
 
 
 class ImageStore:
-    """The cache's directories. Methods block for a few file operations."""
+    """The cache's directories. Methods block for a few file operations.
+
+    They raise `ImageStorageError` where the host refuses.
+    """
 
     def __init__(self, images_dir: Path) -> None:
         self.root = images_dir
@@ -74,11 +77,7 @@ class ImageStore:
         self.locks_dir = images_dir / "locks"
 
     def prepare(self) -> None:
-        """Make the directories that are missing.
-
-        Raises:
-            ImageStorageError: the host refused.
-        """
+        """Make the directories that are missing."""
         modes = {
             self.blobs_dir: 0o711,
             self.sources_dir: 0o700,
@@ -99,11 +98,7 @@ class ImageStore:
 
     @contextlib.contextmanager
     def exclusive(self) -> Generator[None]:
-        """Hold the store's lock inside the block: nothing else adds or removes blobs or records.
-
-        Raises:
-            ImageStorageError: the lock cannot be taken.
-        """
+        """Hold the store's lock inside the block: nothing else adds or removes blobs or records."""
         lock = FileLock(self.root / "store.lock")
         with contextlib.ExitStack() as held:
             try:
@@ -186,21 +181,13 @@ class ImageStore:
         return record
 
     def set_pinned(self, key: str, *, is_pinned: bool) -> None:
-        """Pin or unpin a source: its image is kept, of whatever version.
-
-        Raises:
-            ImageStorageError: the host refused.
-        """
+        """Pin or unpin a source: its image is kept, of whatever version."""
         self.update(key, lambda record: msgspec.structs.replace(record, pinned=is_pinned))
 
     # What is there
 
     def known_sources(self) -> dict[str, SourceRecord]:
-        """Return every record that can be read, by key, whether or not its image is there.
-
-        Raises:
-            ImageStorageError: the directory cannot be read.
-        """
+        """Return every record that can be read, by key, whether or not its image is there."""
         records = {}
         # There is no directory before the first image.
         with storage_errors("read", self.sources_dir), contextlib.suppress(FileNotFoundError):
@@ -210,11 +197,7 @@ class ImageStore:
         return {key: record for key, record in records.items() if record is not None}
 
     def blobs(self) -> list[Blob]:
-        """Return every image's file, by name; what is no image's is left out.
-
-        Raises:
-            ImageStorageError: the directory cannot be read.
-        """
+        """Return every image's file, by name; what is no image's is left out."""
         return list_blobs(self.blobs_dir)
 
     # Removal; the caller holds the store's lock
@@ -239,11 +222,7 @@ class ImageStore:
             blob.path.unlink(missing_ok=True)
 
     def forget_lost(self) -> None:
-        """Remove missing and damaged images from the records, except of sources that are pinned.
-
-        Raises:
-            ImageStorageError: the host refused.
-        """
+        """Remove missing and damaged images from the records, except of sources that are pinned."""
         for key, record in self.known_sources().items():
             found = self.read_record(key)
             if found is None and not record.pinned:

@@ -74,6 +74,11 @@ class AgentConfig:
     http_port: int = DEFAULT_HTTP_PORT
     tls: TlsSettings = TlsSettings()
 
+    @property
+    def plugins_dir(self) -> str:
+        """Where the agent looks for plugins; empty if no file says it."""
+        return self.plugin_dir or (f"{self.data_dir}/plugins" if self.data_dir else "")
+
 
 def config_files(directory: Path) -> list[Path]:
     """Return the files that Nomad reads in `directory`, in its order.

@@ -45,7 +45,7 @@ async def read_facts(directory: Path, config: AgentConfig, nomad: str) -> Facts:
         except NodeError as exc:
             problem = str(exc)
     program = shutil.which(nomad)
-    plugin = Path(config.plugin_dir or f"{config.data_dir}/plugins") / DRIVER_NAME
+    plugin = Path(config.plugins_dir) / DRIVER_NAME
     return Facts(
         now=datetime.now(UTC),
         host_name=os.uname().nodename,

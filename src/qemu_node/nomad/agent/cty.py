@@ -35,11 +35,7 @@ class MismatchError(ValueError):
 
 
 def parse_number(text: str) -> int | float:
-    """Return the number in `text`, an int if it is whole.
-
-    Raises:
-        MismatchError: it is not a number, or too large for a float.
-    """
+    """Return the number in `text`, an int if it is whole."""
     if _INTEGER.fullmatch(text):
         return int(text)
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
@@ -54,11 +50,7 @@ def whole(number: float) -> int | float:
 
 
 def to_number(value: Value) -> int | float:
-    """Return `value` as a number.
-
-    Raises:
-        MismatchError: it cannot be one.
-    """
+    """Return `value` as a number."""
     if isinstance(value, str):
         return parse_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -67,11 +59,7 @@ def to_number(value: Value) -> int | float:
 
 
 def to_int(value: Value) -> int:
-    """Return `value` as a whole number.
-
-    Raises:
-        MismatchError: it cannot be one.
-    """
+    """Return `value` as a whole number."""
     number = to_number(value)
     if not isinstance(number, int):
         raise MismatchError(f"{value!r} is not a whole number")
@@ -79,11 +67,7 @@ def to_int(value: Value) -> int:
 
 
 def to_bool(value: Value) -> bool:
-    """Return `value` as true or false.
-
-    Raises:
-        MismatchError: it is neither.
-    """
+    """Return `value` as true or false."""
     if isinstance(value, bool):
         return value
     if value not in ("true", "1", "false", "0"):
@@ -92,11 +76,7 @@ def to_bool(value: Value) -> bool:
 
 
 def to_string(value: Value) -> str:
-    """Return `value` as HCL puts it into a string.
-
-    Raises:
-        MismatchError: it is null, a list or an object.
-    """
+    """Return `value` as HCL puts it into a string."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -108,11 +88,7 @@ def to_string(value: Value) -> str:
 
 
 def to_nanoseconds(value: Value) -> int:
-    """Return a duration, written as in Go (`1h30m`, `500ms`) or as nanoseconds.
-
-    Raises:
-        MismatchError: it cannot be one.
-    """
+    """Return a duration, written as in Go (`1h30m`, `500ms`) or as nanoseconds."""
     if not isinstance(value, str):
         return to_int(value)
     digits = value.removeprefix("-").removeprefix("+")

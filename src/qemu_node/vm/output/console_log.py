@@ -135,7 +135,8 @@ class ConsolePump:
             return dropped
         data = self._serial.read_new(min(allowed, _CHUNK_BYTES))
         end = len(data) if is_idle or len(data) >= self._line_max else 0
-        end = _line_end(data) or end
+        # Where the last whole line ends.
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1 or end
         self._partial_bytes = 0 if end else pending - dropped
         self._partial_since = now
         if end:
@@ -198,11 +199,6 @@ class ConsolePump:
     def close(self) -> None:
         """Stop; what is left waits in the serial log for the next pump."""
         self._is_closed = True
-
-
-def _line_end(data: bytes) -> int:
-    """Return where the last whole line of `data` ends, 0 where there is none."""
-    return max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
 
 
 class PumpTurns:

@@ -67,7 +67,7 @@ class VMBusyError(NodeError):
 
 @dataclass(frozen=True, slots=True)
 class VMDirectory:
-    """The two directories of one VM."""
+    """The two directories of one VM; what writes there raises `HostError` if the host refuses."""
 
     data: Path
     run: Path
@@ -168,11 +168,7 @@ class VMDirectory:
         return SocketPaths(**{name: str(self.socket(name)) for name in names})
 
     def create_data(self) -> None:
-        """Make the data directory and its parents.
-
-        Raises:
-            HostError: the file system refused.
-        """
+        """Make the data directory and its parents."""
         open_directory(self.data.parent.parent, _PASS_MODE)
         open_directory(self.data.parent, _PASS_MODE)
         make_directory(self.data, _PASS_MODE)
@@ -185,9 +181,6 @@ class VMDirectory:
         Args:
             gid: The VM's own group, which may add to the directory.
             shared_gid: The group that may use the guest agent, so take its lock.
-
-        Raises:
-            HostError: the file system refused.
         """
         open_directory(self.run.parent.parent, _LIST_MODE)
         open_directory(self.run.parent, _LIST_MODE)
@@ -234,11 +227,7 @@ class VMDirectory:
         )
 
     def publish(self, state: VMState) -> None:
-        """Write state.json and vm.json; the VM is known from here on.
-
-        Raises:
-            HostError: the disk is full, say.
-        """
+        """Write state.json and vm.json; the VM is known from here on."""
         atomic.write_atomic(self.vm_json, msgspec.json.encode(state.record), mode=0o644)
         atomic.write_atomic(self.state_file, state.encode(), mode=0o600)
 
@@ -249,19 +238,11 @@ class VMDirectory:
         return None
 
     def write_exit(self, outcome: VMExit) -> None:
-        """Write down how the VM ended.
-
-        Raises:
-            HostError: the disk is full, say.
-        """
+        """Write down how the VM ended."""
         atomic.write_atomic(self.exit_file, msgspec.json.encode(outcome), mode=0o600)
 
     def mark_node_stop(self) -> None:
-        """Write down that the VM's end, which follows, is its node's.
-
-        Raises:
-            HostError: the disk is full, say.
-        """
+        """Write down that the VM's end, which follows, is its node's."""
         atomic.write_atomic(self.node_stop_file, b"", mode=0o600)
 
     def forget_node_stop(self) -> None:

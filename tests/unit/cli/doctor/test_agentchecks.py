@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 
 from qemu_node.cli.doctor.agentchecks import (
-    AgentConfig,
     AgentFacts,
     Program,
     check_nomad,
@@ -12,8 +11,9 @@ from qemu_node.cli.doctor.agentchecks import (
 from qemu_node.cli.doctor.checks import Check, Level
 from qemu_node.errors import MissingPartError
 from qemu_node.nodeos.agent.client import DriverInfo
+from qemu_node.nodeos.agent.config import AgentConfig
 
-CONFIG = AgentConfig(plugin_dir="/opt/nomad/plugins", has_plugin=True, gc_max_allocs=1000)
+CONFIG = AgentConfig(plugin_dir="/opt/nomad/plugins", plugins=("vm",), gc_max_allocs=1000)
 DRIVER = DriverInfo(detected=True, healthy=True, health_description="Healthy: QEMU 10.0.0, kvm")
 GOOD = AgentFacts(
     program=Program(path="/usr/bin/nomad", version=(1, 11, 3)),
@@ -78,7 +78,7 @@ def test_an_old_or_broken_nomad_is_named(
         (
             "plugin file",
             Level.WARN,
-            replace(GOOD, config=replace(CONFIG, plugin_dir=None)),
+            replace(GOOD, config=replace(CONFIG, plugin_dir="")),
             "plain-debian.md",
         ),
         (

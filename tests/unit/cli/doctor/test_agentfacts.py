@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 
 from qemu_node.cli.doctor import agentfacts
-from qemu_node.cli.doctor.agentchecks import AgentConfig, Program
+from qemu_node.cli.doctor.agentchecks import Program
 from qemu_node.errors import MissingPartError
 from qemu_node.host.process.command import Completed, ProcessError
 from qemu_node.nodeos.agent.client import DriverInfo
-from qemu_node.nodeos.agent.config import agent_config, parse
+from qemu_node.nodeos.agent.config import (
+    DEFAULT_GC_MAX_ALLOCS,
+    AgentConfig,
+    agent_config,
+    parse,
+)
 from qemu_node.nodeos.paths import NodePaths
 
 NODE_ID = "787ef573-999d-b53d-591d-72e35741ec5a"
@@ -70,7 +75,7 @@ async def test_a_running_agent_tells_its_configuration_and_the_drivers_health(
     assert facts.program == Program(path=str(nomad), version=(2, 0, 6))
     assert (facts.problem, facts.host_name) == (None, "")
     assert facts.config == AgentConfig(
-        plugin_dir=f"{tmp_path}/plugins", has_plugin=True, gc_max_allocs=1000
+        plugin_dir=f"{tmp_path}/plugins", plugins=("raw_exec", "vm"), gc_max_allocs=1000
     )
     assert facts.driver == DriverInfo(detected=True, healthy=False, health_description="no QEMU")
     assert facts.plugin_problem == "does not exist"
@@ -105,7 +110,7 @@ async def test_an_agent_that_does_not_answer_says_why_and_its_files_are_read(
     monkeypatch.setattr(agentfacts, "_DEBIAN_CONFIG_DIR", tmp_path)
     facts = await agentfacts.read_agent(str(nomad), {})
     assert facts.problem == reason
-    assert facts.config == AgentConfig(plugin_dir="/opt/nomad/plugins", has_plugin=True)
+    assert needed(facts.config) == ("/opt/nomad/plugins", True, DEFAULT_GC_MAX_ALLOCS)
     assert facts.driver is None
 
 
@@ -125,31 +130,35 @@ async def test_nomad_is_optional_and_may_be_broken(
     assert isinstance(await agentfacts.find_nomad(str(nomad)), MissingPartError)
 
 
+def needed(config: AgentConfig | None) -> tuple[str, bool, int]:
+    """Return what the driver needs of a configuration."""
+    assert config is not None
+    return config.plugins_dir, "vm" in config.plugins, config.gc_max_allocs
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", AgentConfig()),
-        ('# plugin "vm" {}\n// plugin "vm" {}', AgentConfig()),
-        ('plugin "raw_exec" {}', AgentConfig()),
-        ('plugin "vm" {\n}\nplugin_dir = "/p"', AgentConfig(plugin_dir="/p", has_plugin=True)),
-        ("plugin vm {}", AgentConfig(has_plugin=True)),
-        ('data_dir = "/d"\nclient {\n  gc_max_allocs = 700\n}',
-         AgentConfig(plugin_dir="/d/plugins", gc_max_allocs=700)),
+        ("", ("", False, DEFAULT_GC_MAX_ALLOCS)),
+        ('# plugin "vm" {}\n// plugin "vm" {}', ("", False, DEFAULT_GC_MAX_ALLOCS)),
+        ('plugin "raw_exec" {}', ("", False, DEFAULT_GC_MAX_ALLOCS)),
+        ('plugin "vm" {\n}\nplugin_dir = "/p"', ("/p", True, DEFAULT_GC_MAX_ALLOCS)),
+        ("plugin vm {}", ("", True, DEFAULT_GC_MAX_ALLOCS)),
+        ('data_dir = "/d"\nclient {\n  gc_max_allocs = 700\n}', ("/d/plugins", False, 700)),
     ],
 )  # fmt: skip
 def test_files_of_an_agent_are_read_as_far_as_the_driver_needs(
-    text: str, expected: AgentConfig
+    text: str, expected: tuple[str, bool, int]
 ) -> None:
     settings = parse(text, Path("vm.hcl"))
-    assert agentfacts.summary(agent_config(settings)) == expected
+    assert needed(agent_config(settings)) == expected
 
 
 def test_files_in_json_count_and_a_later_file_wins(tmp_path: Path) -> None:
     assert agentfacts.read_config_files(tmp_path) is None
     (tmp_path / "a.hcl").write_text('plugin_dir = "/a"\nclient { gc_max_allocs = 60 }\n')
     (tmp_path / "b.json").write_text('{"plugin_dir": "/b", "plugin": {"vm": {}}}')
-    expected = AgentConfig(plugin_dir="/b", has_plugin=True, gc_max_allocs=60)
-    assert agentfacts.read_config_files(tmp_path) == expected
+    assert needed(agentfacts.read_config_files(tmp_path)) == ("/b", True, 60)
     (tmp_path / "c.hcl").write_text("not { HCL\n")
     assert agentfacts.read_config_files(tmp_path) is None
 

@@ -7,6 +7,7 @@ from fakes.published import VM_ID, make_record
 
 from qemu_node.cli.vm import table as vmtable
 from qemu_node.config.node import Paths
+from qemu_node.images.store.keptimage import file_name
 from qemu_node.inventory.report import VMReport
 from qemu_node.inventory.state import VMStatus, VMSummary, summarize
 from qemu_node.units import MIB
@@ -45,7 +46,7 @@ def test_cpu_and_memory_tell_use_and_size(tmp_path: Path) -> None:
     ],
 )
 def test_an_image_is_known_by_its_last_part(image: str, name: str) -> None:
-    assert vmtable.image_name(image) == name
+    assert file_name(image) == name
 
 
 def test_show_tells_all_that_a_job_decided_of_the_hardware(node: Node, capsys: Output) -> None:

@@ -1,10 +1,11 @@
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.images.store.eviction import (
     RECENT_S,
+    Evictable,
     Limits,
     Reason,
     needs_refresh,
@@ -17,21 +18,9 @@ WEEK_S = 7 * 86400.0
 ROOMY = Limits(unused_for_s=WEEK_S, low_bytes=0, high_bytes=0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CachedFile:
-    """An image as the rules see it."""
-
-    name: str
-    allocated_bytes: int
-    last_used_at: float
-    is_in_use: bool
-    is_kept: bool
-    is_outdated: bool
-
-
 blobs = st.lists(
     st.builds(
-        CachedFile,
+        Evictable,
         name=st.text("abcdef", min_size=1, max_size=8),
         allocated_bytes=st.integers(0, 1 << 40),
         last_used_at=st.floats(0, 2 * NOW_S),
@@ -51,8 +40,8 @@ limits = st.builds(
 free = st.integers(0, 1 << 42)
 
 
-def blob(name: str, *, age_s: float = 3600.0, size: int = 100) -> CachedFile:
-    return CachedFile(
+def blob(name: str, *, age_s: float = 3600.0, size: int = 100) -> Evictable:
+    return Evictable(
         name=name,
         allocated_bytes=size,
         last_used_at=NOW_S - age_s,
@@ -63,7 +52,7 @@ def blob(name: str, *, age_s: float = 3600.0, size: int = 100) -> CachedFile:
 
 
 def plan(
-    *found: CachedFile, free_bytes: int = 1000, limits: Limits = ROOMY
+    *found: Evictable, free_bytes: int = 1000, limits: Limits = ROOMY
 ) -> list[tuple[str, Reason]]:
     return [
         (eviction.item.name, eviction.reason)
@@ -118,7 +107,7 @@ def test_use_goes_on_as_long_as_a_vm_runs() -> None:
 
 @given(blobs, free, limits, st.floats(0, 2 * NOW_S))
 def test_what_is_used_pinned_or_prefetched_never_goes(
-    found: list[CachedFile], free_bytes: int, limits: Limits, now_s: float
+    found: list[Evictable], free_bytes: int, limits: Limits, now_s: float
 ) -> None:
     for eviction in plan_eviction(found, free_bytes, limits, now_s):
         assert not eviction.item.is_in_use
@@ -127,7 +116,7 @@ def test_what_is_used_pinned_or_prefetched_never_goes(
 
 @given(blobs, free, limits, st.floats(0, 2 * NOW_S))
 def test_each_image_goes_once_and_every_outdated_unused_one_goes(
-    found: list[CachedFile], free_bytes: int, limits: Limits, now_s: float
+    found: list[Evictable], free_bytes: int, limits: Limits, now_s: float
 ) -> None:
     names = [e.item.name for e in plan_eviction(found, free_bytes, limits, now_s)]
     assert len(names) == len(set(names))
@@ -137,7 +126,7 @@ def test_each_image_goes_once_and_every_outdated_unused_one_goes(
 
 @given(blobs, free, limits)
 def test_space_takes_no_more_than_it_needs(
-    found: list[CachedFile], free_bytes: int, limits: Limits
+    found: list[Evictable], free_bytes: int, limits: Limits
 ) -> None:
     evictions = plan_eviction(found, free_bytes, limits, NOW_S)
     for_space = [e.item for e in evictions if e.reason is Reason.SPACE]
@@ -151,7 +140,7 @@ def test_space_takes_no_more_than_it_needs(
     assert for_space == sorted(for_space, key=lambda b: (min(b.last_used_at, NOW_S), b.name))
 
 
-def room(*found: CachedFile, needed_bytes: int) -> list[tuple[str, Reason]]:
+def room(*found: Evictable, needed_bytes: int) -> list[tuple[str, Reason]]:
     return [
         (eviction.item.name, eviction.reason)
         for eviction in plan_room(found, 1000, needed_bytes, NOW_S)
@@ -173,7 +162,7 @@ def test_nothing_goes_for_room_that_cannot_be_made() -> None:
 
 @given(blobs, free, st.integers(0, 1 << 43), st.floats(0, 2 * NOW_S))
 def test_room_takes_what_is_needed_of_what_nobody_needs(
-    found: list[CachedFile], free_bytes: int, needed_bytes: int, now_s: float
+    found: list[Evictable], free_bytes: int, needed_bytes: int, now_s: float
 ) -> None:
     gone = [e.item for e in plan_room(found, free_bytes, needed_bytes, now_s)]
     assert not any(each.is_in_use or each.is_kept for each in gone)
@@ -186,7 +175,7 @@ def test_room_takes_what_is_needed_of_what_nobody_needs(
 
 @given(blobs, free, limits, st.floats(0, NOW_S), st.floats(0, NOW_S))
 def test_an_earlier_clock_removes_nothing_more(
-    found: list[CachedFile], free_bytes: int, limits: Limits, now_s: float, back_s: float
+    found: list[Evictable], free_bytes: int, limits: Limits, now_s: float, back_s: float
 ) -> None:
     limits = replace(limits, low_bytes=0)
     later = {e.item.name for e in plan_eviction(found, free_bytes, limits, now_s)}
