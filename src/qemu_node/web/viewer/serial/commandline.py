@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from qemu_node.errors import HostError, NodeError
-from qemu_node.host.concurrency.cancellation import race
+from qemu_node.host.concurrency.cancellation import finish, race
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.directories import make_directory
@@ -38,6 +38,8 @@ from qemu_node.web.viewer.serial.serialtap import READ_BYTES
 log = logging.getLogger(__name__)
 
 FIRST_LINE_S = 5.0
+LAST_WORDS_S = 10.0
+"""How long somebody has to read what the guest said last."""
 PORT_S = 5.0
 """How long somebody waits until it is known how it is with the port."""
 _LINE_BYTES = 64
@@ -112,26 +114,33 @@ class CommandLineSockets:
         sock = socket.socket(fileno=fd)
         sock.settimeout(0)
         try:
-            async with TaskOwner(f"console of {vm_id}") as tasks:
-                while True:
-                    client = await _accept(sock)
-                    _ = tasks.start(self._meet(vm_id, client), name=f"console of {vm_id}")
+            while True:
+                client = await _accept(sock)
+                # They outlive the socket: what the guest said last is still on its way to them.
+                _ = self._tasks.start(self._meet(vm_id, client), name=f"console of {vm_id}")
         finally:
-            sock.close()
+            # In this order: whoever finds nobody here makes a socket of its own at this path.
             await to_the_end(partial(path.unlink, missing_ok=True))
+            sock.close()
 
     async def _meet(self, vm_id: str, client: socket.socket) -> None:
-        with client:
-            uid, gids = _peer(client)
-            if not may_use(uid, gids, own_uid=os.geteuid(), shared_gid=self._shared_gid):
-                log.warning("refused a console", extra={"vm_id": vm_id, "uid": uid})
-                return
+        uid, gids = _peer(client)
+        if not may_use(uid, gids, own_uid=os.geteuid(), shared_gid=self._shared_gid):
+            client.close()
+            log.warning("refused a console", extra={"vm_id": vm_id, "uid": uid})
+            return
+        try:
+            # From here on its transport owns the socket. Closing it below that one would leave its
+            # descriptor in the selector: the next connection with that number would fail.
             reader, writer = await asyncio.open_unix_connection(sock=client, limit=READ_BYTES)
-            try:
-                with contextlib.suppress(OSError, TimeoutError, ValueError):
-                    await self._share(vm_id, _name_of(uid), reader, writer)
-            finally:
-                writer.close()
+        except BaseException:
+            client.close()
+            raise
+        try:
+            with contextlib.suppress(OSError, TimeoutError, ValueError):
+                await self._share(vm_id, _name_of(uid), reader, writer)
+        finally:
+            await finish(_close(writer))
 
     async def _share(
         self, vm_id: str, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -154,7 +163,10 @@ class CommandLineSockets:
             _ = hub.begin(member)
             log.info("console opened", extra={"vm_id": vm_id, "user": name, "may_type": may_type})
             _ = await race(
-                _receive(hub, member, reader), _send(member, writer), member.outbox.cut.wait()
+                _receive(hub, member, reader),
+                _send(member, writer),
+                member.outbox.cut.wait(),
+                _end_in_time(member),
             )
             if member.outbox.cut.is_set():
                 # What waits for it in the kernel would keep the connection open.
@@ -172,6 +184,22 @@ async def _send(member: Member, writer: asyncio.StreamWriter) -> None:
         if isinstance(frame, bytes):
             writer.write(frame)
             await writer.drain()
+
+
+async def _end_in_time(member: Member) -> None:
+    """Return some time after the port's end: whoever does not read does not stay for ever."""
+    await member.outbox.ended.wait()
+    await asyncio.sleep(LAST_WORDS_S)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, after what was written was read, or some time."""
+    writer.close()
+    try:
+        async with asyncio.timeout(LAST_WORDS_S):
+            await writer.wait_closed()
+    except (OSError, TimeoutError):
+        writer.transport.abort()
 
 
 async def _accept(sock: socket.socket) -> socket.socket:

@@ -22,6 +22,8 @@ class Outbox:
         self._changed = Flag()
         self.end: tuple[int, str] | None = None
         """Close code and reason, once nothing more comes."""
+        self.ended = Flag()
+        """Set when nothing more comes."""
         self.cut = Flag()
         """Set when the end does not wait for what is here to be sent."""
 
@@ -47,6 +49,7 @@ class Outbox:
         """End it after what is here."""
         if self.end is None:
             self.end = (code, reason)
+            self.ended.set()
             self._changed.set()
 
     async def frames(self) -> AsyncIterator[bytes | str]:

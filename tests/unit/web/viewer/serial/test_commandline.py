@@ -110,6 +110,40 @@ async def test_one_that_does_not_read_is_cut(port: FakePort, path: Path) -> None
     writer.close()
 
 
+@pytest.mark.usefixtures("sockets")
+async def test_the_last_words_of_a_guest_arrive_after_its_end(
+    port: FakePort, path: Path, fleet: FakeFleet
+) -> None:
+    reader, writer = await join(path)
+    assert await read(reader, 5) == b"open\n"
+    # More than sockets hold: some of it waits in this process when the VM ends.
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    words = bytes(range(256)) * 3000
+    await port.print(words)
+    port.hang_up()
+    fleet.end(VM.vm_id, "the guest powered off")
+    await until(lambda: not path.exists())
+    writer.transport.resume_reading()  # type: ignore[attr-defined]
+    async with asyncio.timeout(60):
+        assert await reader.read() == words
+    writer.close()
+
+
+@pytest.mark.usefixtures("sockets")
+async def test_who_does_not_read_the_last_words_does_not_stay(
+    port: FakePort, path: Path, fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LAST_WORDS_S", 0.1)
+    reader, writer = await join(path)
+    assert await read(reader, 5) == b"open\n"
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await port.print(bytes(768_000))
+    port.hang_up()
+    fleet.end(VM.vm_id, "the guest powered off")
+    await until(lambda: fleet.viewers == {VM.vm_id: 0})
+    writer.close()
+
+
 @pytest.mark.usefixtures("sockets", "port")
 @pytest.mark.parametrize("line", ["root", "control " * 100_000, ""])
 async def test_a_wrong_first_line_ends_the_connection(path: Path, line: str) -> None:
