@@ -82,6 +82,11 @@ class Hub:
         """Whether somebody is there."""
         return bool(self._members)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its VM has ended. One that runs again has another port."""
+        return self._end is not None
+
     def join(self, name: str, *, may_type: bool) -> Member:
         """Add somebody, who gets notices from now on and bytes once `begin` was called."""
         member = Member(id=self._next_id, name=name, may_type=may_type)
@@ -265,7 +270,7 @@ class Hubs:
         if (timer := self._closing.pop(vm_id, None)) is not None:
             timer.cancel()
         known = self._hubs.get(vm_id)
-        if known is not None:
+        if known is not None and not known[0].has_ended:
             return known[0]
         hub = Hub(vm_id, self._fleet, self._others(vm_id))
         task = self._tasks.start(self._run(hub), name=f"serial port of {vm_id}")
