@@ -137,8 +137,16 @@ class GuestAsker:
                         await self._changed.wait()
 
     async def _ask_agent(self, vm_id: str) -> None:
-        facts, (vm, _) = self._facts[vm_id], self._vms[vm_id]
-        network = await self._ask(vm)
+        facts, known = self._facts.get(vm_id), self._vms.get(vm_id)
+        if facts is None or known is None:
+            # It has ended since it was chosen.
+            return
+        try:
+            network = await self._ask(known[0])
+        except Exception:
+            # It is this guest's alone: the others are asked as before.
+            log.exception("guest not asked", extra={"vm_id": vm_id})
+            network = None
         now_s = asyncio.get_running_loop().time()
         if network is None:
             facts.silences += 1
@@ -172,8 +180,12 @@ class GuestAsker:
             if facts is None or not monitor.is_own or monitor.problem is not None:
                 continue
             if poll_s or facts.poll_s:
-                with contextlib.suppress(QmpError):
+                try:
                     await self._ask_balloon(monitor, facts, vm_id, poll_s)
+                except QmpError:
+                    pass
+                except Exception:
+                    log.exception("guest's memory not asked", extra={"vm_id": vm_id})
 
     async def _ask_balloon(
         self, monitor: Monitor, facts: GuestFacts, vm_id: str, poll_s: int
