@@ -210,11 +210,13 @@ class Fleet:
     @contextlib.contextmanager
     def viewing(self, vm_id: str) -> Generator[None]:
         """Count somebody who looks at a VM's screen or serial port, for the block."""
-        self._count_viewer(vm_id, 1)
+        # One that runs again is another VM: nobody is counted there who has looked at this one.
+        vm = self._vms.get(vm_id)
+        self._count_viewer(vm, 1)
         try:
             yield
         finally:
-            self._count_viewer(vm_id, -1)
+            self._count_viewer(vm, -1)
 
     def set_thumbnail(self, vm_id: str, version: str) -> None:
         """Say that a VM has another picture; `version` names it."""
@@ -233,11 +235,11 @@ class Fleet:
     def _note_look(self) -> None:
         self._asker.look(is_looked_at=self._board.is_looked_at)
 
-    def _count_viewer(self, vm_id: str, step: int) -> None:
-        # A VM that has ended meanwhile took its viewers along.
-        if (vm := self._vms.get(vm_id)) is not None:
-            vm.viewers = max(vm.viewers + step, 0)
-            self._show(vm)
+    def _count_viewer(self, vm: LiveVM | None, step: int) -> None:
+        if vm is not None:
+            vm.viewers += step
+            if self._vms.get(vm.record.vm_id) is vm:
+                self._show(vm)
 
     def _refresh(self, vm_id: str) -> None:
         """Look at one VM's files."""

@@ -53,6 +53,12 @@ def state_is(state: str, vm_id: str = VM_ID) -> Callable[[Mapping[str, VMView]],
     return lambda vms: vm_id in vms and vms[vm_id].state == state
 
 
+def viewers_of(fleet: Fleet) -> int:
+    view = fleet.get(VM_ID)
+    assert view is not None
+    return view.viewers
+
+
 def end(paths: Paths, record: VMRecord) -> None:
     """Let a VM's process be gone: the record names one that there never was."""
     gone = msgspec.structs.replace(record, start_time=record.start_time + 1)
@@ -296,6 +302,24 @@ async def test_viewers_are_counted(fleet: Fleet, paths: Paths) -> None:
     with fleet.viewing(VM_ID), fleet.viewing(VM_ID):
         await until(fleet, lambda vms: vms[VM_ID].viewers == 2)
     await until(fleet, lambda vms: vms[VM_ID].viewers == 0)
+
+
+async def test_who_looked_at_an_earlier_run_is_not_taken_for_one_of_this(
+    fleet: Fleet, paths: Paths
+) -> None:
+    record = make_record(paths)
+    publish(paths, record)
+    await until(fleet, lambda vms: vms)
+    with fleet.viewing(VM_ID):
+        end(paths, record)
+        await until(fleet, state_is("ended"))
+        publish(paths, record)
+        await until(fleet, state_is("unmanaged"))
+        later = fleet.viewing(VM_ID)
+        later.__enter__()
+    assert viewers_of(fleet) == 1
+    later.__exit__(None, None, None)
+    assert viewers_of(fleet) == 0
 
 
 async def test_a_slow_subscriber_gets_the_newest_state_and_no_backlog(
