@@ -304,8 +304,9 @@ class Fleet:
     def _end(self, vm: LiveVM) -> None:
         """A VM has ended: remember how."""
         vm_id = vm.record.vm_id
-        view = vm.ended_view(self._asker.facts(vm_id))
+        # Before anything can fail: its pidfd would be ready for ever.
         vm.close()
+        view = vm.ended_view(self._asker.facts(vm_id))
         del self._vms[vm_id]
         self._asker.forget(vm_id)
         self._ended.add(view, asyncio.get_running_loop().time())

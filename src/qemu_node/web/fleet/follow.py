@@ -62,6 +62,8 @@ class Follower:
         """vm_id → file → its watch, `_POLLED` if it cannot be watched; all VMs that there are."""
         self._due: dict[str, asyncio.TimerHandle] = {}
         self._last: dict[str, float] = {}
+        self._failed: set[str] = set()
+        """Those of whom the last change could not be told."""
 
     def known(self) -> set[str]:
         """Return the VMs that have a run directory."""
@@ -77,7 +79,8 @@ class Follower:
             if is_slow := now >= slow_at:
                 slow_at = now + _SLOW_POLL_S
             for vm_id, files in list(self._watched.items()):
-                if "vm.json" not in files or (is_slow and not _is_complete(files)):
+                is_done = _is_complete(files) and vm_id not in self._failed
+                if "vm.json" not in files or (is_slow and not is_done):
                     self._look(vm_id)
             await asyncio.sleep(_POLL_S)
 
@@ -165,8 +168,9 @@ class Follower:
             else:
                 self._owners[watch] = (vm_id, path.name)
         is_other = is_new or len(watched) != before
-        if is_other or "vm.json" not in watched or _POLLED in watched.values():
-            self._on_change(vm_id)
+        is_unsure = _POLLED in watched.values() or vm_id in self._failed
+        if is_other or is_unsure or "vm.json" not in watched:
+            self._tell(vm_id)
 
     def _forget(self, vm_id: str) -> None:
         for watch in self._watched.pop(vm_id, {}).values():
@@ -175,7 +179,24 @@ class Follower:
         if handle := self._due.pop(vm_id, None):
             handle.cancel()
         self._last.pop(vm_id, None)
-        self._on_change(vm_id)
+        self._tell(vm_id)
+        self._failed.discard(vm_id)
+
+    def _tell(self, vm_id: str) -> None:
+        """Tell of a change; one that could not be looked at is told again later.
+
+        An error that left this would end `run`, and new VMs would never be noticed.
+        """
+        self._failed.discard(vm_id)
+        try:
+            self._on_change(vm_id)
+        except OSError as exc:
+            # No descriptor is free, for example.
+            self._failed.add(vm_id)
+            log.warning("VM not looked at", extra={"vm_id": vm_id, "error": str(exc)})
+        except Exception:
+            self._failed.add(vm_id)
+            log.exception("VM not looked at", extra={"vm_id": vm_id})
 
 
 def _is_complete(files: dict[str, int]) -> bool:

@@ -1,6 +1,7 @@
 """The VMs of a node as the console knows them, with the run directory and QMP peers of a test."""
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from fakes.published import VM_ID, make_record, publish
 from qemu_node.config.node import Paths
 from qemu_node.errors import QmpError, VMNotFoundError
 from qemu_node.host.files.tree import remove_tree
-from qemu_node.inventory.state import VMStatus, VMSummary
+from qemu_node.inventory.state import VMStatus, VMSummary, summarize
 from qemu_node.vm.life.guestnet import GuestNetwork
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import VMRecord
@@ -320,6 +321,28 @@ async def test_who_looked_at_an_earlier_run_is_not_taken_for_one_of_this(
     assert viewers_of(fleet) == 1
     later.__exit__(None, None, None)
     assert viewers_of(fleet) == 0
+
+
+async def test_a_vm_that_could_not_be_looked_at_is_found_later(
+    fleet: Fleet, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qemu_node.web.fleet.follow._SLOW_POLL_S", 0.1)
+    asked: list[str] = []
+    error: Exception = OSError(errno.EMFILE, "Too many open files")
+
+    def fail(paths: Paths, vm_id: str, locks: Any) -> VMSummary:
+        asked.append(vm_id)
+        if asked.count(vm_id) < 3:
+            raise error
+        return summarize(paths, vm_id, locks)
+
+    monkeypatch.setattr("qemu_node.web.fleet.fleet.summarize", fail)
+    publish(paths, make_record(paths))
+    await until(fleet, state_is("unmanaged"))
+    error = KeyError("a bug")
+    directory = publish(paths, make_record(paths, OTHER))
+    await until(fleet, state_is("unmanaged", OTHER))
+    assert directory.vm_json.exists()
 
 
 async def test_a_slow_subscriber_gets_the_newest_state_and_no_backlog(
