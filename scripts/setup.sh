@@ -35,7 +35,8 @@ missing_packages() {
 }
 
 # apt-get, in a session of its own: Ctrl-C would otherwise end dpkg between two packages, and leave
-# the machine's package database broken. Prints what it said only if it failed.
+# the machine's package database broken. Prints what it said only if it failed, and only what matters:
+# without network that would be a line for each package.
 apt() {
     words=$(mktemp)
     trap 'stopped=yes; say "Ctrl-C: waits for apt to finish, so that no package is half installed"' INT
@@ -48,8 +49,11 @@ apt() {
         kill -0 $! 2>/dev/null || break
     done
     trap - INT
-    [ "$status" = 0 ] || cat "$words" >&2
-    rm -f "$words"
+    if [ "$status" != 0 ]; then
+        grep '^E: Failed to fetch' "$words" >"$words.fetch" && head -n 3 "$words.fetch" >&2 ||
+            tail -n 15 "$words" >&2
+    fi
+    rm -f "$words" "$words.fetch"
     [ -z "${stopped:-}" ] || exit 130
     return $status
 }
@@ -73,11 +77,17 @@ install_packages() {
     fi
     [ -z "$(dpkg --audit)" ] ||
         fail "an earlier installation was interrupted; run: ${as_root:+sudo }dpkg --configure -a"
-    apt update ||
-        fail "apt cannot read its package lists; check the network, http_proxy and /etc/apt/sources.list*"
+    # A source that we do not need may be out of reach. Without network apt would try each package
+    # several times: for minutes.
+    retries=3
+    apt -o APT::Update::Error-Mode=any update || {
+        say "apt cannot read all package lists, see above; check the network, http_proxy and" \
+            "/etc/apt/sources.list*; going on with those that are there"
+        retries=0
+    }
     # Word splitting is meant: one argument per package. Without recommended packages QEMU comes
     # without its windows and sound.
-    apt install --no-install-recommends $missing ||
+    apt -o "Acquire::Retries=$retries" install --no-install-recommends $missing ||
         fail "apt could not install the packages, see above; check the network and http_proxy" \
             "($(free_space /var) free in /var)"
 }
@@ -99,7 +109,7 @@ install_tools() {
         *)
             say "installing uv $uv_version into .tools"
             rm -rf .tools
-            python3 -m venv .tools || fail "python3 cannot make an environment; apt install python3-venv"
+            python3 -m venv .tools >/dev/null || fail "python3 cannot make an environment; apt install python3-venv"
             .tools/bin/pip --quiet --disable-pip-version-check install "uv==$uv_version" ||
                 fail "cannot install uv from the Python index; $online ($(free_space .) free here)"
             ;;
