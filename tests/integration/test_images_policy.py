@@ -499,8 +499,9 @@ async def test_an_object_of_a_bucket_is_an_image(make_cache: MakeCache, tmp_path
 
 
 async def test_a_path_cannot_be_pulled(make_cache: MakeCache) -> None:
-    with pytest.raises(JobError, match="nothing to download"):
+    with pytest.raises(JobError, match="nothing to download") as caught:
         await make_cache().pull("/srv/x.raw")
+    assert "images.image_paths" in caught.value.explain()
 
 
 async def test_no_secret_of_a_url_is_logged(

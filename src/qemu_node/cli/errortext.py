@@ -68,6 +68,8 @@ def explain_usage(exc: click.ClickException) -> tuple[str, str | None]:
             if ctx is not root and name in _options(root):
                 rest = path.removeprefix(f"{root.command_path} ")
                 return what, f"it comes before the command: `{root.command_path} {name} … {rest} …`"
+            if ctx is root and name == "--json":
+                return what, f"it comes after the command: `{path} vm list --json`"
             near = nearest(name, _options(ctx))
             return what, f"did you mean {near}? {help_}" if near else help_
         case click.MissingParameter(param=click.Parameter() as param):

@@ -86,7 +86,7 @@ def _fingerprint(path: "Path") -> str:
     except OSError as exc:
         raise MissingPartError(
             f"{path}: {exc.strerror}: the console does not run",
-            hint="`systemctl status qemu-node` says why",
+            hint="`systemctl status qemu-node` says why; without systemd start `qemu-node serve`",
         ) from exc
 
 

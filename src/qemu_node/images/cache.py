@@ -132,7 +132,10 @@ class ImageCache:
         """
         image = parse_source(source)
         if isinstance(image, PathSource):
-            raise JobError(f"image {image} is a path: there is nothing to download")
+            raise JobError(
+                f"image {image} is a path: there is nothing to download",
+                hint="a job may name it, if images.image_paths in node.toml has its directory",
+            )
         wanted = None if checksum is None else parse_checksum(checksum)
         return await self._shared_pull(image, wanted, namespace, on_progress)
 

@@ -40,6 +40,11 @@ Output = pytest.CaptureFixture[str]
             "it comes before the command: `qemu-node --config … vm list …`",
         ),
         (
+            ["--json", "vm", "list"],
+            "qemu-node has no option '--json'",
+            "it comes after the command: `qemu-node vm list --json`",
+        ),
+        (
             ["completion"],
             "{bash|zsh|fish} is missing",
             "usage: qemu-node completion [OPTIONS] {bash|zsh|fish}; "

@@ -128,7 +128,7 @@ class ProcessEnd:
 
     exit_status: int | None
     """Exit code, -N for death by signal N; None: it was not our child."""
-    was_watched: bool = True
+    was_watched: bool
     """The driver was there when it ended."""
     is_stopping: bool
     """We were ending it on Nomad's order."""

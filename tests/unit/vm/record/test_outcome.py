@@ -21,10 +21,19 @@ from qemu_node.vm.record.outcome import (
 
 
 def end(
-    status: int | None, *, stopping: bool = False, oom_kills: int = 0, words: str = ""
+    status: int | None,
+    *,
+    watched: bool = True,
+    stopping: bool = False,
+    oom_kills: int = 0,
+    words: str = "",
 ) -> ProcessEnd:
     return ProcessEnd(
-        exit_status=status, is_stopping=stopping, oom_kills=oom_kills, last_words=words
+        exit_status=status,
+        was_watched=watched,
+        is_stopping=stopping,
+        oom_kills=oom_kills,
+        last_words=words,
     )
 
 
@@ -56,11 +65,7 @@ def test_every_end_that_nobody_asked_for_is_a_failure_with_a_reason(status: int 
 
 def test_an_end_that_was_watched_is_not_told_as_one_that_nobody_saw() -> None:
     watched = judge_process_end(end(None))
-    missed = judge_process_end(
-        ProcessEnd(
-            exit_status=None, was_watched=False, is_stopping=False, oom_kills=0, last_words=""
-        )
-    )
+    missed = judge_process_end(end(None, watched=False))
     assert "driver was away" not in (watched.reason or "")
     assert missed.reason == "QEMU ended while the driver was away"
 
