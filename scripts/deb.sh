@@ -37,7 +37,7 @@ esac
 
 # What the package is made from. This script is one of them: it says in which chroot it is built.
 sources() {
-    find LICENSE README.md CHANGELOG.md uv.lock pyproject.toml debian docs examples src/qemu_node \
+    find LICENSE README.md CHANGELOG.md uv.lock pyproject.toml debian docs examples alerts dashboards src/qemu_node \
         package-lock.json tools/webmodules.py scripts/deb.sh scripts/debian-sources.sh tools/manpages.py \
         -name __pycache__ -prune -o -type f -print | LC_ALL=C sort
 }

@@ -133,8 +133,23 @@ install_python() {
         fail "cannot fetch the modules of the console's page, see above"
 }
 
+# promtool alone, for the tests of the alert rules: the package prometheus would start a server.
+install_promtool() {
+    [ ! -x .tools/promtool ] && command -v apt-get >/dev/null && ! command -v promtool >/dev/null || return 0
+    say "fetching promtool (of Debian's package prometheus, 20 MB) into .tools"
+    unpacked=$(mktemp -d)
+    if (cd "$unpacked" && apt-get -qq -o APT::Sandbox::User=root download prometheus) >&2 &&
+        dpkg-deb --fsys-tarfile "$unpacked"/*.deb | tar -xO ./usr/bin/promtool >"$unpacked/promtool"; then
+        chmod 0755 "$unpacked/promtool"
+        mv "$unpacked/promtool" .tools/promtool
+    else
+        say "there is no promtool: the tests of the alert rules are skipped (apt-get update, then again)"
+    fi
+    rm -rf "$unpacked"
+}
+
 case ${1:-} in
-    '') install_packages; install_python ;;
+    '') install_packages; install_python; install_promtool ;;
     --python) install_python ;;
     --tools) install_tools ;;
     *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;

@@ -29,7 +29,8 @@ _LEFT_OVERS = (
 _DOC = "usr/share/doc/qemu-node"
 _PAGES = (
     f"{_DOC}/docs/os.md", f"{_DOC}/docs/cluster.md", f"{_DOC}/examples/debian-cloud.nomad.hcl",
-    f"{_DOC}/examples/seed.toml",
+    f"{_DOC}/examples/seed.toml", f"{_DOC}/examples/prometheus.yml", f"{_DOC}/docs/metrics.md",
+    f"{_DOC}/alerts/qemu-node.yml", f"{_DOC}/dashboards/qemu-node.json",
 )  # fmt: skip
 _LOCKED = re.compile(r"[!*]+")
 _PATH = re.compile(

@@ -27,6 +27,11 @@ test "$(qemu-node --version)" = "qemu-node, version $VERSION"
 zcat -f /usr/share/man/man1/qemu-node-vm-stop.1* | grep 'SH OPTIONS'
 test -s /usr/share/bash-completion/completions/qemu-node
 systemctl is-enabled qemu-node-vms.service
+# Prometheus reads the rules where they are.
+test -s /usr/share/doc/qemu-node/alerts/qemu-node.yml
+test -s /usr/share/doc/qemu-node/dashboards/qemu-node.json
+test -s /usr/share/doc/qemu-node/examples/prometheus.yml
+/usr/lib/qemu-node/venv/bin/python3 -c 'import prometheus_client'
 """
 
 _READ_ONLY = """
