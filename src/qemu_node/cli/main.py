@@ -159,11 +159,7 @@ def driver(app: App, restart: bool, stop_with_parent: bool) -> None:
 
 
 def _restart_plugins(app: App) -> None:
-    """End the plugins of Nomad's agents.
-
-    Raises:
-        HostError: one has not ended in time.
-    """
+    """End the plugins of Nomad's agents."""
     import asyncio
 
     from qemu_node.errors import AS_ROOT, HostError

@@ -56,11 +56,7 @@ def serve(app: App, *, fingerprint: bool, make_password: bool) -> None:
 
 
 def _make_password() -> str:
-    """Return the hash of a password that is typed, or the first line of what is piped in.
-
-    Raises:
-        ConfigError: it is too short.
-    """
+    """Return the hash of a password that is typed, or the first line of what is piped in."""
     from qemu_node.web.access.login.password import make_hash
 
     if sys.stdin.isatty():
@@ -73,11 +69,7 @@ def _make_password() -> str:
 
 
 def _fingerprint(path: "Path") -> str:
-    """Return the fingerprint of the certificate that the daemon shows to browsers.
-
-    Raises:
-        MissingPartError: no daemon runs.
-    """
+    """Return the fingerprint of the certificate that the daemon shows to browsers."""
     from qemu_node.errors import MissingPartError
     from qemu_node.web.http.listener.tls import fingerprint
 

@@ -113,11 +113,7 @@ class Stopper:
             yield qmp
 
     def _send_signal(self, signum: signal.Signals) -> None:
-        """Send a signal to QEMU.
-
-        Raises:
-            HostError: we may not; nothing else is left to try.
-        """
+        """Send a signal to QEMU."""
         try:
             send_signal(self._record.process, signum)
         except PermissionError as exc:

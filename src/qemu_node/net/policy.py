@@ -120,11 +120,7 @@ def _user_port(wish: NicWish, nic: NicIdentity) -> UserPort:
 def _find_rule(
     wish: NicWish, vids: frozenset[int], namespace: str, config: NetworkConfig
 ) -> NetworkPolicy | None:
-    """Return the rule that allows the wish; None if the wish is only the default VLAN.
-
-    Raises:
-        JobError: no rule allows it.
-    """
+    """Return the rule that allows the wish; None if the wish is only the default VLAN."""
     matching = [
         (number, rule)
         for number, rule in enumerate(config.policy, start=1)

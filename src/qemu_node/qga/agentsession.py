@@ -251,11 +251,7 @@ async def _take_turn(lock: FileLock, timeout_s: float) -> None:
 
 
 async def _connect_socket(path: Path) -> socket.socket:
-    """Return a socket connected to `path`.
-
-    Raises:
-        GuestAgentError: there is no such socket, or nobody listens.
-    """
+    """Return a socket connected to `path`."""
     try:
         return await connect_unix(path)
     except OSError as exc:

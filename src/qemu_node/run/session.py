@@ -291,11 +291,7 @@ class Session:
             self._stop.set()
 
     async def _unless_stopped(self, work: Coroutine[object, object, T]) -> T | None:
-        """Return the result of `work`, or None, and `work` cancelled, once a stop is requested.
-
-        Raises:
-            NodeError: `work` raised it.
-        """
+        """Return the result of `work`, or None, and `work` cancelled, once a stop is requested."""
         which_and_outcome: tuple[int, T | None] = await race(work, self._stopped())
         return which_and_outcome[1]
 

@@ -92,11 +92,7 @@ class HypervisorFinder:
 
     @contextlib.asynccontextmanager
     async def _proof_user(self, work_dir: Path) -> AsyncGenerator[int | None]:
-        """Give a user that nothing else on this host runs as meanwhile; None without root.
-
-        Raises:
-            HostError: there is none.
-        """
+        """Give a user that nothing else on this host runs as meanwhile; None without root."""
         if not self._is_root:
             yield None
             return

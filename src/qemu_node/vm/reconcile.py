@@ -69,13 +69,7 @@ def some(vm_ids: Collection[str]) -> str:
 
 
 def examine(directory: VMDirectory, *, is_running: bool, unmanaged_s: float) -> FoundVM:
-    """Return what there is of a VM.
-
-    Args:
-        directory: Where it is.
-        is_running: A process of it was found.
-        unmanaged_s: How long it has had no manager.
-    """
+    """Return what there is of a VM."""
     unreadable, has_alloc = None, False
     try:
         state: StateHeader | None = directory.read_state()

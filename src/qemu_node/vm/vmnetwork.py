@@ -270,12 +270,7 @@ class Network:
 
 
 def next_pause(last_s: float, *, quiet_s: float) -> float:
-    """Return how long nothing is done after the next change by others.
-
-    Args:
-        last_s: The last such pause.
-        quiet_s: How long it was quiet since then.
-    """
+    """Return how long nothing is done after the next change by others."""
     return _PAUSE_MIN_S if quiet_s > last_s else min(2 * last_s, _PAUSE_MAX_S)
 
 

@@ -126,11 +126,7 @@ async def find_nomad(name: str) -> Program | NodeError | None:
 
 
 async def _ask(nomad: str, path: str, kind: type[_T], environ: Mapping[str, str]) -> _T:
-    """Return what the agent's API answers.
-
-    Raises:
-        NodeError: nothing answers, or it refuses; the message is the reason.
-    """
+    """Return what the agent's API answers."""
     env = SAFE_ENV | {key: text for key, text in environ.items() if key.startswith("NOMAD_")}
     # Without the method it sends a POST, since its stdin is no terminal.
     argv = [nomad, "operator", "api", "-X", "GET", path]

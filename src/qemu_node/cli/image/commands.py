@@ -283,22 +283,14 @@ def _set_pinned(app: App, names: tuple[str, ...], *, is_pinned: bool, as_json: b
 
 
 def _chosen(keeper: ImageKeeper, names: tuple[str, ...]) -> list[KeptImage]:
-    """Return the images that `names` mean, each once, before anything is done to one of them.
-
-    Raises:
-        ImageError: one of the names means none, or several.
-    """
+    """Return the images that `names` mean, each once, before anything is done to one of them."""
     images = keeper.images()
     chosen = {kept.blob.path: kept for kept in (find_image(images, name) for name in names)}
     return list(chosen.values())
 
 
 def _keeper(config: NodeConfig, *, for_change: bool = False) -> ImageKeeper:
-    """Return the keeper of the cache.
-
-    Raises:
-        MissingPartError: this user may not read the cache, or not change it.
-    """
+    """Return the keeper of the cache."""
     images_dir = config.paths.images_dir
     needed = os.R_OK | os.X_OK | (os.W_OK if for_change else 0)
     for directory in (images_dir, images_dir / "sources", images_dir / "blobs"):

@@ -110,11 +110,7 @@ async def _pull(
 
 
 def _kept(keeper: ImageKeeper, pulled: "Pulled") -> KeptImage:
-    """Return the image that was pulled.
-
-    Raises:
-        ImageError: it was removed meanwhile, as a sweep may do with an image that no VM uses.
-    """
+    """Return the image that was pulled."""
     from qemu_node.images.store.keptimage import find_image
 
     return find_image(keeper.images(), pulled.version.sha256)

@@ -226,12 +226,7 @@ class _Joined:
 
 
 async def _join(record: VMRecord, shared: Collection[Path], *, is_viewer: bool) -> _Joined:
-    """Connect to a web console, or else to QEMU.
-
-    Raises:
-        ConsoleError: somebody has the port and does not share it, or there is none.
-        MissingPartError: this user may not open it.
-    """
+    """Connect to a web console, or else to QEMU."""
     how = Join.VIEW if is_viewer else Join.CONTROL
     if (sock := await join_any(shared, how, timeout_s=_CONNECT_TIMEOUT_S)) is not None:
         return _Joined(sock, is_shared=True)

@@ -146,12 +146,7 @@ def exit_status(error: NodeError) -> int:
 
 
 def _allowed_vm(app: App, name: str) -> "VMRecord":
-    """Return the record of a VM whose guest may be given commands, by this user.
-
-    Raises:
-        JobError: its job does not allow it.
-        NodeError: there is no such VM, or this user may not use it.
-    """
+    """Return the record of a VM whose guest may be given commands, by this user."""
     record = running_vm(app, name)
     if not record.allow_exec:
         raise JobError(
@@ -186,11 +181,7 @@ async def _run(
 
 
 def _read_stdin() -> bytes:
-    """Return what is piped to us.
-
-    Raises:
-        ConfigError: it is more than the guest agent takes.
-    """
+    """Return what is piped to us."""
     from qemu_node.qga.agent import INPUT_MAX_BYTES
 
     stdin = sys.stdin.buffer.read(INPUT_MAX_BYTES + 1)

@@ -103,6 +103,11 @@ def loose_permissions(info: os.stat_result) -> list[str]:
     return problems
 
 
+def basic_header(user: str, password: str) -> dict[str, str]:
+    """Return the Authorization header of a user with a password (RFC 7617). Pure."""
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BasicLogin:
     """A user and a password."""
@@ -111,9 +116,8 @@ class BasicLogin:
     password: SecretFile
 
     def headers(self) -> dict[str, str]:
-        """Return the Authorization header (RFC 7617). Blocks for the secret's file."""
-        pair = f"{self.username}:{self.password.read()}".encode()
-        return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+        """Return the Authorization header. Blocks for the secret's file."""
+        return basic_header(self.username, self.password.read())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ of them the operator allows (`allowlist`).
 
 import hashlib
 import re
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from urllib.parse import unquote
@@ -68,16 +69,31 @@ class UrlSource:
         return None if without_signature(self.url) is None else _key(self.url, "")
 
 
+class _ShownSource:
+    """A source whose text in messages is all that it is; no secret is in it."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def shown(self) -> str:
+        """The source in messages."""
+
+    def __str__(self) -> str:
+        return self.shown
+
+    def key(self, scope: str = "") -> str:
+        """Return the cache's key of this source when it is fetched with the credentials `scope`."""
+        return _key(self.shown, scope)
+
+
 @dataclass(frozen=True, slots=True)
-class S3Source:
+class S3Source(_ShownSource):
     """An object of S3, or of a server with the same protocol."""
 
     bucket: str
     object_key: str
     """Taken as it is: nothing in it is encoded."""
-
-    def __str__(self) -> str:
-        return self.shown
 
     @property
     def shown(self) -> str:
@@ -94,13 +110,9 @@ class S3Source:
         """The last part of the object's key."""
         return PurePosixPath(self.object_key).name
 
-    def key(self, scope: str = "") -> str:
-        """Return the cache's key of this source when it is fetched with the credentials `scope`."""
-        return _key(self.shown, scope)
-
 
 @dataclass(frozen=True, slots=True)
-class OciSource:
+class OciSource(_ShownSource):
     """An image that a registry keeps as the one layer of an OCI artifact."""
 
     registry: str
@@ -108,9 +120,6 @@ class OciSource:
     repository: str
     reference: str
     """A tag, or a digest `sha256:…`, of the manifest."""
-
-    def __str__(self) -> str:
-        return self.shown
 
     @property
     def shown(self) -> str:
@@ -132,10 +141,6 @@ class OciSource:
     def file_name(self) -> str:
         """The last part of the repository's name."""
         return PurePosixPath(self.repository).name
-
-    def key(self, scope: str = "") -> str:
-        """Return the cache's key of this source when it is fetched with the credentials `scope`."""
-        return _key(self.shown, scope)
 
 
 RemoteSource = UrlSource | S3Source | OciSource

@@ -5,15 +5,13 @@ URL. Does not own which credential applies (`credentials`) nor requests of S3 an
 `registry`).
 """
 
-import base64
-from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from qemu_node.images.http.httpfile import HttpFile, Sign
 from qemu_node.images.http.url import parse_url
 from qemu_node.images.source.checksum import Checksum
-from qemu_node.images.source.credentials import Credential, CredentialStore
+from qemu_node.images.source.credentials import Credential, CredentialStore, basic_header
 from qemu_node.images.source.name import OciSource, RemoteSource, UrlSource
 
 
@@ -81,10 +79,5 @@ def url_file(source: UrlSource, credential: Credential | None) -> HttpFile:
 def _basic(login: str) -> Sign:
     """Return a `Sign` for the user and password of a URL, `login` as it is written there."""
     user, _, password = login.partition(":")
-    pair = f"{unquote(user)}:{unquote(password)}"
-    value = f"Basic {base64.b64encode(pair.encode()).decode()}"
-
-    def sign(_method: str, _url: str) -> Mapping[str, str]:
-        return {"Authorization": value}
-
-    return sign
+    header = basic_header(unquote(user), unquote(password))
+    return lambda _method, _url: header

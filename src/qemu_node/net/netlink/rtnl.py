@@ -168,9 +168,6 @@ class RouteSocket:
             last: The sequence number of the last one, which must be one that the kernel always
                 answers.
             what: What cannot be done, for the error message.
-
-        Raises:
-            NetworkError: there was no answer.
         """
         self._sequence = last
         answers = []
@@ -211,11 +208,7 @@ def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 
 
 def _check(payload: bytes, what: str) -> None:
-    """Raise the kernel's error, if there is one.
-
-    Raises:
-        NetworkError: with the kernel's own message, if it has one.
-    """
+    """Raise the kernel's error, if there is one."""
     (code,) = struct.unpack_from("=i", payload)
     if code:
         # After the code come the header of our request and the kernel's message.

@@ -59,14 +59,7 @@ def forget_redirect(ifindex: int) -> Request:
 
 
 def police(ifindex: int, rate_bytes_per_s: int, burst_bytes: int, mtu_bytes: int) -> list[Request]:
-    """Drop incoming frames of a device above a rate.
-
-    Args:
-        ifindex: The device.
-        rate_bytes_per_s: The rate.
-        burst_bytes: How much may come at once.
-        mtu_bytes: Longer frames are always dropped.
-    """
+    """Drop incoming frames of a device above a rate."""
     burst_ticks = burst_bytes * 1_000_000_000 // rate_bytes_per_s // _TICK_NS
     # The table of rates must be present, but Linux has ignored its content since 3.8.
     rate = struct.pack("=BBHhHI", 3, 0, 0, -1, 0, rate_bytes_per_s)

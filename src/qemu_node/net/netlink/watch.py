@@ -85,11 +85,7 @@ class Watch:
             sock.close()
 
     async def losses(self, watched: Callable[[], Watched]) -> list[str]:
-        """Wait until VMs may have lost something; return what, in words.
-
-        Args:
-            watched: Returns what VMs need at present.
-        """
+        """Wait until VMs may have lost something; return what, in words."""
         while True:
             await self._heard.wait()
             await asyncio.sleep(_SETTLE_S)

@@ -181,14 +181,7 @@ def read_host_facts(
     *,
     is_short_of_files: bool = False,
 ) -> HostFacts:
-    """Read the facts. Never fails.
-
-    Args:
-        config: The node's settings.
-        network_problems: The result of `Network.problems`.
-        vm_problems: The result of `Supervisor.problems`.
-        is_short_of_files: The result of `Admission.is_full`.
-    """
+    """Read the facts. Never fails."""
     network = config.network
     directories = config.qemu.firmware_paths
     problems = {}

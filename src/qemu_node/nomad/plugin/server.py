@@ -78,11 +78,7 @@ async def _listen(
     environ: Mapping[str, str],
     stack: ExitStack,
 ) -> Path:
-    """Start `server`, and return its socket; `stack` removes it.
-
-    Raises:
-        HostError, ConfigError: there is no place for it.
-    """
+    """Start `server`, and return its socket; `stack` removes it."""
     places = [handshake.plugin_socket(run_dir, environ) for run_dir in run_dirs]
     places.append(handshake.temporary_socket())
     for place in places:

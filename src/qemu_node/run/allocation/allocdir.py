@@ -166,11 +166,7 @@ def _beneath(task_dir: Path, path: str, where: str, act: Callable[[int, str], T]
 
 
 def _relative(path: str, where: str) -> str:
-    """Return `path` relative to the task directory; `/local/x` is `local/x`, as for a driver.
-
-    Raises:
-        JobError: it leads out of the task directory.
-    """
+    """Return `path` relative to the task directory; `/local/x` is `local/x`, as for a driver."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts:
         raise JobError(

@@ -108,11 +108,7 @@ async def launch(
 
 
 async def _check(request: VMRequest, node: NodeServices, admission: Admission) -> Checked:
-    """Return what the node has for the VM. Needs no undo: most mistakes of a job are found here.
-
-    Raises:
-        NodeError: the VM cannot start here, or not now.
-    """
+    """Return what the node has for the VM. Needs no undo: most mistakes of a job are found here."""
     hypervisor = await node.hypervisor()
     args = check_args(request.args, node.config.qemu.allow_args)
     ram_bytes = guest_memory_bytes(

@@ -51,18 +51,7 @@ def vm_spec(
     taps: Sequence[Tap],
     sockets: SocketFds,
 ) -> VMSpec:
-    """Return what QEMU is to be for `request`.
-
-    Args:
-        request: What was asked for.
-        checked: What the node has for it.
-        directory: Where the VM's files are.
-        base: The image below its overlay.
-        pflash: Its firmware with its own variables; None: SeaBIOS.
-        hostname: What the guest is called by user mode's DHCP.
-        taps: Those of its ports, in the order of `request.ports`.
-        sockets: What it listens on.
-    """
+    """Return what QEMU is to be for `request`."""
     return VMSpec(
         vm_id=request.identity.vm_id,
         uuid=request.identity.uuid,
@@ -94,19 +83,7 @@ def vm_state(
     image: str,
     hostname: str,
 ) -> VMState:
-    """Return what is written down of a VM that runs now.
-
-    Args:
-        request: What was asked for.
-        spec: What QEMU was told.
-        directory: Where the VM's files are.
-        process: QEMU.
-        uid: The user that it runs as.
-        scope: The task's cgroup.
-        oom_kills: How many there were in it before.
-        image: What the image is called, without secrets.
-        hostname: What the guest is called.
-    """
+    """Return what is written down of a VM that runs now."""
     record = VMRecord(
         vm_id=spec.vm_id,
         pid=process.pid,
