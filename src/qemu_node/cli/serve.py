@@ -82,11 +82,16 @@ def _fingerprint(path: "Path") -> str:
         ) from exc
 
 
-def _set_up_logging() -> None:
-    """Log to stderr: in the journal's form if that is where it goes."""
+def _set_up_logging(fd: int = 2) -> None:
+    """Log to `fd`, stderr: in the journal's form if that is where it goes.
+
+    A line that nobody reads is dropped, and the drops are counted in a later one. A journal that
+    waits for its disk would stop the event loop, and with it every screen and the watchdog.
+    """
+    from qemu_node.nomad.plugin.log import NonBlockingHandler
     from qemu_node.web.service.daemonlog import JournalFormatter
 
-    handler = logging.StreamHandler(sys.stderr)
+    handler = NonBlockingHandler(fd)
     handler.setFormatter(JournalFormatter(is_journal="JOURNAL_STREAM" in os.environ))
     root = logging.getLogger()
     level = min(root.level, logging.INFO)
