@@ -110,7 +110,7 @@ install_tools() {
             say "installing uv $uv_version into .tools"
             rm -rf .tools
             python3 -m venv .tools >/dev/null || fail "python3 cannot make an environment; apt install python3-venv"
-            .tools/bin/pip --quiet --disable-pip-version-check install "uv==$uv_version" ||
+            .tools/bin/pip -qq --disable-pip-version-check install "uv==$uv_version" ||
                 fail "cannot install uv from the Python index; $online ($(free_space .) free here)"
             ;;
     esac
