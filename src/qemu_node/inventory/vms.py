@@ -42,7 +42,8 @@ def find_vm(paths: Paths, name: str) -> ListedVM:
     """Return the VM that `name` means.
 
     That is, in this order: a vm_id or display name, the beginning of a vm_id, the beginning of an
-    allocation id, a task's name.
+    allocation id, what `qemu-node run` calls it (`group[index]` or `group[index]/task`), a task's
+    name.
 
     Raises:
         VMNotFoundError: none matches, or several do; the message lists them.
@@ -52,6 +53,7 @@ def find_vm(paths: Paths, name: str) -> ListedVM:
         [vm for vm in vms if name in (vm.record.vm_id, vm.record.display_name)],
         [vm for vm in vms if vm.record.vm_id.startswith(name)],
         [vm for vm in vms if len(name) >= 4 and vm.record.identity.alloc_id.startswith(name)],
+        [vm for vm in vms if name in _short_names(vm.record)],
         [vm for vm in vms if vm.record.identity.task == name],
     ):
         if len(matches) == 1:
@@ -62,6 +64,12 @@ def find_vm(paths: Paths, name: str) -> ListedVM:
     raise VMNotFoundError(f"no VM {name!r} on this node", hint=_hint(vms, name, paths))
 
 
+def _short_names(record: VMRecord) -> tuple[str, str]:
+    identity = record.identity
+    group = identity.group if identity.index is None else f"{identity.group}[{identity.index}]"
+    return group, f"{group}/{identity.task}"
+
+
 def _hint(vms: Sequence[ListedVM], name: str, paths: Paths) -> str:
     """Return what to type for a VM that was not found."""
     records = [vm.record for vm in vms]
@@ -69,6 +77,9 @@ def _hint(vms: Sequence[ListedVM], name: str, paths: Paths) -> str:
         return f"no VM runs under {paths.vm_run_dir}: `qemu-node run JOB` starts one"
     if not records:
         return f"you have none under {paths.vm_run_dir}; for the VMs of root's driver, {AS_ROOT}"
-    near = nearest(name, (n for r in records for n in (r.vm_id, r.display_name, r.identity.task)))
+    names = (
+        n for r in records for n in (r.vm_id, r.display_name, *_short_names(r), r.identity.task)
+    )
+    near = nearest(name, names)
     meant = f"did you mean {near}? " if near else ""
     return f"{meant}`qemu-node vm list` shows all"

@@ -18,7 +18,8 @@ def paths(tmp_path: Path) -> Paths:
 
 def publish_two(paths: Paths) -> None:
     publish(paths, make_record(paths))
-    publish(paths, make_record(paths, OTHER_ID, alloc_id=OTHER_ALLOC, job_name="blog"))
+    other = {"job_name": "blog", "group": "back", "index": 1}
+    publish(paths, make_record(paths, OTHER_ID, alloc_id=OTHER_ALLOC, **other))
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,8 @@ def publish_two(paths: Paths) -> None:
     [
         (VM_ID, VM_ID),
         ("shop/front[0]/web", VM_ID),
+        ("back[1]", OTHER_ID),
+        ("back[1]/web", OTHER_ID),
         ("web-a", OTHER_ID),
         ("1111-", None),
         ("11112", OTHER_ID),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _HELP = """\
 VM is an id or a name that `qemu-node vm list` shows, the beginning of the id or of the
-allocation's id, or the name of a task that only one VM has."""
+allocation's id, or a name such as group[0], group[0]/task or task that only one VM has."""
 
 
 def with_vm_help(text: str) -> str:
