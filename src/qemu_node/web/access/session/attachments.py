@@ -7,7 +7,7 @@ no, when the right to their VM is lost. Does not own what they carry (`websocket
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from qemu_node.host.concurrency.flag import Flag
@@ -29,6 +29,7 @@ OF_USER_AND_VM_MAX = 16
 """In all of his sessions: each viewer takes memory of the VM's QEMU, which has a limit."""
 STREAMS_OF_SESSION_MAX = 8
 _TICK_S = 0.5
+_END_S, _END_POLL_S = 2.0, 0.02
 
 GOING_AWAY = 1001
 SESSION_OVER = 4401
@@ -65,10 +66,18 @@ class Attachments:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        """End them all: a client comes back when there is a console again."""
+        """End them all: a client comes back when there is a console again.
+
+        Waits a moment for their handlers: aiohttp cancels what is left of them.
+        """
         await self._tasks.aclose()
         for attachment in list(self._all):
             _end(attachment, GOING_AWAY, "the console ends")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_S):
+                # Nobody tells when the last one leaves.
+                while self._all:  # noqa: ASYNC110
+                    await asyncio.sleep(_END_POLL_S)
 
     def end_of(self, session: Session, why: str, *, code: int = SESSION_OVER) -> None:
         """End everything of a session, by default because it has ended."""
