@@ -118,6 +118,8 @@ async def _read_body(request: web.Request, kind: type) -> Any:
         async with asyncio.timeout(BODY_MAX_S):
             data = await request.read()
         return msgspec.json.decode(data, type=kind)
+    except web.RequestPayloadError as exc:
+        raise bad_request("the body broke off, or is no chunked body") from exc
     except TimeoutError as exc:
         raise Problem(408, "too-slow", f"the body took more than {BODY_MAX_S:g} s") from exc
     except DECODE_ERRORS as exc:

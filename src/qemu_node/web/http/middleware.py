@@ -86,6 +86,9 @@ def check_request(request: web.Request, site: Site) -> None:
     Raises:
         Problem: 421, 400 or 403.
     """
+    if not request.raw_path.startswith("/"):
+        # With a host in its target (RFC 9112 3.2.2) a request would have two, and we look at one.
+        raise bad_request("the target of a request is a path")
     scheme = scheme_of(request)
     hosts = request.headers.getall("Host", [])
     if len(hosts) != 1 or not is_own_host(hosts[0], scheme, names=site.hosts):

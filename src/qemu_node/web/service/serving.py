@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import web, web_response
+from aiohttp.http_exceptions import HttpProcessingError
 
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import HostError
@@ -58,6 +59,11 @@ _SEED_LINES = 500
 """Of the log, before what a serial port prints now."""
 _HANDLERS_S = 2.0
 """How long requests may go on when the console ends."""
+
+
+# Which program answers, and not of which versions it is made, also where aiohttp answers by itself
+# because it was sent no HTTP.
+vars(web_response)["SERVER_SOFTWARE"] = "qemu-node"
 
 
 class NodeSite(Site):
@@ -113,7 +119,6 @@ async def serving(
         fleet = await stack.enter_async_context(Fleet(config.paths))
         access = Access(settings, api=api, by_scrape=Scrapers(settings).find)
         app = make_application(access.checks)
-        app.on_response_prepare.append(_name_no_version)
         routes = await _open_parts(
             stack, config, fleet=fleet, access=access, nomad=users_api, share_dir=share_dir
         )
@@ -121,6 +126,9 @@ async def serving(
         runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_server_log(),
+            # No client of ours packs a body, and a bad one is an error at each place that reads it.
+            auto_decompress=False,
             keepalive_timeout=_IDLE_CONNECTION_S,
             shutdown_timeout=_HANDLERS_S,
         )
@@ -175,9 +183,25 @@ async def _open_parts(
     return [*routes, *api.document(routes), *PageRoutes().routes()]
 
 
-async def _name_no_version(_request: web.Request, response: web.StreamResponse) -> None:
-    """Say which program answers, and not, as aiohttp does, of which versions it is made."""
-    response.headers["Server"] = "qemu-node"
+class _OurFaults(logging.Filter):
+    """Lets through what is not the fault of whoever has sent a request.
+
+    aiohttp logs a traceback for each body that breaks off or is malformed, which strangers can have
+    as often as they like.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is to be logged."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError | web.RequestPayloadError | OSError)
+
+
+def _server_log() -> logging.Logger:
+    """Return aiohttp's log of its server."""
+    found = logging.getLogger("aiohttp.server")
+    if not found.filters:
+        found.addFilter(_OurFaults())
+    return found
 
 
 @contextlib.asynccontextmanager
