@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from e2e.nomad_node import Node, running_agent
 from fakes.web_api import ApiUnderTest, running_api
+from guests import bootsector
 
 from qemu_node.config.node import Paths
 
@@ -17,7 +18,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-READY = "small guest ready"
+READY = "R\n"
 JOB = """
 job "web" {{
   group "g" {{
@@ -75,13 +76,20 @@ async def running_vm(api: ApiUnderTest, *, without: str = "") -> Any:
     raise AssertionError
 
 
+@pytest.fixture
+def image(empty_image: Path) -> Path:
+    """A guest that boots in no time and prints that it has."""
+    empty_image.write_bytes(bootsector.serial_echo())
+    return empty_image
+
+
 async def test_a_vm_is_logged_restarted_and_stopped_through_nomad(
-    short_tmp_path: Path, small_guest_image: Path
+    short_tmp_path: Path, image: Path
 ) -> None:
-    node = Node(short_tmp_path, small_guest_image)
+    node = Node(short_tmp_path, image)
     async with running_agent(node) as agent:
         await agent.run_job(OTHER)
-        job = await agent.run_job(JOB.format(image=small_guest_image))
+        job = await agent.run_job(JOB.format(image=image))
         (allocation,) = await agent.running_allocations(job)
         paths = Paths(run=str(node.run), data=str(node.data))
         async with running_api(paths, nomad_address=agent.address) as api:
