@@ -51,7 +51,11 @@ async def running(
     async def hello(request: web.Request) -> web.Response:
         return web.Response(text=HELLO if request.secure else "hello in clear")
 
+    async def large(_request: web.Request) -> web.Response:
+        return web.Response(body=bytes(64 << 20))
+
     app.router.add_get("/", hello)
+    app.router.add_get("/large", large)
     runner = web.AppRunner(app, keepalive_timeout=30)
     await runner.setup()
     assert runner.server is not None
@@ -200,6 +204,20 @@ async def test_one_address_gets_only_so_many_connections(
         with contextlib.suppress(aiohttp.ClientError):
             assert await get(https, trusting(certificate)) == HELLO
             return
+
+
+async def test_who_reads_nothing_of_an_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(port, "UNREAD_MAX_S", 1.0)
+    async with running(listen(["127.0.0.1"], 0), None) as (number, server):
+        _, writer = await asyncio.open_connection("127.0.0.1", number)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /large HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        async with asyncio.timeout(60):
+            while not server.connections:
+                await asyncio.sleep(0.01)
+            while server.connections:
+                await asyncio.sleep(0.05)
+        writer.close()
 
 
 async def test_connections_in_clear_count_until_they_have_ended(

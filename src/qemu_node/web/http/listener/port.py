@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _OPEN_MAX_S = 10.0
 """How long a client may take for its first byte, and again for the handshake."""
+UNREAD_MAX_S = 60.0
+"""How long a client may leave unread what was sent to it, or be out of reach meanwhile."""
 _BACKLOG = 512
 _UNREAD_MAX_MS = 60_000
 """How long the other end may take nothing of what is sent, or be gone without a word: then the
@@ -152,6 +154,7 @@ class Port:
                 sock.close()
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MAX_MS)
+            _bound(sock)
             self._opening[sock] = peer
             _ = self._tasks.start(self._open(sock), name="open a connection")
 
@@ -215,6 +218,17 @@ class Port:
         if now - self._logged_at >= _LOGGED_EVERY_S:
             self._logged_at = now
             log.warning(event, extra={"reason": what})
+
+
+def _bound(sock: socket.socket) -> None:
+    """Have the kernel end the connection of a client that reads nothing.
+
+    It would keep what it was sent in our memory for as long as it likes, whatever it has asked for;
+    aiohttp waits for ever. It also ends a connection whose client has gone without a word, minutes
+    before the kernel would give it up (man 7 tcp, TCP_USER_TIMEOUT).
+    """
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * UNREAD_MAX_S))
 
 
 def _peers(connections: Sequence[web.RequestHandler]) -> Iterator[str]:
