@@ -9,6 +9,7 @@ Does not own what a picture costs too much (`pauses`) nor how it is made small (
 """
 
 import asyncio
+import logging
 import os
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ from qemu_node.web.viewer.contract import VMs
 from qemu_node.web.viewer.screen.jpeg import Thumbnail, make_thumbnail
 from qemu_node.web.viewer.screen.pauses import Limits, Pause
 from qemu_node.web.viewer.screen.ppm import PictureError
+
+log = logging.getLogger(__name__)
 
 DEADLINE_S = 2.0
 """For QEMU's picture."""
@@ -129,6 +132,16 @@ class Thumbnails:
         try:
             async with self._slots:
                 await self._take_now(vm_id, kept)
+        except Exception as exc:
+            # No descriptor or no memory is free; or a bug, which the next picture would meet again.
+            kept.error = Problem(503, "no-picture", "the node could not make a picture")
+            kept.pause = kept.pause.after_failure(self._now_s(), self._limits)
+            is_bug = not isinstance(exc, OSError | MemoryError)
+            log.warning(
+                "no picture",
+                extra={"vm_id": vm_id, "error": str(exc)},
+                exc_info=exc if is_bug else None,
+            )
         finally:
             kept.taking = None
 

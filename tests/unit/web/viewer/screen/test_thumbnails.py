@@ -4,9 +4,10 @@ QEMU is a connection whose screendump writes what the test says.
 """
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from fakes.fake_screens import FakeFleet
@@ -224,6 +225,40 @@ async def test_a_vm_without_a_screen_is_not_asked_every_time(
             await thumbnails.get(VM)
         clock[0] += 10
     assert qemu.dumps == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("os.memfd_create", OSError(errno.EMFILE, "Too many open files")),
+        (f"{module.__name__}.make_thumbnail", MemoryError()),
+        (f"{module.__name__}.make_thumbnail", ValueError("a bug")),
+    ],
+    ids=["descriptors", "memory", "bug"],
+)
+async def test_a_node_that_cannot_make_a_picture_tries_it_again_later(
+    thumbnails: Thumbnails,
+    clock: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    error: Exception,
+) -> None:
+    tries = 0
+
+    def fail(*_: object) -> NoReturn:
+        nonlocal tries
+        tries += 1
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(what, fail)
+        for _ in range(3):
+            with pytest.raises(Problem, match="could not make"):
+                await thumbnails.get(VM)
+            clock[0] += 10
+    assert tries == 1
+    clock[0] += 60
+    assert (await thumbnails.get(VM)).jpeg
 
 
 async def test_a_paused_guest_is_asked_once(
