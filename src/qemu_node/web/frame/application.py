@@ -166,6 +166,11 @@ async def _respond(
         if "Allow" in exc.headers:
             response.headers["Allow"] = exc.headers["Allow"]
         return response
+    except ConnectionError as exc:
+        if request.transport is None:
+            # The client has gone in the middle of its request: nobody reads this.
+            return web.Response(status=400)
+        return _answer(problem_of(exc))
     except Exception as exc:
         return _answer(problem_of(exc))
 

@@ -191,3 +191,37 @@ async def test_who_does_not_take_an_answer_is_cut(monkeypatch: pytest.MonkeyPatc
                 await asyncio.sleep(0.01)
         writer.close()
         del reader
+
+
+async def test_a_client_that_goes_in_the_middle_of_its_request_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = make_application()
+    asked = asyncio.Event()
+
+    @web.middleware
+    async def note(request: web.Request, handler: Any) -> web.StreamResponse:
+        asked.set()
+        try:
+            response: web.StreamResponse = await handler(request)
+        finally:
+            answered.set()
+        return response
+
+    answered = asyncio.Event()
+    app.middlewares.insert(0, note)
+    add_routes(app, ROUTES, guard=FakeGuard(), find_vm={VM.vm_id: VM}.get)
+    # As the daemon's: it cancels no handler whose client has gone.
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    _, writer = await asyncio.open_connection(*runner.addresses[0])
+    path = ROUTES[0].path.replace("{vm_id}", VM.vm_id)
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nX-Me: 1\r\nContent-Type: application/json\r\n"
+    writer.write(f'{head}Content-Length: 100\r\n\r\n{{"text": '.encode())
+    await asked.wait()
+    writer.transport.abort()
+    await answered.wait()
+    await runner.cleanup()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
