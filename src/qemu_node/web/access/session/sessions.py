@@ -136,7 +136,7 @@ class Sessions:
             key: The secret, if he has brought one (a token in each request).
             idle_s: Instead of the usual one.
         """
-        self._make_room(user)
+        self._make_room(user if auth == "nomad" else None)
         now = self._clock()
         secret = key if key is not None else secrets.token_urlsafe(COOKIE_BYTES)
         session = Session(
@@ -234,10 +234,11 @@ class Sessions:
         """Return the sessions that have not ended."""
         return [session for session in list(self._by_key.values()) if not session.is_over]
 
-    def _make_room(self, user: str) -> None:
+    def _make_room(self, user: str | None) -> None:
+        """End what is too much; `user` None: it is not one person, but who has the password."""
         for session in self.all():
             self.end_if_over(session)
-        own = [session for session in self.all() if session.user == user]
+        own = [session for session in self.all() if user is not None and session.user == user]
         if len(own) >= SESSIONS_OF_USER_MAX:
             self.end(min(own, key=_last_use), "he has too many")
         if len(self._by_key) >= SESSIONS_MAX:

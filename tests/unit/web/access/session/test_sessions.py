@@ -152,6 +152,16 @@ def test_one_user_has_so_many_sessions_and_the_oldest_goes() -> None:
     assert all(table.sessions.find(secret) for secret in secrets[1:])
 
 
+@pytest.mark.parametrize("auth", ["open", "password", "link"])
+def test_where_all_are_one_user_nobody_puts_another_one_out(auth: str) -> None:
+    sessions = Table().sessions
+    secrets = [
+        sessions.begin(user="anybody", auth=auth, standing=ALL)[0]
+        for _ in range(3 * SESSIONS_OF_USER_MAX)
+    ]
+    assert all(sessions.find(secret) for secret in secrets)
+
+
 def test_there_are_so_many_sessions() -> None:
     table = Table()
     for number in range(SESSIONS_MAX + 5):
