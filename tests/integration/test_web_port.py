@@ -10,6 +10,7 @@ import ssl
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import aiohttp
 import pytest
@@ -318,6 +319,23 @@ async def test_a_certificate_that_ends_soon_is_made_anew_and_used(
         path.write_text("half a file")
         await certificate.look()
         assert certificate.context() is not None, "what worked stays in use"
+
+
+async def test_a_certificate_that_cannot_be_renewed_is_used_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "web"
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise HostError("no space left on device")
+
+    monkeypatch.setattr(selfmade, "DAYS", 20)
+    path = await selfmade.ensure(directory, ["node1"])
+    monkeypatch.setattr(selfmade, "write_atomic", fail)
+    assert await selfmade.ensure(directory, ["node1"]) == path
+    path.write_text("half a file")
+    with pytest.raises(HostError, match="no space"):
+        await selfmade.ensure(directory, ["node1"])
 
 
 async def test_a_port_that_is_taken_is_named_with_a_hint(https: int) -> None:

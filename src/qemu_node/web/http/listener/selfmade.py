@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from qemu_node.errors import MissingPartError
+from qemu_node.errors import MissingPartError, NodeError
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.host.files.atomic import host_error, write_atomic
 from qemu_node.host.files.directories import make_directory
@@ -44,18 +44,25 @@ async def ensure(directory: Path, names: Sequence[str]) -> Path:
         HostError: the certificate cannot be made or written.
     """
     path = directory / FILE_NAME
-    if await _is_good(path):
+    if await _is_good(path, RENEW_DAYS):
         return path
-    await to_the_end(_make, path, names)
+    try:
+        await to_the_end(_make, path, names)
+    except NodeError as exc:
+        # A full disk, say: the one that is there counts for some days still.
+        if not await _is_good(path, 0):
+            raise
+        log.warning("the certificate ends soon", extra={"path": str(path), "error": str(exc)})
+        return path
     log.info("made a certificate", extra={"path": str(path), "days": DAYS})
     return path
 
 
-async def _is_good(path: Path) -> bool:
-    """Tell whether there is a certificate that counts for long enough."""
+async def _is_good(path: Path, days: int) -> bool:
+    """Tell whether there is a certificate that counts for so many days."""
     if not await to_the_end(path.exists):
         return False
-    argv = ["openssl", "x509", "-in", str(path), "-noout", "-checkend", str(RENEW_DAYS * 86400)]
+    argv = ["openssl", "x509", "-in", str(path), "-noout", "-checkend", str(days * 86400)]
     try:
         done = await run(argv, timeout_s=_TIMEOUT_S, check=False)
     except MissingPartError:
