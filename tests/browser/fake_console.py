@@ -52,6 +52,8 @@ class FakeConsole:
     """What came to serial ports."""
     thumbnails: Counter[str] = field(default_factory=Counter)
     """How often each VM's picture was asked for."""
+    fresh_s: dict[str, int] = field(default_factory=dict)
+    """How long each VM's picture is said to be fresh; 0 for those that are not named."""
     sent: list[str] = field(default_factory=list)
     """VMs whose picture was sent whole."""
     pressed: list[str] = field(default_factory=list)
@@ -125,7 +127,10 @@ class FakeConsole:
     async def _thumbnail(self, call: Call) -> web.Response:
         vm = call.the_vm
         self.thumbnails[vm.vm_id] += 1
-        headers = {"ETag": f'"{vm.thumbnail}"', "Cache-Control": "private, no-cache"}
+        headers = {
+            "ETag": f'"{vm.thumbnail}"',
+            "Cache-Control": f"private, max-age={self.fresh_s.get(vm.vm_id, 0)}",
+        }
         if any(tag.value == vm.thumbnail for tag in call.request.if_none_match or ()):
             return web.Response(status=304, headers=headers)
         self.sent.append(vm.vm_id)

@@ -55,6 +55,19 @@ async def test_only_pictures_in_view_are_fetched_of_500_vms(
     assert len(many.sent) == len(set(many.sent))
 
 
+async def test_fresh_picture_is_asked_for_again_when_its_guest_wakes_up(
+    console: FakeConsole, open_page: OpenPage
+) -> None:
+    quiet, other = [vm for vm in console.vms() if vm.state == "running" and not vm.viewers][:2]
+    console.fresh_s[quiet.vm_id] = 3600
+    console.change(quiet.vm_id, cpu_pct=1.0)
+    await open_page(console.login_url)
+    await until(lambda: console.thumbnails[other.vm_id] >= 3)
+    assert console.thumbnails[quiet.vm_id] == 1
+    console.change(quiet.vm_id, cpu_pct=60.0)
+    await until(lambda: console.thumbnails[quiet.vm_id] == 2)
+
+
 async def test_first_view_is_small(many: FakeConsole, open_page: OpenPage) -> None:
     sizes: dict[str, int] = {}
     page = await open_page("about:blank")

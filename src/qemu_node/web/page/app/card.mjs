@@ -17,6 +17,7 @@ export function Picture({ vm, label }) {
     return () => watching.current.end();
   }, [vm.vm_id]);
   useEffect(() => watching.current.setFinal(Boolean(vm.end)), [vm.end]);
+  useEffect(() => watching.current.tell(vm), [vm]);
   return html`<span class="picture">
     <canvas ref=${canvas} width="320" height="200" role="img" aria-label=${label} class=${isThere ? '' : 'empty'}></canvas>
     ${isThere ? null : html`<span class="nothing">no picture</span>`}

@@ -1,6 +1,7 @@
 """When a VM's picture is not taken: pure.
 
-Owns how long a picture stays fresh, and the pauses after one that cost its QEMU or us too much: a
+Owns how long a picture stays fresh, longer and longer while the screen stays the same, what tells
+that it may not be the same any more, and the pauses after one that cost its QEMU or us too much: a
 guest waits while QEMU makes its picture, and others wait for the thread that reads it.
 """
 
@@ -8,6 +9,11 @@ from dataclasses import dataclass, replace
 
 FRESH_S = 4.5
 """A page asks every five seconds for what it shows; several pages share the pictures."""
+_FRESH_DOUBLINGS = 3
+"""A screen that has been the same four times is looked at every 36 s. Most screens of a node show a
+login prompt for days, and each look costs its QEMU and us some milliseconds."""
+_WOKE_PCT = 3.0
+"""A guest that draws uses more of a core than before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,19 +36,31 @@ class Pause:
     """No picture is taken before."""
     in_a_row: int = 0
     """How many cost too much, up to the last one."""
+    same_in_a_row: int = 0
+    """How many were the same as the one before, up to the last one."""
 
-    def is_due(self, now_s: float) -> bool:
-        """Tell whether whoever asks now gets a new picture."""
-        is_fresh = self.taken_s is not None and now_s < self.taken_s + FRESH_S
-        return not is_fresh and now_s >= self.until_s
+    def due_s(self, *, may_differ: bool) -> float:
+        """Return when whoever asks gets a new picture.
+
+        Args:
+            may_differ: Something tells that the screen may be another one, or he has none yet.
+        """
+        if self.taken_s is None:
+            return self.until_s
+        doublings = 0 if may_differ else min(self.same_in_a_row, _FRESH_DOUBLINGS)
+        return max(self.taken_s + FRESH_S * (1 << doublings), self.until_s)
+
+    def is_due(self, now_s: float, *, may_differ: bool = True) -> bool:
+        """Tell whether whoever asks now gets a new picture; see `due_s`."""
+        return now_s >= self.due_s(may_differ=may_differ)
 
     def after_success(
-        self, now_s: float, *, took_s: float, size_bytes: int, limits: Limits
+        self, now_s: float, *, took_s: float, size_bytes: int, limits: Limits, is_same: bool = False
     ) -> "Pause":
         """Return what follows from a picture that was taken."""
         if took_s > limits.slow_s or size_bytes > limits.size_bytes:
             return self.after_failure(now_s, limits)
-        return Pause(taken_s=now_s)
+        return Pause(taken_s=now_s, same_in_a_row=self.same_in_a_row + 1 if is_same else 0)
 
     def after_failure(self, now_s: float, limits: Limits) -> "Pause":
         """Return what follows from a picture that was refused, or did not come in time."""
@@ -53,3 +71,17 @@ class Pause:
             until_s=now_s + limits.pauses_s[step],
             in_a_row=self.in_a_row + 1,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signs:
+    """What is known of a VM, without its screen, when its picture is taken."""
+
+    state: str = ""
+    cpu_pct: float | None = None
+    """Of one core."""
+
+    def differ_from(self, before: "Signs") -> bool:
+        """Tell whether the screen is probably another one than `before`."""
+        woke = (self.cpu_pct or 0.0) - (before.cpu_pct or 0.0) > _WOKE_PCT
+        return woke or self.state != before.state

@@ -1,5 +1,6 @@
 """The routes of screens."""
 
+import math
 from collections.abc import Iterable
 from functools import partial
 
@@ -52,12 +53,14 @@ class ScreenRoutes:
         )
 
     async def _thumbnail(self, call: Call) -> web.Response:
-        thumbnail = await self._thumbnails.get(call.the_vm)
+        vm = call.the_vm
+        has_one = bool(call.request.if_none_match)
+        thumbnail = await self._thumbnails.get(vm, has_one=has_one)
         version = thumbnail.version
         headers = {
             "ETag": f'"{version}"',
-            # A browser keeps it and asks whether it is still the one.
-            "Cache-Control": "private, no-cache",
+            # Asked sooner, we would answer the same.
+            "Cache-Control": f"private, max-age={math.ceil(self._thumbnails.fresh_s(vm))}",
         }
         if has_version(call.request, version):
             return web.Response(status=304, headers=headers)

@@ -1,9 +1,11 @@
 """Small pictures of the VMs that somebody sees, and screenshots.
 
 Owns when QEMU is asked for a picture: when somebody asks us, not more often than pictures get old,
-once for all who ask at the same time, for two VMs at a time, and with a deadline. The one picture
-that nobody asks for is that of a guest that has just ended: its last screen. A guest that does not
-run is asked once: its screen does not change, and QEMU before 9.1 keeps a descriptor of each.
+once for all who ask at the same time, for two VMs at a time, and with a deadline. Screens that
+stay the same are looked at ever more rarely, until something tells that they may not. The one
+picture that nobody asks for is that of a guest that has just ended: its last screen. A guest that
+does not run is asked once: its screen does not change, and QEMU before 9.1 keeps a descriptor of
+each.
 
 Does not own what a picture costs too much (`pauses`) nor how it is made small (`jpeg`).
 """
@@ -23,7 +25,7 @@ from qemu_node.web.fleet.model import VMView
 from qemu_node.web.http.problems import Problem
 from qemu_node.web.viewer.contract import VMs
 from qemu_node.web.viewer.screen.jpeg import Thumbnail, make_thumbnail
-from qemu_node.web.viewer.screen.pauses import Limits, Pause
+from qemu_node.web.viewer.screen.pauses import Limits, Pause, Signs
 from qemu_node.web.viewer.screen.ppm import PictureError
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class _Kept:
     """What is kept of one VM."""
 
     thumbnail: Thumbnail | None = None
+    signs: Signs = field(default_factory=Signs)
+    """What was known of the VM then."""
     pause: Pause = field(default_factory=Pause)
     taking: "asyncio.Task[None] | None" = None
     error: NodeError | None = None
@@ -78,8 +82,13 @@ class Thumbnails:
         await self._tasks.aclose()
         self._worker.close()
 
-    async def get(self, vm: VMView) -> Thumbnail:
+    async def get(self, vm: VMView, *, has_one: bool = False) -> Thumbnail:
         """Return the picture of a VM: a new one if the last one is old, else the last one.
+
+        Args:
+            vm: As it is now.
+            has_one: Who asks has a picture: one of a screen that stays the same is fresh for him
+                for longer.
 
         Raises:
             Problem: there is none.
@@ -88,7 +97,7 @@ class Thumbnails:
         kept = self._kept.get(vm.vm_id)
         if kept is None or (kept.is_over and vm.state != ENDED):
             kept = self._kept[vm.vm_id] = _Kept()
-        if self._is_due(kept, vm):
+        if self._is_due(kept, vm, has_one=has_one):
             self._begin(vm.vm_id, kept)
         if kept.taking is not None:
             await asyncio.wait({kept.taking}, timeout=WAIT_S)
@@ -97,6 +106,14 @@ class Thumbnails:
         raise kept.error or Problem(
             503, "no-picture", "there is no picture of this screen", hint="ask again later"
         )
+
+    def fresh_s(self, vm: VMView) -> float:
+        """Return how long the picture of a VM is fresh for somebody who has it."""
+        kept = self._kept.get(vm.vm_id)
+        if kept is None:
+            return 0.0
+        may_differ = _signs(vm).differ_from(kept.signs)
+        return max(kept.pause.due_s(may_differ=may_differ) - self._now_s(), 0.0)
 
     async def screenshot(self, vm_id: str) -> bytes:
         """Return the screen of a VM that runs as a PNG file.
@@ -117,12 +134,13 @@ class Thumbnails:
         finally:
             self._shooting.discard(vm_id)
 
-    def _is_due(self, kept: _Kept, vm: VMView) -> bool:
+    def _is_due(self, kept: _Kept, vm: VMView, *, has_one: bool) -> bool:
         if kept.taking is not None or vm.state == ENDED:
             return False
         if vm.state in _RUNNING:
             kept.is_at_rest = False
-        return not kept.is_at_rest and kept.pause.is_due(self._now_s())
+        may_differ = not has_one or vm.viewers > 0 or _signs(vm).differ_from(kept.signs)
+        return not kept.is_at_rest and kept.pause.is_due(self._now_s(), may_differ=may_differ)
 
     def _begin(self, vm_id: str, kept: _Kept) -> None:
         kept.taking = self._tasks.start(self._take(vm_id, kept), name=f"picture of {vm_id}")
@@ -167,9 +185,14 @@ class Thumbnails:
             kept.error = exc
             kept.pause = Pause(taken_s=self._now_s())
         else:
+            is_same = made is kept.thumbnail
             self._keep(vm_id, kept, made)
             kept.pause = kept.pause.after_success(
-                self._now_s(), took_s=took_s, size_bytes=size_bytes, limits=self._limits
+                self._now_s(),
+                took_s=took_s,
+                size_bytes=size_bytes,
+                limits=self._limits,
+                is_same=is_same,
             )
         finally:
             os.close(fd)
@@ -177,6 +200,7 @@ class Thumbnails:
     def _keep(self, vm_id: str, kept: _Kept, made: Thumbnail) -> None:
         vm = self._fleet.get(vm_id)
         kept.is_at_rest = vm is not None and vm.state not in _RUNNING
+        kept.signs = Signs() if vm is None else _signs(vm)
         kept.error = None
         if made is not kept.thumbnail:
             kept.thumbnail = made
@@ -202,6 +226,10 @@ class Thumbnails:
     @staticmethod
     def _now_s() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _signs(vm: VMView) -> Signs:
+    return Signs(state=vm.state, cpu_pct=vm.cpu_pct)
 
 
 def _too_slow() -> QmpTimeoutError:

@@ -67,9 +67,10 @@ async def test_a_thumbnail_is_sent_once_while_the_screen_is_the_same(
         assert (reply.status, reply.content_type) == (200, "image/jpeg")
         assert (await reply.read()).startswith(b"\xff\xd8")
         etag = reply.headers["ETag"]
-        assert "public" not in reply.headers["Cache-Control"]
+        assert reply.headers["Cache-Control"] == "private, max-age=5"
     async with client.get(f"{URL}/thumbnail", headers={**ME, "If-None-Match": etag}) as reply:
         assert reply.status == 304
+        assert reply.headers["Cache-Control"].startswith("private, max-age=")
         assert await reply.read() == b""
     async with client.get(f"{URL}/thumbnail", headers={**ME, "If-None-Match": '"old"'}) as reply:
         assert reply.status == 200

@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
+import msgspec
 import pytest
 from fakes.fake_screens import FakeFleet
 from unit.web.fleet.test_model import vm
@@ -131,6 +132,48 @@ async def test_a_picture_is_fresh_for_a_while_then_follows_the_screen(
     assert await thumbnails.get(VM) is second
     assert qemu.dumps == 3
     assert fleet.pictures == [(VM.vm_id, first.version), (VM.vm_id, second.version)]
+
+
+async def test_the_same_screen_is_looked_at_more_rarely_by_who_has_its_picture(
+    thumbnails: Thumbnails, qemu: DumpingQemu, clock: list[float]
+) -> None:
+    await thumbnails.get(VM)
+    for dumps, fresh_s in ((2, 9.0), (3, 18.0), (4, 36.0), (5, 36.0)):
+        clock[0] += thumbnails.fresh_s(VM)
+        await thumbnails.get(VM, has_one=True)
+        assert qemu.dumps == dumps
+        assert thumbnails.fresh_s(VM) == fresh_s
+        clock[0] += 4.9
+        await thumbnails.get(VM, has_one=True)
+        assert qemu.dumps == dumps
+        clock[0] -= 4.9
+
+
+@pytest.mark.parametrize(
+    ("change", "has_one"),
+    [
+        ({}, False),
+        ({"cpu_pct": 50.0}, True),
+        ({"viewers": 1}, True),
+        ({"state": "unmanaged"}, True),
+    ],
+    ids=["has-none", "busy", "looked-at", "other-state"],
+)
+async def test_a_screen_that_may_differ_is_looked_at_soon(
+    thumbnails: Thumbnails,
+    qemu: DumpingQemu,
+    clock: list[float],
+    change: dict[str, Any],
+    has_one: bool,
+) -> None:
+    for _ in range(4):
+        await thumbnails.get(VM)
+        clock[0] += 5
+    qemu.picture = screen(2)
+    await thumbnails.get(VM, has_one=True)
+    assert qemu.dumps == 4
+    await thumbnails.get(msgspec.structs.replace(VM, **change), has_one=has_one)
+    assert qemu.dumps == 5
 
 
 async def test_a_huge_screen_is_refused_and_not_asked_for_again_soon(
