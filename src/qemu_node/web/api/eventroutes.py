@@ -16,6 +16,7 @@ from aiohttp import web
 
 from qemu_node.web.access.acl.rights import CAPABILITIES, Right
 from qemu_node.web.access.session.grant import Grant
+from qemu_node.web.api.packing import Packer, Plain
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.fleet.model import Delta, VMView, difference
 from qemu_node.web.frame.route import Call, Route, StreamGuard
@@ -29,7 +30,7 @@ _GOODBYE_S = 1.0
 _AGE_BEATS = 4
 """Every so many heartbeats the ages of guest agents are told."""
 
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept-Encoding"}
 
 
 class SessionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,6 +78,9 @@ class EventRoutes:
         response = web.StreamResponse(headers=_HEADERS)
         response.content_type = "text/event-stream"
         response.charset = "utf-8"
+        packer = Packer() if _takes_gzip(call.request) else Plain()
+        if isinstance(packer, Packer):
+            response.headers["Content-Encoding"] = "gzip"
         is_writing = False
         async with self._guard.stream(call.the_grant):
             await response.prepare(call.request)
@@ -85,7 +89,7 @@ class EventRoutes:
                     is_writing = True
                     try:
                         async with asyncio.timeout(_WRITE_TIMEOUT_S):
-                            await response.write(message)
+                            await response.write(packer.pack(message))
                     except ConnectionError:
                         # The client has gone, as every page does one day.
                         return response
@@ -102,7 +106,8 @@ class EventRoutes:
             return response
         try:
             async with asyncio.timeout(_GOODBYE_S):
-                await response.write(_message("session", SessionEvent(is_over=True)))
+                goodbye = _message("session", SessionEvent(is_over=True))
+                await response.write(packer.pack(goodbye) + packer.end())
                 await response.write_eof()
         except ConnectionError:
             pass
@@ -166,6 +171,10 @@ def rights_of(grant: Grant, visible: Mapping[str, VMView]) -> dict[str, list[str
     if grant.allows(Right.NODE, None):
         rights[""] = [Right.NODE.value]
     return rights
+
+
+def _takes_gzip(request: web.Request) -> bool:
+    return "gzip" in request.headers.get("Accept-Encoding", "")
 
 
 def _cut(request: web.Request) -> None:

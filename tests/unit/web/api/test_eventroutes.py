@@ -31,8 +31,8 @@ async def read_events(response: ClientResponse) -> AsyncGenerator[tuple[str, Any
             yield event, json.loads(line.removeprefix("data: "))
 
 
-async def open_stream(api: ApiUnderTest) -> ClientResponse:
-    response = await api.client.get("/api/v1/events")
+async def open_stream(api: ApiUnderTest, accepted: str = "gzip") -> ClientResponse:
+    response = await api.client.get("/api/v1/events", headers={"Accept-Encoding": accepted})
     assert response.status == 200
     assert response.content_type == "text/event-stream"
     return response
@@ -53,6 +53,19 @@ async def test_a_stream_begins_with_who_one_is_and_all_one_may_see(paths: Paths)
     assert [vm["vm_id"] for vm in snapshot["vms"]] == [VM_ID]
     assert snapshot["vms"][0]["uptime_s"] > 0
     assert snapshot["now"] > 1e9
+
+
+@pytest.mark.parametrize("accepted", ["gzip, deflate, br", "identity"])
+async def test_a_stream_is_packed_for_whoever_takes_it(paths: Paths, accepted: str) -> None:
+    publish(paths, make_record(paths))
+    async with running_api(paths) as api:
+        response = await open_stream(api, accepted)
+        encoding = response.headers.get("Content-Encoding")
+        assert encoding == ("gzip" if "gzip" in accepted else None)
+        async with aclosing(read_events(response)) as events:
+            assert [(await anext(events))[0] for _ in range(2)] == ["session", "snapshot"]
+            api.fleet.set_thumbnail(VM_ID, "new")
+            assert await anext(events) == ("delta", {"changed": {VM_ID: {"thumbnail": "new"}}})
 
 
 async def test_only_changes_that_one_may_see_are_told(paths: Paths) -> None:
