@@ -2,6 +2,8 @@
 
 import sys
 
+import pytest
+
 from qemu_node.host.process import command
 
 _COUNT_FAULTS = """
@@ -87,3 +89,29 @@ def _heaps(call: str) -> int:
 def test_all_threads_have_one_heap() -> None:
     assert _heaps("") > 1
     assert _heaps("keep_one_arena()") == 1
+
+
+_FREE_A_LARGE_ONE = """
+from qemu_node.host.allocator import return_large_buffers
+{call}
+
+def rss():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+# The first one that is freed teaches glibc that buffers may be so large.
+before = rss()
+for _ in range(3):
+    buffer = bytes(3 << 20)
+    small = [bytes(1000) for _ in range(100)]
+    del buffer
+print(rss() - before)
+"""
+
+
+@pytest.mark.parametrize(("call", "keeps"), [("", True), ("return_large_buffers()", False)])
+def test_large_buffers_that_are_freed_are_the_kernels_again(call: str, *, keeps: bool) -> None:
+    argv = [sys.executable, "-c", _FREE_A_LARGE_ONE.format(call=call)]
+    env = {**command.SAFE_ENV, "PYTHONPATH": ":".join(sys.path)}
+    kept_bytes = int(command.run_blocking(argv, env=env, timeout_s=60).stdout)
+    assert (kept_bytes > 2 << 20) is keeps

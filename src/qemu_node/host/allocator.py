@@ -7,6 +7,7 @@ from qemu_node.units import MIB
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _LARGEST_BYTES = 4 * MIB
 _KEPT_BYTES = 8 * MIB
+_RETURNED_BYTES = MIB // 2
 
 
 @functools.cache
@@ -24,6 +25,21 @@ def reuse_large_buffers() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def return_large_buffers() -> None:
+    """Give the memory of freed buffers above 512 KiB back to the kernel at once.
+
+    glibc raises that bound by itself to the size of what was freed, at most 32 MiB, and keeps twice
+    as much: a process that now and then has a few megabytes in hand would keep them. On another C
+    library this does nothing.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _RETURNED_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _RETURNED_BYTES)
 
 
 def keep_one_arena() -> None:

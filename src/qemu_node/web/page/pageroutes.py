@@ -90,8 +90,9 @@ def _answer(request: web.Request, file: PageFile, cache_control: str) -> web.Res
         # With its type: a browser takes the headers of this answer, of which one is the policy that
         # depends on it.
         return web.Response(status=304, content_type=file.content_type, headers=headers)
-    body = file.data
     if "gzip" in request.headers.get("Accept-Encoding", ""):
         headers["Content-Encoding"] = "gzip"
         body = file.packed
+    else:
+        body = file.data
     return web.Response(body=body, content_type=file.content_type, charset="utf-8", headers=headers)

@@ -16,7 +16,7 @@ from pathlib import Path
 from qemu_node.config.node import NodeConfig
 from qemu_node.config.web import WebConfig
 from qemu_node.errors import HostError
-from qemu_node.host.allocator import keep_one_arena
+from qemu_node.host.allocator import keep_one_arena, return_large_buffers
 from qemu_node.host.concurrency.loops import repeat
 from qemu_node.host.concurrency.looptime import timed_loop
 from qemu_node.host.concurrency.tasks import TaskOwner
@@ -61,6 +61,8 @@ def run_daemon(config: NodeConfig) -> None:
         NodeError: it cannot serve; nothing was changed.
     """
     keep_one_arena()
+    # Pictures of screens are some megabytes each, and gone a moment later.
+    return_large_buffers()
     raise_open_files_limit()
     # What is imported stays: no collection looks at it again.
     gc.freeze()

@@ -1,3 +1,4 @@
+import gzip
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,8 +10,9 @@ from qemu_node.web.frame.application import add_routes, make_application
 from qemu_node.web.page.pagefiles import PageFile, PageFiles
 from qemu_node.web.page.pageroutes import PageRoutes
 
-FILE = PageFile(content_type="text/javascript", data=b"plain", packed=b"packed", etag="tag")
-INDEX = PageFile(content_type="text/html", data=b"<p>", packed=b"<p>", etag="index")
+PACKED = gzip.compress(b"plain")
+FILE = PageFile(content_type="text/javascript", packed=PACKED, etag="tag")
+INDEX = PageFile(content_type="text/html", packed=gzip.compress(b"<p>"), etag="index")
 FILES = PageFiles(version="v1", index=INDEX, assets={"app/a.mjs": FILE, "icon.svg": FILE})
 
 
@@ -40,7 +42,7 @@ async def test_file_is_kept_for_ever_and_sent_as_the_browser_can_read_it(
 ) -> None:
     path = "/assets/v1/app/a.mjs"
     async with client.get(path, headers={"Accept-Encoding": "gzip"}) as reply:
-        assert (await reply.read(), reply.headers["Content-Encoding"]) == (b"packed", "gzip")
+        assert (await reply.read(), reply.headers["Content-Encoding"]) == (PACKED, "gzip")
         assert "immutable" in reply.headers["Cache-Control"]
         assert reply.content_type == "text/javascript"
     async with client.get(path, headers={"Accept-Encoding": "identity"}) as reply:
