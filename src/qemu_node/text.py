@@ -17,6 +17,8 @@ with msgspec 0.22 for `\\xff` inside a string and for a hundred thousand `[`."""
 def printable(text: str) -> str:
     """Return the first 400 characters of `text`, with `?` for what a terminal may not show."""
     shown = text[:PRINTABLE_MAX_CHARS]
+    if shown.isprintable():
+        return shown
     return "".join(char if char.isprintable() else "?" for char in shown)
 
 

@@ -5,12 +5,12 @@ CPU and memory. Asks neither QEMU nor the guest, so a VM that hangs delays no li
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from qemu_node.config.node import Paths
-from qemu_node.host.files.lock import held_locks, is_locked
+from qemu_node.host.files.lock import HeldLocks, held_locks, is_locked
 from qemu_node.host.process.identity import ProcessId, age_s, cpu_times, is_alive
 from qemu_node.vm.life.usage import DiskState, Usage, read_usage
 from qemu_node.vm.record.directory import VMDirectory, visible_vm_ids
@@ -90,12 +90,14 @@ def list_summaries(paths: Paths) -> list[VMSummary]:
     return sorted(found, key=_order)
 
 
-def summarize(
-    paths: Paths, vm_id: str, locks: Iterable[tuple[int, int, int]] | None = None
-) -> VMSummary:
-    """Return what is known of one VM; `locks` are those of `held_locks`, if the caller has them."""
-    directory = VMDirectory.of(paths, vm_id)
-    return _summarize(directory, None, held_locks() if locks is None else locks)
+def summarize(paths: Paths, vm_id: str) -> VMSummary:
+    """Return what is known of one VM."""
+    return summarize_of(VMDirectory.of(paths, vm_id), held_locks())
+
+
+def summarize_of(directory: VMDirectory, locks: HeldLocks) -> VMSummary:
+    """Return the same for who looks at hundreds of VMs again and again: `locks` are held now."""
+    return _summarize(directory, None, locks)
 
 
 def _order(vm: VMSummary) -> tuple[bool, str, str]:
@@ -105,7 +107,7 @@ def _order(vm: VMSummary) -> tuple[bool, str, str]:
 def _summarize(
     directory: VMDirectory,
     process: ProcessId | None,
-    locks: Iterable[tuple[int, int, int]],
+    locks: HeldLocks,
 ) -> VMSummary:
     record = None
     is_unreadable = False

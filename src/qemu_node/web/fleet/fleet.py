@@ -26,8 +26,8 @@ from qemu_node.config.node import Paths
 from qemu_node.errors import VMNotFoundError
 from qemu_node.host.concurrency.loops import Troubles, repeat
 from qemu_node.host.concurrency.tasks import TaskOwner
-from qemu_node.host.files.lock import held_locks, is_locked
-from qemu_node.inventory.state import VMStatus, summarize
+from qemu_node.host.files.lock import HeldLocks, held_locks, is_locked
+from qemu_node.inventory.state import VMStatus, summarize_of
 from qemu_node.qmp.connection import QmpConnection
 from qemu_node.qmp.events import QmpEvent
 from qemu_node.vm.record.directory import VMDirectory
@@ -68,7 +68,7 @@ class Fleet:
         self._asker = GuestAsker(on_answer=self._answered, ask=ask)
         self._gate = asyncio.Semaphore(_CONNECTING_MAX)
         self._follower: Follower | None = None
-        self._locks: frozenset[tuple[int, int, int]] = frozenset()
+        self._locks = HeldLocks()
         self._locks_at = -1.0
         self._board = Board(self._note_look)
         self._on_begin: list[Callable[[str], object]] = []
@@ -244,9 +244,11 @@ class Fleet:
     def _refresh(self, vm_id: str) -> None:
         """Look at one VM's files."""
         known = self._vms.get(vm_id)
-        summary = summarize(self._paths, vm_id, self._locks)
+        # Made once for each VM: with hundreds of them that is what costs most here.
+        directory = VMDirectory.of(self._paths, vm_id) if known is None else known.directory
+        summary = summarize_of(directory, self._locks)
         if summary.status in (VMStatus.UNMANAGED, VMStatus.ORPHAN) and self._read_locks():
-            summary = summarize(self._paths, vm_id, self._locks)
+            summary = summarize_of(directory, self._locks)
         record = summary.record
         if known is not None and summary.status is VMStatus.UNREADABLE and known.is_alive:
             # A newer driver may have written it.
@@ -258,7 +260,7 @@ class Fleet:
             known = None
         self._others.pop(vm_id, None)
         if record is None:
-            if VMDirectory.of(self._paths, vm_id).run.exists():
+            if directory.run.exists():
                 self._others[vm_id] = summary.status
             return
         if known is None:
@@ -361,8 +363,7 @@ class Fleet:
         self._ended.forget_old(asyncio.get_running_loop().time())
         self._read_locks(max_age_s=0.0)
         for vm_id, vm in list(self._vms.items()):
-            directory = VMDirectory.of(self._paths, vm_id)
-            is_managed = is_locked(directory.data, self._locks) is not False
+            is_managed = is_locked(vm.directory.data, self._locks) is not False
             was_managed = vm.summary.status is not VMStatus.UNMANAGED
             if is_managed != was_managed or not vm.is_alive:
                 self._refresh(vm_id)

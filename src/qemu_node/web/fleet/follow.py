@@ -11,6 +11,7 @@ has taken over may put files there, and costs at most one look a second.
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from qemu_node.config.node import Paths
@@ -60,6 +61,8 @@ class Follower:
         """Watch → vm_id and file."""
         self._watched: dict[str, dict[str, int]] = {}
         """vm_id → file → its watch, `_POLLED` if it cannot be watched; all VMs that there are."""
+        self._files: dict[str, tuple[Path, Path]] = {}
+        """vm_id → the two files: paths take longer to make than to look at."""
         self._due: dict[str, asyncio.TimerHandle] = {}
         self._last: dict[str, float] = {}
         self._failed: set[str] = set()
@@ -154,8 +157,10 @@ class Follower:
         is_new = vm_id not in self._watched
         watched = self._watched.setdefault(vm_id, {})
         before = len(watched)
-        directory = VMDirectory.of(self._paths, vm_id)
-        for path in (directory.vm_json, directory.usage_json):
+        if is_new:
+            directory = VMDirectory.of(self._paths, vm_id)
+            self._files[vm_id] = (directory.vm_json, directory.usage_json)
+        for path in self._files[vm_id]:
             if watched.get(path.name, _POLLED) != _POLLED:
                 continue
             try:
@@ -179,6 +184,7 @@ class Follower:
         if handle := self._due.pop(vm_id, None):
             handle.cancel()
         self._last.pop(vm_id, None)
+        self._files.pop(vm_id, None)
         self._tell(vm_id)
         self._failed.discard(vm_id)
 

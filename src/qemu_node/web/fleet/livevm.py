@@ -74,7 +74,7 @@ class LiveVM:
             on_change=lambda: on_change(self),
             on_event=lambda event: on_event(record.vm_id, event),
         )
-        self._directory = VMDirectory.of(paths, record.vm_id)
+        self.directory = VMDirectory.of(paths, record.vm_id)
         self._meter = UsageMeter(record.process)
         # The first call begins the measurement.
         self._meter.cpu_share()
@@ -165,4 +165,4 @@ class LiveVM:
     def end(self) -> EndView:
         """Return how it ended, as far as that is known by now."""
         self._ended_at = self._ended_at or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return judge_end(self.monitor.state, self._directory.read_exit(), self._ended_at)
+        return judge_end(self.monitor.state, self.directory.read_exit(), self._ended_at)

@@ -14,9 +14,11 @@ from fakes.published import VM_ID, make_record, publish
 
 from qemu_node.config.node import Paths
 from qemu_node.errors import QmpError, VMNotFoundError
+from qemu_node.host.files.lock import HeldLocks
 from qemu_node.host.files.tree import remove_tree
-from qemu_node.inventory.state import VMStatus, VMSummary, summarize
+from qemu_node.inventory.state import VMStatus, VMSummary, summarize_of
 from qemu_node.vm.life.guestnet import GuestNetwork
+from qemu_node.vm.record.directory import VMDirectory
 from qemu_node.vm.record.outcome import VMExit
 from qemu_node.vm.record.record import VMRecord
 from qemu_node.web.fleet import monitors
@@ -330,13 +332,13 @@ async def test_a_vm_that_could_not_be_looked_at_is_found_later(
     asked: list[str] = []
     error: Exception = OSError(errno.EMFILE, "Too many open files")
 
-    def fail(paths: Paths, vm_id: str, locks: Any) -> VMSummary:
-        asked.append(vm_id)
-        if asked.count(vm_id) < 3:
+    def fail(directory: VMDirectory, locks: HeldLocks) -> VMSummary:
+        asked.append(directory.vm_id)
+        if asked.count(directory.vm_id) < 3:
             raise error
-        return summarize(paths, vm_id, locks)
+        return summarize_of(directory, locks)
 
-    monkeypatch.setattr("qemu_node.web.fleet.fleet.summarize", fail)
+    monkeypatch.setattr("qemu_node.web.fleet.fleet.summarize_of", fail)
     publish(paths, make_record(paths))
     await until(fleet, state_is("unmanaged"))
     error = KeyError("a bug")
