@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -198,6 +199,9 @@ class GuestAsker:
         if use is None:
             return
         facts.memory_said_at = use.said_at
+        if time.time() - use.said_at > 3 * poll_s:
+            # Another console has told it to be silent, or it hangs: it is told again.
+            facts.poll_s = 0
         # Whole MiB: a guest that is idle is not told of again and again.
         used_bytes = use.used_bytes - use.used_bytes % MIB
         if used_bytes != facts.memory_used_bytes:

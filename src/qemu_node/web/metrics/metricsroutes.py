@@ -81,8 +81,8 @@ class MetricsRoutes:
                 await response.prepare(request)
                 await response.write(exposition.body)
                 await response.write_eof()
-        except TimeoutError:
-            log.info("a scrape was given up: its client does not read")
+        except (TimeoutError, ConnectionError):
+            log.info("a scrape was given up: its client has gone, or does not read")
             if request.transport is not None:
                 request.transport.abort()
         return response

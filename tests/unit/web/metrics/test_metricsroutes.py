@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, ClientError, web
 from aiohttp.test_utils import TestClient, TestServer
 from fakes.published import make_record, publish
 from fakes.web_api import FakeGuard, silent
@@ -172,6 +172,20 @@ async def test_a_client_that_does_not_read_is_given_up(paths: Paths) -> None:
             while data := await loop.sock_recv(sock, 1 << 20):
                 got += len(data)
         assert got < 32 << 20, "the server has closed the connection"
+
+
+async def test_a_client_that_leaves_before_its_answer_is_no_error_of_ours(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def gone(*_: object) -> None:
+        raise ClientConnectionResetError("Cannot write to closing transport")
+
+    async with served(paths) as (_, client):
+        with monkeypatch.context() as broken, contextlib.suppress(ClientError):
+            broken.setattr(web.StreamResponse, "write", gone)
+            async with client.get("/metrics") as reply:
+                await reply.read()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 @pytest.mark.usefixtures("long_text")

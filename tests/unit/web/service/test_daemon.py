@@ -77,6 +77,15 @@ def test_the_console_is_open_only_if_node_toml_says_so() -> None:
     assert opened.auth == "open"
 
 
+def test_the_node_gets_metrics_without_a_token_unless_a_guest_could_be_it() -> None:
+    assert access_settings(WebConfig()).metrics_on_loopback
+    guests = access_settings(WebConfig(), has_guests_on_loopback=True)
+    assert not guests.metrics_on_loopback
+    assert not access_settings(WebConfig(metrics_on_loopback=False)).metrics_on_loopback
+    token_file = access_settings(WebConfig(metrics_token_file="/etc/token")).metrics_token_file
+    assert token_file == Path("/etc/token")
+
+
 def test_a_node_has_the_names_of_its_settings_and_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qemu_node.web.service.serving.own_names", lambda: ["now-this"])
     site = access_settings(
