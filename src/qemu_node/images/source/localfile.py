@@ -132,7 +132,9 @@ def _locate(source: PathSource, task_dir: Path, image_paths: Sequence[Path]) -> 
 def _open_error(source: PathSource, root: Path, exc: OSError) -> ImageError | JobError:
     match exc.errno:
         case errno.ENOENT:
-            return JobError(f"image {source}: no such file in {root}")
+            return JobError(
+                f"image {source}: no such file in {root}", hint=f"`ls {root}` shows what is there"
+            )
         case errno.ELOOP | errno.ENOTDIR:
             return ImageError(
                 f"image {source} is refused: a symbolic link is on its path, or a file where a "

@@ -54,7 +54,9 @@ def bad_request(message: str, *, hint: str | None = None) -> Problem:
 
 def not_logged_in(message: str = "nobody is logged in") -> Problem:
     """Return the error of a request without a valid session or token."""
-    return Problem(401, "not-logged-in", message, hint="log in with a Nomad token")
+    return Problem(
+        401, "not-logged-in", message, hint="`GET /api/v1/login` says how to log in here"
+    )
 
 
 def forbidden(message: str, *, hint: str | None = None) -> Problem:

@@ -187,5 +187,6 @@ def test_fifo_is_refused_without_waiting_for_a_writer(task_dir: Path) -> None:
 
 
 def test_missing_file_is_the_jobs_error(task_dir: Path) -> None:
-    with pytest.raises(JobError, match=r"local/x: no such file in .*/task"):
+    with pytest.raises(JobError, match=r"local/x: no such file in .*/task") as caught:
         opened("local/x", task_dir)
+    assert f"`ls {task_dir}` shows" in (caught.value.hint or "")
