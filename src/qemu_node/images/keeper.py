@@ -112,8 +112,8 @@ class ImageKeeper:
         """Remove an image from the cache; VMs that run on it keep it by their own link.
 
         Raises:
-            ImageError: VMs run on it, it is pinned or prefetched, and `force` is not set.
-            ImageError: it is gone already.
+            ImageError: it is gone already; or VMs run on it, it is pinned or prefetched, and
+                `force` is not set.
             ImageStorageError: the host refused.
         """
         with self._store.exclusive():

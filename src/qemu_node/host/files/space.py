@@ -70,8 +70,8 @@ def require_free(
     statvfs(2), and for `make_room` before it refuses.
 
     Raises:
-        HostError: it has not; recoverable, because space may become free.
-        HostError: the host did not say.
+        HostError: it has not, which is recoverable as space may become free; or the host did not
+            say.
     """
     space = read_space(path)
     if space.has_room(wanted_bytes, reserve):

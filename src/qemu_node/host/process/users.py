@@ -49,8 +49,7 @@ class UserClaim:
         """Return the claim of `holder` on `uid`; None if another holder has it.
 
         Raises:
-            HostError: a process runs as `uid` without a claim.
-            HostError: the host refused.
+            HostError: a process runs as `uid` without a claim, or the host refused.
         """
         path = CLAIMS_DIR / str(uid)
         try:

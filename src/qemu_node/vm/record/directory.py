@@ -265,8 +265,7 @@ class VMDirectory:
             uid: The user id that the VM has leased; looked for among all leases if None.
 
         Raises:
-            HostError: a process of the VM lives; nothing was removed.
-            HostError: something could not be removed.
+            HostError: a process of the VM lives and nothing was removed; or something cannot be.
         """
         uids = leased_uids(self.data.parent, self.vm_id, uid)
         check_unused(self.data, uids)

@@ -35,8 +35,7 @@ def lease_uid(vm_data_dir: Path, vm_id: str, first_uid: int, count: int) -> User
     The VM's processes are to inherit the claim.
 
     Raises:
-        HostError: others run something as a user that was meant for VMs.
-        HostError: all are taken, or the file system refused.
+        HostError: all are taken, others run something as such a user, or the file system refused.
     """
     leases = vm_data_dir / ".uid"
     try:
