@@ -55,7 +55,7 @@ def bad_request(message: str, *, hint: str | None = None) -> Problem:
 def not_logged_in(message: str = "nobody is logged in") -> Problem:
     """Return the error of a request without a valid session or token."""
     return Problem(
-        401, "not-logged-in", message, hint="`GET /api/v1/login` says how to log in here"
+        401, "not-logged-in", message, hint="log in; for programs GET /api/v1/login says how"
     )
 
 
