@@ -4,6 +4,7 @@ Owns the limits. An address is an IPv4 address or the first 64 bits of an IPv6 o
 customer has. A connection that is refused is closed at once, so others get in.
 """
 
+import functools
 import ipaddress
 from collections.abc import Iterable, Sequence
 
@@ -39,8 +40,9 @@ def may_open(
     return sum(network_of(other) == network for other in is_open) < OPEN_OF_ONE_MAX
 
 
+@functools.lru_cache(maxsize=4 * OPEN_MAX)
 def network_of(address: str) -> str:
-    """Return what counts as one address."""
+    """Return what counts as one address. It is asked for each open connection at each new one."""
     if ":" not in address:
         return address
     try:
