@@ -138,7 +138,8 @@ class CommandLineSockets:
             raise
         try:
             with contextlib.suppress(OSError, TimeoutError, ValueError):
-                await self._share(vm_id, _name_of(uid), reader, writer)
+                # In a thread: the user may be one of a directory service that does not answer.
+                await self._share(vm_id, await to_the_end(_name_of, uid), reader, writer)
         finally:
             await finish(_close(writer))
 

@@ -2,8 +2,10 @@ import asyncio
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from fakes.fake_screens import FakeFleet
@@ -107,6 +109,28 @@ async def test_one_that_does_not_read_is_cut(port: FakePort, path: Path) -> None
         with contextlib.suppress(ConnectionError):
             while await slow.read(1 << 16):
                 pass
+    writer.close()
+
+
+@pytest.mark.usefixtures("sockets", "port")
+async def test_a_user_whose_name_is_not_found_soon_stops_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked, may_answer = threading.Event(), threading.Event()
+    was_told: list[bool] = []
+
+    def find(_uid: int) -> NoReturn:
+        is_asked.set()
+        # By this test's loop, if it is not the loop that waits here.
+        was_told.append(may_answer.wait(30))
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", find)
+    reader, writer = await join(path)
+    await until(is_asked.is_set)
+    may_answer.set()
+    assert await read(reader, 5) == b"open\n"
+    assert was_told == [True]
     writer.close()
 
 
