@@ -251,19 +251,6 @@ async def _run(sock: socket.socket, *, input_fd: int | None, output_fd: int) -> 
                 write_all(output_fd, _RESET)
 
 
-async def attach(path: Path, *, input_fd: int | None, output_fd: int) -> bool:
-    """Join the serial port at `path` with a terminal; True once the operator left.
-
-    False: the VM ended. `input_fd`, which must be a terminal, is raw meanwhile; None only looks on.
-
-    Raises:
-        ConsoleError: there is no such port, or the connection broke.
-        MissingPartError: this user may not open it.
-    """
-    with await _connect(path) as sock:
-        return await _run(sock, input_fd=input_fd, output_fd=output_fd)
-
-
 async def _connect(path: Path) -> socket.socket:
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):

@@ -13,7 +13,6 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from qemu_node.errors import ConfigError
 from qemu_node.text import printable
@@ -134,14 +133,6 @@ def parse_allowed(texts: Collection[str]) -> frozenset[Origin]:
             )
         found.add(origin)
     return frozenset(found)
-
-
-def host_of(address: str) -> str | None:
-    """Return the host of a URL as it stands in `Host`; None if there is none."""
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
 
 
 def _name(text: str) -> str | None:

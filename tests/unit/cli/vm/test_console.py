@@ -13,7 +13,6 @@ import pytest
 from qemu_node.cli.vm import console as console_module
 from qemu_node.cli.vm.console import (
     ConsoleError,
-    attach,
     open_console,
     raw_terminal,
     split_at_escape,
@@ -23,6 +22,12 @@ from qemu_node.host.sockets import listen_unix
 from qemu_node.vm.record.record import VMRecord
 
 TIMEOUT_S = 60.0
+
+
+async def attach(path: Path, *, input_fd: int | None, output_fd: int) -> bool:
+    """Join the serial port at `path` with a terminal; True once the operator left."""
+    with await console_module._connect(path) as sock:
+        return await console_module._run(sock, input_fd=input_fd, output_fd=output_fd)
 
 
 @pytest.fixture
