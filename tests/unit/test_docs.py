@@ -351,6 +351,14 @@ def test_make_targets_in_the_pages_exist() -> None:
                 assert f"\n{match[1]}:" in makefile, line
 
 
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_modules_that_a_page_names_are_there(page: Path) -> None:
+    text = _FENCE.sub("", page.read_text())
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py)(?:::\w+)?`", text))
+    places = (_ROOT, _SOURCE, _ROOT / "tests")
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+
+
 def test_symbols_in_the_architecture_exist() -> None:
     sources = [*_SOURCE.rglob("*.py"), *(_ROOT / "tests").rglob("*.py"), _ROOT / "pyproject.toml"]
     known = set(re.findall(r"\w+", " ".join(path.read_text() for path in sources)))
