@@ -83,8 +83,7 @@ async def ask_networks(vms: Sequence[VMSummary]) -> dict[str, GuestNetwork]:
 async def _ask_network(record: VMRecord) -> GuestNetwork | None:
     agent = agent_of(record)
     try:
-        interfaces = await agent.network_interfaces(timeout_s=_TIMEOUT_S)
-        host_name = await agent.host_name(timeout_s=_TIMEOUT_S)
+        host_name, interfaces = await agent.network_identity(timeout_s=_TIMEOUT_S)
     except (GuestAgentError, HostError):
         # HostError: the lock file of the agent's socket may be another user's.
         return None

@@ -43,6 +43,14 @@ async def test_questions_get_typed_answers(path: Path, agent: GuestAgent) -> Non
         )
 
 
+async def test_name_and_addresses_take_one_session(path: Path, agent: GuestAgent) -> None:
+    async with FakeQga(path) as guest:
+        name, interfaces = await agent.network_identity()
+        assert guest.connections == 1
+        assert (name, interfaces) == (await agent.host_name(), await agent.network_interfaces())
+        assert guest.connections == 3
+
+
 async def test_text_of_the_guest_is_made_safe(path: Path, agent: GuestAgent) -> None:
     async with FakeQga(path, replies={"guest-get-host-name": {"host-name": "\x1b[2Jx\u202e\n"}}):
         assert await agent.host_name() == "?[2Jx??"
