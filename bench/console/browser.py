@@ -17,7 +17,8 @@ from playwright.async_api import Browser, BrowserContext, CDPSession, Page, asyn
 from bench.rig.node import CannotRunError
 
 _VIEWPORT = {"width": 1360, "height": 860}
-_WAIT_MS = 60_000
+_WAIT_MS = 300_000
+"""500 cards on a busy machine; what is judged is measured."""
 _POLL_S = 0.05
 
 _NOTE_CARDS = """
@@ -80,15 +81,19 @@ class Visitor:
             / 1000
         )
 
-    async def visit(self, url: str, *, cards: int) -> float:
-        """Open the page of all VMs; return the milliseconds until all cards are drawn."""
+    async def visit(self, url: str, *, cards: int) -> tuple[float, float]:
+        """Open the page of all VMs.
+
+        Returns:
+            Milliseconds until all cards are drawn, and the main thread's CPU milliseconds by then.
+        """
         await self.page.add_init_script(_NOTE_CARDS % cards)
-        await self.page.goto(url)
+        await self.page.goto(url, wait_until="commit", timeout=_WAIT_MS)
         async with asyncio.timeout(_WAIT_MS / 1000):
             # The page's policy lets Playwright wait for nothing in it.
             while (drawn_ms := await self.page.evaluate("window.cardsAt")) is None:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_S)
-        return float(drawn_ms)
+        return float(drawn_ms), 1000 * await self._busy_s()
 
     async def see_pictures(self, count: int) -> None:
         """Return when so many pictures are drawn."""
@@ -96,7 +101,7 @@ class Visitor:
         await picture.wait_for(state="attached", timeout=_WAIT_MS)
 
     async def update(self, delta: dict[str, object]) -> float:
-        """Let `delta` arrive; return the milliseconds of the main thread until it is drawn."""
+        """Let `delta` arrive; return the CPU milliseconds of the main thread until it is drawn."""
         before = await self._busy_s()
         await self.page.evaluate(_UPDATE, json.dumps(delta))
         return 1000 * (await self._busy_s() - before)
@@ -123,7 +128,8 @@ class Chromium:
             page = await context.new_page()
             cdp = await context.new_cdp_session(page)
             await cdp.send("Network.enable")
-            await cdp.send("Performance.enable")
+            # CPU time of the main thread, whatever else runs on the machine.
+            await cdp.send("Performance.enable", {"timeDomain": "threadTicks"})
             yield Visitor(page, cdp)
         finally:
             await context.close()

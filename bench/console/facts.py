@@ -58,9 +58,11 @@ class PageRun(msgspec.Struct, frozen=True, kw_only=True):
     pictures_kb: list[float]
     """Of that, pictures of screens."""
     usable_ms: list[float]
-    """From the click on a link to all cards drawn."""
+    """From the start of the visit to all cards drawn."""
+    usable_cpu_ms: list[float]
+    """CPU time of the main thread by then: what does not depend on what else the machine does."""
     update_ms: list[float]
-    """Of the main thread, to show new figures on all cards."""
+    """CPU time of the main thread, to show new figures on all cards."""
 
 
 class ConsoleRun(msgspec.Struct, frozen=True, kw_only=True):

@@ -125,10 +125,12 @@ async def _windows(
 
 
 async def _measure_page(fleet: _Fleet, browser: Chromium) -> PageRun:
-    run = PageRun(first_view_kb=[], pictures_kb=[], usable_ms=[], update_ms=[])
+    run = PageRun(first_view_kb=[], pictures_kb=[], usable_ms=[], usable_cpu_ms=[], update_ms=[])
     for _ in range(_VISITS):
         async with browser.visitor() as visitor:
-            run.usable_ms.append(await visitor.visit(fleet.url, cards=fleet.vms))
+            drawn_ms, cpu_ms = await visitor.visit(fleet.url, cards=fleet.vms)
+            run.usable_ms.append(drawn_ms)
+            run.usable_cpu_ms.append(cpu_ms)
             await visitor.see_pictures(_FIRST_SEEN)
             run.first_view_kb.append(visitor.received_kb())
             run.pictures_kb.append(visitor.received_kb(pictures_only=True))

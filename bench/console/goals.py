@@ -140,6 +140,7 @@ def _page_figures(page: PageRun, cards: int) -> Iterator[Figure]:
     )
     yield _figure("… of which pictures", "kB", page.pictures_kb)
     yield _figure("… usable after", "ms", page.usable_ms, Goal(at_most=_USABLE_MAX_MS))
+    yield _figure("… its main thread's CPU by then", "ms", page.usable_cpu_ms)
     yield _figure(
         f"new figures on {cards} cards, main thread",
         "ms",

@@ -51,7 +51,11 @@ def console(*, idle_pct: float = 0.4, many_pct: float = 3.0, qemu_pct: float = 2
         few=fleet(50, page_pct=idle_pct, qemu_pct=0, pss_mib=59),
         many=fleet(500, page_pct=many_pct, qemu_pct=qemu_pct, pss_mib=121),
         page=PageRun(
-            first_view_kb=[140.0], pictures_kb=[60.0], usable_ms=[990.0], update_ms=[101.0]
+            first_view_kb=[140.0],
+            pictures_kb=[60.0],
+            usable_ms=[990.0],
+            usable_cpu_ms=[500.0],
+            update_ms=[101.0],
         ),
     )
 
