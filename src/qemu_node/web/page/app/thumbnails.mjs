@@ -2,7 +2,9 @@
 // seen, a few at a time, every few seconds, with the version that is here already, so that a screen that
 // has not changed costs one short answer and no drawing. The console says how long a picture stays fresh,
 // and what it tells of the VM may say that it is not any more.
+import { effect } from './html.mjs';
 import { send, vmPath } from './api.mjs';
+import { session } from './session.mjs';
 
 const EVERY_MS = 5000;
 const AT_A_TIME = 3;
@@ -17,6 +19,8 @@ const kept = new Map();
 const watched = new Map();
 const waiting = new Set();
 let busy = 0;
+/** Counts up when somebody leaves: what was asked for in his name is shown to nobody else. */
+let era = 0;
 
 const observer = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
@@ -83,6 +87,7 @@ function work() {
 }
 
 async function fetchOne(item) {
+  const begun = era;
   const have = kept.get(item.vmId);
   const headers = have ? { 'If-None-Match': have.etag } : {};
   item.askedAt = performance.now();
@@ -94,6 +99,10 @@ async function fetchOne(item) {
     else if (!mayDiffer(item)) item.dueAt = Math.max(item.dueAt, item.askedAt + 1000 * maxAge(response));
     if (response.status === 304) return;
     const bitmap = await createImageBitmap(await response.blob());
+    if (begun !== era) {
+      bitmap.close();
+      return;
+    }
     keep(item.vmId, { etag: response.headers.get('ETag') ?? '', bitmap });
     draw(item, bitmap);
   } catch (error) {
@@ -107,9 +116,15 @@ function maxAge(response) {
 }
 
 function keep(vmId, picture) {
-  kept.delete(vmId);
+  drop(vmId);
   kept.set(vmId, picture);
-  if (kept.size > KEPT_MAX) kept.delete(kept.keys().next().value);
+  if (kept.size > KEPT_MAX) drop(kept.keys().next().value);
+}
+
+function drop(vmId) {
+  // A bitmap's memory is not the script's: the browser does not know how much a collection would free.
+  kept.get(vmId)?.bitmap.close();
+  kept.delete(vmId);
 }
 
 function draw(item, bitmap) {
@@ -123,6 +138,12 @@ function draw(item, bitmap) {
 function lookAgain() {
   for (const item of watched.values()) if (item.isSeen) wish(item);
 }
+
+effect(() => {
+  if (session.value) return;
+  era += 1;
+  for (const vmId of [...kept.keys()]) drop(vmId);
+});
 
 setInterval(lookAgain, 1000);
 document.addEventListener('visibilitychange', lookAgain);

@@ -1,0 +1,37 @@
+"""What a page that is open all day meets: another user, and rights that change."""
+
+import pytest
+from browser.fake_console import FakeConsole
+from browser.test_grid import OpenPage
+from playwright.async_api import Page, Route, expect
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LOG_IN = """async (link) => {
+  const session = await import(document.querySelector('script').src.replace('main', 'session'));
+  await session.logIn({link});
+}"""
+
+
+async def at(console: FakeConsole, open_page: OpenPage, place: str) -> Page:
+    page: Page = await open_page(console.login_url)
+    await expect(page.locator(".card").first).to_be_visible()
+    await page.goto(f"{console.url}#/vm/{console.first().vm_id}/{place}")
+    return page
+
+
+async def test_the_next_user_sees_no_pictures_of_the_one_before(
+    console: FakeConsole, open_page: OpenPage
+) -> None:
+    page = await open_page(console.login_url)
+    await expect(page.locator(".card canvas:not(.empty)").first).to_be_visible()
+
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=403, json={"error": "forbidden", "message": "no"})
+
+    await page.route("**/thumbnail", refuse)
+    await page.get_by_role("button", name="Log out").click()
+    await expect(page.locator(".login")).to_be_visible()
+    await page.evaluate(LOG_IN, console.access.door.make_link())
+    await expect(page.locator(".card").first).to_be_visible()
+    await expect(page.locator(".card canvas:not(.empty)")).to_have_count(0)
