@@ -5,6 +5,8 @@ from browser.fake_console import FakeConsole
 from browser.test_grid import OpenPage
 from playwright.async_api import Page, Route, expect
 
+from qemu_node.web.access.acl.nomadacl import Acl
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LOG_IN = """async (link) => {
@@ -35,3 +37,19 @@ async def test_the_next_user_sees_no_pictures_of_the_one_before(
     await page.evaluate(LOG_IN, console.access.door.make_link())
     await expect(page.locator(".card").first).to_be_visible()
     await expect(page.locator(".card canvas:not(.empty)")).to_have_count(0)
+
+
+async def test_buttons_follow_rights_that_change(console: FakeConsole, open_page: OpenPage) -> None:
+    page = await at(console, open_page, "log")
+    power = page.get_by_role("button", name="Power")
+    await expect(power).to_be_visible()
+    vm = console.first()
+    (session,) = console.access.sessions.all()
+    session.acl = Acl(namespaces={vm.namespace: frozenset({"read-job", "read-logs"})})
+    console.change(vm.vm_id, host_name="renamed")
+    await expect(power).to_have_count(0)
+    session.acl = Acl(
+        namespaces={vm.namespace: frozenset({"read-job", "read-logs", "alloc-lifecycle"})}
+    )
+    console.change(vm.vm_id, host_name="renamed again")
+    await expect(power).to_be_visible()

@@ -33,7 +33,8 @@ export default function Vm({ vmId }) {
     return known ? html`<main class="empty-page"><h2>No such VM</h2><p>There is no VM <code>${vmId}</code> on this node that you may see. An ended VM is shown for a day.</p><p><a href="#/">All VMs</a></p></main>`
       : html`<main class="loading" aria-busy="true"><p>Looking for the VM …</p></main>`;
   }
-  const own = details?.rights ?? allowed[vm.namespace] ?? [];
+  // The stream's first: they follow a policy that is changed meanwhile.
+  const own = allowed[vm.namespace] ?? details?.rights ?? [];
   const may = (right) => own.includes(right);
   const shown = TABS[tab] ? tab : 'screen';
   return html`<main class="vm">
