@@ -165,7 +165,7 @@ async def test_a_guest_that_ignores_all_is_ended_in_time(
     monitor = await monitor_of(
         peers, qemu, FakeQmp(Path(record.sockets.monitor), obeys_powerdown=False)
     )
-    (ended,) = await stopped(paths, timeout_s=0.5)
+    (ended,) = await stopped(paths, timeout_s=5.0)
     assert ended.action is StopAction.QUIT
     assert monitor.commands[-1] == "quit"
 
