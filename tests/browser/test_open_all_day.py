@@ -1,4 +1,4 @@
-"""What a page that is open all day meets: another user, and rights that change."""
+"""What a page that is open all day meets: lost networks, many pages, other users and rights."""
 
 import pytest
 from browser.fake_console import FakeConsole
@@ -9,6 +9,7 @@ from qemu_node.web.access.acl.nomadacl import Acl
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+STREAM = "/api/v1/events"
 LOG_IN = """async (link) => {
   const session = await import(document.querySelector('script').src.replace('main', 'session'));
   await session.logIn({link});
@@ -37,6 +38,31 @@ async def test_the_next_user_sees_no_pictures_of_the_one_before(
     await page.evaluate(LOG_IN, console.access.door.make_link())
     await expect(page.locator(".card").first).to_be_visible()
     await expect(page.locator(".card canvas:not(.empty)")).to_have_count(0)
+
+
+async def test_a_browser_that_takes_no_cookie_does_not_log_in_for_ever(
+    console: FakeConsole, open_page: OpenPage
+) -> None:
+    page = await open_page("about:blank")
+    logins: list[str] = []
+
+    async def answer(route: Route) -> None:
+        if route.request.method == "POST":
+            logins.append(route.request.url)
+            await route.fulfill(json={"name": "anybody"})
+        else:
+            await route.fulfill(json={"ways": ["open"]})
+
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=401, json={"error": "not-logged-in", "message": "nobody"})
+
+    await page.route("**/api/v1/login", answer)
+    await page.route("**/api/v1/session", refuse)
+    await page.route(f"**{STREAM}", refuse)
+    await page.goto(console.url)
+    await expect(page.get_by_role("button", name="Enter")).to_be_visible()
+    await page.wait_for_load_state("networkidle")
+    assert len(logins) == 1
 
 
 async def test_buttons_follow_rights_that_change(console: FakeConsole, open_page: OpenPage) -> None:

@@ -10,6 +10,8 @@ export const notice = signal(null);
 export const ways = signal({ ways: ['token'], oidc_methods: [], why: '' });
 
 const ONE_TIME = ['ott', 'link'];
+const ENTER_AGAIN_MS = 30_000;
+let enteredAt = -Infinity;
 
 /** Return what the address brings for the login, and take it out of the address and history. */
 export function takeFragment(place = location, past = history) {
@@ -41,7 +43,11 @@ export async function begin() {
 async function learnWays() {
   try {
     ways.value = await get('/login');
-    if (ways.value.ways.length === 1 && ways.value.ways[0] === 'open') await logIn({ open: true });
+    // By itself, but not again and again: in a browser that takes no cookie no session lasts.
+    const isOpen = ways.value.ways.length === 1 && ways.value.ways[0] === 'open';
+    if (!isOpen || performance.now() - enteredAt < ENTER_AGAIN_MS) return;
+    enteredAt = performance.now();
+    await logIn({ open: true });
   } catch {
     // The form offers a token then.
   }
