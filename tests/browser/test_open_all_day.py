@@ -40,6 +40,22 @@ async def test_the_next_user_sees_no_pictures_of_the_one_before(
     await expect(page.locator(".card canvas:not(.empty)")).to_have_count(0)
 
 
+async def test_a_terminal_in_another_mode_leaves_nothing_of_the_one_before(
+    console: FakeConsole, open_page: OpenPage
+) -> None:
+    page = await at(console, open_page, "terminal")
+    await expect(page.locator(".xterm-rows")).to_contain_text("Multi-User")
+    for _ in range(2):
+        await page.get_by_role("button", name="View only").click()
+        await expect(page.locator(".xterm-rows")).to_contain_text("Multi-User")
+    browser = await page.context.new_cdp_session(page)
+    found = await browser.send("Runtime.evaluate", {"expression": "document.querySelector('.tty')"})
+    listeners = await browser.send(
+        "DOMDebugger.getEventListeners", {"objectId": found["result"]["objectId"]}
+    )
+    assert [each["type"] for each in listeners["listeners"]].count("paste") == 1
+
+
 async def test_a_browser_that_takes_no_cookie_does_not_log_in_for_ever(
     console: FakeConsole, open_page: OpenPage
 ) -> None:

@@ -60,7 +60,9 @@ export class TerminalConnection extends Connection {
     this.terminal.onBinary((text) => this.say(Uint8Array.from(text, (character) => character.charCodeAt(0))));
     this.terminal.onResize(({ cols, rows }) => this.resized(cols, rows));
     this.terminal.attachCustomKeyEventHandler((event) => this.onKey(event, onLeave));
-    element.addEventListener('paste', (event) => this.onPaste(event), true);
+    // The element outlives this connection: another mode has another one on it.
+    this.listeners = new AbortController();
+    element.addEventListener('paste', (event) => this.onPaste(event), { capture: true, signal: this.listeners.signal });
     this.watcher = new ResizeObserver(() => { if (element.clientWidth) this.fit.fit(); });
     this.watcher.observe(element);
   }
@@ -157,6 +159,7 @@ export class TerminalConnection extends Connection {
 
   close() {
     super.close();
+    this.listeners.abort();
     this.watcher.disconnect();
     this.terminal.dispose();
   }
