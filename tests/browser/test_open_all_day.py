@@ -2,14 +2,15 @@
 
 import pytest
 from browser.fake_console import FakeConsole
-from browser.test_grid import OpenPage
-from playwright.async_api import Page, Route, expect
+from browser.test_grid import OpenPage, until
+from playwright.async_api import Page, Request, Route, expect
 
 from qemu_node.web.access.acl.nomadacl import Acl
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STREAM = "/api/v1/events"
+HIDDEN = "Object.defineProperty(Document.prototype, 'hidden', {get: () => true})"
 LOG_IN = """async (link) => {
   const session = await import(document.querySelector('script').src.replace('main', 'session'));
   await session.logIn({link});
@@ -21,6 +22,43 @@ async def at(console: FakeConsole, open_page: OpenPage, place: str) -> Page:
     await expect(page.locator(".card").first).to_be_visible()
     await page.goto(f"{console.url}#/vm/{console.first().vm_id}/{place}")
     return page
+
+
+async def test_a_stream_on_which_nothing_comes_is_opened_again(
+    console: FakeConsole, open_page: OpenPage
+) -> None:
+    page = await open_page("about:blank")
+    await page.clock.install()
+    streams: list[str] = []
+
+    def note(request: Request) -> None:
+        if STREAM in request.url:
+            streams.append(request.url)
+
+    page.on("request", note)
+    await page.goto(console.login_url)
+    await expect(page.locator(".card").first).to_be_visible()
+    assert len(streams) == 1
+    # As after a network that went without a word: the console says nothing for that long.
+    await page.clock.fast_forward(46_000)
+    await page.clock.run_for(1000)
+    await until(lambda: len(streams) == 2)
+    await expect(page.locator(".live.live")).to_be_visible()
+
+
+async def test_pages_that_nobody_sees_leave_connections_to_the_one_that_somebody_sees(
+    console: FakeConsole, open_page: OpenPage
+) -> None:
+    page = await open_page(console.login_url)
+    await expect(page.locator(".card").first).to_be_visible()
+    for _ in range(6):
+        hidden = await page.context.new_page()
+        await hidden.add_init_script(HIDDEN)
+        await hidden.goto(console.url)
+        await expect(hidden.locator("header.top")).to_be_attached()
+    seen = await page.context.new_page()
+    await seen.goto(console.url)
+    await expect(seen.locator(".card").first).to_be_visible()
 
 
 async def test_the_next_user_sees_no_pictures_of_the_one_before(

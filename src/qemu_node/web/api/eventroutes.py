@@ -141,7 +141,7 @@ class EventRoutes:
                         messages.append(_message("delta", delta))
                 shown = visible
                 if not messages and clock() - beat_at >= self._heartbeat_s:
-                    messages.append(b": \n\n")
+                    messages.append(_message("beat", {}))
                 if messages:
                     beat_at = clock()
                     yield b"".join(messages)

@@ -19,13 +19,11 @@ OTHER = "db-ba9876543210"
 
 
 async def read_events(response: ClientResponse) -> AsyncGenerator[tuple[str, Any]]:
-    """Yield event and data; a comment is `("", None)`."""
+    """Yield event and data."""
     event = ""
     async for raw in response.content:
         line = raw.decode().rstrip("\n")
-        if line.startswith(":"):
-            yield "", None
-        elif line.startswith("event: "):
+        if line.startswith("event: "):
             event = line.removeprefix("event: ")
         elif line.startswith("data: "):
             yield event, json.loads(line.removeprefix("data: "))
@@ -96,9 +94,9 @@ async def test_a_silent_stream_gives_signs_of_life_and_follows_the_rights(paths:
     ):
         await anext(events)
         await anext(events)
-        assert await anext(events) == ("", None)
+        assert await anext(events) == ("beat", {})
         api.guard.session.acl = Acl(namespaces={})
-        while (event := await anext(events)) == ("", None):
+        while (event := await anext(events)) == ("beat", {}):
             pass
         assert event == ("session", {"user": "me"})
         assert await anext(events) == ("delta", {"gone": [VM_ID]})

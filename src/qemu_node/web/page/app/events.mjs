@@ -11,15 +11,24 @@ export const stream = signal('off');
 export const lost = signal(null);
 
 const PAUSES_MS = [500, 1000, 2000, 4000, 8000];
-const HIDDEN_MS = 300_000;
+// A browser opens six connections to a host for all of its pages, and each stream takes one: six pages
+// that nobody sees would leave none to the one that somebody sees.
+const HIDDEN_MS = 15_000;
+// The console says something every 15 s. A network that goes without a word is noticed by nobody else.
+const SILENT_MS = 40_000;
+const LOOK_MS = 5000;
 let source = null;
 let timer = 0;
 let attempt = 0;
 let hiddenTimer = 0;
+let heardAt = 0;
 
 function open() {
   close();
   stream.value = stream.peek() === 'lost' ? 'lost' : 'connecting';
+  // `visibilitychange` opens it.
+  if (document.hidden) return;
+  heardAt = performance.now();
   source = new EventSource(`${API}/events`);
   listen('snapshot', (data) => {
     attempt = 0;
@@ -28,6 +37,7 @@ function open() {
     stream.value = 'live';
   });
   listen('delta', applyDelta);
+  listen('beat', () => {});
   listen('session', (data) => {
     if (data.rights) rights.value = data.rights;
     if (data.is_over) get('/session').catch(() => {});
@@ -37,7 +47,10 @@ function open() {
 }
 
 function listen(name, take) {
-  source.addEventListener(name, (event) => take(JSON.parse(event.data)));
+  source.addEventListener(name, (event) => {
+    heardAt = performance.now();
+    take(JSON.parse(event.data));
+  });
 }
 
 function close() {
@@ -78,6 +91,7 @@ export function follow() {
       forgetAll();
     }
   });
+  setInterval(() => { if (source && performance.now() - heardAt > SILENT_MS) again(); }, LOOK_MS);
   addEventListener('online', () => { if (session.peek()) retry(); });
   document.addEventListener('visibilitychange', () => {
     clearTimeout(hiddenTimer);
