@@ -92,6 +92,9 @@ async def read_health(paths: NodePaths) -> HealthFacts:
     if not base.has_config:
         return base
     state = await _unit_state("nomad.service")
+    if state != "active":
+        # Reading its configuration at each turn would take the CPU that its start needs.
+        return replace(base, nomad_state=state)
     problem: str | None = None
     driver: DriverInfo | None = None
     try:

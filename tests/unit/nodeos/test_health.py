@@ -1,9 +1,12 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from qemu_node.nodeos import health
 from qemu_node.nodeos.agent.client import DriverInfo
-from qemu_node.nodeos.health import HealthFacts, find_faults
+from qemu_node.nodeos.health import HealthFacts, find_faults, read_health
+from qemu_node.nodeos.paths import NodePaths
 
 _WELL = HealthFacts(
     has_address=True,
@@ -49,3 +52,28 @@ def test_each_fault_is_named(change: dict[str, object], words: str) -> None:
 def test_only_the_first_of_faults_that_follow_from_each_other_is_told() -> None:
     facts = replace(_WELL, nomad_state="failed", agent_problem="refused", driver=None)
     assert len(find_faults(facts)) == 1
+
+
+@pytest.mark.parametrize("state", ["activating", "failed", None])
+async def test_an_agent_that_does_not_run_is_not_asked(
+    state: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def has_address() -> bool:
+        return True
+
+    async def unit_state(_unit: str) -> str | None:
+        return state
+
+    async def ask(_paths: NodePaths) -> tuple[None, None]:
+        raise AssertionError("was asked")
+
+    monkeypatch.setattr(health, "_has_address", has_address)
+    monkeypatch.setattr(health, "_unit_state", unit_state)
+    monkeypatch.setattr(health, "_ask_agent", ask)
+    paths = NodePaths(tmp_path)
+    paths.config.mkdir(parents=True)
+    (paths.config / "node.hcl").touch()
+    facts = await read_health(paths)
+    assert (facts.has_config, facts.nomad_state) == (True, state)
+    [fault] = find_faults(replace(facts, is_data_mounted=True))
+    assert "nomad.service is" in fault
