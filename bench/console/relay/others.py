@@ -7,8 +7,8 @@ for viewers.
 import os
 import shutil
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from bench.console import served
@@ -88,11 +88,25 @@ async def original(binary: Path, sockets: Path, root: Path) -> AsyncGenerator[tu
 
     Its viewers ask for `/vnc/` and the socket's name without its suffix.
     """
-    _ = await command.run(["mount", "--bind", str(sockets), str(_SOCKETS)])
     log = root / "original.log"
-    async with served.program([str(binary)], log) as child:
-        await served.listens(child, log, _ORIGINAL_PORT)
-        yield child, f"http://127.0.0.1:{_ORIGINAL_PORT}"
+    with _sockets_at(sockets):
+        async with served.program([str(binary)], log) as child:
+            await served.listens(child, log, _ORIGINAL_PORT)
+            yield child, f"http://127.0.0.1:{_ORIGINAL_PORT}"
+
+
+@contextmanager
+def _sockets_at(directory: Path) -> Generator[None]:
+    """Have `directory` where the original looks for sockets."""
+    is_new = not _SOCKETS.exists()
+    _SOCKETS.mkdir(exist_ok=True)
+    try:
+        _ = command.run_blocking(["mount", "--bind", str(directory), str(_SOCKETS)])
+        yield
+        _ = command.run_blocking(["umount", str(_SOCKETS)])
+    finally:
+        if is_new:
+            _SOCKETS.rmdir()
 
 
 def viewer_of(url: str, path: str) -> Viewer:
