@@ -78,6 +78,30 @@ async def test_the_next_user_sees_no_pictures_of_the_one_before(
     await expect(page.locator(".card canvas:not(.empty)")).to_have_count(0)
 
 
+async def test_a_question_without_an_answer_is_not_asked_again_and_again(
+    console: FakeConsole, open_page: OpenPage
+) -> None:
+    page = await open_page("about:blank")
+    await page.clock.install()
+    asked: list[Route] = []
+
+    async def keep_waiting(route: Route) -> None:
+        asked.append(route)
+
+    await page.route("**/log?*", keep_waiting)
+    await page.goto(console.login_url)
+    await expect(page.locator(".card").first).to_be_visible()
+    await page.goto(f"{console.url}#/vm/{console.first().vm_id}/log")
+    await until(lambda: asked)
+    for _ in range(4):
+        await page.clock.fast_forward(6000)
+    assert len(asked) == 1
+    await asked[0].fulfill(body="the last words")
+    await expect(page.locator("pre.log")).to_contain_text("the last words")
+    await page.clock.fast_forward(6000)
+    await until(lambda: len(asked) == 2)
+
+
 async def test_a_terminal_in_another_mode_leaves_nothing_of_the_one_before(
     console: FakeConsole, open_page: OpenPage
 ) -> None:

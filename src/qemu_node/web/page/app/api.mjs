@@ -1,6 +1,8 @@
 // Requests to /api/v1. Owns the errors' form; does not own what follows from a session that has ended.
 
 export const API = '/api/v1';
+// A network that goes without a word leaves a request waiting for as long as the browser likes.
+const ANSWER_MS = 30_000;
 
 /** An answer that says no, or none at all: `status` is 0 then. */
 export class ApiError extends Error {
@@ -21,7 +23,7 @@ export function whenLoggedOut(call) {
 
 /** Send a request; return the response, which is a good one. */
 export async function send(method, path, body, { headers = {}, ...options } = {}) {
-  const init = { method, headers: { ...headers }, credentials: 'same-origin', cache: 'no-store', ...options };
+  const init = { method, headers: { ...headers }, credentials: 'same-origin', cache: 'no-store', signal: AbortSignal.timeout(ANSWER_MS), ...options };
   if (method !== 'GET') init.headers['X-QN'] = '1';
   if (body !== undefined) {
     init.headers['Content-Type'] = 'application/json';

@@ -4,6 +4,7 @@ import { get, post } from './api.mjs';
 import { say, Toast } from './dialog.mjs';
 import { vms } from './fleet.mjs';
 import { Notice } from './parts.mjs';
+import { every } from './poll.mjs';
 import { search } from './settings.mjs';
 
 const TONES = { running: 'good', pending: 'busy', failed: 'bad', lost: 'bad', complete: 'off' };
@@ -35,9 +36,7 @@ export default function Cluster() {
   const here = useSignal(vms);
   useEffect(() => {
     const look = () => get('/cluster').then((answer) => { setView(answer); setError(null); }, setError);
-    look();
-    const timer = setInterval(() => { if (!document.hidden) look(); }, 15_000);
-    return () => clearInterval(timer);
+    return every(15_000, look);
   }, []);
   const nodes = useMemo(() => new Map((view?.nodes ?? []).map((node) => [node.id, node])), [view]);
   const own = useMemo(() => new Map([...here.values()].map((vm) => [vm.alloc_id, vm.vm_id])), [here]);

@@ -2,6 +2,7 @@
 import { html, useEffect, useRef, useState } from './html.mjs';
 import { send, vmPath } from './api.mjs';
 import { Notice } from './parts.mjs';
+import { every } from './poll.mjs';
 
 const LINES = 500;
 const LOOK_MS = 5000;
@@ -28,9 +29,9 @@ export default function Log({ vm }) {
         if (isHere) setError(problem);
       }
     }
-    look();
-    const timer = setInterval(() => { if (!document.hidden && !vm.end) look(); }, LOOK_MS);
-    return () => { isHere = false; clearInterval(timer); };
+    const end = vm.end ? () => {} : every(LOOK_MS, look);
+    if (vm.end) look();
+    return () => { isHere = false; end(); };
   }, [vm.vm_id, Boolean(vm.end)]);
   useEffect(() => {
     // At the end, unless somebody has scrolled up.

@@ -3,15 +3,14 @@ import { html, useEffect, useState } from './html.mjs';
 import { get } from './api.mjs';
 import { bytes, duration } from './format.mjs';
 import { Bar, Notice } from './parts.mjs';
+import { every } from './poll.mjs';
 
 export default function Node() {
   const [node, setNode] = useState(null);
   const [error, setError] = useState(null);
   useEffect(() => {
     const look = () => get('/node').then((answer) => { setNode(answer); setError(null); }, setError);
-    look();
-    const timer = setInterval(() => { if (!document.hidden) look(); }, 10_000);
-    return () => clearInterval(timer);
+    return every(10_000, look);
   }, []);
   if (!node) return html`<main class=${error ? '' : 'loading'} aria-busy=${!error}><${Notice} error=${error} /></main>`;
   const used = node.memory ? node.memory.total_bytes - node.memory.available_bytes : 0;
