@@ -28,7 +28,7 @@ from qemu_node.qga.replies import (
     GuestUser,
     OsInfo,
 )
-from qemu_node.qga.wire import AgentRefusedError
+from qemu_node.qga.wire import EXEC_LINE_MAX_BYTES, LINE_MAX_BYTES, AgentRefusedError
 from qemu_node.text import printable
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,7 @@ class GuestAgent:
         timeout_s: float,
         input: bytes = b"",  # noqa: A002 - as subprocess.run calls it
         env: Sequence[str] = (),
+        reply_max_bytes: int = EXEC_LINE_MAX_BYTES,
     ) -> ExecResult:
         """Run a program in the guest, without a shell, and return how it ended.
 
@@ -172,6 +173,7 @@ class GuestAgent:
             timeout_s: Limit for the whole call; for the agent's first answer at most 5 s.
             input: The program's stdin.
             env: `NAME=value` entries that replace the agent's environment; empty to keep it.
+            reply_max_bytes: Longest reply with the output, which is in base64 there.
 
         Raises:
             CommandTimeoutError: the program did not end in time; it may still run in the guest.
@@ -186,7 +188,7 @@ class GuestAgent:
         pid = await self._start(argv, input, env, timeout_s)
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._wait(pid)
+                return await self._wait(pid, reply_max_bytes)
         except TimeoutError as exc:
             await self._end(pid)
             raise CommandTimeoutError(
@@ -235,20 +237,24 @@ class GuestAgent:
                     argv = ["taskkill.exe", "/PID", str(pid), "/T", "/F"]
                 else:
                     argv = ["/bin/sh", "-c", _END_SCRIPT, "sh", str(pid)]
-                await self._wait(await self._start(argv, b"", (), _END_TIMEOUT_S))
+                await self._wait(await self._start(argv, b"", (), _END_TIMEOUT_S), LINE_MAX_BYTES)
                 # The agent keeps a program's output until it is asked for.
-                await self._wait(pid)
+                await self._wait(pid, LINE_MAX_BYTES)
         except (GuestAgentError, TimeoutError) as exc:
             log.info("command in the guest not ended", extra={"pid": pid, "error": str(exc)})
 
-    async def _wait(self, pid: int) -> ExecResult:
+    async def _wait(self, pid: int, max_bytes: int) -> ExecResult:
         """Wait until process `pid` has ended; return how. There is no time limit."""
         pause_s = _POLL_FIRST_S
         while True:
             try:
-                status = await self._ask(
-                    "guest-exec-status", replies.RawExecStatus, _TURN_MAX_S, {"pid": pid}
-                )
+                async with self._session(_TURN_MAX_S) as session:
+                    status = await session.execute(
+                        "guest-exec-status",
+                        {"pid": pid},
+                        kind=replies.RawExecStatus,
+                        max_bytes=max_bytes,
+                    )
             except AgentTimeoutError as exc:
                 log.info("guest agent is silent", extra={"pid": pid, "error": str(exc)})
             except GuestAgentError as exc:

@@ -120,6 +120,7 @@ class AgentSession:
         *,
         kind: type[T],
         timeout_s: float | None = None,
+        max_bytes: int | None = None,
     ) -> T:
         """Return what the agent answers to `command`, as a `kind`.
 
@@ -128,6 +129,7 @@ class AgentSession:
             arguments: Its arguments.
             kind: The type of the value, which must not be null; unknown members are ignored.
             timeout_s: Limit for the call; by default the rest of the session's time.
+            max_bytes: Longest reply; by default the longest that qemu-ga sends.
 
         Raises:
             AgentTimeoutError: no answer in time. The next call synchronises first.
@@ -136,7 +138,8 @@ class AgentSession:
         """
         check_command(command, arguments or {})
         request = encode_request(command, arguments or {})
-        max_bytes = EXEC_LINE_MAX_BYTES if command == "guest-exec-status" else LINE_MAX_BYTES
+        if max_bytes is None:
+            max_bytes = EXEC_LINE_MAX_BYTES if command == "guest-exec-status" else LINE_MAX_BYTES
         what = f"the guest agent did not answer {command}; it may still carry it out"
         async with self._until(timeout_s, what):
             if not self._is_synchronised:

@@ -5,7 +5,9 @@ Owns which there are, and the bounds on a program's output. Does not own the age
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, Any
 from weakref import WeakValueDictionary
 
@@ -16,7 +18,7 @@ from qemu_node.inventory.access import agent_of
 from qemu_node.qga.agent import CommandStartError, GuestAgent
 from qemu_node.qga.replies import GuestFilesystem, GuestInterface, GuestLoad, GuestUser, OsInfo
 from qemu_node.text import PRINTABLE_MAX_CHARS
-from qemu_node.units import KIB
+from qemu_node.units import KIB, MIB
 from qemu_node.web.access.acl.rights import Right
 from qemu_node.web.api.vm.vmroutes import live_record
 from qemu_node.web.fleet.fleet import Fleet
@@ -28,6 +30,13 @@ EXEC_MAX_S = 60.0
 _ASK_MAX_S = 8.0
 _ASKED_AT_ONCE_MAX = 32
 """On this node: each waits for a guest that may be silent. One of a VM."""
+
+_EXEC_REPLY_MAX_BYTES = 4 * MIB
+"""Of base64. Each reply is kept in memory, and a hostile guest sends the longest one."""
+_PROGRAMS_MAX = 32
+"""On this node, for all sessions: with a reply each, a quarter of the daemon's memory."""
+_PROGRAMS_OF_A_VM_MAX = 4
+"""One silent guest does not take all places."""
 
 _Text = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^\u0000]*$")]
 
@@ -81,6 +90,7 @@ class AgentRoutes:
         self._fleet = fleet
         self._gate = asyncio.Semaphore(_ASKED_AT_ONCE_MAX)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._programs: Counter[str] = Counter()
 
     def routes(self) -> tuple[Route, ...]:
         """Return the table."""
@@ -125,9 +135,13 @@ class AgentRoutes:
                 hint="guest_agent { allow_exec = true } in the task's config allows it",
             )
         try:
-            result = await agent_of(record).run(
-                body.argv, timeout_s=body.timeout_s, input=body.input.encode()
-            )
+            with self._place(record.vm_id):
+                result = await agent_of(record).run(
+                    body.argv,
+                    timeout_s=body.timeout_s,
+                    input=body.input.encode(),
+                    reply_max_bytes=_EXEC_REPLY_MAX_BYTES,
+                )
         except CommandStartError as exc:
             raise Problem(
                 409, "not-started", str(exc), hint="the guest has no such program"
@@ -140,6 +154,26 @@ class AgentRoutes:
             stderr=stderr,
             is_truncated=result.truncated or is_cut or is_cut_too,
         )
+
+    @contextlib.contextmanager
+    def _place(self, vm_id: str) -> Iterator[None]:
+        """Count a program that runs.
+
+        Raises:
+            Problem: too many run already.
+        """
+        of_vm = self._programs[vm_id]
+        if of_vm >= _PROGRAMS_OF_A_VM_MAX or self._programs.total() >= _PROGRAMS_MAX:
+            raise Problem(
+                503, "busy", "too many programs run in guests at this moment", hint="try again"
+            )
+        self._programs[vm_id] += 1
+        try:
+            yield
+        finally:
+            self._programs[vm_id] -= 1
+            if not self._programs[vm_id]:
+                del self._programs[vm_id]
 
 
 def _bounded(output: bytes) -> tuple[str, bool]:

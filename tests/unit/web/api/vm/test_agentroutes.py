@@ -11,6 +11,8 @@ from fakes.published import VM_ID, make_record, publish
 from fakes.web_api import READER, running_api
 
 from qemu_node.config.node import Paths
+from qemu_node.qga.agent import GuestAgent
+from qemu_node.qga.replies import ExecResult
 from qemu_node.web.api.vm import agentroutes
 from qemu_node.web.api.vm.agentroutes import OUTPUT_MAX_CHARS
 
@@ -165,3 +167,43 @@ async def test_a_silent_guest_keeps_nobody_elses_waiting(
         for ask in asks:
             ask.cancel()
         await asyncio.gather(*asks, return_exceptions=True)
+
+
+async def test_a_program_that_prints_more_than_a_reply_may_hold_is_an_error(paths: Paths) -> None:
+    directory = publish(paths, make_record(paths))
+    programs = {"cat": FakeProgram(stdout=b"x" * (4 << 20))}
+    async with FakeQga(directory.socket("qga"), programs=programs), running_api(paths) as api:
+        answer = await api.post(f"{AGENT}/exec", {"argv": ["cat"]}, 504)
+    assert "longer than" in answer["message"]
+
+
+async def test_so_many_programs_run_at_once_and_no_more(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agentroutes, "_PROGRAMS_MAX", 3)
+    monkeypatch.setattr(agentroutes, "_PROGRAMS_OF_A_VM_MAX", 2)
+    began = asyncio.Semaphore(0)
+    end = asyncio.Event()
+
+    async def run(*_: object, **__: object) -> ExecResult:
+        began.release()
+        await end.wait()
+        return ExecResult(exit_code=0, signal=None, stdout=b"", stderr=b"", truncated=False)
+
+    monkeypatch.setattr(GuestAgent, "run", run)
+    vm_ids = [VM_ID, VM_ID, OTHER]
+    for vm_id in set(vm_ids):
+        publish(paths, make_record(paths, vm_id=vm_id))
+    async with running_api(paths) as api:
+        body = {"argv": ["id"]}
+        urls = [f"/api/v1/vms/{vm_id}/agent/exec" for vm_id in vm_ids]
+        asks = [asyncio.ensure_future(api.post(urls[0], body)) for _ in range(2)]
+        for _ in asks:
+            await began.acquire()
+        assert (await api.post(urls[0], body, 503))["error"] == "busy"
+        asks.append(asyncio.ensure_future(api.post(urls[2], body)))
+        await began.acquire()
+        assert (await api.post(urls[2], body, 503))["error"] == "busy"
+        end.set()
+        await asyncio.gather(*asks)
+        assert (await api.post(urls[0], body))["exit_code"] == 0
