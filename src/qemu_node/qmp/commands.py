@@ -20,8 +20,9 @@ from qemu_node.qmp.events import StatusInfo
 
 T = TypeVar("T")
 
-SCREENSHOT_MAX_BYTES = 64 << 20
-"""More than any screen needs. It bounds what a QEMU that its guest has taken over can write."""
+SCREENSHOT_MAX_BYTES = 32 << 20
+"""More than a 4K screen of noise needs (3840 x 2160 x 3 bytes). It bounds what a QEMU that its
+guest has taken over can write."""
 
 _SCREENDUMP_TIMEOUT_S = 15.0
 _BALLOON = "/machine/peripheral/balloon0"

@@ -135,12 +135,15 @@ async def _answer_problems(
 ) -> web.StreamResponse:
     response = await _respond(request, handler)
     if isinstance(response, web.Response):
-        await _send(request, response)
+        await send(request, response)
     return response
 
 
-async def _send(request: web.Request, response: web.Response) -> None:
-    """Send a whole answer; end the connection of a client that does not take it."""
+async def send(request: web.Request, response: web.Response) -> None:
+    """Send a whole answer; end the connection of a client that does not take it.
+
+    A handler sends one by itself that takes much memory. Sent again, nothing happens.
+    """
     try:
         async with asyncio.timeout(SEND_MAX_S):
             await response.prepare(request)

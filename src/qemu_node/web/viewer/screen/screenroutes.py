@@ -7,7 +7,7 @@ from functools import partial
 from aiohttp import web
 
 from qemu_node.web.access.acl.rights import Right
-from qemu_node.web.frame.application import has_version
+from qemu_node.web.frame.application import has_version, send
 from qemu_node.web.frame.route import VM_PATH, Call, Route
 from qemu_node.web.http.problems import Problem
 from qemu_node.web.viewer.contract import SocketGuard
@@ -72,14 +72,18 @@ class ScreenRoutes:
             raise Problem(
                 409, "ended", "the VM has ended", hint="its last screen is its small picture"
             )
-        return web.Response(
-            body=await self._thumbnails.screenshot(vm.vm_id),
-            content_type="image/png",
-            headers={
-                "Cache-Control": "no-store",
-                "Content-Disposition": f'inline; filename="{vm.vm_id}.png"',
-            },
-        )
+        async with self._thumbnails.screenshot(vm.vm_id) as picture:
+            response = web.Response(
+                body=picture,
+                content_type="image/png",
+                headers={
+                    "Cache-Control": "no-store",
+                    "Content-Disposition": f'inline; filename="{vm.vm_id}.png"',
+                },
+            )
+            # Here, because the place is free for another picture when this one is gone.
+            await send(call.request, response)
+        return response
 
     async def _screen(self, call: Call) -> web.StreamResponse:
         vm = call.the_vm

@@ -11,8 +11,10 @@ Does not own what a picture costs too much (`pauses`) nor how it is made small (
 """
 
 import asyncio
+import contextlib
 import logging
 import os
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from qemu_node.errors import NodeError
@@ -35,8 +37,9 @@ DEADLINE_S = 2.0
 WAIT_S = 3.0
 """How long somebody who asks waits, also for others' pictures; then he gets the last one."""
 AT_A_TIME = 2
-SHOTS_AT_A_TIME = 8
-"""Screenshots, apart from the small pictures: a QEMU may take long, and holds up no small one."""
+SHOTS_AT_A_TIME = 4
+"""Screenshots, apart from the small pictures: a QEMU may take long, and holds up no small one. A
+hostile QEMU makes each one as large as it may be, and it is in memory until it is sent."""
 ENDED = "ended"
 
 _RUNNING = frozenset({"running", "unmanaged"})
@@ -115,8 +118,9 @@ class Thumbnails:
         may_differ = _signs(vm).differ_from(kept.signs)
         return max(kept.pause.due_s(may_differ=may_differ) - self._now_s(), 0.0)
 
-    async def screenshot(self, vm_id: str) -> bytes:
-        """Return the screen of a VM that runs as a PNG file.
+    @contextlib.asynccontextmanager
+    async def screenshot(self, vm_id: str) -> AsyncIterator[bytes]:
+        """Hold the screen of a VM that runs, a PNG file, inside the block; few are held at once.
 
         Raises:
             Problem: somebody else takes one of this VM now.
@@ -129,8 +133,10 @@ class Thumbnails:
             )
         self._shooting.add(vm_id)
         try:
-            async with self._shots, self._fleet.monitor(vm_id) as qmp:
-                return await commands.screendump_png(qmp)
+            async with self._shots:
+                async with self._fleet.monitor(vm_id) as qmp:
+                    picture = await commands.screendump_png(qmp)
+                yield picture
         finally:
             self._shooting.discard(vm_id)
 

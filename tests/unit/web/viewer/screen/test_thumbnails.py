@@ -4,6 +4,7 @@ QEMU is a connection whose screendump writes what the test says.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import AsyncIterator
@@ -357,17 +358,39 @@ async def test_a_vm_that_runs_again_does_not_show_its_former_screen(
         await thumbnails.get(VM)
 
 
+async def shoot(thumbnails: Thumbnails, vm_id: str = VM.vm_id) -> bytes:
+    async with thumbnails.screenshot(vm_id) as picture:
+        return picture
+
+
+async def test_so_many_screenshots_are_held_until_they_are_sent(
+    thumbnails: Thumbnails, qemu: DumpingQemu, fleet: FakeFleet
+) -> None:
+    qemu.picture = b"\x89PNG\r\n\x1a\n..."
+    vm_ids = [f"many-00000000000{number}" for number in range(module.SHOTS_AT_A_TIME + 1)]
+    for vm_id in vm_ids:
+        fleet.monitors[vm_id] = qemu  # type: ignore[assignment]
+    async with contextlib.AsyncExitStack() as held:
+        for vm_id in vm_ids[:-1]:
+            await held.enter_async_context(thumbnails.screenshot(vm_id))
+        one_more = asyncio.ensure_future(shoot(thumbnails, vm_ids[-1]))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert (one_more.done(), qemu.dumps) == (False, module.SHOTS_AT_A_TIME)
+    assert await one_more == qemu.picture
+
+
 async def test_one_screenshot_of_a_vm_at_a_time(thumbnails: Thumbnails, qemu: DumpingQemu) -> None:
     qemu.picture = b"\x89PNG\r\n\x1a\n..."
     qemu.may_answer.clear()
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(thumbnails.screenshot(VM.vm_id))
+        first = group.create_task(shoot(thumbnails))
         await asyncio.sleep(0)
         with pytest.raises(Problem, match="somebody else"):
-            await thumbnails.screenshot(VM.vm_id)
+            await shoot(thumbnails)
         qemu.may_answer.set()
     assert first.result() == qemu.picture
-    assert await thumbnails.screenshot(VM.vm_id) == qemu.picture
+    assert await shoot(thumbnails) == qemu.picture
 
 
 async def test_screenshots_that_take_long_hold_up_no_small_picture(
@@ -379,7 +402,7 @@ async def test_screenshots_that_take_long_hold_up_no_small_picture(
     for number in range(4):
         vm_id = f"stuck-00000000000{number}"
         fleet.monitors[vm_id] = stuck  # type: ignore[assignment]
-        shots.append(asyncio.ensure_future(thumbnails.screenshot(vm_id)))
+        shots.append(asyncio.ensure_future(shoot(thumbnails, vm_id)))
     await asyncio.sleep(0)
     assert (await thumbnails.get(VM)).jpeg
     assert not any(shot.done() for shot in shots)
