@@ -155,7 +155,7 @@ class NomadTasks:
 
     async def _ask(self, path: str, kind: type[T], token: str | None) -> T:
         try:
-            return await self._known().get(path, kind, token=token)
+            return await self._known().get_large(path, kind, token=token)
         except (NomadError, NomadRefusedError) as exc:
             raise problem_of_nomad(exc) from exc
 

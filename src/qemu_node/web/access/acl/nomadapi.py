@@ -5,6 +5,7 @@ and no answer. Does not own what is asked (the callers) nor whose token it is: t
 daemon's. What this node asks for itself is `nodeos.agent.client`.
 """
 
+import asyncio
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,13 @@ T = TypeVar("T")
 
 DEFAULT_ADDRESS = "http://127.0.0.1:4646"
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=3.0)
-_ANSWER_MAX_BYTES = 64 << 20
+_ANSWER_MAX_BYTES = 2 << 20
+"""Of a token, a role, a policy, a login: Nomad's own have some KiB."""
+_LARGE_MAX_BYTES = 32 << 20
+"""Of the cluster's allocations, or of one with its job: 1 KiB for each of 30 000."""
+_LARGE_AT_ONCE = 2
+"""Of all who ask: each is in memory as text and decoded. The others wait, as long as any answer."""
+_TURN_MAX_S = 10.0
 _WORDS_MAX_BYTES = 1000
 _CONNECTIONS_MAX = 16
 _READ_BYTES = 256 << 10
@@ -74,6 +81,7 @@ class NomadApi:
         self._ssl = _tls_context(server) if self._base.startswith("https:") else None
         self._server = server
         self._session: aiohttp.ClientSession | None = None
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     async def __aenter__(self) -> Self:
         # No cookies, and no proxy of the environment: a token goes to the agent and nowhere else.
@@ -102,6 +110,23 @@ class NomadApi:
             NomadError: it does not answer, or not so.
         """
         return await self._ask("GET", path, None, kind, token)
+
+    async def get_large(self, path: str, kind: type[T], *, token: str | None) -> T:
+        """Return what `get` does, where the answer grows with the cluster; few at a time.
+
+        Raises:
+            NomadRefusedError: Nomad said no.
+            NomadError: it does not answer, or not so, or others wait for large answers, too.
+        """
+        try:
+            async with asyncio.timeout(_TURN_MAX_S):
+                await self._large.acquire()
+        except TimeoutError as exc:
+            raise NomadError("too much is asked of Nomad at this moment", hint="try again") from exc
+        try:
+            return await self._ask("GET", path, None, kind, token, _LARGE_MAX_BYTES)
+        finally:
+            self._large.release()
 
     async def post(
         self, path: str, body: Mapping[str, Any], kind: type[T], *, token: str | None
@@ -138,6 +163,7 @@ class NomadApi:
         body: bytes | None,
         token: str | None,
         what: str,
+        max_bytes: int,
     ) -> tuple[int, bytes]:
         """Return the status and the body of an answer."""
         assert self._session is not None, "used outside of its context"
@@ -151,7 +177,7 @@ class NomadApi:
             server_hostname=self._server.server_name if self._ssl is not None else None,
             allow_redirects=False,
         ) as response:
-            return response.status, await _read(response, what)
+            return response.status, await _read(response, what, max_bytes)
 
     async def _ask(
         self,
@@ -160,9 +186,10 @@ class NomadApi:
         body: bytes | None,
         kind: type[T],
         token: str | None,
+        max_bytes: int = _ANSWER_MAX_BYTES,
     ) -> T:
         what = f"{method} {path.partition('?')[0]}"
-        data = await self._exchange(method, path, body, token, what)
+        data = await self._exchange(method, path, body, token, what, max_bytes)
         try:
             return msgspec.json.decode(data or b"null", type=kind)
         except DECODE_ERRORS as exc:
@@ -170,12 +197,18 @@ class NomadApi:
             raise NomadError(f"Nomad's answer to {what} is not understood: {words}") from exc
 
     async def _exchange(
-        self, method: str, path: str, body: bytes | None, token: str | None, what: str
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        token: str | None,
+        what: str,
+        max_bytes: int = _ANSWER_MAX_BYTES,
     ) -> bytes:
         failed: NomadError | None = None
         for base in self._bases():
             try:
-                status, data = await self._send(base, method, path, body, token, what)
+                status, data = await self._send(base, method, path, body, token, what, max_bytes)
             except aiohttp.ClientConnectorError as exc:
                 # Nothing was sent yet.
                 failed = failed or _no_answer(base, exc)
@@ -226,11 +259,11 @@ def quoted(text: str) -> str:
     return quote(text, safe="")
 
 
-async def _read(response: aiohttp.ClientResponse, what: str) -> bytes:
+async def _read(response: aiohttp.ClientResponse, what: str, max_bytes: int) -> bytes:
     data = bytearray()
     async for piece in response.content.iter_chunked(_READ_BYTES):
         data += piece
-        if len(data) > _ANSWER_MAX_BYTES:
+        if len(data) > max_bytes:
             raise NomadError(f"Nomad's answer to {what} is too long")
     return bytes(data)
 

@@ -1,5 +1,6 @@
 """Nomad's API as the console asks it."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,59 @@ async def test_a_redirect_is_not_followed() -> None:
 async def test_an_answer_that_makes_no_sense_is_no_answer(text: str) -> None:
     with pytest.raises(NomadError):
         await ask(web.Response(text=text))
+
+
+async def test_only_a_large_question_may_have_a_large_answer() -> None:
+    async def handle(_: web.Request) -> web.Response:
+        return web.json_response({"a" * (3 << 20): 1})
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", handle)
+    async with (
+        TestServer(app) as server,
+        NomadApi(NomadServer(address=str(server.make_url("/")))) as api,
+    ):
+        assert await api.get_large("/v1/allocations", dict[str, int], token=None)
+        for question in (
+            api.get("/v1/acl/token/self", dict[str, int], token=None),
+            api.post("/v1/acl/token/onetime", {}, dict[str, int], token=None),
+            api.read("/v1/client/fs/logs/a", token=None),
+        ):
+            with pytest.raises(NomadError, match="too long"):
+                await question
+
+
+async def test_few_large_answers_are_in_memory_at_once_and_small_ones_come_meanwhile() -> None:
+    asked: list[str] = []
+    began = asyncio.Semaphore(0)
+    may_answer = asyncio.Event()
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.path == "/v1/allocations":
+            asked.append(request.path)
+            began.release()
+            await may_answer.wait()
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", handle)
+    async with (
+        TestServer(app) as server,
+        NomadApi(NomadServer(address=str(server.make_url("/")))) as api,
+        asyncio.TaskGroup() as group,
+    ):
+        large = [
+            group.create_task(api.get_large("/v1/allocations", dict[str, int], token=None))
+            for _ in range(5)
+        ]
+        for _ in range(2):
+            await began.acquire()
+        for _ in range(3):
+            assert await api.get("/v1/acl/token/self", dict[str, int], token=None) == {}
+        assert len(asked) == 2
+        may_answer.set()
+    assert [task.result() for task in large] == [{}] * 5
+    assert len(asked) == 5
 
 
 async def test_a_token_that_cannot_be_in_a_header_is_not_sent() -> None:
