@@ -11,6 +11,39 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STREAM = "/api/v1/events"
 HIDDEN = "Object.defineProperty(Document.prototype, 'hidden', {get: () => true})"
+PAUSES = """async (openMs) => {
+  const path = document.querySelector('script').src.replace('main', 'socket');
+  const { nextAttempt } = await import(path);
+  const pauses = [];
+  let attempt = 0;
+  for (const open of openMs) {
+    const next = nextAttempt(attempt, open);
+    attempt = next.attempt;
+    pauses.push(next.pauseMs);
+  }
+  return pauses;
+}"""
+ATTEMPTS = """async () => {
+  const path = document.querySelector('script').src.replace('main', 'socket');
+  const { Connection } = await import(path);
+  const real = window.WebSocket;
+  const made = [];
+  window.WebSocket = class extends EventTarget {
+    constructor() { super(); made.push(this); }
+    send() {}
+    close() {}
+  };
+  const attach = () => null;
+  const connection = new Connection({ vmId: 'a', kind: 'screen', mode: 'view', attach });
+  for (let lost = 0; lost < 3; lost += 1) {
+    connection.connect('ticket');
+    made[lost].onmessage({ data: 'ok' });
+    made[lost].dispatchEvent(Object.assign(new Event('close'), { code: 1011, reason: 'lost' }));
+  }
+  connection.close();
+  window.WebSocket = real;
+  return connection.attempt;
+}"""
 LOG_IN = """async (link) => {
   const session = await import(document.querySelector('script').src.replace('main', 'session'));
   await session.logIn({link});
@@ -100,6 +133,19 @@ async def test_a_question_without_an_answer_is_not_asked_again_and_again(
     await expect(page.locator("pre.log")).to_contain_text("the last words")
     await page.clock.fast_forward(6000)
     await until(lambda: len(asked) == 2)
+
+
+async def test_a_screen_that_is_lost_at_once_is_opened_ever_more_rarely(
+    console: FakeConsole, open_page: OpenPage
+) -> None:
+    page = await open_page(console.login_url)
+    await expect(page.locator(".card").first).to_be_visible()
+    assert await page.evaluate(ATTEMPTS) == 3
+    lost_at_once = [0, 50, 50, 50, 50, 50, 50]
+    assert await page.evaluate(PAUSES, lost_at_once) == [
+        300, 1000, 2000, 4000, 8000, 15_000, 15_000,
+    ]  # fmt: skip
+    assert await page.evaluate(PAUSES, [50, 50, 60_000, 50]) == [300, 1000, 300, 1000]
 
 
 async def test_a_terminal_in_another_mode_leaves_nothing_of_the_one_before(

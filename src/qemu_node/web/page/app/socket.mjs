@@ -5,6 +5,8 @@ import { API, get, post, vmPath } from './api.mjs';
 
 const PAUSES_MS = [300, 1000, 2000, 4000, 8000, 15_000];
 const OPEN_MS = 10_000;
+// A connection that is lost sooner has not worked: the screen of a QEMU may be lost behind an `ok`.
+const STEADY_MS = 10_000;
 
 // Close codes of the console.
 const SESSION_OVER = 4401;
@@ -26,6 +28,16 @@ export function meaning(code, reason) {
 }
 
 /**
+ * Return how long to wait before the next attempt, and its number. Pure.
+ *
+ * `attempt` is how many were made since one worked; `openMs` how long the last one was open.
+ */
+export function nextAttempt(attempt, openMs) {
+  const made = openMs >= STEADY_MS ? 0 : attempt;
+  return { pauseMs: PAUSES_MS[Math.min(made, PAUSES_MS.length - 1)], attempt: made + 1 };
+}
+
+/**
  * A connection that comes back by itself.
  *
  * `status` is a signal: `{phase: 'connecting' | 'open' | 'again' | 'ended' | 'stopped', words}`.
@@ -37,6 +49,7 @@ export class Connection {
     Object.assign(this, { vmId, kind, mode, attach, prepare });
     this.status = signal({ phase: 'connecting', words: '' });
     this.attempt = 0;
+    this.openedAt = null;
     this.socket = null;
     this.isOver = false;
   }
@@ -70,7 +83,7 @@ export class Connection {
       if (event.data !== 'ok') return;
       clearTimeout(limit);
       socket.onmessage = null;
-      this.attempt = 0;
+      this.openedAt = performance.now();
       onClosed = this.attach(socket);
     };
     // noVNC sets the `on…` handlers itself; this one stays.
@@ -103,8 +116,10 @@ export class Connection {
     if (this.isOver) return;
     this.status.value = { phase: 'again', words };
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.open(), PAUSES_MS[Math.min(this.attempt, PAUSES_MS.length - 1)]);
-    this.attempt += 1;
+    const openMs = this.openedAt === null ? 0 : performance.now() - this.openedAt;
+    const { pauseMs, attempt } = nextAttempt(this.attempt, openMs);
+    Object.assign(this, { attempt, openedAt: null });
+    this.timer = setTimeout(() => this.open(), pauseMs);
   }
 
   stop(phase, words) {
