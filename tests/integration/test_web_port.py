@@ -8,8 +8,10 @@ import resource
 import socket
 import ssl
 import stat
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import aiohttp
@@ -319,6 +321,24 @@ async def test_a_certificate_that_ends_soon_is_made_anew_and_used(
         path.write_text("half a file")
         await certificate.look()
         assert certificate.context() is not None, "what worked stays in use"
+
+
+async def test_a_certificate_of_a_clock_that_was_ahead_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "web"
+    path = await selfmade.ensure(directory, ["node1"])
+    made_ahead = path.read_bytes()
+    set_back = SimpleNamespace(time=lambda: time.time() - 86400)
+    monkeypatch.setattr(selfmade, "time", set_back)
+    await selfmade.ensure(directory, ["node1"])
+    assert path.read_bytes() != made_ahead
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise HostError("no space left on device")
+
+    monkeypatch.setattr(selfmade, "_make", fail)
+    assert await selfmade.ensure(directory, ["node1"]) == path, "it is better than none"
 
 
 async def test_a_certificate_that_cannot_be_renewed_is_used_to_its_end(

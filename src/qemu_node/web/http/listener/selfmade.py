@@ -1,15 +1,18 @@
 """A certificate of the node's own, where nobody has given one.
 
-Owns making it, by openssl(1), and renewing it before it ends. Key and certificate are one file, so
-that a power cut leaves both or none. Browsers do not know who signed it: its fingerprint is shown
-where only the node's administrators look.
+Owns making it, by openssl(1), and renewing it before it ends, or if it does not count yet. Key and
+certificate are one file, so that a power cut leaves both or none. Browsers do not know who signed
+it: its fingerprint is shown where only the node's administrators look.
 """
 
+import contextlib
 import ipaddress
 import logging
 import re
 import shutil
+import ssl
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62})")
 
 
 async def ensure(directory: Path, names: Sequence[str]) -> Path:
-    """Return the file with key and certificate; make it if it is missing, or ends soon.
+    """Return the file with key and certificate; make it if it is missing, or its dates are bad.
 
     Args:
         directory: Of this process alone.
@@ -44,31 +47,54 @@ async def ensure(directory: Path, names: Sequence[str]) -> Path:
         HostError: the certificate cannot be made or written.
     """
     path = directory / FILE_NAME
-    if await _is_good(path, RENEW_DAYS):
+    if await _is_good(path, RENEW_DAYS, must_count_now=True):
         return path
     try:
         await to_the_end(_make, path, names)
     except NodeError as exc:
         # A full disk, say: the one that is there counts for some days still.
-        if not await _is_good(path, 0):
+        if not await _is_good(path, 0, must_count_now=False):
             raise
-        log.warning("the certificate ends soon", extra={"path": str(path), "error": str(exc)})
+        log.warning("the certificate is not renewed", extra={"path": str(path), "error": str(exc)})
         return path
     log.info("made a certificate", extra={"path": str(path), "days": DAYS})
     return path
 
 
-async def _is_good(path: Path, days: int) -> bool:
-    """Tell whether there is a certificate that counts for so many days."""
+async def _is_good(path: Path, days: int, *, must_count_now: bool) -> bool:
+    """Tell whether there is a certificate that does not end for so many days.
+
+    One that was made while the clock was ahead does not count yet (`must_count_now`).
+    """
     if not await to_the_end(path.exists):
         return False
-    argv = ["openssl", "x509", "-in", str(path), "-noout", "-checkend", str(days * 86400)]
+    # fmt: off
+    argv = [
+        "openssl", "x509", "-in", str(path), "-noout", "-startdate",
+        "-checkend", str(days * 86400),
+    ]
+    # fmt: on
     try:
         done = await run(argv, timeout_s=_TIMEOUT_S, check=False)
     except MissingPartError:
         # Nothing could make a better one.
         return True
-    return done.returncode == 0
+    if done.returncode != 0:
+        return False
+    return not must_count_now or begins_at(done.stdout.decode(errors="replace")) <= time.time()
+
+
+def begins_at(said: str) -> float:
+    """Return the Unix time in what `openssl x509 -startdate` says: pure.
+
+    0 if it says nothing of the kind: then a new certificate would not be understood, either.
+    """
+    for line in said.splitlines():
+        name, _, value = line.partition("=")
+        if name == "notBefore":
+            with contextlib.suppress(ValueError):
+                return float(ssl.cert_time_to_seconds(value.strip()))
+    return 0.0
 
 
 def _make(path: Path, names: Sequence[str]) -> None:

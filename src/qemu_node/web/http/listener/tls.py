@@ -23,7 +23,8 @@ CREDENTIALS_ENV = "CREDENTIALS_DIRECTORY"
 CERT_CREDENTIAL = "tls-cert"
 KEY_CREDENTIAL = "tls-key"
 
-_RENEW_S = 12 * 3600.0
+_RENEW_S = 3600.0
+"""Often: the clock may have been wrong when it was made, and is right now."""
 _PEM_MAX_BYTES = 1 << 20
 
 
