@@ -224,6 +224,12 @@ class Fleet:
             vm.thumbnail = version
             self._show(vm)
 
+    def set_stop_error(self, vm_id: str, words: str) -> None:
+        """Say why a VM was not stopped; empty: it is being stopped."""
+        if (vm := self._vms.get(vm_id)) is not None:
+            vm.stop_error = words
+            self._show(vm)
+
     # What changes
 
     def _live(self, vm_id: str) -> LiveVM:

@@ -67,6 +67,7 @@ class LiveVM:
         self.summary = VMSummary(vm_id=record.vm_id, status=VMStatus.RUNNING, record=record)
         self.viewers = 0
         self.thumbnail = ""
+        self.stop_error = ""
         self.following: asyncio.Task[None] | None = None
         self.monitor = Monitor(
             record,
@@ -117,6 +118,7 @@ class LiveVM:
             memory_used_bytes=facts.memory_used_bytes,
             cpu_pct=self._cpu_pct if self._cpu_pct is not None else self._first_cpu(),
             thumbnail=self.thumbnail,
+            stop_error=self.stop_error,
             viewers=self.viewers,
             end=self.end() if word == VMStatus.ENDED else None,
         )

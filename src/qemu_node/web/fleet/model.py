@@ -74,6 +74,8 @@ class VMView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether its job lets programs run through the guest agent."""
     thumbnail: str = ""
     """Changes with its screen; empty: there is no picture yet."""
+    stop_error: str = ""
+    """Why the last stop without Nomad has not ended it."""
     end: EndView | None = None
 
 

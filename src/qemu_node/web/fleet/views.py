@@ -48,6 +48,7 @@ def view_of(
     memory_used_bytes: int | None = None,
     cpu_pct: float | None = None,
     thumbnail: str = "",
+    stop_error: str = "",
     viewers: int = 0,
     end: EndView | None = None,
 ) -> VMView:
@@ -83,6 +84,7 @@ def view_of(
         viewers=viewers,
         allows_exec=record.allow_exec,
         thumbnail=thumbnail,
+        stop_error=stop_error,
         end=end,
     )
 

@@ -8,11 +8,13 @@ import logging
 
 import msgspec
 
+from qemu_node.errors import NodeError
 from qemu_node.host.concurrency.tasks import TaskOwner
 from qemu_node.inventory.reset import refusal
 from qemu_node.inventory.stop import Stopper
 from qemu_node.qmp import commands
 from qemu_node.qmp.events import RunState
+from qemu_node.text import printable
 from qemu_node.vm.life.stopladder import plan_stop
 from qemu_node.vm.record.record import VMRecord
 from qemu_node.web.access.acl.rights import Right
@@ -86,6 +88,7 @@ class PowerRoutes:
             )
         if record.vm_id not in self._stopping:
             self._stopping.add(record.vm_id)
+            self._fleet.set_stop_error(record.vm_id, "")
             _ = self._tasks.start(self._end(record), name=f"stop {record.vm_id}")
         return Done(message=f"the guest is shut down; after {_STOP_TIMEOUT_S:g} s by force")
 
@@ -101,6 +104,15 @@ class PowerRoutes:
 
         try:
             await Stopper(record, tell).run(plan_stop(_STOP_TIMEOUT_S))
+        except Exception as exc:
+            is_bug = not isinstance(exc, NodeError)
+            words = "a bug: see the console's log" if is_bug else printable(str(exc))
+            self._fleet.set_stop_error(record.vm_id, words)
+            log.warning(
+                "VM not stopped",
+                extra={"vm_id": record.vm_id, "error": str(exc)},
+                exc_info=exc if is_bug else None,
+            )
         finally:
             self._stopping.discard(record.vm_id)
 

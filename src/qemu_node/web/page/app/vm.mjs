@@ -7,7 +7,7 @@ import { Toast } from './dialog.mjs';
 import { beat, isKnown, rights, vms } from './fleet.mjs';
 import { Icon } from './icons.mjs';
 import { Later } from './later.mjs';
-import { State } from './parts.mjs';
+import { Notice, State } from './parts.mjs';
 import { place, vmHref } from './place.mjs';
 import { Power } from './power.mjs';
 
@@ -46,6 +46,7 @@ export default function Vm({ vmId }) {
       <span class="spacer"></span>
       ${may('power') && !vm.end ? html`<${Power} vm=${vm} />` : null}
     </div>
+    ${vm.stop_error ? html`<${Notice} error=${{ message: `The VM was not stopped: ${vm.stop_error}` }} />` : null}
     <nav class="tabs" aria-label="Parts of this VM">${Object.entries(TABS).map(([key, [name]]) => html`<a key=${key} href=${vmHref(vmId, key)} aria-current=${key === shown ? 'page' : null}>${name}</a>`)}</nav>
     <section class="stage">${may('view') || !own.length ? (own.length ? html`<${Later} key=${shown} load=${TABS[shown][1]} vm=${vm} may=${may} />` : html`<p class="loading">…</p>`) : html`<p class="dim">You may see that this VM is there, but not its screen: that takes <code>read-logs</code> in its namespace.</p>`}</section>
     <aside class="side" aria-label="Details"><${Details} vm=${vm} details=${details} may=${may} /></aside>

@@ -8,6 +8,7 @@ from fakes.published import VM_ID, make_record, publish
 from fakes.web_api import READER, running_api
 
 from qemu_node.config.node import Paths
+from qemu_node.errors import HostError
 from qemu_node.inventory.stop import Stopped, Stopper
 
 ALLOC = "11111111-2222-3333-4444-555555555555"
@@ -82,6 +83,42 @@ async def test_without_nomad_a_stop_is_the_ladder_once(
         assert began == [VM_ID]
         answer = await api.post(f"/api/v1/vms/{VM_ID}/restart", status=409)
     assert answer["error"] == "no-nomad"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(HostError("QEMU may not be\x1b killed"), "QEMU may not be? killed"), (KeyError(1), "a bug")],
+    ids=["refused", "bug"],
+)
+async def test_a_stop_that_fails_is_told_until_the_next_one(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    publish(paths, make_record(paths))
+    end = asyncio.Event()
+
+    async def fail(_self: Stopper, _: object) -> Stopped:
+        raise error
+
+    async def go_on(_self: Stopper, _: object) -> Stopped:
+        await end.wait()
+        return Stopped(action=None)
+
+    async with running_api(paths) as api:
+
+        async def stop_error() -> str:
+            (shown,) = (await api.get("/api/v1/vms"))["vms"]
+            return str(shown.get("stop_error", ""))
+
+        monkeypatch.setattr(Stopper, "run", fail)
+        await api.post(f"/api/v1/vms/{VM_ID}/stop")
+        async with asyncio.timeout(10):
+            while not await stop_error():
+                await asyncio.sleep(0)
+        assert words in await stop_error()
+        monkeypatch.setattr(Stopper, "run", go_on)
+        await api.post(f"/api/v1/vms/{VM_ID}/stop")
+        assert await stop_error() == ""
+        end.set()
 
 
 async def test_who_may_only_see_presses_nothing(paths: Paths) -> None:
