@@ -3,11 +3,11 @@
 import struct
 from dataclasses import dataclass, field
 
-from browser.fake_vms import picture_of
+from browser.fake_vms import SIZE, picture_of
 
 from qemu_node.web.access.session.websocket import Socket
 
-_WIDTH, _HEIGHT = 720, 400
+_WIDTH, _HEIGHT = SIZE
 # 32 bits, depth 24, little-endian, true colour; red at 0, as noVNC asks for it anyway.
 _PIXELS = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 0, 8, 16)
 
@@ -19,6 +19,8 @@ class FakeScreen:
     socket: Socket
     keys: list[tuple[int, bool]] = field(default_factory=list)
     """Keysyms that went down or up."""
+    pointer: list[tuple[int, int, int]] = field(default_factory=list)
+    """Buttons, x and y."""
     _held: bytes = b""
 
     async def _read(self, count: int) -> bytes:
@@ -58,14 +60,14 @@ class FakeScreen:
                     down, keysym = struct.unpack(">B2xI", await self._read(7))
                     self.keys.append((keysym, bool(down)))
                 case 5:
-                    await self._read(5)
+                    self.pointer.append(struct.unpack(">BHH", await self._read(5)))
                 case 6:
                     await self._read(struct.unpack(">3xi", await self._read(7))[0])
                 case _:
                     raise AssertionError(f"message {kind} was not asked for")
 
     async def _send_picture(self) -> None:
-        pixels = picture_of(self.socket.vm, width=_WIDTH, height=_HEIGHT).tobytes("raw", "RGBX")
+        pixels = picture_of(self.socket.vm).tobytes("raw", "RGBX")
         head = struct.pack(">BxHHHHHi", 0, 1, 0, 0, _WIDTH, _HEIGHT, 0)
         await self.socket.send(head + pixels[: 256 << 10])
         for at in range(256 << 10, len(pixels), 256 << 10):

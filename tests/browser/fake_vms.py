@@ -1,13 +1,17 @@
 """Made-up VMs for the page, and pictures of their screens."""
 
-import io
+import os
 import random
 import zlib
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from qemu_node.units import GIB, MIB
 from qemu_node.web.fleet.model import EndView, MemoryView, VMView
+from qemu_node.web.viewer.screen.jpeg import make_thumbnail
+
+SIZE = (960, 600)
+"""Of a screen."""
 
 _JOBS = (
     ("web", "default", "frontend", "debian-13"),
@@ -18,6 +22,22 @@ _JOBS = (
     ("windows-desktop", "office", "desktop", "windows-11"),
     ("mail", "office", "relay", "debian-12"),
     ("gateway", "network", "edge", "openwrt-24"),
+)
+
+
+_ICONS = ((56, 189, 248), (250, 204, 21), (167, 139, 250), (52, 211, 153))
+_NAMES = ("Virtanen & Co", "Nordic Timber", "Lahti Works", "Harbour Supply", "Korhonen Oy")
+_KERNEL = (
+    "virtio_net virtio0 enp1s0: renamed from eth0",
+    "EXT4-fs (vda2): mounted filesystem with ordered data mode",
+    "Memory: 2031616K/2096628K available (16384K kernel code)",
+    "random: crng init done",
+    "NET: Registered PF_VSOCK protocol family",
+    "virtio-mem virtio3: plugged size: 1536 MiB",
+    "clocksource: Switched to clocksource kvm-clock",
+    "systemd[1]: Started qemu-guest-agent.service - QEMU Guest Agent",
+    "systemd[1]: Reached target multi-user.target - Multi-User System",
+    "sshd[412]: Server listening on :: port 22.",
 )
 
 
@@ -77,47 +97,69 @@ def _vm(number: int, chance: random.Random) -> VMView:
 
 
 def jpeg_of(vm: VMView) -> bytes:
-    """Return a small picture of the screen of `vm`."""
-    data = io.BytesIO()
-    picture_of(vm, width=640, height=400).resize((320, 200)).save(data, "JPEG", quality=80)
-    return data.getvalue()
+    """Return the small picture that the console makes of the screen of `vm`."""
+    image = picture_of(vm)
+    fd = os.memfd_create("picture")
+    try:
+        os.write(fd, b"P6\n%d %d\n255\n" % image.size + image.tobytes())
+        return make_thumbnail(fd, None).jpeg
+    finally:
+        os.close(fd)
 
 
-def picture_of(vm: VMView, *, width: int, height: int) -> Image.Image:
+def picture_of(vm: VMView) -> Image.Image:
     """Return a picture that looks like a screen of `vm`."""
     chance = random.Random(vm.vm_id)
-    if vm.os == "windows":
-        image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
-        image = Image.blend(image, Image.new("RGB", (width, height), (20, 90, 190)), 0.75)
-        draw = ImageDraw.Draw(image)
-        draw.rectangle((0, height - 12, width, height), fill=(18, 24, 34))
-        draw.rectangle((40, 30, width - 70, height - 50), fill=(243, 245, 248))
-        draw.rectangle((40, 30, width - 70, 42), fill=(46, 56, 70))
-        for row in range(7):
-            length = chance.randrange(60, 180)
-            draw.rectangle((50, 52 + 12 * row, 50 + length, 57 + 12 * row), fill=(190, 200, 210))
-    else:
-        image = Image.new("RGB", (width, height), (6, 9, 12))
-        draw = ImageDraw.Draw(image)
-        lines = [
-            f"[    {chance.uniform(0, 9):.6f}] {text}"
-            for text in chance.sample(
-                (
-                    "systemd[1]: Reached target multi-user",
-                    "virtio_net virtio0 enp1s0: renamed",
-                    "EXT4-fs (vda2): mounted filesystem",
-                    "Memory: 2031616K/2096628K available",
-                    "random: crng init done",
-                    "NET: Registered PF_VSOCK",
-                    "virtio-mem: plugged 1536 MiB",
-                    "clocksource: Switched to kvm-clock",
-                    "qemu-guest-agent: started",
-                    "sshd[412]: Server listening on ::",
-                ),
-                chance.randrange(4, 10),
-            )
-        ]
-        lines += ["", f"{vm.host_name} login: _"]
-        for row, words in enumerate(lines):
-            draw.text((6, 6 + row * 14), words, fill=(176, 190, 200))
+    return _desktop(chance) if vm.os == "windows" else _text_console(vm, chance)
+
+
+def _desktop(chance: random.Random) -> Image.Image:
+    width, height = SIZE
+    ground = Image.linear_gradient("L").rotate(35, expand=True).resize((2 * width, 2 * height))
+    ground = ground.crop((width // 2, height // 2, width // 2 + width, height // 2 + height))
+    image = ImageOps.colorize(ground, (9, 30, 78), (96, 164, 232), (28, 98, 190))
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(15)
+    small = ImageFont.load_default(13)
+    draw.rectangle((0, height - 34, width, height), fill=(17, 24, 39))
+    for n in range(4):
+        draw.rounded_rectangle(
+            (14 + 38 * n, height - 29, 38 + 38 * n, height - 5), 5, fill=_ICONS[n % len(_ICONS)]
+        )
+    draw.text((width - 58, height - 26), "18:42", font=small, fill=(226, 232, 240))
+    for n, name in enumerate(("Files", "Reports", "Mail")):
+        draw.rounded_rectangle((30, 26 + 92 * n, 72, 68 + 92 * n), 8, fill=_ICONS[n])
+        draw.text((51, 80 + 92 * n), name, font=small, fill=(255, 255, 255), anchor="mm")
+    left, top, right, bottom = 150, 52, width - 90, height - 92
+    draw.rectangle((left + 5, top + 7, right + 5, bottom + 7), fill=(14, 36, 78))
+    draw.rectangle((left, top, right, bottom), fill=(248, 250, 252))
+    draw.rectangle((left, top, right, top + 34), fill=(30, 41, 59))
+    draw.text((left + 14, top + 8), "Orders of this week", font=font, fill=(241, 245, 249))
+    for n, colour in enumerate(((251, 191, 36), (74, 222, 128), (248, 113, 113))):
+        draw.ellipse((right - 70 + 20 * n, top + 11, right - 58 + 20 * n, top + 23), fill=colour)
+    for row in range((bottom - top - 60) // 27):
+        y = top + 48 + 27 * row
+        if row % 2:
+            draw.rectangle((left + 1, y - 5, right - 1, y + 21), fill=(238, 242, 247))
+        number = chance.randrange(1000, 9999)
+        words = (f"{4100 + row}", chance.choice(_NAMES), f"{number / 10:.2f}")
+        for x, text in zip((left + 18, left + 120, right - 120), words, strict=True):
+            draw.text((x, y), text, font=small, fill=(51, 65, 85))
+    return image
+
+
+def _text_console(vm: VMView, chance: random.Random) -> Image.Image:
+    """Return a console of 8 by 16 pixels a letter, without shades, as a kernel draws it."""
+    image = Image.new("RGB", SIZE)
+    draw = ImageDraw.Draw(image)
+    draw.fontmode = "1"
+    font = ImageFont.load_default_imagefont()
+    clock = 0.0
+    lines = []
+    for text in chance.sample(_KERNEL, chance.randrange(6, len(_KERNEL))):
+        clock += chance.uniform(0.1, 0.9)
+        lines.append(f"[{clock:12.6f}] {text}")
+    lines += ["", f"Debian GNU/Linux 13 {vm.host_name} tty1", "", f"{vm.host_name} login: _"]
+    for row, words in enumerate(lines):
+        draw.text((4, 2 + 16 * row), words, font=font, fill=(170, 170, 170))
     return image

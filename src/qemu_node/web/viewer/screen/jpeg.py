@@ -9,9 +9,12 @@ import zlib
 from dataclasses import dataclass
 
 from qemu_node.web.viewer.screen.ppm import HEADER_MAX_BYTES, PictureError, parse_header
+from qemu_node.web.viewer.screen.textscreen import LIFTED, text_box
 
 SIDE_PX = 320
 """About the longer side of a small picture; a smaller screen stays as it is."""
+TEXT_SIDE_PX = 480
+"""The same of a text console: letters need more pixels than windows."""
 
 _QUALITY = 70
 _PIECE_BYTES = 128 << 10
@@ -90,10 +93,16 @@ def _shrink(pixels: bytes, width: int, height: int) -> tuple[bytes, bool]:
     from PIL import Image
 
     image = Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
-    factor = max(1, round(max(width, height) / SIDE_PX))
+    box = text_box(image)
+    if box is not None:
+        image = image.crop(box)
+    side_px = SIDE_PX if box is None else TEXT_SIDE_PX
+    factor = max(1, round(max(image.size) / side_px))
     if factor > 1:
-        image = image.reduce((min(factor, width), min(factor, height)))
-    is_blank = image.getcolors(maxcolors=1) is not None
+        image = image.reduce((min(factor, image.width), min(factor, image.height)))
+        if box is not None:
+            image = image.point(LIFTED)
+    is_blank = box is None and image.getcolors(maxcolors=1) is not None
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_QUALITY)
     return out.getvalue(), is_blank
