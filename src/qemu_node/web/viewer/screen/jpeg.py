@@ -14,7 +14,7 @@ from qemu_node.web.viewer.screen.textscreen import LIFTED, text_box
 SIDE_PX = 320
 """About the longer side of a small picture; a smaller screen stays as it is."""
 TEXT_SIDE_PX = 480
-"""The same of a text console: letters need more pixels than windows."""
+"""The most of a text console: letters need more pixels than windows."""
 
 _QUALITY = 70
 _PIECE_BYTES = 128 << 10
@@ -96,12 +96,13 @@ def _shrink(pixels: bytes, width: int, height: int) -> tuple[bytes, bool]:
     box = text_box(image)
     if box is not None:
         image = image.crop(box)
-    side_px = SIDE_PX if box is None else TEXT_SIDE_PX
-    factor = max(1, round(max(image.size) / side_px))
-    if factor > 1:
+        share = TEXT_SIDE_PX / max(image.size)
+        if share < 1:
+            small = (max(1, round(share * image.width)), max(1, round(share * image.height)))
+            image = image.resize(small, Image.Resampling.BOX).point(LIFTED)
+    else:
+        factor = max(1, round(max(image.size) / SIDE_PX))
         image = image.reduce((min(factor, image.width), min(factor, image.height)))
-        if box is not None:
-            image = image.point(LIFTED)
     is_blank = box is None and image.getcolors(maxcolors=1) is not None
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_QUALITY)
