@@ -1,5 +1,6 @@
 """Debian's Chromium, before a console with made-up VMs. What tests saw is kept as pictures."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncGenerator, Callable
@@ -14,9 +15,12 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 CHROMIUM = shutil.which("chromium")
 SHOTS = Path(os.environ.get("QEMU_NODE_SHOTS") or "out/browser")
 DESKTOP = {"width": 1360, "height": 860}
-TIMEOUT_MS = 20_000
+TIMEOUT_MS = float(os.environ.get("QEMU_NODE_PAGE_MS") or 120_000)
+"""For what a page shows: the machine may be busy with other tests. Less is for who writes one."""
 expect.set_options(timeout=TIMEOUT_MS)
 PHONE = {"width": 390, "height": 844}
+OpenPage = Callable[..., Any]
+"""`open_page(url, **options of the browser)`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,6 +87,28 @@ async def open_page(browser: Browser) -> AsyncGenerator[Callable[..., Any]]:
     for context in contexts:
         await context.close()
     assert not complaints
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return when something is so."""
+    async with asyncio.timeout(TIMEOUT_MS / 1000):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+_PIXELS = """() => {
+  const canvas = document.querySelector('.screen canvas');
+  if (!canvas || !canvas.width) return 0;
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  return new Set(new Uint32Array(data.buffer)).size;
+}"""
+
+
+async def shows_picture(page: Page) -> None:
+    """Wait for a screen that is not of one colour; the page's policy lets no test wait in it."""
+    async with asyncio.timeout(TIMEOUT_MS / 1000):
+        while await page.evaluate(_PIXELS) < 2:
+            await asyncio.sleep(0.05)
 
 
 async def keep(page: Page, name: str) -> None:

@@ -1,29 +1,20 @@
 """The view of all VMs in a real browser."""
 
-import asyncio
 import gzip
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from browser.conftest import PHONE, keep
+from browser.conftest import PHONE, OpenPage, keep, until
 from browser.fake_console import FakeConsole
 from playwright.async_api import Page, expect
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
-OpenPage = Callable[..., Any]
 FIRST_VIEW_MAX_BYTES = 150_000
 
 
 async def cards(page: Page) -> int:
     return await page.locator(".card").count()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 async def test_link_logs_in_once_and_leaves_no_secret_in_the_address(
@@ -165,3 +156,26 @@ async def test_changes_arrive_by_themselves_and_text_of_guests_stays_text(
     console.end(vm.vm_id, "the guest's kernel panicked")
     await expect(card).to_contain_text("the guest's kernel panicked")
     await keep(page, "grid-light")
+
+
+async def test_500_vms_in_the_table_follow_what_changes(
+    many: FakeConsole, open_page: OpenPage
+) -> None:
+    page = await open_page(many.login_url)
+    await page.get_by_role("button", name="Table").click()
+    rows = page.locator("tbody tr")
+    await expect(rows).to_have_count(500)
+    await keep(page, "table-500-dark")
+    await page.get_by_role("button", name="CPU").click()
+    busiest = max(many.vms(), key=lambda vm: vm.cpu_pct or 0)
+    await expect(rows.first).to_contain_text(f"{busiest.job}[{busiest.index}]")
+    many.change(busiest.vm_id, cpu_pct=0.5)
+    await expect(rows.first).not_to_contain_text(f"{busiest.job}[{busiest.index}]")
+    many.change(busiest.vm_id, cpu_pct=busiest.cpu_pct)
+    # By keys: from the search into the table, and to a VM.
+    await page.keyboard.press("/")
+    await page.keyboard.type("postgres[7]")
+    await expect(rows).to_have_count(1)
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_contain_text("postgres[7]")

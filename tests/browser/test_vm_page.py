@@ -1,30 +1,13 @@
 """The page of one VM in a real browser: screen, terminal, buttons, and what happens to them."""
 
-import asyncio
-
 import pytest
-from browser.conftest import keep
+from browser.conftest import OpenPage, keep, shows_picture, until
 from browser.fake_console import FakeConsole, running_console
-from browser.test_grid import OpenPage, until
 from playwright.async_api import Page, expect
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 CONTROL, ALT, DELETE, SHIFT = 0xFFE3, 0xFFE9, 0xFFFF, 0xFFE1
-
-PIXELS = """() => {
-  const canvas = document.querySelector('.screen canvas');
-  if (!canvas || !canvas.width) return 0;
-  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-  return new Set(new Uint32Array(data.buffer)).size;
-}"""
-
-
-async def shows_picture(page: Page) -> None:
-    """Wait for a screen that is not of one colour; the page's policy lets no test wait in it."""
-    async with asyncio.timeout(15):
-        while await page.evaluate(PIXELS) < 2:
-            await asyncio.sleep(0.05)
 
 
 async def opened(console: FakeConsole, open_page: OpenPage, tab: str, **options: object) -> Page:
