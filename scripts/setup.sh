@@ -129,7 +129,7 @@ install_python() {
     "$uv" sync --quiet --locked --compile-bytecode ||
         fail "cannot install the Python packages; $online ($(free_space .) free here)"
     .venv/bin/python -m compileall -q src
-    .venv/bin/python tools/webmodules.py ||
+    .venv/bin/python tools/webmodules.py && .venv/bin/python tools/webmodules.py --tests ||
         fail "cannot fetch the modules of the console's page, see above"
 }
 

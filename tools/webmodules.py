@@ -1,7 +1,8 @@
 """Fetches the modules of others that the console's page uses, as package-lock.json names them.
 
     python tools/webmodules.py            into src/qemu_node/web/page/vendor/, unless it is done
-    python tools/webmodules.py --check    only say whether it is done
+    python tools/webmodules.py --tests    into tests/browser/vendor/, what tests of the page need
+    python tools/webmodules.py --check    only say whether the page's are there
 
 Owns: the download from the npm registry (NPM_CONFIG_REGISTRY, or npm's own), the check against the
 lock file's sha512 digests, what is taken of each package, and the list of the result's digests. It
@@ -22,21 +23,30 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK = ROOT / "package-lock.json"
-TARGET = ROOT / "src/qemu_node/web/page/vendor"
 DIGESTS = "digests.txt"
 REGISTRY = "https://registry.npmjs.org"
 TIMEOUT_S = 60.0
 TARBALL_MAX_BYTES = 16 << 20
 FILE_MAX_BYTES = 2 << 20
 
-# Package → its directory here, and which of its files are taken, by their path in the package.
+
+@dataclass(frozen=True, kw_only=True)
+class Modules:
+    """Packages that are fetched together."""
+
+    lock: Path
+    target: Path
+    taken: dict[str, tuple[str, tuple[str, ...]]]
+    """Package → its directory here, and which of its files are taken, by their path in it."""
+
+
 # noVNC's files stay as they are and where they are: its license (MPL-2.0) asks for its sources.
-TAKEN: dict[str, tuple[str, tuple[str, ...]]] = {
+_OF_PAGE: dict[str, tuple[str, tuple[str, ...]]] = {
     "@novnc/novnc": (
         "novnc",
         ("core/*.js", "vendor/pako/lib/*.js", "LICENSE.txt", "AUTHORS", "vendor/pako/LICENSE"),
@@ -48,6 +58,14 @@ TAKEN: dict[str, tuple[str, tuple[str, ...]]] = {
     "htm": ("htm", ("dist/htm.mjs", "LICENSE")),
     "preact": ("preact", ("dist/preact.mjs", "hooks/dist/hooks.mjs", "LICENSE")),
 }
+PAGE = Modules(
+    lock=ROOT / "package-lock.json", target=ROOT / "src/qemu_node/web/page/vendor", taken=_OF_PAGE
+)
+TESTS = Modules(
+    lock=ROOT / "tests/browser/package-lock.json",
+    target=ROOT / "tests/browser/vendor",
+    taken={"axe-core": ("axe", ("axe.min.js", "LICENSE"))},
+)
 # A browser knows no bare names: what they are, from the directory of the file that imports them.
 BARE = {"preact": "../../dist/preact.mjs"}
 
@@ -59,37 +77,38 @@ class WebModulesError(Exception):
     """What a person is told."""
 
 
-def locked() -> dict[str, tuple[str, str]]:
+def locked(modules: Modules = PAGE) -> dict[str, tuple[str, str]]:
     """Return each package's version and integrity.
 
     Raises:
         WebModulesError: the lock file has other packages than are taken, or one without sha512.
     """
-    packages = json.loads(LOCK.read_text())["packages"]
+    packages = json.loads(modules.lock.read_text())["packages"]
     found = {
         path.removeprefix("node_modules/"): (entry["version"], entry.get("integrity", ""))
         for path, entry in packages.items()
         if path
     }
-    if found.keys() != TAKEN.keys():
-        names = ", ".join(sorted(found.keys() ^ TAKEN.keys()))
-        raise WebModulesError(f"{LOCK.name} and TAKEN in {Path(__file__).name} differ in: {names}")
+    if found.keys() != modules.taken.keys():
+        names = ", ".join(sorted(found.keys() ^ modules.taken.keys()))
+        raise WebModulesError(f"{modules.lock} and {Path(__file__).name} differ in: {names}")
     for name, (_, integrity) in found.items():
         if not integrity.startswith("sha512-") or " " in integrity:
-            raise WebModulesError(f"{LOCK.name} has no single sha512 integrity for {name}")
+            raise WebModulesError(f"{modules.lock} has no single sha512 integrity for {name}")
     return found
 
 
-def key() -> str:
+def key(modules: Modules = PAGE) -> str:
     """Return the digest of what the result depends on."""
-    return hashlib.sha256(LOCK.read_bytes() + Path(__file__).read_bytes()).hexdigest()
+    return hashlib.sha256(modules.lock.read_bytes() + Path(__file__).read_bytes()).hexdigest()
 
 
-def is_done(target: Path) -> bool:
-    """Tell whether `target` is what this program makes, to the byte."""
+def is_done(modules: Modules = PAGE) -> bool:
+    """Tell whether what is there is what this program makes, to the byte."""
+    target = modules.target
     try:
         first, *lines = (target / DIGESTS).read_text().splitlines()
-        if first != f"# {key()}":
+        if first != f"# {key(modules)}":
             return False
         listed = {line[66:]: line[:64] for line in lines}
         there = {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()}
@@ -124,7 +143,9 @@ def tarball(name: str, version: str, integrity: str, kept: Path) -> bytes:
             "and NPM_CONFIG_REGISTRY, and SSL_CERT_FILE if your proxy has a CA of its own"
         ) from exc
     if hashlib.sha512(data).digest() != wanted:
-        raise WebModulesError(f"{url} is not the file that {LOCK.name} names; nothing was unpacked")
+        raise WebModulesError(
+            f"{url} is not the file that the lock file names; nothing was unpacked"
+        )
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=kept, delete=False) as fresh:
         fresh.write(data)
@@ -170,17 +191,18 @@ def for_browsers(text: str) -> str:
     return _BARE_IMPORT.sub(resolve, _SOURCE_MAP.sub("", text))
 
 
-def fetch(target: Path, kept: Path) -> None:
-    """Make `target` anew; what was there stays until all is well.
+def fetch(modules: Modules, kept: Path) -> None:
+    """Make the modules' directory anew; what was there stays until all is well.
 
     Raises:
         WebModulesError: it cannot be made; nothing has changed.
     """
     lines = []
+    target = modules.target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".vendor-", dir=target.parent) as work:
-        for name, (version, integrity) in sorted(locked().items()):
-            directory, patterns = TAKEN[name]
+        for name, (version, integrity) in sorted(locked(modules).items()):
+            directory, patterns = modules.taken[name]
             for path, content in unpack(tarball(name, version, integrity, kept), patterns).items():
                 is_changed = path.endswith(".mjs") and not path.endswith("xterm.mjs")
                 made = for_browsers(content.decode()).encode() if is_changed else content
@@ -190,7 +212,7 @@ def fetch(target: Path, kept: Path) -> None:
                 file.chmod(0o644)
                 lines.append(f"{hashlib.sha256(made).hexdigest()}  {directory}/{path}")
         made_here = Path(work, "vendor")
-        listed = "\n".join([f"# {key()}", *sorted(lines, key=lambda line: line[66:])])
+        listed = "\n".join([f"# {key(modules)}", *sorted(lines, key=lambda line: line[66:])])
         (made_here / DIGESTS).write_text(listed + "\n")
         for part in (made_here, *made_here.rglob("*")):
             if part.is_dir():
@@ -208,17 +230,18 @@ def cache() -> Path:
 
 def main(argv: list[str]) -> int:
     """Do what `argv` says; return the exit status."""
-    if argv not in ([], ["--check"]):
+    if argv not in ([], ["--check"], ["--tests"]):
         sys.stderr.write(__doc__ or "")
         return 2
-    if is_done(TARGET):
+    modules = TESTS if argv == ["--tests"] else PAGE
+    if is_done(modules):
         return 0
-    if argv:
+    if argv == ["--check"]:
         sys.stderr.write("webmodules: not fetched, or not as package-lock.json says\n")
         return 1
     sys.stderr.write("webmodules: fetching the modules of the console's page\n")
     try:
-        fetch(TARGET, cache())
+        fetch(modules, cache())
     except WebModulesError as exc:
         sys.stderr.write(f"webmodules: {exc}\n")
         return 1

@@ -3,12 +3,21 @@ import hashlib
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tools import webmodules
-from tools.webmodules import WebModulesError, for_browsers, is_done, locked, tarball, unpack
+from tools.webmodules import (
+    Modules,
+    WebModulesError,
+    for_browsers,
+    is_done,
+    locked,
+    tarball,
+    unpack,
+)
 
 
 def packed(**files: bytes) -> bytes:
@@ -25,13 +34,11 @@ def integrity(data: bytes) -> str:
     return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
 
 
-def test_lock_file_names_each_package_that_is_taken_with_a_digest() -> None:
-    assert set(locked()) == set(webmodules.TAKEN)
-
-
-def test_versions_of_the_lock_file_are_those_that_are_asked_for() -> None:
-    asked = json.loads((webmodules.ROOT / "package.json").read_text())["dependencies"]
-    assert asked == {name: version for name, (version, _) in locked().items()}
+@pytest.mark.parametrize("modules", [webmodules.PAGE, webmodules.TESTS], ids=["page", "tests"])
+def test_lock_file_names_each_package_that_is_asked_for_with_a_digest(modules: Modules) -> None:
+    asked = json.loads(modules.lock.with_name("package.json").read_text())["dependencies"]
+    assert asked == {name: version for name, (version, _) in locked(modules).items()}
+    assert asked.keys() == modules.taken.keys()
 
 
 def test_only_files_that_are_served_are_unpacked() -> None:
@@ -92,12 +99,13 @@ def test_file_of_another_digest_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_any_change_of_what_is_there_is_found(tmp_path: Path) -> None:
+    modules = replace(webmodules.PAGE, target=tmp_path)
     (tmp_path / "a.mjs").write_text("a")
     digest = hashlib.sha256(b"a").hexdigest()
     (tmp_path / "digests.txt").write_text(f"# {webmodules.key()}\n{digest}  a.mjs\n")
-    assert is_done(tmp_path)
+    assert is_done(modules)
     (tmp_path / "b.mjs").write_text("b")
-    assert not is_done(tmp_path)
+    assert not is_done(modules)
     (tmp_path / "b.mjs").unlink()
     (tmp_path / "a.mjs").write_text("b")
-    assert not is_done(tmp_path)
+    assert not is_done(modules)
