@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qemu_node.config.network import NetworkConfig
 from qemu_node.config.node import NodeConfig, find_earlier_data
+from qemu_node.config.web import WebConfig
 from qemu_node.errors import HostError, MissingPartError, NodeError
 from qemu_node.host.files.space import read_space
 from qemu_node.nomad.proto import driver_pb2, structs_pb2
@@ -37,6 +38,8 @@ class HostFacts:
     is_short_of_files: bool = False
     """One more VM would take open files that are needed to stop the others."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    console: str = ""
+    """Where the node's console is: `https://host:port`, or `:port` of the node's own address."""
     network_problems: tuple[str, ...] = ()
     """Why VMs do not get the network of node.toml, and what to do about it."""
     vm_problems: tuple[str, ...] = ()
@@ -138,6 +141,7 @@ def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[
         "bridge": "",
         "vlans": "",
         "cgroup_v2": "",
+        "console": "",
     }
     if facts is not None:
         modes = [mode.value for mode in FirmwareMode if mode not in facts.firmware_problems]
@@ -150,6 +154,7 @@ def _attributes(hypervisor: Hypervisor | None, facts: HostFacts | None) -> dict[
             # Each VLAN by itself, as a constraint's `set_contains` needs it.
             "vlans": ",".join(map(str, facts.vids)),
             "cgroup_v2": facts.has_cgroup2,
+            "console": facts.console,
         }
     prefix = f"driver.{DRIVER_NAME}"
     return {prefix: True} | {f"{prefix}.{name}": value for name, value in values.items()}
@@ -196,12 +201,24 @@ def read_host_facts(
         has_vhost_net=network.vhost != "off" and Path("/dev/vhost-net").exists(),
         has_cgroup2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
         network=network,
+        console=console_of(config.web),
         network_problems=tuple(network_problems),
         vm_problems=tuple(vm_problems),
         earlier_data=find_earlier_data(config.paths),
         is_disk_full=_is_disk_full(config),
         is_short_of_files=is_short_of_files,
     )
+
+
+def console_of(web: WebConfig) -> str:
+    """Return where the other nodes' consoles find this node's; empty if it has none: pure.
+
+    Behind a proxy that is the proxy's address. Else it is the port: which of its addresses a node
+    is reached at is known to Nomad.
+    """
+    if not web.enabled:
+        return ""
+    return web.allowed_origins[0] if web.allowed_origins else f":{web.port}"
 
 
 def _is_disk_full(config: NodeConfig) -> bool:

@@ -4,6 +4,7 @@ Owns where their consoles are. Does not own how a user gets in there (`login`): 
 token, on the other node.
 """
 
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -15,9 +16,11 @@ from qemu_node.web.api.nomadtasks import Allocation, ClusterNode, NomadTasks
 from qemu_node.web.frame.route import Call, Route
 
 CONSOLE_ATTRIBUTE = "driver.vm.console"
-"""With which a node's driver may say where its console is; else it is the usual port."""
+"""With which a node's driver says where its console is: `https://host:port`, `:port` of the address
+that Nomad knows, or empty for none. An older driver says nothing: then it is the usual port."""
 
 _PORT = 5800
+_IS_PORT = re.compile(r":[0-9]{1,5}")
 _ROWS_MAX = 20_000
 
 
@@ -97,17 +100,18 @@ def cluster_view(nodes: Iterable[ClusterNode], vms: Iterable[Allocation]) -> Clu
 def console_of(node: ClusterNode) -> str:
     """Return the address of a node's console; empty if Nomad does not know the node's: pure."""
     driver = node.vm_driver
-    said = "" if driver is None else (driver.attributes or {}).get(CONSOLE_ATTRIBUTE, "")
-    if said:
-        try:
-            parts = urlsplit(said)
-        except ValueError:
-            return ""
-        # It becomes a link.
-        is_plain = parts.scheme in ("https", "http") and parts.hostname and not parts.username
-        return f"{parts.scheme}://{parts.netloc}" if is_plain else ""
-    host = f"[{node.address}]" if ":" in node.address else node.address
-    return f"https://{printable(host)}:{_PORT}" if host else ""
+    usual = f":{_PORT}"
+    said = usual if driver is None else (driver.attributes or {}).get(CONSOLE_ATTRIBUTE, usual)
+    if _IS_PORT.fullmatch(said):
+        host = f"[{node.address}]" if ":" in node.address else node.address
+        return f"https://{printable(host)}{said}" if host else ""
+    try:
+        parts = urlsplit(said)
+    except ValueError:
+        return ""
+    # It becomes a link.
+    is_plain = parts.scheme in ("https", "http") and parts.hostname and not parts.username
+    return f"{parts.scheme}://{parts.netloc}" if is_plain else ""
 
 
 def _node_row(node: ClusterNode) -> NodeRow | None:

@@ -1,6 +1,8 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from qemu_node.config.network import NetworkConfig, NetworkPolicy
 from qemu_node.config.node import parse
 from qemu_node.errors import ConfigError, MissingPartError
@@ -100,6 +102,21 @@ def test_the_data_disk_is_judged_by_its_reserve(tmp_path: Path) -> None:
     for reserve, is_full in (("0", False), ("100%", True)):
         text = f'[paths]\ndata = "{tmp_path / "data"}"\n[disk]\nreserve = "{reserve}"\n'
         assert read_host_facts(parse(text, "node.toml")).is_disk_full is is_full
+
+
+@pytest.mark.parametrize(
+    ("web", "told"),
+    [
+        ("", ":5800"),
+        ("port = 5801", ":5801"),
+        ('allowed_origins = ["https://console.example:8443"]', "https://console.example:8443"),
+        ("enabled = false", ""),
+    ],
+)
+def test_other_nodes_are_told_where_the_console_is(web: str, told: str) -> None:
+    facts = read_host_facts(parse(f"[web]\n{web}\n", "node.toml"))
+    fingerprint = build_fingerprint(hypervisor(), None, facts)
+    assert fingerprint.attributes["driver.vm.console"] == told
 
 
 def test_what_is_not_known_is_sent_empty_rather_than_left_out() -> None:
