@@ -64,6 +64,8 @@ class Fleet:
         self._tasks = TaskOwner("fleet")
         self._vms: dict[str, LiveVM] = {}
         self._others: dict[str, VMStatus] = {}
+        self._records: dict[str, VMRecord] = {}
+        """Also of VMs that have ended and are shown."""
         self._ended = EndedVMs(self._tell_forgotten)
         self._asker = GuestAsker(on_answer=self._answered, ask=ask)
         self._gate = asyncio.Semaphore(_CONNECTING_MAX)
@@ -154,6 +156,10 @@ class Fleet:
             for vm_id, vm in sorted(self._vms.items())
             if (view := self._board.views.get(vm_id)) and view.state != VMStatus.ENDED
         ]
+
+    def last_record(self, vm_id: str) -> VMRecord | None:
+        """Return what is, or was, written down of a VM that runs or has ended lately."""
+        return self._records.get(vm_id)
 
     def others(self) -> Mapping[str, VMStatus]:
         """Return what is there and is no published VM: it starts, or cannot be read."""
@@ -291,6 +297,7 @@ class Fleet:
             on_gone=self._gone,
         )
         self._vms[record.vm_id] = vm
+        self._records[record.vm_id] = record
         self._ended.discard(record.vm_id)
         vm.following = self._tasks.start(vm.monitor.run(), name=f"monitor {record.vm_id}")
         for call in self._on_begin:
@@ -343,6 +350,7 @@ class Fleet:
 
     def _tell_forgotten(self, vm_id: str) -> None:
         if vm_id not in self._vms:
+            self._records.pop(vm_id, None)
             self._board.drop(vm_id)
             for call in self._on_forget:
                 _safely(call, vm_id)

@@ -10,12 +10,11 @@ import msgspec
 from aiohttp import web
 
 from qemu_node.config.node import Paths
-from qemu_node.errors import VMNotFoundError
+from qemu_node.errors import HostError
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.inventory.consolelog import ConsoleLog, unlogged
 from qemu_node.text import printable
 from qemu_node.units import KIB, MIB
-from qemu_node.vm.record.record import VMRecord
 from qemu_node.web.access.acl.rights import Right
 from qemu_node.web.access.session.grant import Grant
 from qemu_node.web.api.nomadtasks import NomadTasks, TaskEvent
@@ -105,21 +104,21 @@ class LogRoutes:
         return last_lines(data[-LOG_MAX_BYTES:], lines)
 
     def _read(self, vm_id: str, lines: int) -> bytes:
-        record = self._record(vm_id)
+        record = self._fleet.last_record(vm_id)
         if record is None:
             return b""
         log = ConsoleLog.of(record)
-        log.skip_to_last(lines)
         data = bytearray()
-        while len(data) < LOG_MAX_BYTES and (chunk := log.read()):
-            data += chunk
-        return bytes(data + (unlogged(self._paths, record) or b""))
-
-    def _record(self, vm_id: str) -> VMRecord | None:
         try:
-            return self._fleet.record(vm_id)
-        except VMNotFoundError:
-            return None
+            log.skip_to_last(lines)
+            while len(data) < LOG_MAX_BYTES and (chunk := log.read()):
+                data += chunk
+        except HostError:
+            view = self._fleet.get(vm_id)
+            if view is None or view.end is None:
+                raise
+            # The log of an ended VM may be gone with its allocation.
+        return bytes(data + (unlogged(self._paths, record) or b""))
 
     async def _events(self, call: Call) -> EventList:
         vm = call.the_vm

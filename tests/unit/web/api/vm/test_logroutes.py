@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_node.config.node import Paths
+from qemu_node.host.files.tree import remove_tree
 from qemu_node.web.api.vm.logroutes import LOG_MAX_BYTES, last_lines
 
 ALLOC = "11111111-2222-3333-4444-555555555555"
@@ -33,6 +34,23 @@ async def test_without_nomad_the_log_is_read_from_its_files(paths: Paths) -> Non
     async with running_api(paths) as api:
         assert await read_log(api) == b"one\ntwo\n\x1b[2Jthree\n"
         assert await read_log(api, f"{LOG}?lines=1") == b"\x1b[2Jthree\n"
+
+
+async def test_the_log_of_an_ended_vm_is_there_as_long_as_its_files_are(paths: Paths) -> None:
+    record = make_record(paths)
+    directory = publish(paths, record)
+    logs = Path(record.alloc_dir) / "alloc" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "web.stdout.0").write_bytes(b"one\nlast words\n")
+    async with running_api(paths) as api:
+        assert await read_log(api) == b"one\nlast words\n"
+        remove_tree(directory.run)
+        async for vms in api.fleet.changes():
+            if vms[VM_ID].end is not None:
+                break
+        assert await read_log(api, f"{LOG}?lines=1") == b"last words\n"
+        remove_tree(Path(record.alloc_dir))
+        assert await read_log(api) == b""
 
 
 async def test_with_nomad_the_users_token_reads_the_log(paths: Paths) -> None:
