@@ -1,6 +1,5 @@
 // One VM as a card: its screen, and what an operator asks first.
 import { html, Pure, useEffect, useRef, useState } from './html.mjs';
-import { title } from './choose.mjs';
 import { uptime } from './fleet.mjs';
 import { bytes, duration, memoryShares, moment } from './format.mjs';
 import { Icon } from './icons.mjs';
@@ -19,7 +18,7 @@ export function Picture({ vm, label }) {
   useEffect(() => watching.current.setFinal(Boolean(vm.end)), [vm.end]);
   useEffect(() => watching.current.tell(vm), [vm]);
   return html`<span class="picture">
-    <canvas ref=${canvas} width="320" height="200" role="img" aria-label=${label} class=${isThere ? '' : 'empty'}></canvas>
+    <canvas ref=${canvas} width="320" height="200" role=${label ? 'img' : null} aria-label=${label || null} aria-hidden=${label ? null : 'true'} class=${isThere ? '' : 'empty'}></canvas>
     ${isThere ? null : html`<span class="nothing">no picture</span>`}
   </span>`;
 }
@@ -37,7 +36,7 @@ export class Card extends Pure {
     const address = vm.addresses?.[0] ?? '';
     const more = (vm.addresses?.length ?? 0) - 1;
     return html`<li class=${`card ${vm.end ? 'is-over' : ''}`}>
-      <a href=${vmHref(vm.vm_id)} aria-label=${`${title(vm)}, ${vm.end ? vm.end.reason : vm.state}`}>
+      <a href=${vmHref(vm.vm_id)}>
         <${Picture} vm=${vm} label="" />
         ${vm.viewers ? html`<span class="viewers" title="people who look at it now"><${Icon} name="eye" />${vm.viewers}</span>` : null}
         <span class="about">

@@ -3,11 +3,24 @@ import { html, useState } from './html.mjs';
 import { get, vmPath } from './api.mjs';
 import { uptime } from './fleet.mjs';
 import { bytes, duration, memoryShares, moment } from './format.mjs';
+import { Copy } from './copy.mjs';
+import { pathOf, samplesOf } from './history.mjs';
 import { Bar, cpuShare, cpuText, Notice, systemName } from './parts.mjs';
 
 function List({ rows }) {
   const filled = rows.filter(([, value]) => value !== '' && value != null && value !== false);
-  return html`<dl class="facts-list">${filled.map(([name, value, kind]) => html`<dt key=${name}>${name}</dt><dd class=${kind ?? ''}>${value}</dd>`)}</dl>`;
+  return html`<dl class="facts-list">${filled.map(([name, value, kind]) => html`<dt key=${name}>${name}</dt><dd class=${kind ?? ''}>${value}${kind === 'mono' ? html`<${Copy} text=${value} of=${name} />` : null}</dd>`)}</dl>`;
+}
+
+/** CPU and memory over the last minutes. What it says is in the text beside it, too. */
+function Lately({ vm }) {
+  const samples = samplesOf(vm.vm_id);
+  const now = performance.now() / 1000;
+  if (samples.length < 2) return null;
+  const minutes = Math.max(1, Math.round((now - samples[0].at) / 60));
+  return html`<figure class="lately"><svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">
+      <path class="memory" d=${pathOf(samples, 'used', vm.memory.max_bytes || vm.memory.plugged_bytes, now)} /><path class="cpu" d=${pathOf(samples, 'cpu', 100 * (vm.vcpus || 1), now)} /></svg>
+    <figcaption><i class="cpu"></i>CPU <i class="memory"></i>memory <span class="spacer"></span>last ${minutes} min</figcaption></figure>`;
 }
 
 function Usage({ vm }) {
@@ -17,6 +30,7 @@ function Usage({ vm }) {
   return html`<section class="panel"><h2>Now</h2>
     <div class="meters"><span>CPU</span><${Bar} value=${cpuShare(vm)} kind="cpu" /><span class="number">${cpuText(vm)} of ${vm.vcpus} vCPU</span>
     <span>Memory</span><${Bar} value=${used} outer=${plugged} /><span class="number">${memory.used_bytes == null ? '' : `${bytes(memory.used_bytes)} of `}${bytes(memory.plugged_bytes)}</span></div>
+    <${Lately} vm=${vm} />
     <${List} rows=${[
     ['Uptime', running == null ? '' : duration(running)],
     ['Memory range', memory.min_bytes === memory.max_bytes ? '' : `${bytes(memory.min_bytes)} to ${bytes(memory.max_bytes)}`],

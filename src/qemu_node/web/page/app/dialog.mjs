@@ -23,7 +23,12 @@ export function say(words, isBad = false) {
 
 export function Toast() {
   const shown = useSignal(said);
-  return html`<div role="status" aria-live="polite">${shown ? html`<p class=${`toast ${shown.isBad ? 'bad' : ''}`}>${shown.words}</p>` : null}</div>`;
+  const ref = useRef(null);
+  // Above all else: also above what fills the whole screen.
+  useEffect(() => {
+    if (shown) ref.current.showPopover?.();
+  }, [shown]);
+  return html`<div role="status" aria-live="polite">${shown ? html`<p ref=${ref} popover="manual" class=${`toast ${shown.isBad ? 'bad' : ''}`}>${shown.words}</p>` : null}</div>`;
 }
 
 /** Do something, and say what came of it. */

@@ -1,4 +1,5 @@
 // The VMs of this node, as the stream of events tells them. Owns applying it; does not own the stream.
+import { forget, note } from './history.mjs';
 import { signal } from './html.mjs';
 
 /** vm_id → VM; another Map after each change, and another object for each VM that has changed. */
@@ -19,6 +20,7 @@ function marked(vm) {
 
 export function applySnapshot(snapshot) {
   vms.value = new Map(snapshot.vms.map((vm) => [vm.vm_id, marked(vm)]));
+  for (const vm of snapshot.vms) note(vm);
   isKnown.value = true;
 }
 
@@ -29,8 +31,12 @@ export function applyDelta({ changed = {}, gone = [] }) {
     for (const [name, value] of Object.entries(members)) if (value === null) delete now[name];
     const hasAges = 'uptime_s' in members || !next.has(vmId);
     next.set(vmId, hasAges ? marked(now) : now);
+    if ('cpu_pct' in members || 'memory' in members || 'end' in members) note(now);
   }
-  for (const vmId of gone) next.delete(vmId);
+  for (const vmId of gone) {
+    next.delete(vmId);
+    forget(vmId);
+  }
   vms.value = next;
 }
 

@@ -2,18 +2,11 @@
 import { html, useEffect, useRef, useState } from './html.mjs';
 import { send, vmPath } from './api.mjs';
 import { Notice } from './parts.mjs';
+import { plain } from './plain.mjs';
 import { every } from './poll.mjs';
 
 const LINES = 500;
 const LOOK_MS = 5000;
-// Escape sequences and other controls: this view has no terminal.
-// eslint-disable-next-line no-control-regex
-const CONTROLS = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|[\x00-\x08\x0b-\x1f\x7f]/g;
-
-/** Return text without what a terminal would act on. Pure. */
-export function plain(text) {
-  return text.replace(CONTROLS, '');
-}
 
 export default function Log({ vm }) {
   const [text, setText] = useState(null);

@@ -11,17 +11,18 @@ import { Later } from './later.mjs';
 
 const VIEWS = {
   vm: () => import('./vm.mjs'),
+  alloc: () => import('./alloc.mjs'),
   cluster: () => import('./cluster.mjs'),
   node: () => import('./node.mjs'),
 };
 
 function View() {
-  const { page, vmId } = useSignal(place);
+  const { page, vmId, allocId } = useSignal(place);
   useEffect(() => {
     scrollTo(0, 0);
     if (page !== 'vm') document.title = 'Virtual machines';
   }, [page, vmId]);
-  return page === 'vms' ? html`<${Vms} />` : html`<${Later} key=${page + vmId} load=${VIEWS[page]} vmId=${vmId} />`;
+  return page === 'vms' ? html`<${Vms} />` : html`<${Later} key=${page + vmId + allocId} load=${VIEWS[page]} vmId=${vmId} allocId=${allocId} />`;
 }
 
 function Page() {

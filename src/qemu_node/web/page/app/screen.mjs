@@ -1,6 +1,6 @@
 // A VM's graphical console. Owns noVNC's life and what it is told; does not own the socket (socket.mjs).
 import RFB from '../vendor/novnc/core/rfb.js';
-import { MODIFIERS, strokes } from './keys.mjs';
+import { KEYS, MODIFIERS, strokes } from './keys.mjs';
 import { Connection } from './socket.mjs';
 
 const HANDSHAKE_MS = 10_000;
@@ -71,8 +71,16 @@ export class ScreenConnection extends Connection {
     for (const [keysym, code, isDown] of strokes(names)) this.rfb?.sendKey(keysym, code, isDown);
   }
 
+  /** Have a key down until it is let go. */
+  hold(name, isDown) {
+    const [keysym, code] = KEYS[name];
+    this.rfb?.sendKey(keysym, code, isDown);
+  }
+
   /** Type a character of a phone's keyboard. */
-  type(keysym) {
+  type(character) {
+    const point = character.codePointAt(0);
+    const keysym = point < 256 ? point : 0x01000000 + point;
     this.rfb?.sendKey(keysym, null, true);
     this.rfb?.sendKey(keysym, null, false);
   }

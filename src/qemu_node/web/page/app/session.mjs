@@ -1,6 +1,7 @@
 // Who is logged in. Owns the ways in and out; does not own the form that asks (login.mjs).
 import { signal } from './html.mjs';
 import { get, post, whenLoggedOut } from './api.mjs';
+import { moveTo, rememberPlace, returnToPlace } from './place.mjs';
 
 /** undefined: not known yet; null: nobody; else the session. */
 export const session = signal(undefined);
@@ -14,12 +15,12 @@ const ENTER_AGAIN_MS = 30_000;
 let enteredAt = -Infinity;
 
 /** Return what the address brings for the login, and take it out of the address and history. */
-export function takeFragment(place = location, past = history) {
-  const given = new URLSearchParams(place.hash.replace(/^#\/?/, ''));
+export function takeFragment() {
+  const given = new URLSearchParams(location.hash.replace(/^#\/?/, ''));
   const way = ONE_TIME.find((name) => given.get(name));
   if (!way) return null;
-  const rest = given.get('to') ?? '';
-  past.replaceState(null, '', place.pathname + (/^\/[\w/.-]*$/.test(rest) ? `#${rest}` : ''));
+  const to = given.get('to') ?? '';
+  moveTo(/^\/[\w/.-]*$/.test(to) ? `#${to}` : '');
   return { [way]: given.get(way) };
 }
 
@@ -37,7 +38,8 @@ export async function begin() {
     if (error.status !== 401) notice.value = error;
     if (session.peek() === undefined) session.value = null;
   }
-  if (!session.peek()) await learnWays();
+  if (session.peek()) returnToPlace();
+  else await learnWays();
 }
 
 async function learnWays() {
@@ -70,7 +72,9 @@ export async function logIn(body) {
 export async function logInThrough(method) {
   try {
     const { url } = await post('/login/oidc', { method });
-    if (/^https?:/.test(url)) location.assign(url);
+    if (!/^https?:/.test(url)) throw new Error('Nomad named no address of the provider.');
+    rememberPlace();
+    location.assign(url);
   } catch (error) {
     notice.value = error;
   }

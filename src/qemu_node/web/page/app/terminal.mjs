@@ -7,7 +7,9 @@ import { SearchAddon } from '../vendor/xterm-search/lib/addon-search.mjs';
 import { Terminal } from '../vendor/xterm/lib/xterm.mjs';
 import { signal } from './html.mjs';
 import { send, vmPath } from './api.mjs';
+import { plain } from './plain.mjs';
 import { Connection } from './socket.mjs';
+import { heldAfter } from './touchkeys.mjs';
 import { Utf8Pieces } from './utf8.mjs';
 
 const STYLE = new URL('../vendor/xterm/css/xterm.css', import.meta.url).href;
@@ -16,6 +18,11 @@ const NOBODY = { you: 0, viewers: [], typing: null };
 const PIECE_BYTES = 65_536;
 // xterm throws at 48 MB that wait to be drawn; the socket is slowed long before.
 const WAITING_MAX_BYTES = 8 << 20;
+
+// What a key sends, and what it sends to a program that has asked for it (DECCKM).
+const TOUCHED = {
+  esc: ['\x1b'], tab: ['\t'], up: ['\x1b[A', '\x1bOA'], down: ['\x1b[B', '\x1bOB'], right: ['\x1b[C', '\x1bOC'], left: ['\x1b[D', '\x1bOD'],
+};
 
 const THEME = {
   background: '#0b1013', foreground: '#d7dfe5', cursor: '#2dd4bf', selectionBackground: '#2dd4bf55',
@@ -35,9 +42,10 @@ export function loadStyle() {
 }
 
 export class TerminalConnection extends Connection {
-  constructor({ vmId, mode, element, askToPaste, onLeave, onDropped }) {
+  constructor({ vmId, mode, element, askToPaste, onLeave, onFind, onDropped }) {
     super({ vmId, kind: 'serial', mode, attach: (socket) => this.begin(socket) });
     this.askToPaste = askToPaste;
+    this.onFind = onFind;
     this.onDropped = onDropped;
     this.people = signal(NOBODY);
     this.port = signal('open');
@@ -56,7 +64,8 @@ export class TerminalConnection extends Connection {
     this.terminal.loadAddon(this.fit);
     this.terminal.loadAddon(this.finder);
     this.terminal.open(element);
-    this.terminal.onData((text) => this.say(this.encoder.encode(text)));
+    this.held = signal(new Set());
+    this.terminal.onData((text) => this.say(this.encoder.encode(this.withHeld(text))));
     this.terminal.onBinary((text) => this.say(Uint8Array.from(text, (character) => character.charCodeAt(0))));
     this.terminal.onResize(({ cols, rows }) => this.resized(cols, rows));
     this.terminal.attachCustomKeyEventHandler((event) => this.onKey(event, onLeave));
@@ -69,8 +78,15 @@ export class TerminalConnection extends Connection {
 
   /** Draw the last words of a VM that has ended, from its log. */
   async showEnd() {
-    const response = await send('GET', vmPath(this.vmId, `/log?lines=${SEED_LINES}`)).catch(() => null);
-    if (response && !this.isOver) this.terminal.write((await response.text()).replace(/\r?\n/g, '\r\n'));
+    let text;
+    try {
+      text = await (await send('GET', vmPath(this.vmId, `/log?lines=${SEED_LINES}`))).text();
+      text ||= '\x1b[2mThere is no log of it any more, or the guest has printed nothing.\x1b[0m\n';
+    } catch (error) {
+      text = `\x1b[2mIts log cannot be read: ${plain(error.message)}\x1b[0m\n`;
+    }
+    // Without a cursor: nobody can type here.
+    if (!this.isOver) this.terminal.write(`${text.replace(/\r?\n/g, '\r\n')}\x1b[?25l`);
   }
 
   begin(socket) {
@@ -133,6 +149,12 @@ export class TerminalConnection extends Connection {
       onLeave();
       return false;
     }
+    if (event.ctrlKey && event.shiftKey && event.code === 'KeyF') {
+      // Not the browser's search, which sees what is drawn alone.
+      if (event.type === 'keydown') this.onFind();
+      event.preventDefault();
+      return false;
+    }
     return true;
   }
 
@@ -155,6 +177,22 @@ export class TerminalConnection extends Connection {
     const { cols, rows } = this.size.peek();
     this.say(this.encoder.encode(`stty rows ${rows} cols ${cols}\r`));
     this.terminal.focus();
+  }
+
+  /** Press a key that a phone's keyboard lacks; `held` says which of Ctrl and Alt are down. */
+  press(name) {
+    this.held.value = heldAfter(this.held.peek(), name);
+    const [text, inApplication] = TOUCHED[name] ?? [];
+    if (text) this.say(this.encoder.encode(this.terminal.modes.applicationCursorKeysMode ? inApplication ?? text : text));
+  }
+
+  /** Return what is typed, with the keys of `press` that are down; they are up then. */
+  withHeld(text) {
+    const held = this.held.peek();
+    if (!held.size || !this.isLive) return text;
+    this.held.value = new Set();
+    const control = held.has('ctrl') && /^[@-_a-z ]$/.test(text) ? String.fromCharCode(text.toUpperCase().charCodeAt(0) & 0x1f) : text;
+    return held.has('alt') ? `\x1b${control}` : control;
   }
 
   close() {

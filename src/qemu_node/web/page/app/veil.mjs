@@ -1,12 +1,13 @@
 // What lies over a screen or terminal that is not connected: why, since when, and the last picture.
 import { html } from './html.mjs';
 import { Picture } from './card.mjs';
+import { endWords } from './ending.mjs';
 import { moment } from './format.mjs';
 
 export function Veil({ vm, status, onRetry }) {
   if (vm.end) {
     return html`<div class="veil"><${Picture} vm=${vm} label="the last screen" />
-      <p role="status"><strong>${vm.end.is_failure ? 'The VM has failed.' : 'The VM has ended.'}</strong> ${vm.end.reason}${vm.end.exit_code == null ? '' : ` (exit code ${vm.end.exit_code})`}<br />${moment(vm.end.at)}</p>
+      <p role="status"><strong>${vm.end.is_failure ? 'The VM has failed.' : 'The VM has ended.'}</strong> ${endWords(vm.end)}<br />${moment(vm.end.at)}</p>
       <p>If it starts again, this page shows it.</p></div>`;
   }
   const { phase, words } = status;
