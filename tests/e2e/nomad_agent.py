@@ -96,8 +96,11 @@ def free_ports(count: int) -> list[int]:
 class NomadAgent:
     """One agent over its restarts; its data stays in `directory`."""
 
-    def __init__(self, directory: Path, node_toml: Path) -> None:
+    def __init__(self, directory: Path, node_toml: Path, *, has_acls: bool = False) -> None:
         self.directory = directory
+        self.token: str | None = None
+        """Of its operator; None: it has no ACLs, or was not started yet."""
+        self._has_acls = has_acls
         self.log = directory / "agent.log"
         http, rpc, serf = free_ports(3)
         self.address = f"http://127.0.0.1:{http}"
@@ -120,6 +123,7 @@ class NomadAgent:
                 rpc=rpc,
                 serf=serf,
             )
+            + ("acl {\n  enabled = true\n}\n" if has_acls else "")
         )
         self._child: Child | None = None
 
@@ -139,10 +143,19 @@ class NomadAgent:
         finally:
             os.close(log_fd)
         try:
+            if self._has_acls and self.token is None:
+                self.token = await self._bootstrap()
             return await self.until_healthy(is_healthy=is_healthy)
         except AssertionError as exc:
             log = self.log.read_text(errors="replace")[-_LOG_TAIL_CHARS:]
             raise AssertionError(f"{exc}\n{log}") from exc
+
+    async def _bootstrap(self) -> str:
+        """Return the secret of the first token."""
+        answer = await self.until(
+            lambda: self.post("/v1/acl/bootstrap", {}), lambda _: True, "first token"
+        )
+        return str(answer["SecretID"])
 
     async def until_healthy(self, *, is_healthy: bool = True) -> Any:
         """Return what the node says of the driver once that is healthy, or is not."""
@@ -198,8 +211,9 @@ class NomadAgent:
         return await self._request("DELETE", path)
 
     async def _request(self, method: str, path: str, body: object = None) -> Any:
+        headers = {"X-Nomad-Token": self.token} if self.token is not None else {}
         async with (
-            aiohttp.ClientSession() as session,
+            aiohttp.ClientSession(headers=headers) as session,
             session.request(
                 method, self.address + path, json=body, timeout=aiohttp.ClientTimeout(total=30)
             ) as response,

@@ -53,9 +53,9 @@ class Node:
 
 
 @asynccontextmanager
-async def running_agent(node: Node) -> AsyncIterator[NomadAgent]:
+async def running_agent(node: Node, *, has_acls: bool = False) -> AsyncIterator[NomadAgent]:
     """Run an agent on `node`; its jobs are stopped before it is."""
-    agent = NomadAgent(node.root / "nomad", node.node_toml)
+    agent = NomadAgent(node.root / "nomad", node.node_toml, has_acls=has_acls)
     try:
         await agent.start()
         try:

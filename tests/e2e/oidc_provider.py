@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -38,6 +38,12 @@ class Provider:
         code = f"code-{len(self.nonces)}"
         self.nonces[code] = query["nonce"][0]
         return query["state"][0], code
+
+    async def _authorize(self, request: web.Request) -> web.Response:
+        """Send a browser back at once, as if its user had said yes."""
+        state, code = self.agree(f"{self.issuer}{request.path_qs}")
+        query = urlencode({"state": state, "code": code})
+        return web.HTTPFound(f"{request.query['redirect_uri']}?{query}")
 
     async def _configuration(self, _request: web.Request) -> web.Response:
         return web.json_response(
@@ -98,11 +104,41 @@ async def running_provider(directory: Path) -> AsyncGenerator[Provider]:
     provider = Provider(key, _text(modulus))
     app = web.Application()
     app.router.add_get("/.well-known/openid-configuration", provider._configuration)
+    app.router.add_get("/authorize", provider._authorize)
     app.router.add_get("/jwks", provider._jwks)
     app.router.add_post("/token", provider._token)
     async with TestServer(app) as server:
         provider.issuer = str(server.make_url("")).rstrip("/")
         yield provider
+
+
+def auth_method(provider: Provider, redirect_uri: str) -> dict[str, Any]:
+    """Return the body that has Nomad know `provider` as `company`."""
+    return {
+        "Name": "company",
+        "Type": "OIDC",
+        "TokenLocality": "local",
+        "MaxTokenTTL": "1h",
+        "Config": {
+            "OIDCDiscoveryURL": provider.issuer,
+            "OIDCClientID": CLIENT_ID,
+            "OIDCClientSecret": "secret",
+            "OIDCDisableUserInfo": True,
+            "BoundAudiences": [CLIENT_ID],
+            "AllowedRedirectURIs": [redirect_uri],
+            "ListClaimMappings": {"groups": "groups"},
+        },
+    }
+
+
+def binding_rule(policy: str) -> dict[str, str]:
+    """Return the body that gives a policy to whom `company` names an admin."""
+    return {
+        "AuthMethod": "company",
+        "Selector": "admins in list.groups",
+        "BindType": "policy",
+        "BindName": policy,
+    }
 
 
 def _text(data: bytes) -> str:

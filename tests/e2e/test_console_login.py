@@ -1,67 +1,19 @@
 """`qemu-node serve` before a real Nomad with ACLs: who gets in over https, and when it ends."""
 
 import asyncio
-import contextlib
-import os
-import signal
-import sys
 import tempfile
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import aiohttp
 import pytest
-from e2e.acl_agent import AclAgent, running_acl_agent
+from e2e.acl_agent import running_acl_agent
 from e2e.acl_cases import policy_text
-from e2e.nomad_agent import WAIT_S, free_ports
-
-from qemu_node.host.process import command, pidfd
+from e2e.console_daemon import browser, running_daemon
 
 pytestmark = [pytest.mark.needs_nomad, pytest.mark.timeout(600)]
 
 RECHECK_S = 90.0
 """Rights are asked again every 30 s."""
-
-
-@contextlib.asynccontextmanager
-async def running_daemon(agent: AclAgent, root: Path) -> AsyncGenerator[str]:
-    """Return the address of a console that answers."""
-    (port,) = free_ports(1)
-    settings = root / "node.toml"
-    settings.write_text(
-        f'[paths]\nrun = "{root}/run"\ndata = "{root}/data"\n'
-        f'[web]\naddresses = ["127.0.0.1"]\nport = {port}\nnomad_address = "{agent.address}"\n'
-    )
-    argv = [sys.executable, "-m", "qemu_node", "--config", str(settings), "serve"]
-    env = dict(command.SAFE_ENV) | {
-        "PYTHONPATH": ":".join(filter(None, sys.path)),
-        "STATE_DIRECTORY": str(root / "state"),
-        "RUNTIME_DIRECTORY": str(root / "runtime"),
-    }
-    log = os.open(root / "daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
-        child = command.spawn(argv, stderr_fd=log, env=env)
-    finally:
-        os.close(log)
-    address = f"https://127.0.0.1:{port}"
-    try:
-        async with browser() as anybody, asyncio.timeout(WAIT_S):
-            while await status(anybody, "GET", f"{address}/api/v1/login") != 200:
-                await asyncio.sleep(0.2)
-        yield address
-    finally:
-        if child.exit_status() is None:
-            pidfd.send_signal(child.process, signal.SIGTERM)
-            async with asyncio.timeout(WAIT_S):
-                await pidfd.wait_gone(child.process)
-            child.exit_status()
-
-
-def browser() -> aiohttp.ClientSession:
-    """Return a browser whose user has accepted the certificate."""
-    return aiohttp.ClientSession(
-        cookie_jar=aiohttp.CookieJar(unsafe=True), connector=aiohttp.TCPConnector(ssl=False)
-    )
 
 
 async def status(
@@ -83,7 +35,7 @@ async def test_tokens_of_a_real_nomad_open_and_close_the_console() -> None:
         (root / "nomad").mkdir()
         async with (
             running_acl_agent(root / "nomad") as agent,
-            running_daemon(agent, root) as address,
+            running_daemon(root, agent.address) as address,
             browser() as anna,
             browser() as bob,
         ):

@@ -21,7 +21,7 @@ from e2e.acl_cases import (
     policy_text,
     random_policies,
 )
-from e2e.oidc_provider import CLIENT_ID, running_provider
+from e2e.oidc_provider import auth_method, binding_rule, running_provider
 
 from qemu_node.web.access.access_settings import AccessSettings
 from qemu_node.web.access.acl.nomadacl import Rules, compile_acl
@@ -210,35 +210,9 @@ async def test_whom_a_provider_names_is_logged_in_with_the_rights_of_nomads_bind
     origin = "https://node1:5800"
     await agent.write_policy("of-admins", policy_text({"dev": WRITE}))
     async with running_provider(tmp_path) as provider:
-        await agent.must(
-            "POST",
-            "/v1/acl/auth-method",
-            {
-                "Name": "company",
-                "Type": "OIDC",
-                "TokenLocality": "local",
-                "MaxTokenTTL": "1h",
-                "Config": {
-                    "OIDCDiscoveryURL": provider.issuer,
-                    "OIDCClientID": CLIENT_ID,
-                    "OIDCClientSecret": "secret",
-                    "OIDCDisableUserInfo": True,
-                    "BoundAudiences": [CLIENT_ID],
-                    "AllowedRedirectURIs": [callback_of(origin)],
-                    "ListClaimMappings": {"groups": "groups"},
-                },
-            },
-        )
-        await agent.must(
-            "POST",
-            "/v1/acl/binding-rule",
-            {
-                "AuthMethod": "company",
-                "Selector": "admins in list.groups",
-                "BindType": "policy",
-                "BindName": "of-admins",
-            },
-        )
+        method = auth_method(provider, callback_of(origin))
+        await agent.must("POST", "/v1/acl/auth-method", method)
+        await agent.must("POST", "/v1/acl/binding-rule", binding_rule("of-admins"))
         door, sessions = make_door(api)
         ways = await door.ways(HERE)
         assert ways.ways == ("token", "ott", "oidc")
