@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from browser.conftest import keep
-from browser.test_grid import OpenPage
-from browser.test_vm_page import shows_picture
+from browser.conftest import OpenPage, keep, shows_picture
 from integration.vmnode import VMNode
 from playwright.async_api import expect
 
@@ -17,7 +15,7 @@ from qemu_node.web.service.serving import serving_by_link
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.needs_qemu,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(900),
 ]
 BOOT_MS = 120_000
 
