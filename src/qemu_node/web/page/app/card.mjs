@@ -19,7 +19,7 @@ export function Picture({ vm, label }) {
   useEffect(() => watching.current.tell(vm), [vm]);
   return html`<span class="picture">
     <canvas ref=${canvas} width="320" height="200" role=${label ? 'img' : null} aria-label=${label || null} aria-hidden=${label ? null : 'true'} class=${isThere ? '' : 'empty'}></canvas>
-    ${isThere ? null : html`<span class="nothing">no picture</span>`}
+    ${isThere && !vm.thumbnail?.endsWith('-blank') ? null : html`<span class="nothing">${isThere ? 'blank screen' : 'no picture'}</span>`}
   </span>`;
 }
 
