@@ -32,5 +32,5 @@ export default function Log({ vm }) {
     if (view && view.scrollHeight - view.scrollTop - view.clientHeight < 200) view.scrollTop = view.scrollHeight;
   }, [text]);
   return html`<${Notice} error=${error} />
-    <pre class="log" ref=${ref} tabindex="0" aria-label="Log" aria-busy=${text === null}>${text === '' ? 'The guest has printed nothing.' : text}</pre>`;
+    <pre class="log" ref=${ref} tabindex="0" role="region" aria-label="Log" aria-busy=${text === null}>${text === '' ? 'The guest has printed nothing.' : text}</pre>`;
 }
