@@ -1,8 +1,8 @@
 """What a page that is open all day meets: lost networks, many pages, other users and rights."""
 
 import pytest
+from browser.conftest import OpenPage, until
 from browser.fake_console import FakeConsole
-from browser.test_grid import OpenPage, until
 from playwright.async_api import Page, Request, Route, expect
 
 from qemu_node.web.access.acl.nomadacl import Acl
