@@ -65,7 +65,7 @@ fi
 # The Debian VM is the same one that the host's run has started: it is not started a second time.
 # The page in a browser is the same on every Debian: those tests and the browser are left out.
 export NO_BROWSER=yes
-unset XDG_CACHE_HOME XDG_RUNTIME_DIR XDG_DATA_HOME
+unset XDG_CACHE_HOME XDG_RUNTIME_DIR XDG_DATA_HOME TMPDIR
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8
 exec chroot "$root" make --no-print-directory -C /src setup unit guests \
     SYSTEM_TESTS='tests/e2e tests/integration tests/network' \
