@@ -111,6 +111,12 @@ async def shows_picture(page: Page) -> None:
             await asyncio.sleep(0.05)
 
 
+async def is_connected(page: Page) -> None:
+    """Wait for a screen, whatever it shows: the small guest's is black once it runs."""
+    await expect(page.locator(".screen canvas")).to_be_visible()
+    await expect(page.locator(".veil")).to_have_count(0)
+
+
 async def keep(page: Page, name: str) -> None:
     """Keep a picture of the page."""
     SHOTS.mkdir(parents=True, exist_ok=True)
