@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from aiohttp import web
@@ -39,11 +39,11 @@ class Provider:
         self.nonces[code] = query["nonce"][0]
         return query["state"][0], code
 
-    async def _authorize(self, request: web.Request) -> web.Response:
+    async def _authorize(self, request: web.Request) -> NoReturn:
         """Send a browser back at once, as if its user had said yes."""
         state, code = self.agree(f"{self.issuer}{request.path_qs}")
         query = urlencode({"state": state, "code": code})
-        return web.HTTPFound(f"{request.query['redirect_uri']}?{query}")
+        raise web.HTTPFound(f"{request.query['redirect_uri']}?{query}")
 
     async def _configuration(self, _request: web.Request) -> web.Response:
         return web.json_response(
