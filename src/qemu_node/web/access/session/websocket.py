@@ -246,10 +246,18 @@ class Socket:
             # (3.14.5, BaseProtocol._drain_helper).
             pass
         if transport is not None:
-            if transport.get_write_buffer_size():
+            if _has_unsent(transport):
                 # Nobody reads that; a close would wait for it as long as the connection lives.
                 transport.abort()
             transport.close()
+
+
+def _has_unsent(transport: asyncio.Transport) -> bool:
+    try:
+        return transport.get_write_buffer_size() > 0
+    except AttributeError:
+        # asyncio's transport over TLS forgets its protocol when it is closed a second time.
+        return False
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

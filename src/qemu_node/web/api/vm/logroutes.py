@@ -114,7 +114,8 @@ class LogRoutes:
             while len(data) < LOG_MAX_BYTES and (chunk := log.read()):
                 data += chunk
         except HostError:
-            view = self._fleet.get(vm_id)
+            # In a thread: without its ages, for which the loop is asked.
+            view = self._fleet.state().get(vm_id)
             if view is None or view.end is None:
                 raise
             # The log of an ended VM may be gone with its allocation.

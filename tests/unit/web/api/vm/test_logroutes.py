@@ -36,6 +36,14 @@ async def test_without_nomad_the_log_is_read_from_its_files(paths: Paths) -> Non
         assert await read_log(api, f"{LOG}?lines=1") == b"\x1b[2Jthree\n"
 
 
+async def test_a_vm_that_runs_without_a_readable_log_is_told_of_in_words(paths: Paths) -> None:
+    publish(paths, make_record(paths))
+    async with running_api(paths) as api:
+        assert api.fleet.get(VM_ID) is not None
+        problem = await api.get(LOG, 503)
+    assert "cannot" in problem["message"], problem
+
+
 async def test_the_log_of_an_ended_vm_is_there_as_long_as_its_files_are(paths: Paths) -> None:
     record = make_record(paths)
     directory = publish(paths, record)
