@@ -104,6 +104,8 @@ async def test_the_keyboard_alone_types_presses_buttons_and_gets_out_again(
             break
         await page.keyboard.press("Shift+Tab")
     await page.keyboard.press("Enter")
+    # A person looks at the menu before the next key, too.
+    await expect(page.get_by_role("menuitem").first).to_be_focused()
     await page.keyboard.press("ArrowDown")
     await page.keyboard.press("ArrowDown")
     await page.keyboard.press("Enter")

@@ -17,7 +17,7 @@ from fakes.fake_qmp import FakeQmp
 from fakes.published import make_record, publish
 from fakes.web_api import FakeGuard, silent
 from integration.test_web_daemon import Daemon, daemon, shared, systemd
-from integration.vmnode import VMNode
+from integration.vmnode import WAIT_S, VMNode
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -124,8 +124,14 @@ class TestDaemon:
         daemon.start()
         await daemon.told("READY=1")
 
-        text = await scrape(daemon.port, Accept="text/plain;version=0.0.4")
-        found = read(text)
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                text = await scrape(daemon.port, Accept="text/plain;version=0.0.4")
+                found = read(text)
+                # The daemon is ready before each QEMU has answered it.
+                if [up for _, up in found.get("qemu_node_vm_monitor_up", [])] == [1, 1]:
+                    break
+                await asyncio.sleep(0.1)
         one, two = first.record.vm_id, other.record.vm_id
         assert {labels["vm_id"] for labels, _ in found["qemu_node_vm_info"]} == {one, two}
         for vm in (first, other):
