@@ -171,7 +171,7 @@ async def test_who_opens_slowly_is_given_up_and_keeps_nobody_out(
 async def test_who_reads_nothing_is_cut_by_the_kernel(
     https: int, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(port, "_UNREAD_MAX_MS", 500)
+    monkeypatch.setattr(port, "UNREAD_MAX_S", 0.5)
     loop = asyncio.get_running_loop()
     context = trusting(certificate)
     with socket.create_connection(("127.0.0.1", https)) as sock:

@@ -31,10 +31,6 @@ _OPEN_MAX_S = 10.0
 UNREAD_MAX_S = 60.0
 """How long a client may leave unread what was sent to it, or be out of reach meanwhile."""
 _BACKLOG = 512
-_UNREAD_MAX_MS = 60_000
-"""How long the other end may take nothing of what is sent, or be gone without a word: then the
-kernel ends the connection (man 7 tcp, TCP_USER_TIMEOUT; also while its window is closed since
-Linux 5.11)."""
 _TLS_HANDSHAKE = b"\x16"
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NO_ROOM_PAUSE_S = 0.5
@@ -153,7 +149,6 @@ class Port:
                 self._complain("a connection was refused: too many are open", peer)
                 sock.close()
                 continue
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MAX_MS)
             _bound(sock)
             self._opening[sock] = peer
             _ = self._tasks.start(self._open(sock), name="open a connection")
@@ -225,7 +220,8 @@ def _bound(sock: socket.socket) -> None:
 
     It would keep what it was sent in our memory for as long as it likes, whatever it has asked for;
     aiohttp waits for ever. It also ends a connection whose client has gone without a word, minutes
-    before the kernel would give it up (man 7 tcp, TCP_USER_TIMEOUT).
+    before the kernel would give it up (man 7 tcp, TCP_USER_TIMEOUT; also while the client's window
+    is closed since Linux 5.11).
     """
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * UNREAD_MAX_S))
