@@ -20,6 +20,7 @@ from qemu_node.web.api.packing import Packer, Plain
 from qemu_node.web.fleet.fleet import Fleet
 from qemu_node.web.fleet.model import Delta, VMView, difference
 from qemu_node.web.frame.route import Call, Route, StreamGuard
+from qemu_node.web.http.headers import takes_gzip
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,9 @@ class EventRoutes:
         response = web.StreamResponse(headers=_HEADERS)
         response.content_type = "text/event-stream"
         response.charset = "utf-8"
-        packer = Packer() if _takes_gzip(call.request) else Plain()
+        packer = (
+            Packer() if takes_gzip(call.request.headers.get("Accept-Encoding", "")) else Plain()
+        )
         if isinstance(packer, Packer):
             response.headers["Content-Encoding"] = "gzip"
         is_writing = False
@@ -171,10 +174,6 @@ def rights_of(grant: Grant, visible: Mapping[str, VMView]) -> dict[str, list[str
     if grant.allows(Right.NODE, None):
         rights[""] = [Right.NODE.value]
     return rights
-
-
-def _takes_gzip(request: web.Request) -> bool:
-    return "gzip" in request.headers.get("Accept-Encoding", "")
 
 
 def _cut(request: web.Request) -> None:

@@ -1,4 +1,4 @@
-"""What every answer says to a browser: pure.
+"""What every answer says to a browser, and whether it may be packed: pure.
 
 Sources: W3C CSP 3; the page's policy was tried with noVNC and xterm.js: xterm's text is invisible
 without `style-src-elem 'unsafe-inline'`, and noVNC hangs at the first JPEG without `data:`.
@@ -42,3 +42,12 @@ def missing_headers(path: str, content_type: str, present: "frozenset[str]") -> 
     if path.startswith(("/api/", "/oidc/")):
         wanted["Cache-Control"] = "no-store"
     return {name: value for name, value in wanted.items() if name.lower() not in present}
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Tell whether a client can unpack gzip (RFC 9110, 12.5.3): pure."""
+    for part in accept_encoding.split(","):
+        name, _, weight = part.partition(";")
+        if name.strip().lower() == "gzip":
+            return weight.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False

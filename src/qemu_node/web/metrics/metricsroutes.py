@@ -11,6 +11,7 @@ from aiohttp import web
 
 from qemu_node.web.access.acl.rights import Right
 from qemu_node.web.frame.route import Call, Route
+from qemu_node.web.http.headers import takes_gzip
 from qemu_node.web.http.problems import Problem
 from qemu_node.web.metrics.scrape import Exposition, Scraper
 
@@ -86,12 +87,3 @@ class MetricsRoutes:
             if request.transport is not None:
                 request.transport.abort()
         return response
-
-
-def takes_gzip(accept_encoding: str) -> bool:
-    """Tell whether a client can unpack gzip (RFC 9110, 12.5.3): pure."""
-    for part in accept_encoding.split(","):
-        name, _, weight = part.partition(";")
-        if name.strip().lower() == "gzip":
-            return weight.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    return False

@@ -11,6 +11,7 @@ from aiohttp import web
 from qemu_node.host.concurrency.threads import to_the_end
 from qemu_node.web.frame.application import has_version
 from qemu_node.web.frame.route import Call, Route
+from qemu_node.web.http.headers import takes_gzip
 from qemu_node.web.http.problems import Problem
 from qemu_node.web.page.pagefiles import ASSETS, PageFile, PageFiles, read_page
 
@@ -90,7 +91,7 @@ def _answer(request: web.Request, file: PageFile, cache_control: str) -> web.Res
         # With its type: a browser takes the headers of this answer, of which one is the policy that
         # depends on it.
         return web.Response(status=304, content_type=file.content_type, headers=headers)
-    if "gzip" in request.headers.get("Accept-Encoding", ""):
+    if takes_gzip(request.headers.get("Accept-Encoding", "")):
         headers["Content-Encoding"] = "gzip"
         body = file.packed
     else:

@@ -1,6 +1,8 @@
 """What an answer says to a browser."""
 
-from qemu_node.web.http.headers import API_POLICY, PAGE_POLICY, missing_headers
+import pytest
+
+from qemu_node.web.http.headers import API_POLICY, PAGE_POLICY, missing_headers, takes_gzip
 
 
 def test_a_page_gets_the_policy_of_pages_and_all_else_the_strict_one() -> None:
@@ -27,3 +29,18 @@ def test_no_policy_lets_a_script_in_the_page_run_or_a_frame_have_it() -> None:
         assert "eval" not in policy
         assert "*" not in policy
         assert "http" not in policy
+
+
+@pytest.mark.parametrize(
+    ("header", "takes"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("", False),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("x-gzip-not", False),
+    ],
+)
+def test_gzip_is_for_those_who_can_unpack_it(header: str, takes: bool) -> None:
+    assert takes_gzip(header) is takes
