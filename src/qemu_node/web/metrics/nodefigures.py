@@ -11,6 +11,7 @@ import msgspec
 
 from qemu_node.config.node import NodeConfig
 from qemu_node.errors import HostError
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.host.files.space import DiskSpace, read_space
 from qemu_node.vm.record.nodefile import NodeFacts, read_node
 
@@ -59,7 +60,7 @@ def read_figures(config: NodeConfig) -> NodeFigures:
     except HostError:
         disk = None
     return NodeFigures(
-        memory=parse_meminfo(_read(_MEMINFO)),
+        memory=parse_meminfo(read_or_empty(_MEMINFO)),
         ksm=read_ksm(KSM),
         disk=disk,
         reserve_bytes=None if disk is None else config.disk.reserved.of(disk.total_bytes),
@@ -85,20 +86,13 @@ def read_ksm(directory: Path) -> KsmView | None:
     """Return what the kernel says of KSM in `directory`; None if it has none."""
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     try:
-        profit = _read(directory / "general_profit").strip()
+        profit = read_or_empty(directory / "general_profit")
         return KsmView(
-            is_running=int(_read(directory / "run")) == 1,
-            merged_bytes=int(_read(directory / "pages_sharing")) * page_bytes,
-            shared_bytes=int(_read(directory / "pages_shared")) * page_bytes,
-            full_scans=int(_read(directory / "full_scans")),
+            is_running=int(read_or_empty(directory / "run")) == 1,
+            merged_bytes=int(read_or_empty(directory / "pages_sharing")) * page_bytes,
+            shared_bytes=int(read_or_empty(directory / "pages_shared")) * page_bytes,
+            full_scans=int(read_or_empty(directory / "full_scans")),
             profit_bytes=int(profit) if profit else None,
         )
     except ValueError:
         return None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from qemu_node.config.node import NodeConfig
 from qemu_node.host.concurrency.threads import to_the_end
+from qemu_node.host.files.reading import read_or_empty
 from qemu_node.host.process.identity import cpu_times
 from qemu_node.inventory.state import VMStatus
 from qemu_node.version import VERSION
@@ -124,7 +125,7 @@ class Scraper:
             vms=seen.vms,
             others=seen.others,
             cpu={vm.view.vm_id: cpu_times(vm.process) for vm in seen.vms},
-            traffic=parse_net_dev(_net_dev()),
+            traffic=parse_net_dev(read_or_empty(NET_DEV)),
             troubles=seen.troubles,
         )
         own = ProcessCollector(registry=None)
@@ -156,10 +157,3 @@ def wants_openmetrics(accept: str) -> bool:
             case _:
                 pass
     return False
-
-
-def _net_dev() -> str:
-    try:
-        return NET_DEV.read_text()
-    except OSError:
-        return ""
