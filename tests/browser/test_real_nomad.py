@@ -17,7 +17,7 @@ from browser.conftest import TIMEOUT_MS, OpenPage, is_connected, keep
 from e2e.acl_cases import policy_text
 from e2e.console_daemon import ConsoleDaemon, web_settings, write_settings
 from e2e.nomad_agent import NomadAgent, free_ports
-from e2e.nomad_node import Node, running_agent
+from e2e.nomad_node import VM_JOB, Node, running_agent
 from e2e.oidc_provider import auth_method, binding_rule, running_provider
 from playwright.async_api import Page, expect
 
@@ -35,27 +35,6 @@ BOOT_MS = 4 * TIMEOUT_MS
 READY = "small guest ready"
 WRITE, LOOK = 'policy = "write"', 'capabilities = ["list-jobs", "read-job", "read-logs"]'
 NODE = 'node { policy = "read" }'
-JOB = """
-job "web" {{
-  group "g" {{
-    task "vm" {{
-      driver       = "vm"
-      kill_timeout = "5s"
-      config {{
-        image    = "{image}"
-        firmware = "bios"
-        network {{
-          mode = "user"
-        }}
-      }}
-      resources {{
-        cpu    = 200
-        memory = 512
-      }}
-    }}
-  }}
-}}
-"""
 
 
 @dataclass
@@ -88,7 +67,7 @@ async def cluster(small_guest_image: Path) -> AsyncIterator[Cluster]:
                 ("look", policy_text({"default": LOOK})),
             ):
                 await agent.post(f"/v1/acl/policy/{name}", {"Name": name, "Rules": rules})
-            job = await agent.run_job(JOB.format(image=small_guest_image))
+            job = await agent.run_job(VM_JOB.format(image=small_guest_image))
             (allocation,) = await agent.running_allocations(job)
             here = ConsoleDaemon(root / "c", node.node_toml, port, agent.address)
             settings = write_settings(root / "o", other_port)

@@ -12,6 +12,31 @@ from e2e.nomad_agent import NomadAgent
 
 from qemu_node.vm.record.record import VMRecord
 
+VM_JOB = """
+job "web" {{
+  group "g" {{
+    task "vm" {{
+      driver       = "vm"
+      kill_timeout = "5s"
+
+      config {{
+        image    = "{image}"
+        firmware = "bios"
+        network {{
+          mode = "user"
+        }}
+      }}
+
+      resources {{
+        cpu    = 200
+        memory = 512
+      }}
+    }}
+  }}
+}}
+"""
+"""A job of one VM with user-mode network and little firmware; `image` is to be filled in."""
+
 
 class Node:
     """The directories of the driver under test."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.nomad_node import Node, running_agent
+from e2e.nomad_node import VM_JOB, Node, running_agent
 from fakes.web_api import ApiUnderTest, running_api
 from guests import bootsector
 
@@ -19,29 +19,6 @@ pytestmark = [
 ]
 
 READY = "R\n"
-JOB = """
-job "web" {{
-  group "g" {{
-    task "vm" {{
-      driver       = "vm"
-      kill_timeout = "5s"
-
-      config {{
-        image    = "{image}"
-        firmware = "bios"
-        network {{
-          mode = "user"
-        }}
-      }}
-
-      resources {{
-        cpu    = 200
-        memory = 512
-      }}
-    }}
-  }}
-}}
-"""
 OTHER = """
 job "other" {
   group "g" {
@@ -89,7 +66,7 @@ async def test_a_vm_is_logged_restarted_and_stopped_through_nomad(
     node = Node(short_tmp_path, image)
     async with running_agent(node) as agent:
         await agent.run_job(OTHER)
-        job = await agent.run_job(JOB.format(image=image))
+        job = await agent.run_job(VM_JOB.format(image=image))
         (allocation,) = await agent.running_allocations(job)
         paths = Paths(run=str(node.run), data=str(node.data))
         async with running_api(paths, nomad_address=agent.address) as api:
